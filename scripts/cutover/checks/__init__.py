@@ -1,0 +1,87 @@
+"""The register of checks: one function, one fact, one criterion of the plan.
+
+The command line, the features and the acceptance report all run these. A check has the moments at which it is worth
+asking (before anything, at the switch, after it, before something is deleted). It answers with a :class:`Finding`:
+met, not met, or ``None`` when it could not be evaluated, which never counts as good.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from cutover.errors import CutoverError
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+
+
+class Moment(StrEnum):
+    """When a check is asked."""
+
+    BEFORE = "before"
+    AT_SWITCH = "at-switch"
+    AFTER = "after"
+    BEFORE_DELETING = "before-deleting"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found. ``ok`` None: it could not be evaluated. ``hint``: what to do; ``facts``: for machines."""
+
+    ok: bool | None
+    sentence: str
+    hint: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A registered check. ``criterion`` is its id in the plan."""
+
+    criterion: str
+    title: str
+    moments: frozenset[Moment]
+    ask: Callable[[Run], Finding]
+
+
+_REGISTER: list[Check] = []
+
+
+def check(
+    criterion: str, title: str, *, moments: Iterable[Moment] = (Moment.BEFORE,)
+) -> Callable[[Callable[[Run], Finding]], Callable[[Run], Finding]]:
+    """Register a function as the check of ``criterion``; ``title`` is the fact, as a sentence."""
+
+    def register(ask: Callable[[Run], Finding]) -> Callable[[Run], Finding]:
+        _REGISTER.append(Check(criterion, title, frozenset(moments), ask))
+        return ask
+
+    return register
+
+
+def registered() -> list[Check]:
+    """Every check, in order of criterion, so that a failure is always reported the same way."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return sorted(_REGISTER, key=lambda c: (c.criterion, c.title))
+
+
+def ask_all(run: Run, *, moment: Moment | None = None, criteria: Sequence[str] = ()) -> list[tuple[Check, Finding]]:
+    """Ask every check of a moment and of these criteria (default: all)."""
+    chosen = [
+        c for c in registered() if (moment is None or moment in c.moments) and (not criteria or c.criterion in criteria)
+    ]
+    return [(c, ask(c, run)) for c in chosen]
+
+
+def ask(one: Check, run: Run) -> Finding:
+    """Ask one check; an error of the question itself is *could not be evaluated*, with its sentence."""
+    try:
+        return one.ask(run)
+    except CutoverError as error:
+        return Finding(None, error.sentence, error.hint)
