@@ -1,0 +1,75 @@
+"""Carrying out a step of the plan: the one function that the command line, the features and the rehearsal call.
+
+Without ``--execute`` a verb only shows its plan. With it, the plan is made again from what is true now, the phase
+acts through the door and proves its result, and the journal gets a line that the step is complete.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cutover.errors import WrongUsage
+from cutover.phases import Outcome, Sentence
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+
+#: The verbs that carry out a phase, in the plan's order; each is a module of ``cutover.phases``.
+PHASES = ("backup", "resize", "deploy", "gate", "copy", "switch", "back", "finish", "decommission")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a verb showed and did. ``outcome`` is None when nothing was to be done or ``--execute`` was not given."""
+
+    verb: str
+    plan: Sequence[Sentence]
+    outcome: Outcome | None
+
+
+def phase(verb: str) -> Any:
+    """The module of a phase."""
+    if verb not in PHASES:
+        raise WrongUsage(f"{verb!r} is not a step of the plan.", f"The steps are {', '.join(PHASES)}.")
+    return importlib.import_module(f"cutover.phases.{verb}")
+
+
+def can_undo(verb: str) -> bool:
+    """Whether the phase has a way back of its own."""
+    return hasattr(phase(verb), "undo")
+
+
+def plan(verb: str, run: Run, *, undo: bool = False) -> Sequence[Sentence]:
+    """What the verb would do now. Reads only."""
+    module = phase(verb)
+    if not undo:
+        return list(module.plan(run))
+    if not hasattr(module, "undo"):
+        raise WrongUsage(f"`{verb}` has no undo of its own.", _OTHER_WAY.get(verb, ""))
+    return list(module.plan_undo(run)) if hasattr(module, "plan_undo") else [Sentence(f"Undo `{verb}`.")]
+
+
+_OTHER_WAY = {
+    "switch": "Use `cutover back`.",
+    "back": "Use `cutover switch`.",
+    "finish": "The way back was given up on purpose.",
+    "decommission": "Restore the guests from their final backups; the undo record says what else was there.",
+    "backup": "A backup is not undone.",
+}
+
+
+def carry_out(verb: str, run: Run, *, undo: bool = False) -> Result:
+    """Show what a verb would do and, where the run may change something, do it.
+
+    Raises :class:`cutover.errors.CutoverError`; its exit code says what is true afterwards.
+    """
+    sentences = plan(verb, run, undo=undo)
+    if not run.execute:
+        return Result(verb, sentences, None)
+    module = phase(verb)
+    outcome: Outcome = module.undo(run) if undo else module.do(run)
+    run.journal.note(f"{verb}.{'undone' if undo else 'finished'}", " ".join(outcome.sentences), changed=outcome.changed)
+    return Result(verb, sentences, outcome)
