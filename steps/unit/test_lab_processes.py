@@ -132,7 +132,7 @@ def test_a_saved_disk_is_of_one_moment(tmp_path: Path) -> None:
     machine = Machine(952, "lxc", "qdrant", "127.0.0.2", root, [service])
     machine.start()
     try:
-        assert within(5, lambda: (root / "b").exists())
+        assert within(5, (root / "b").exists)
         for attempt in range(5):
             saved = tmp_path / f"saved{attempt}"
             machine.save(saved)
