@@ -169,6 +169,14 @@ def _tls_sentence(error: Exception) -> str:
     return f"the certificate was not accepted ({reason}). Name its CA file or pin its fingerprint in site.yaml."
 
 
+class _Session(requests.Session):
+    """Answers a redirect as it is."""
+
+    def resolve_redirects(self, *args: Any, **kwargs: Any) -> Any:
+        del args, kwargs
+        return iter(())
+
+
 def session(
     door: Door,
     *,
@@ -179,9 +187,8 @@ def session(
     pool: int = 16,
 ) -> requests.Session:
     """A session on which every request passes the door. It ignores proxies and .netrc of the environment."""
-    made = requests.Session()
+    made = _Session()
     made.trust_env = False
-    made.max_redirects = 0
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     adapter = DoorAdapter(door, is_read, tls or Tls(), timeout, pool)
     made.mount("http://", adapter)

@@ -1,0 +1,142 @@
+"""The journal and the door: intent before the act, an outcome after it, and nothing without --execute."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from cutover import http
+from cutover.door import Door
+from cutover.errors import DoorClosed, OutcomeUnknown, Refused, Unreachable
+from cutover.journal import Journal
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    journal = Journal(tmp_path, "home", redact=lambda text: text.replace("hush-hush", "<secret>"))
+    journal.lock()
+    return journal
+
+
+def kinds(journal: Journal) -> list[str]:
+    return [e.kind for e in Journal(journal.path.parent, "home").entries()]
+
+
+def test_intent_is_on_disk_before_the_act(journal: Journal) -> None:
+    with Door(journal).act("resize.cores", "Set 6 cores", before={"cores": 4}) as act:
+        line = json.loads(journal.path.read_text().splitlines()[-1])
+        assert (line["kind"], line["act"], line["before"]) == ("intent", "resize.cores", {"cores": 4})
+        act.after = {"cores": 6}
+    assert journal.last_done("resize.cores").after == {"cores": 6}  # type: ignore[union-attr]
+    assert kinds(journal) == ["opened", "intent", "done"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(OutcomeUnknown("lost"), "unknown"), (Refused("no"), "failed"), (KeyboardInterrupt(), "failed")]
+)
+def test_every_end_of_an_act_is_written(journal: Journal, error: BaseException, kind: str) -> None:
+    with pytest.raises(type(error)), Door(journal).act("x", "X"):
+        raise error
+    assert kinds(journal)[-1] == kind
+    assert not journal.open_intents()
+
+
+def test_a_torn_last_line_is_cut_off_and_a_broken_one_is_refused(journal: Journal) -> None:
+    journal.intent("x", "X")
+    journal.unlock()
+    with journal.path.open("a") as file:
+        file.write('{"seq": 3, "kind": "do')
+    again = Journal(journal.path.parent, "home")
+    assert [e.act for e in again.open_intents()] == ["x"]
+    again.lock()
+    again.note("y", "Y")
+    assert [e.seq for e in Journal(journal.path.parent, "home").entries()] == [1, 2, 3]
+    again.unlock()
+    lines = journal.path.read_text().splitlines()
+    journal.path.write_text("\n".join([lines[0], "not json", *lines[1:]]) + "\n")
+    with pytest.raises(Refused, match=r"journal\.jsonl:2: this line"):
+        Journal(journal.path.parent, "home")
+
+
+def test_a_second_operator_is_refused(journal: Journal) -> None:
+    with pytest.raises(Refused, match="Another command is working on this site"):
+        Journal(journal.path.parent, "home").lock()
+    journal.unlock()
+    Journal(journal.path.parent, "home").lock()
+
+
+def test_a_journal_of_another_site_is_refused(journal: Journal) -> None:
+    with pytest.raises(Refused, match="belongs to site 'home'"):
+        Journal(journal.path.parent, "office")
+
+
+def test_secrets_never_reach_the_file(journal: Journal) -> None:
+    journal.intent("x", "Use hush-hush", before={"key": "hush-hush"})
+    assert "hush-hush" not in journal.path.read_text()
+    assert (journal.path.stat().st_mode & 0o777) == 0o600
+
+
+@pytest.fixture
+def server() -> object:
+    seen: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def _any(self) -> None:
+            seen.append(f"{self.command} {self.path}")
+            if self.path == "/break":
+                self.connection.close()
+                return
+            self.send_response(302 if self.path == "/moved" else 200)
+            self.send_header("Location", "/elsewhere")
+            self.send_header("Set-Cookie", "csrf=1")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_PUT = do_POST = do_DELETE = _any
+
+        def log_message(self, *args: object) -> None:
+            del args
+
+    made = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{made.server_port}", seen
+    made.shutdown()
+    made.server_close()
+
+
+def test_the_door_is_below_every_client(server: tuple[str, list[str]], journal: Journal) -> None:
+    url, seen = server
+    closed, opened = Door(), Door(journal)
+    assert http.session(closed).get(url + "/a").status_code == 200
+    with pytest.raises(DoorClosed, match="--execute"):
+        http.session(closed).put(url + "/a")
+    with pytest.raises(DoorClosed, match="not part of a journaled act"):
+        http.session(opened).delete(url + "/a")
+    with opened.act("x", "X"):
+        http.session(opened).post(url + "/a")
+    assert seen == ["GET /a", "POST /a"]
+
+
+def test_redirects_and_cookies_are_not_followed(server: tuple[str, list[str]]) -> None:
+    url, _ = server
+    session = http.session(Door())
+    session.get(url + "/a")
+    assert not session.cookies
+    assert session.get(url + "/moved").status_code == 302
+
+
+def test_what_can_be_believed_after_an_error(server: tuple[str, list[str]], journal: Journal) -> None:
+    url, _ = server
+    session, door = http.session(Door(journal)), Door(journal)
+    session = http.session(door)
+    with pytest.raises(Unreachable):
+        session.get(url + "/break")
+    with pytest.raises(OutcomeUnknown, match="after the request was sent"), door.act("x", "X"):
+        session.put(url + "/break")
+    with pytest.raises(Unreachable, match="connection refused"), door.act("x", "X"):
+        session.put("http://127.0.0.1:9/")
+    assert [k for k in kinds(journal) if k not in {"opened", "intent"}] == ["unknown", "failed"]

@@ -1,0 +1,105 @@
+"""site.yaml: every mistake in one go, each with its line, and nothing is ever contacted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cutover.errors import WrongUsage
+from cutover.site import Site, WrongSite, load, parse
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "site.yaml").read_text(encoding="utf-8")
+
+
+def changed(*pairs: tuple[str, str]) -> str:
+    text = TEXT
+    for old, new in pairs:
+        assert text.count(old) >= 1, old
+        text = text.replace(old, new, 1)
+    return text
+
+
+def mistakes(text: str) -> dict[str, tuple[int, str]]:
+    with pytest.raises(WrongSite) as error:
+        parse(text)
+    assert error.value.exit_code == 2
+    return {m.where: (m.line, m.sentence) for m in error.value.mistakes}
+
+
+def line_of(text: str, part: str) -> int:
+    return next(i for i, line in enumerate(text.splitlines(), start=1) if part in line)
+
+
+def test_the_shipped_site_is_the_plan() -> None:
+    site = load(ROOT / "site.yaml")
+    assert (site.guests.old.vmid, site.guests.old.address) == (952, "10.0.0.152")
+    assert (site.guests.new.vmid, site.guests.new.address) == (1001, "10.0.0.101")
+    assert (site.guests.nginx.vmid, site.guests.vllm.vmid) == (101, 801)
+    assert [g.vmid for g in site.guests.to_decommission()] == [950, 951, 952, 953]
+    assert site.resize.before.model_dump() == {"cores": 4, "memory_mb": 8192, "disk_gb": 100}
+    assert site.resize.after.model_dump() == {"cores": 6, "memory_mb": 10240, "disk_gb": 132}
+
+
+def test_all_mistakes_come_at_once_with_their_lines() -> None:
+    text = changed(
+        ("name: home-lab", "nam: home-lab"),
+        ("vmid: 801", "vmid: '801'"),
+        ("disk_gb: 132", "disk_gb: 32"),
+        ("address: 10.0.0.101", "address: 10.0.0.152"),
+        ("vmid: 951", "vmid: 950"),
+    )
+    found = mistakes(text)
+    assert found["name"] == (1, "is missing")
+    assert found["nam"][0] == line_of(text, "nam: home-lab")
+    assert found["guests.vllm.vmid"] == (line_of(text, "'801'"), "expected a whole number, found '801'")
+    assert "less than the 100 GB" in found["resize.after.disk_gb"][1]
+    assert found["guests.new.address"] == (line_of(text, "vmid: 1001"), "the address 10.0.0.152 is already that of guests.old")
+    assert "already that of guests.legacy[0]" in found["guests.legacy[1].vmid"][1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "said"),
+    [
+        ("url: https://pve.home.arpa:8006", "url: pve.home.arpa", "proxmox.url", "an address such as"),
+        ("name: home-lab", "name: 'home lab'", "name", "pattern"),
+        ("version: 1.18.3", "version: 1.19.0", "qdrant.image", "is not version 1.19.0"),
+        ("@sha256:0bd9", "", "qdrant.image", "pinned by tag and digest"),
+        ("old_url: http://10.0.0.152:6333", "old_url: http://10.0.0.101:6333", "qdrant.old_url", "is not on LXC 952"),
+        ("scratch_vmid: 9952", "scratch_vmid: 952", "proxmox.scratch_vmid", "is a guest of the plan"),
+        ("hold_seconds: 1.0", "hold_seconds: 30", "limits.hold_seconds", "less than or equal to 1.4"),
+        ("kind: rfc2136", "kind: bind", "dns[0]", "expected `kind` to be one of"),
+        ("  binary: nginx", "  binary: nginx\n  bogus: 1", "nginx.bogus", "not a field"),
+        ("node: pve", "node: [", "YAML", ""),
+        ("address: vllm.home.arpa", "address: 10.0.0.300", "guests.vllm.address", "an IP address or a host name"),
+    ],
+)
+def test_each_mistake_says_what_to_write(old: str, new: str, where: str, said: str) -> None:
+    found = mistakes(changed((old, new)))
+    assert where in found, found
+    assert said in found[where][1]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WrongUsage, match="cannot be read"):
+        load(tmp_path / "site.yml")
+
+
+LINES = TEXT.splitlines()
+
+
+@given(
+    cut=st.lists(st.integers(0, len(LINES) - 1), max_size=3),
+    junk=st.lists(st.tuples(st.integers(0, len(LINES) - 1), st.text(max_size=12)), max_size=3),
+)
+def test_a_damaged_file_is_a_valid_site_or_clear_mistakes(cut: list[int], junk: list[tuple[int, str]]) -> None:
+    lines = [line for i, line in enumerate(LINES) if i not in cut]
+    for at, text in junk:
+        lines.insert(min(at, len(lines)), text)
+    try:
+        assert isinstance(parse("\n".join(lines)), Site)
+    except WrongSite as error:
+        assert all(m.line >= 1 and m.sentence for m in error.mistakes)
