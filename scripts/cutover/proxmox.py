@@ -243,6 +243,8 @@ class Proxmox:
     ) -> str:
         """Send a change that becomes a task, and return the task's UPID, also when the answer was lost on the way."""
         before = {task["upid"] for task in self.tasks(kind, vmid)}
+        if kind in {"vzdump", "vzrestore", "qmrestore"}:
+            parameters["vmid"] = vmid  # these name their guest in the body, not in the path
         try:
             upid = self.change(method, path, **parameters)
         except OutcomeUnknown as lost:
