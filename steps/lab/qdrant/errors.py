@@ -1,0 +1,92 @@
+"""The refusals of a Qdrant server: one exception per kind, with the status and the words that the real server uses."""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """A request that the server refuses. `status` is the HTTP status, `text` what stands in `status.error`."""
+
+    status = 500
+    prefix = "Service internal error: "
+
+    plain = False
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.text = self.prefix + text
+        if status is not None:
+            self.status = status
+
+
+class WrongInput(ServiceError):
+    """400: the request is understood and wrong."""
+
+    status = 400
+    prefix = "Wrong input: "
+
+
+class BadRequest(ServiceError):
+    """400: the request asks for nothing that could be done."""
+
+    status = 400
+    prefix = "Bad request: "
+
+
+class FormatError(ServiceError):
+    """400: the JSON body is not what the endpoint takes."""
+
+    status = 400
+    prefix = "Format error in JSON body: "
+
+
+class ValidationError(ServiceError):
+    """422: the JSON body has the right shape and a value out of range."""
+
+    status = 422
+    prefix = "Validation error in JSON body: "
+
+
+class NotFound(ServiceError):
+    """404: no such collection, point or snapshot."""
+
+    status = 404
+    prefix = "Not found: "
+
+
+class AlreadyExists(ServiceError):
+    """409: the collection is there already."""
+
+    status = 409
+    prefix = "Wrong input: "
+
+
+class Forbidden(ServiceError):
+    """403: the key does not allow it."""
+
+    status = 403
+    prefix = "Forbidden: "
+
+
+class TooLarge(ServiceError):
+    """413: the JSON body is larger than the server takes (32 MB unless configured)."""
+
+    status = 413
+    prefix = ""
+
+
+class Internal(ServiceError):
+    """500: something inside or beyond the server failed."""
+
+
+def from_engine(error: BaseException) -> ServiceError:
+    """What the real server answers when its engine refuses with `error` (the engine's own words are the same)."""
+    text = str(error)
+    if text.startswith("No point with id"):
+        return NotFound(f"{text} found" if not text.endswith("found") else text)
+    if isinstance(error, (TypeError, ValueError, OverflowError)) or any(
+        words in text for words in ("Vector dimension error", "Not existing vector name", "Wrong", "Bad request")
+    ):
+        return WrongInput(text)
+    if "No appropriate index" in text or "Index required" in text:
+        return BadRequest(text)
+    return Internal(text)
