@@ -75,7 +75,8 @@ class Gate(Protocol):
 
     def point_to_new(self) -> None:
         """Ask the new server from now on. Refused, with nothing changed, when the hold is no longer in force: checked
-        and done in one step on the Nginx host, so that no write can slip between."""
+        and done in one step on the Nginx host, so that no write can slip between.
+        """
 
     def point_to_old(self) -> None:
         """The same in the other direction."""

@@ -22,11 +22,33 @@ _READING_POST = re.compile(
 _GRPC_WRITES = frozenset(
     {
         "Points/" + name
-        for name in ["Upsert", "Delete", "UpdateVectors", "DeleteVectors", "SetPayload", "OverwritePayload", "DeletePayload", "ClearPayload", "CreateFieldIndex", "DeleteFieldIndex", "CreateVectorName", "DeleteVectorName", "UpdateBatch"]
+        for name in [
+            "Upsert",
+            "Delete",
+            "UpdateVectors",
+            "DeleteVectors",
+            "SetPayload",
+            "OverwritePayload",
+            "DeletePayload",
+            "ClearPayload",
+            "CreateFieldIndex",
+            "DeleteFieldIndex",
+            "CreateVectorName",
+            "DeleteVectorName",
+            "UpdateBatch",
+        ]
     }
     | {
         "Collections/" + name
-        for name in ["Create", "Update", "Delete", "UpdateAliases", "UpdateCollectionClusterSetup", "CreateShardKey", "DeleteShardKey"]
+        for name in [
+            "Create",
+            "Update",
+            "Delete",
+            "UpdateAliases",
+            "UpdateCollectionClusterSetup",
+            "CreateShardKey",
+            "DeleteShardKey",
+        ]
     }
 )
 

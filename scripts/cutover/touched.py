@@ -116,9 +116,7 @@ def _points(name: str, operation: str, body: bytes) -> Touched:
         found = _Found()
         _POINT_OPERATIONS[operation](document, found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError, EOFError, zlib.error) as error:
-        return Touched(
-            name, whole=Depth.EVERYTHING, why=f"a body of {operation} on {name} could not be read ({error})"[:200]
-        )
+        return Touched(name, whole=Depth.EVERYTHING, why=f"a body of {operation} on {name} could not be read ({error})"[:200])
     why = f"{operation} on {name} chose its records by a filter" if found.whole else ""
     return Touched(name, frozenset(found.ids), whole=found.whole, why=why)
 

@@ -1,0 +1,581 @@
+"""Following: bringing one server up to date with the writes that the other one received.
+
+Nginx records every write. A round reads the new lines of that record, asks :mod:`cutover.touched` which records they named,
+reads those from the server that serves, *as they are now*, and writes them to the other one; what is not there any more is
+deleted there. It is state, not replay: the order of writes does not matter and repeating a round is harmless, so a tool that
+was killed simply starts again where the last finished round ended.
+
+The order inside a round is what makes it right: first the log, then a barrier, then the records. A write sent without waiting
+is acknowledged before it is applied; without the barrier it could be read in its old state, and nothing in the log would ever
+say so again.
+
+Writes that name no ids are answered by comparing the whole collection and repairing what differs. Changes of settings, indexes
+and aliases are brought over as the state they led to. What cannot be followed ends in a refusal that says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cutover import proof
+from cutover.errors import CutoverError, Refused
+from cutover.gate import Gate, Side, Written
+from cutover.proof import Difference
+from cutover.qdrant import Answered, NotThere, Qdrant, points_of, side_by_side
+from cutover.routes import path_of
+from cutover.touched import Depth, PointId, Touched, touched
+from cutover.waiting import Not, TimedOut, wait_until
+
+__all__ = ["Follower", "Position", "Round", "TooMuchForAHold", "touched"]
+
+#: Lines of the record that are worked off at a time; bounds memory.
+LINES = 5_000
+#: Ids of finished rounds that the proof inside a hold looks at once more.
+RECENT = 5_000
+#: Ids written since the switch that are remembered, to tell a late write from a conflict.
+REMEMBERED = 20_000
+#: Records per second of a comparison, low estimates; decides what may be compared inside a hold.
+RATE = {Depth.IDS: 100_000, Depth.PAYLOAD: 20_000, Depth.EVERYTHING: 5_000}
+
+#: Qdrant refused the request before doing anything.
+_NOT_DONE = frozenset({400, 401, 403, 405, 409, 411, 413, 415, 422})
+
+
+class TooMuchForAHold(CutoverError):
+    """Writes arrived that can only be followed while writes are not held."""
+
+
+class CannotFollow(Refused):
+    """A change was made that this tool does not follow; the sentence names it."""
+
+
+@dataclass
+class Position:
+    """How far the other server is up to date. Saved after every round, so that a killed run goes on from there.
+
+    ``offset`` is the position in the gate's log; ``holders`` remembers every collection an alias has pointed to, because a
+    recorded write may have used the alias before it moved. ``moved`` holds ids written since the last switch.
+    """
+
+    side: Side = "old"
+    offset: int = 0
+    holders: dict[str, list[str]] = field(default_factory=dict)
+    at: float = 0.0
+    """When everything recorded so far was last on both servers; seconds since 1970."""
+    moved: dict[str, list[PointId]] = field(default_factory=dict)
+    moved_overflow: bool = False
+    late: int = 0
+    conflicts: int = 0
+
+    @classmethod
+    def load(cls, path: Path) -> Position | None:
+        """The saved position; None where there is none."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            raise Refused(f"{path} is not readable.", "Delete it and run `copy` again.") from None
+
+    def save(self, path: Path) -> None:
+        """Replace the file in one step; on the disk when this returns."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = path.with_suffix(".new")
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+
+@dataclass
+class Work:
+    """What the recorded writes of one batch ask for, by real collection names."""
+
+    ids: dict[str, set[PointId]] = field(default_factory=dict)
+    whole: dict[str, Depth] = field(default_factory=dict)
+    schema: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    """Collections that somebody asked to delete: only these may be deleted on the other server."""
+    aliases: bool = False
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def collections(self) -> set[str]:
+        return {*self.ids, *self.whole}
+
+    def add(self, found: Touched, names: Iterable[str]) -> None:
+        """Add one write's answer for every collection its name may have meant."""
+        for name in names:
+            if found.ids:
+                self.ids.setdefault(name, set()).update(found.ids)
+            if found.whole:
+                self.whole[name] = max(self.whole.get(name, Depth.NOTHING), found.whole)
+            if found.schema:
+                self.schema.add(name)
+        self.aliases = self.aliases or found.aliases
+        if found.why and found.why not in self.reasons:
+            self.reasons.append(found.why)
+
+
+@dataclass
+class Round:
+    """What one round did. ``ids`` are the records that were brought over, by collection."""
+
+    lines: int = 0
+    seconds: float = 0.0
+    ids: dict[str, set[PointId]] = field(default_factory=dict)
+    compared: list[proof.Compared] = field(default_factory=list)
+    schema: bool = False
+    late: int = 0
+
+    @property
+    def records(self) -> int:
+        return sum(len(ids) for ids in self.ids.values())
+
+
+def happened(entry: Written, found: Touched) -> bool:
+    """Whether a recorded write can have changed anything. Pure.
+
+    A write that names records counts whatever its status, because Qdrant may have applied a part of it; one that names none
+    is not counted when Qdrant refused it before doing anything.
+    """
+    return bool(found.ids) or entry.status not in _NOT_DONE
+
+
+def alias_moves(body: bytes) -> list[tuple[str, str]]:
+    """(alias, collection or alias it took over) for every alias that a request created or renamed."""
+    moves: list[tuple[str, str]] = []
+    for action in json.loads(body)["actions"]:
+        for kind, content in action.items():
+            if kind == "create_alias":
+                moves.append((content["alias_name"], content["collection_name"]))
+            elif kind == "rename_alias":
+                moves.append((content["new_alias_name"], content["old_alias_name"]))
+    return moves
+
+
+class Follower:
+    """Keeps ``target`` up to date with what ``source``, the server behind the gate, received.
+
+    ``copy_collection(name)`` makes a collection on the target from a snapshot; None where that must not happen on its own
+    (after the switch, when the target is the way back). The caller keeps an act open.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        source: Qdrant,
+        target: Qdrant,
+        position: Position,
+        path: Path,
+        *,
+        copy_collection: Callable[[str], None] | None = None,
+        say: Callable[[str], None] = lambda _s: None,
+    ) -> None:
+        self.gate, self.source, self.target = gate, source, target
+        self.position, self.path = position, path
+        self.copy_collection = copy_collection
+        self.say = say
+        self.recent: dict[str, dict[PointId, None]] = {}
+        self._bodies_to_forget: list[Written] = []
+
+    # -- a round ----------------------------------------------------------------------------------
+    def round(self, *, held: bool = False, budget: float = 0.0) -> Round:
+        """Bring over what was recorded since the last round.
+
+        ``held``: writes are held, so nothing slow may happen; :class:`TooMuchForAHold` is raised instead, with nothing
+        lost: the position stays where it was. ``budget`` is how many seconds may be used for comparisons then.
+        """
+        began, at, done = time.monotonic(), time.time(), Round()
+        entries = self.gate.read_log(self.position.offset)
+        self._remember(self.source.aliases())
+        # One barrier for all of these lines: every one of them was acknowledged before it.
+        batches = [entries[i : i + LINES] for i in range(0, len(entries), LINES)]
+        passed: set[str] = set()
+        for batch in batches:
+            self._batch(batch, done, passed, held=held, budget=budget)
+            self.position.offset = batch[-1].offset
+            if not held:
+                self.position.save(self.path)
+                self.gate.forget_bodies(batch)
+        if held:
+            self._bodies_to_forget += entries
+        elif self._bodies_to_forget:
+            self.gate.forget_bodies(self._bodies_to_forget)
+            self._bodies_to_forget = []
+        done.lines = len(entries)
+        done.seconds = time.monotonic() - began
+        self.position.at = at
+        self.position.save(self.path)
+        return done
+
+    def _batch(self, batch: Sequence[Written], done: Round, passed: set[str], *, held: bool, budget: float) -> None:
+        ours = [e for e in batch if e.side == self.position.side]
+        late = [e for e in batch if e.side and e.side != self.position.side]
+        work = self._work(ours)
+        if late:
+            if held:
+                raise TooMuchForAHold("A write that had been sent long ago has just reached the server left behind.")
+            done.late += self._bring_late(self._work(late), work)
+        there = set(self.source.collections())
+        if work.schema or work.gone or any(c not in there for c in work.collections):
+            if held:
+                raise TooMuchForAHold(f"While writes were held, {'; '.join(work.reasons) or 'a collection changed'}.")
+            self._bring_schema(work, there)
+            done.schema = True
+        if work.aliases:
+            self._bring_aliases()
+            done.schema = True
+        fresh = {c for c in work.collections if c in there} - passed
+        self.source.barrier(fresh)
+        passed |= fresh
+        for name in work.collections & there:
+            self._bring_ids(name, work.ids.get(name, set()))
+            done.ids.setdefault(name, set()).update(work.ids.get(name, set()))
+            self._note_recent(name, work.ids.get(name, set()))
+        for name, depth in work.whole.items():
+            if name in there:
+                if held:
+                    self._must_fit(name, depth, budget, work.reasons)
+                done.compared.append(self.mend(name, depth, done))
+        self._note_moved(work)
+
+    def _work(self, entries: Sequence[Written]) -> Work:
+        work = Work()
+        if not entries:
+            return work
+        for entry, body in self.gate.bodies(entries):
+            found = touched(entry.method, entry.uri, body)
+            if found.nothing or not happened(entry, found):
+                continue
+            if found.refuse:
+                raise CannotFollow(
+                    f"{found.refuse} (recorded at {_clock(entry.at)}).",
+                    "Let that change end, undo the copy and begin again.",
+                )
+            if found.aliases and not found.collection:
+                self._alias_request(body, work)
+            names = self.position.holders.get(found.collection, [])
+            work.add(found, {found.collection, *names} - {""})
+            if entry.method.upper() == "DELETE" and not path_of(entry.uri).rest and found.collection:
+                work.gone.add(found.collection)
+        return work
+
+    def _alias_request(self, body: bytes, work: Work) -> None:
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            for alias, took in alias_moves(body):
+                for name in {took, *self.position.holders.get(took, [])}:
+                    _put(self.position.holders, alias, name)
+            return
+        for name in self.source.collections():
+            work.whole[name] = Depth.EVERYTHING
+
+    def _remember(self, aliases: Mapping[str, str]) -> None:
+        for alias, collection in aliases.items():
+            _put(self.position.holders, alias, collection)
+
+    # -- records ----------------------------------------------------------------------------------
+    def _bring_ids(self, collection: str, ids: Iterable[PointId]) -> None:
+        bring(self.source, self.target, collection, ids)
+
+    def mend(self, collection: str, depth: Depth, done: Round | None = None) -> proof.Compared:
+        """Compare a whole collection and bring over whatever differs."""
+        for _ in range(5):
+            compared = proof.compare_collection(self.source, self.target, collection, depth=depth)
+            wrong = {d.where for d in compared.differences}
+            self._bring_ids(collection, wrong)
+            self._note_recent(collection, wrong)
+            if done is not None:
+                done.ids.setdefault(collection, set()).update(wrong)
+            if compared.count <= len(compared.differences):
+                break
+        return compared
+
+    def _must_fit(self, collection: str, depth: Depth, budget: float, reasons: Sequence[str]) -> None:
+        needed = self.target.count(collection) / RATE[depth]
+        if needed > budget:
+            raise TooMuchForAHold(f"While writes were held, {'; '.join(reasons)}: comparing all takes about {needed:.1f} s.")
+
+    def _note_recent(self, collection: str, ids: Iterable[PointId]) -> None:
+        kept = self.recent.setdefault(collection, {})
+        for one in ids:
+            kept.pop(one, None)
+            kept[one] = None
+        for one in list(kept)[: max(0, len(kept) - RECENT)]:
+            del kept[one]
+
+    def _note_moved(self, work: Work) -> None:
+        position = self.position
+        if position.moved_overflow:
+            return
+        for name, ids in work.ids.items():
+            position.moved[name] = list({*position.moved.get(name, []), *ids})
+        if work.whole or sum(map(len, position.moved.values())) > REMEMBERED:
+            position.moved_overflow, position.moved = True, {}
+
+    # -- late writes ------------------------------------------------------------------------------
+    def _bring_late(self, late: Work, work: Work) -> int:
+        """Writes that reached the server left behind after the switch: acknowledged to somebody, so they must not be lost.
+
+        Both versions of every such record are kept in ``late-writes.jsonl``. A record that was not written on the serving
+        server since the switch gets the late version; one that was is a conflict: the newer server's version stands.
+        """
+        if late.whole or late.schema or late.aliases:
+            raise CannotFollow(
+                f"After the switch {self.target.name} was changed in a way that names no records: {'; '.join(late.reasons)}.",
+                f"Compare both servers and decide which version counts; {self.source.name} serves.",
+            )
+        kept = self.path.with_name("late-writes.jsonl")
+        count = 0
+        self.target.barrier(late.ids)
+        for name, ids in late.ids.items():
+            here, there = _by_id(self.source, name, ids), _by_id(self.target, name, ids)
+            now_written = {*self.position.moved.get(name, []), *work.ids.get(name, set())}
+            differing = [one for one in ids if here.get(one) != there.get(one)]
+            clash = [o for o in differing if o in now_written or self.position.moved_overflow or name in work.whole]
+            mine, theirs = self.source.name, self.target.name
+            _append(
+                kept,
+                [
+                    {"collection": name, "id": o, "conflict": o in clash, mine: here.get(o), theirs: there.get(o)}
+                    for o in differing
+                ],
+            )
+            bring(self.target, self.source, name, [one for one in differing if one not in clash])
+            work.ids.setdefault(name, set()).update(clash)
+            self.position.conflicts += len(clash)
+            count += len(differing)
+            if differing:
+                self.say(
+                    f"{len(differing)} late writes to {self.target.name} were brought over"
+                    + (f", {len(clash)} of them conflict with newer ones: both versions are in {kept}" if clash else "")
+                    + "."
+                )
+        self.position.late += count
+        return count
+
+    # -- schema -----------------------------------------------------------------------------------
+    def _bring_aliases(self) -> None:
+        mine, theirs = self.source.aliases(), self.target.aliases()
+        self._remember(mine)
+        actions: list[dict[str, Any]] = [
+            {"delete_alias": {"alias_name": a}} for a in theirs if mine.get(a) != theirs[a]
+        ] + [
+            {"create_alias": {"alias_name": a, "collection_name": c}} for a, c in mine.items() if theirs.get(a) != c
+        ]  # fmt: skip
+        if actions:
+            self.target.change_aliases(actions)
+
+    def _bring_schema(self, work: Work, there: set[str]) -> None:
+        """Make settings and indexes of the target what they are on the source now."""
+        for name in sorted(work.schema | {c for c in work.collections if c not in there}):
+            on_target = name in self.target.collections()
+            if name not in there:
+                if on_target and name in work.gone:
+                    self.target.delete_collection(name)
+                continue
+            if not on_target:
+                self._copy(name, f"collection {name} was created")
+                continue
+            self._bring_settings(name)
+        self._bring_aliases()
+
+    def _bring_settings(self, name: str) -> None:
+        mine, theirs = self.source.info(name), self.target.info(name)
+        if mine["config"] != theirs["config"]:
+            with suppress(Answered):
+                self.target.patch(name, patch_for(mine["config"]))
+            theirs = self.target.info(name)
+            left = proof.compare_schemas(_only(name, mine), _only(name, theirs))
+            left = [d for d in left if d.kind == "setting"]
+            if left:
+                self._copy(name, f"settings of {name} were changed ({proof.summary(left, 2)})")
+                return
+        indexes, others = _indexes(mine), _indexes(theirs)
+        for field_ in sorted({*indexes, *others}):
+            if indexes.get(field_) == others.get(field_):
+                continue
+            if field_ in others:
+                self.target.delete_index(name, field_)
+            if field_ in indexes:
+                self.target.create_index(name, field_, index_schema(indexes[field_]))
+
+    def _copy(self, name: str, why: str) -> None:
+        if self.copy_collection is None:
+            raise CannotFollow(
+                f"On {self.source.name} {why}, which {self.target.name} cannot be brought to record by record.",
+                f"{self.source.name} serves. The way back is closed until {name} is copied again: `cutover copy`.",
+            )
+        self.say(f"Copying {name} again: {why}.")
+        self.copy_collection(name)
+
+    # -- proof ------------------------------------------------------------------------------------
+    def prove_everything(
+        self,
+        *,
+        threads: int = 4,
+        settle: float = 20.0,
+        progress: Callable[[str, int], Callable[[int], None]] = lambda _c, _n: lambda _d: None,
+    ) -> tuple[list[proof.Compared], list[Difference]]:
+        """Compare everything bit by bit while applications go on writing.
+
+        Records that differ because they are being written at this moment are among the recorded ones and are brought over by
+        the next rounds; what still differs after ``settle`` seconds without being written is a real difference. Returns what
+        was compared and the real differences; nothing is repaired except by following.
+        """
+        names = self.source.collections()
+        compared: list[proof.Compared] = []
+        open_: dict[str, dict[PointId, Difference]] = {}
+        absent: dict[str, Difference] = {}
+        for name in names:
+            try:
+                one = proof.compare_collection(
+                    self.source, self.target, name, threads=threads, advance=progress(name, self.source.count(name))
+                )
+            except NotThere as error:
+                absent[name] = Difference("collection", "", name, error.reason)
+                continue
+            compared.append(one)
+            if one.count > len(one.differences):
+                return compared, one.differences
+            open_[name] = {d.where: d for d in one.differences}
+
+        def settled() -> bool | Not:
+            followed = self.round()
+            for name, wrong in open_.items():
+                for one in followed.ids.get(name, set()):
+                    wrong.pop(one, None)
+                left = proof.compare_ids(self.source, self.target, name, list(wrong))
+                open_[name] = {d.where: d for d in left}
+            schema = proof.compare_schemas(proof.schema_of(self.source), proof.schema_of(self.target))
+            rest = [d for wrong in open_.values() for d in wrong.values()] + schema
+            return Not(proof.summary(rest)) if rest else True
+
+        with suppress(TimedOut):
+            # Where nothing differs there is nothing to wait for: the first look ends it.
+            wait_until(settled, deadline=settle, what="The same data on both servers", every=0.5)
+        schema = proof.compare_schemas(proof.schema_of(self.source), proof.schema_of(self.target))
+        return compared, [d for wrong in open_.values() for d in wrong.values()] + schema
+
+    def prove_quickly(self, ids: Mapping[str, set[PointId]], *, counts: bool, timeout: float) -> list[Difference]:
+        """The proof inside a hold: the touched records bit by bit, schema, aliases and (``counts``) exact counts."""
+        names = self.source.collections()
+        limit = (2.0, timeout)
+        chosen = {n: {*ids.get(n, set()), *self.recent.get(n, {})} for n in names}
+
+        def schemas() -> list[Difference]:
+            both = side_by_side([lambda: proof.schema_of(self.source), lambda: proof.schema_of(self.target)])
+            return proof.compare_schemas(both[0], both[1])
+
+        def records(name: str) -> list[Difference]:
+            return proof.compare_ids(self.source, self.target, name, chosen[name], timeout=limit)
+
+        def numbers(name: str) -> list[Difference]:
+            return proof.compare_counts(self.source, self.target, [name], timeout=limit)
+
+        tasks: list[Callable[[], list[Difference]]] = [schemas]
+        for kind in [records, numbers] if counts else [records]:
+            tasks += [partial(kind, name) for name in names]
+        return [d for found in side_by_side(tasks) for d in found]
+
+
+def bring(source: Qdrant, target: Qdrant, collection: str, ids: Iterable[PointId]) -> None:
+    """Write the records ``ids`` to the target as they are on the source now; delete those that are not there."""
+    chosen = list(ids)
+    if not chosen:
+        return
+    try:
+        per_page = max(16, min(500, proof.per_request(source.info(collection))))
+    except NotThere:
+        return  # deleted meanwhile; the log will say so
+
+    def chunk(part: list[PointId]) -> None:
+        try:
+            found = points_of(source.records(collection, part))
+        except NotThere:
+            return
+        target.upsert(collection, [as_written(record) for record in found])
+        target.delete(collection, set(part) - {record["id"] for record in found})
+
+    parts = [chosen[i : i + per_page] for i in range(0, len(chosen), per_page)]
+    side_by_side([lambda p=p: chunk(p) for p in parts], 4)
+
+
+def as_written(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as Qdrant answers it, in the form in which it is written; an absent payload or vector is written as empty."""
+    return {"id": record["id"], "payload": record.get("payload") or {}, "vector": record.get("vector") or {}}
+
+
+def patch_for(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A PATCH that gives a collection these settings, as far as Qdrant lets them be changed."""
+    params = config.get("params", {})
+    vectors = params.get("vectors") or {}
+    named = {"": vectors} if "size" in vectors else vectors
+    changeable = ("hnsw_config", "quantization_config", "on_disk")
+    changes: dict[str, Any] = {
+        "hnsw_config": config.get("hnsw_config"),
+        "optimizers_config": {k: v for k, v in (config.get("optimizer_config") or {}).items() if v is not None},
+        "quantization_config": config.get("quantization_config") or "Disabled",
+        "params": {
+            k: params[k]
+            for k in ("replication_factor", "write_consistency_factor", "read_fan_out_factor", "on_disk_payload")
+            if params.get(k) is not None
+        },
+        "vectors": {n: {k: v[k] for k in changeable if v.get(k) is not None} for n, v in named.items()},
+        "sparse_vectors": params.get("sparse_vectors"),
+        "strict_mode_config": config.get("strict_mode_config"),
+        "metadata": config.get("metadata"),
+    }
+    return {k: v for k, v in changes.items() if v}
+
+
+def index_schema(described: Mapping[str, Any]) -> Any:
+    """What creates the payload index that a collection describes: its parameters, or its type alone."""
+    params = described.get("params")
+    return {k: v for k, v in params.items() if v is not None} if params else described["data_type"]
+
+
+def _indexes(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    schema = info.get("payload_schema") or {}
+    return {name: {k: v for k, v in one.items() if k != "points"} for name, one in schema.items()}
+
+
+def _only(name: str, info: Mapping[str, Any]) -> proof.Schema:
+    return proof.Schema({name: info["config"]}, {name: _indexes(info)}, {})
+
+
+def _by_id(server: Qdrant, collection: str, ids: Iterable[PointId]) -> dict[PointId, Any]:
+    chosen = list(ids)
+    found: dict[PointId, Any] = {}
+    for i in range(0, len(chosen), 500):
+        with suppress(NotThere):
+            found |= {r["id"]: r for r in points_of(server.records(collection, chosen[i : i + 500]))}
+    return found
+
+
+def _put(holders: dict[str, list[str]], alias: str, collection: str) -> None:
+    if collection not in holders.setdefault(alias, []):
+        holders[alias].append(collection)
+
+
+def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    if not lines:
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M:%SZ", time.gmtime(at))
