@@ -1,0 +1,59 @@
+"""The operator: who carries out the verbs of the plan, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cutover import verbs
+from cutover.errors import CutoverError
+from cutover.verbs import Result
+from cutover.voice import Given, Silent
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+    from steps.lab.lab import Lab
+
+
+@dataclass
+class Operator:
+    """Someone at the keyboard. A refusal is kept in ``error`` for the Then to look at; ``said`` is what was shown meanwhile.
+
+    ``agrees_to`` are the names that this operator types when asked for them.
+    """
+
+    lab: Lab
+    agrees_to: set[str] = field(default_factory=set)
+    says_yes: bool = True
+    result: Result | None = None
+    error: CutoverError | None = None
+    said: list[str] = field(default_factory=list)
+
+    def run(self, *, execute: bool = True) -> Run:
+        """A run as the command line makes it."""
+        voice = Silent()
+        self.said = voice.sentences
+        return self.lab.run(execute=execute, consent=Given(*self.agrees_to, yes=self.says_yes), voice=voice)
+
+    def tries(self, verb: str, *, execute: bool = True, undo: bool = False) -> None:
+        """Carry out a verb; what goes wrong is kept."""
+        self.result, self.error = None, None
+        run = self.run(execute=execute)
+        try:
+            self.result = verbs.carry_out(verb, run, undo=undo)
+        except CutoverError as error:
+            self.error = error
+        finally:
+            run.close()
+
+    def does(self, verb: str, *, undo: bool = False) -> Result:
+        """Carry out a verb that has to work; for the stage of a scenario."""
+        self.tries(verb, undo=undo)
+        assert self.error is None, f"{verb}: {self.error}"
+        assert self.result is not None
+        return self.result
+
+    def was_refused(self) -> CutoverError:
+        """The refusal, for its sentence."""
+        assert self.error is not None, f"Nothing was refused: {self.result}"
+        return self.error
