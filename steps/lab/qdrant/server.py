@@ -8,22 +8,25 @@ import gc
 import hmac
 import json
 import os
+import secrets
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 import pydantic_core
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 from aiohttp.web_request import BaseRequest
 
 from . import operations, queries, settings, translate
 from .errors import BadRequest, Forbidden, FormatError, NotFound, ServiceError, TooLarge, ValidationError, from_engine
-from .store import Collection, Storage
+from .snapshots import Snapshots, listed, stored
+from .store import Collection, Storage, write_json
 from .telemetry import Telemetry
 
 Json = Any
@@ -169,6 +172,8 @@ class Server:
         self.switches = Switches(options.switches, options.apply_delay)
         self.storage = Storage(options.storage_path, options.snapshots_path, self.switches.apply_delay)
         self.telemetry = Telemetry(options.version)
+        self.peer = _peer_id(options.storage_path)
+        self.snapshots = Snapshots(self.storage, self.peer)
         self.tasks: set[asyncio.Task[Any]] = set()
         self.fixed: dict[tuple[str, ...], dict[str, Route]] = {}
         self.one_name: dict[tuple[str, ...], dict[str, Route]] = {}
@@ -265,6 +270,18 @@ class Server:
         add("POST", f"{_C}/points/recommend", self.recommend, json=True)
         add("POST", f"{_C}/facet", self.facet, json=True)
 
+        add("GET", f"{_C}/snapshots", self.list_snapshots)
+        add("POST", f"{_C}/snapshots", self.create_snapshot, writes=True)
+        add("POST", f"{_C}/snapshots/upload", self.upload_snapshot, writes=True)
+        add("PUT", f"{_C}/snapshots/recover", self.recover_snapshot, writes=True, json=True)
+        add("GET", f"{_C}/snapshots/{{snapshot_name}}", self.download_snapshot)
+        add("DELETE", f"{_C}/snapshots/{{snapshot_name}}", self.delete_snapshot, writes=True)
+        add("GET", "/snapshots", self.list_full_snapshots)
+        add("POST", "/snapshots", self.create_full_snapshot, writes=True)
+        add("GET", "/snapshots/{snapshot_name}", self.download_full_snapshot)
+        add("DELETE", "/snapshots/{snapshot_name}", self.delete_full_snapshot, writes=True)
+        add("GET", f"{_C}/shards/{{shard_id}}/snapshot/partial/manifest", self.shard_manifest)
+
     # --- one request ---
 
     async def handle(self, request: BaseRequest) -> web.StreamResponse:
@@ -342,8 +359,7 @@ class Server:
         length = request.content_length or 0
         if length > most:
             raise TooLarge(f"Payload error: JSON payload ({length} bytes) is larger than allowed (limit: {most} bytes).")
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await _go_on(request)
         try:
             return await request.read()
         except web.HTTPRequestEntityTooLarge as error:
@@ -397,7 +413,7 @@ class Server:
     async def collection_cluster(self, call: Call) -> Any:
         collection = self.storage.get(call.names[0])
         return {
-            "peer_id": 1,
+            "peer_id": self.peer,
             "shard_count": len(collection.shards),
             "local_shards": [
                 {"shard_id": shard.number, "points_count": shard.engine.info().points_count, "state": "Active"}
@@ -578,6 +594,104 @@ class Server:
     async def facet(self, call: Call) -> Any:
         return queries.facet(self.storage.get(call.names[0]), call.body, len(call.raw))
 
+    # --- snapshots ---
+
+    async def _in_time(self, call: Call, work: Coroutine[Any, Any, Any]) -> Any:
+        """Wait for the work, or with `wait=false` accept it (202) and go on. A client that leaves does not stop it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._finished)
+        if call.flag("wait", default=True):
+            return await asyncio.shield(task)
+        return web.Response(status=202, body=b'{"status":"accepted","time":0.0}', content_type="application/json")
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: with wait=false nobody asks for it
+
+    def _folder(self, call: Call) -> Path:
+        return self.snapshots.folder(self.storage.get(call.names[0]).name)
+
+    async def list_snapshots(self, call: Call) -> Any:
+        return listed(self._folder(call))
+
+    async def create_snapshot(self, call: Call) -> Any:
+        collection = self.storage.get(call.names[0])
+
+        async def work() -> Any:
+            result = await self.snapshots.create(collection)
+            created = self.telemetry.snapshots_created
+            created[collection.name] = created.get(collection.name, 0) + 1
+            return result
+
+        return await self._in_time(call, work())
+
+    async def upload_snapshot(self, call: Call) -> Any:
+        name = call.names[0]
+        await _go_on(call.request)
+        try:
+            reader = await call.request.multipart()
+            part = await reader.next()
+        except (AssertionError, ValueError) as error:
+            raise BadRequest(f"Multipart error: {error}") from error
+        if not isinstance(part, BodyPartReader) or part.name != "snapshot":
+            raise BadRequest("Field with name `snapshot` is required")
+        file_name = Path(part.filename or f"{uuid.uuid4()}.snapshot").name
+        path = self.snapshots.folder(name) / file_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            while chunk := await part.read_chunk(1 << 20):
+                file.write(chunk)
+        await self._in_time(call, self._recovering(name, self.snapshots.recover_file(name, path, call.query.get("checksum"))))
+        return True
+
+    async def recover_snapshot(self, call: Call) -> Any:
+        body = call.body
+        if not isinstance(body, dict) or not isinstance(body.get("location"), str):
+            raise FormatError("missing field `location`")
+        name = call.names[0]
+        work = self.snapshots.recover(name, body["location"], body.get("checksum"), body.get("api_key"))
+        return await self._in_time(call, self._recovering(name, work))
+
+    async def _recovering(self, name: str, work: Coroutine[Any, Any, None]) -> bool:
+        collection = self.storage.collections.get(name)
+        if collection is not None:
+            collection.recovering = True
+        try:
+            await work
+        finally:
+            if collection is not None:
+                collection.recovering = False
+        return True
+
+    async def download_snapshot(self, call: Call) -> Any:
+        return _file(lambda: stored(self._folder(call), call.names[1]))
+
+    async def delete_snapshot(self, call: Call) -> Any:
+        self.snapshots.delete(self._folder(call), call.names[1])
+        return True
+
+    async def list_full_snapshots(self, call: Call) -> Any:
+        return listed(self.storage.snapshots)
+
+    async def create_full_snapshot(self, call: Call) -> Any:
+        return await self._in_time(call, self.snapshots.create_full())
+
+    async def download_full_snapshot(self, call: Call) -> Any:
+        return _file(lambda: stored(self.storage.snapshots, call.names[0]))
+
+    async def delete_full_snapshot(self, call: Call) -> Any:
+        self.snapshots.delete(self.storage.snapshots, call.names[0])
+        return True
+
+    async def shard_manifest(self, call: Call) -> Any:
+        collection = self.storage.get(call.names[0])
+        number = call.names[1]
+        if not number.isdigit() or int(number) >= len(collection.shards):
+            raise NotFound(f"Shard {number} not found")
+        return collection.shards[int(number)].engine.snapshot_manifest()
+
     # --- life ---
 
     async def run(self, ready: Callable[[], None] | None = None) -> None:
@@ -650,6 +764,33 @@ def _parse(raw: bytes) -> Json:
         return pydantic_core.from_json(raw, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
         raise FormatError(str(error)) from error
+
+
+async def _go_on(request: BaseRequest) -> None:
+    """Tell a client that waits for it to send its body."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _file(find: Callable[[], Path]) -> web.StreamResponse:
+    """A stored file, with Range; a refusal of this endpoint is plain text."""
+    try:
+        path = find()
+    except NotFound as error:
+        error.plain = True
+        raise
+    headers = {"Content-Disposition": f'attachment; filename="{path.name}"', "Content-Type": "application/octet-stream"}
+    return web.FileResponse(path, headers=headers, chunk_size=1 << 20)
+
+
+def _peer_id(storage: Path) -> int:
+    """The id by which a server names itself in its snapshots; it stays the same over restarts."""
+    path = storage / "raft_state.json"
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return int(json.loads(path.read_text())["this_peer_id"])
+    peer = secrets.randbelow(2**52)
+    write_json(path, {"this_peer_id": peer})
+    return peer
 
 
 async def _swallow(request: BaseRequest) -> None:

@@ -363,16 +363,12 @@ class Storage:
         self.aliases: dict[str, str] = {}
         for leftover in self.folder.glob(".*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        shutil.rmtree(self.temporary, ignore_errors=True)
+        for temporary in (path / "tmp", snapshots / "tmp"):  # downloads and unpacked snapshots that a kill left behind
+            shutil.rmtree(temporary, ignore_errors=True)
         for folder in sorted(self.folder.iterdir()):
             self.collections[folder.name] = Collection.load(folder.name, folder, delay)
         with contextlib.suppress(FileNotFoundError):
             self.aliases = json.loads((path / "aliases" / "data.json").read_text())
-
-    @property
-    def temporary(self) -> Path:
-        """Where downloads and unpacked snapshots lie; emptied at start."""
-        return self.path / "tmp"
 
     def get(self, name: str) -> Collection:
         """The collection of that name or alias."""
