@@ -180,7 +180,7 @@ class Proxmox:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def get(self, path: str, **parameters: Any) -> Any:
+    def get(self, path: str, /, **parameters: Any) -> Any:
         """Read. Asked again a few times when a connection or a proxy fails, because reading twice harms nobody."""
         for left in range(_READ_TRIES - 1, -1, -1):
             try:
@@ -191,14 +191,14 @@ class Proxmox:
                 time.sleep(self.poll)
         raise AssertionError("not reached")
 
-    def list(self, path: str, **parameters: Any) -> Rows:
+    def list(self, path: str, /, **parameters: Any) -> Rows:
         """Read a list; an answer of ``null`` is an empty one."""
         found = self.get(path, **parameters)
         if found is not None and not isinstance(found, list):
             raise Unreachable(f"GET {path}: expected a list and got {type(found).__name__}.")
         return found or []
 
-    def find(self, path: str, **parameters: Any) -> Any | None:
+    def find(self, path: str, /, **parameters: Any) -> Any | None:
         """Read what may be absent: None where Proxmox says that there is no such thing."""
         try:
             return self.get(path, **parameters)
@@ -209,7 +209,7 @@ class Proxmox:
 
     # -- changing --------------------------------------------------------------------------------------------------
 
-    def change(self, method: Literal["POST", "PUT", "DELETE"], path: str, **parameters: Any) -> Any:
+    def change(self, method: Literal["POST", "PUT", "DELETE"], path: str, /, **parameters: Any) -> Any:
         """Send one change, once, and return its answer (often a task's UPID). Needs an open act of the door.
 
         :class:`ProxmoxRefused`: it did not happen (except that a refused hotplug leaves its value pending);
@@ -222,6 +222,7 @@ class Proxmox:
         self,
         method: Literal["POST", "PUT", "DELETE"],
         path: str,
+        /,
         *,
         kind: str,
         vmid: int | None,
@@ -239,7 +240,7 @@ class Proxmox:
         return self.wait_task(upid, deadline=deadline).must(what, warnings=warnings)
 
     def start_task(
-        self, method: Literal["POST", "PUT", "DELETE"], path: str, *, kind: str, vmid: int | None, what: str, **parameters: Any
+        self, method: Literal["POST", "PUT", "DELETE"], path: str, /, *, kind: str, vmid: int | None, what: str, **parameters: Any
     ) -> str:
         """Send a change that becomes a task, and return the task's UPID, also when the answer was lost on the way."""
         before = {task["upid"] for task in self.tasks(kind, vmid)}
