@@ -201,10 +201,11 @@ class Rfc2136:
         query, _ = dns.xfr.make_query(content, keyring=keyring, keyname=keyname)
         try:
             dns.query.inbound_xfr(self._address, content, query, port=self._place.port, timeout=ANSWER_SECONDS, lifetime=60)
-        except (dns.xfr.TransferError, dns.exception.FormError) as error:
+        except (dns.xfr.TransferError, dns.exception.FormError, dns.tsig.PeerBadKey) as error:
+            # Knot says "bad key" of a key that it knows, where that key may update but not transfer.
             raise _TransferRefused(str(error)) from None
         except dns.tsig.PeerError as error:
-            raise CutoverError(f"{self.title} did not accept the TSIG key: {_tsig(error)}.", "Check DNS_TSIG_NAME and DNS_TSIG_SECRET.") from None  # fmt: skip # noqa: E501
+            raise CutoverError(f"{self.title} did not accept the TSIG key: {_tsig(error)}.", _KEY) from None
         except (OSError, EOFError, dns.exception.DNSException) as error:
             raise Unreachable(f"{self.title} gave no transfer of zone {zone}: {_said(error)}.") from None
         for name, ttl, rdata in content.iterate_rdatas():
@@ -288,10 +289,8 @@ class Rfc2136:
                 f"{self.title} did not {what}: a record was changed since it was read. Nothing of that zone was changed.",
                 "Run the command again: it reads anew.",
             )
-        reasons = {dns.rcode.REFUSED: "this key may not update it", dns.rcode.NOTAUTH: "it is not its primary server", dns.rcode.NOTZONE: "a name is outside the zone", dns.rcode.NOTIMP: "it takes no updates"}  # fmt: skip # noqa: E501
-        raise Refused(
-            f"{self.title} did not {what}: {reasons.get(code, dns.rcode.to_text(code))}. Nothing of that zone was changed."
-        )
+        said = _SAYS_NO.get(code, dns.rcode.to_text(code))
+        raise Refused(f"{self.title} did not {what}: {said}. Nothing of that zone was changed.")
 
     def _send(self, message: dns.message.Message, what: str, *, writes: bool = False) -> dns.message.Message:
         try:
@@ -303,12 +302,26 @@ class Rfc2136:
             try:
                 return dns.query.tcp(message, self._address, timeout=ANSWER_SECONDS, port=self._place.port, sock=wire)
             except dns.tsig.PeerError as error:
-                raise Refused(f"{self.title} did not accept the TSIG key: {_tsig(error)}. Nothing was changed.", "Check DNS_TSIG_NAME and DNS_TSIG_SECRET.") from None  # fmt: skip # noqa: E501
+                raise Refused(f"{self.title} did not accept the TSIG key: {_tsig(error)}.", _KEY) from None
             except (OSError, EOFError, dns.exception.DNSException) as error:
                 said = f"{self.title} gave no answer to: {what} ({_said(error)})."
                 if writes:
                     raise OutcomeUnknown(said, "Run the command again: it looks first.") from None
                 raise Unreachable(said) from None
+
+
+_KEY = "Check DNS_TSIG_NAME and DNS_TSIG_SECRET, and what the server lets this key do."
+_SAYS_NO: Mapping[int, str] = {
+    dns.rcode.REFUSED: "this key may not update it",
+    dns.rcode.NOTAUTH: "it is not its primary server, or this key may not update it",
+    dns.rcode.NOTZONE: "a name is outside the zone",
+    dns.rcode.NOTIMP: "it takes no updates",
+}
+_TSIG_SAYS_NO = {
+    "PeerBadKey": "it does not know the key, or the key may not do this",
+    "PeerBadSignature": "the signature is wrong",
+    "PeerBadTime": "its clock and ours differ by more than five minutes",
+}
 
 
 class _TransferRefused(Exception):
@@ -329,7 +342,7 @@ def _said(error: BaseException) -> str:
 
 
 def _tsig(error: BaseException) -> str:
-    return {"PeerBadKey": "it does not know the key", "PeerBadSignature": "the signature is wrong", "PeerBadTime": "its clock and ours differ by more than five minutes"}.get(type(error).__name__, type(error).__name__)  # fmt: skip # noqa: E501
+    return _TSIG_SAYS_NO.get(type(error).__name__, type(error).__name__)
 
 
 def _resolve(server: str) -> str:
@@ -394,7 +407,12 @@ class Pihole:
         if answer.status_code == 401:
             raise Refused(f"{self.title} did not accept the password.", "Check PIHOLE_PASSWORD (an app password works).")
         if answer.status_code >= 400:
-            raise Refused(f"{self.title} answered {answer.status_code} to {method} {path}: {_error_of(answer)}.")
+            raise Refused(
+                f"{self.title} answered {answer.status_code} to {method} {path}: {_error_of(answer)}.",
+                "An app password may change settings only where webserver.api.app_sudo is on."
+                if answer.status_code == 403
+                else "",
+            )
         return answer.json() if answer.content else None
 
 

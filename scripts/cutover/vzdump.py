@@ -215,7 +215,7 @@ def make(
 
 
 def _log_of(run: Run, guest: Guest, archive: Archive) -> tuple[str, ...]:
-    """The log of the task that made an archive; empty where Proxmox no longer has it. :class:`Failed` where it did not end well."""
+    """The log of the task that made an archive, empty where it is gone; :class:`Failed` where the task did not end well."""
     storage = run.site.proxmox.storages.backup
     for task in run.proxmox.tasks("vzdump", guest.vmid):
         log = run.proxmox.task_log(str(task["upid"]))

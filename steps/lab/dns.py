@@ -18,6 +18,7 @@ from pathlib import Path
 
 import dns.exception
 import dns.message
+import dns.name
 import dns.query
 import dns.rdatatype
 import dns.tsig
@@ -117,7 +118,7 @@ class NameServer:
         found = []
         for zone in self.zones:
             content = dns.zone.Zone(zone, relativize=False)
-            query, _ = dns.xfr.make_query(content, keyring=keyring, keyname=self.key_name)
+            query, _ = dns.xfr.make_query(content, keyring=keyring, keyname=dns.name.from_text(self.key_name))
             dns.query.inbound_xfr(self.address, content, query, port=self.port, lifetime=10)
             for name, _, rdata in content.iterate_rdatas():
                 kind = dns.rdatatype.to_text(rdata.rdtype)
