@@ -1,0 +1,46 @@
+"""vLLM, the other service behind the same Nginx: untouched, all the time (criterion D3).
+
+The first time it is asked by a command that may change things, its portrait goes into the journal; every later time it is
+compared with that one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cutover.checks import Finding, Moment, check
+from cutover.vllm import Portrait
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+
+NOTE = "vllm.portrait"
+_HINT = "Nothing of this plan changes vLLM: look at Nginx's configuration first, then at vLLM itself."
+
+
+def remembered(run: Run) -> Portrait | None:
+    """vLLM as it was when it was first looked at, or None."""
+    found = [entry for entry in run.journal.entries() if entry.act == NOTE and entry.kind == "note"]
+    return Portrait.from_json(found[0].extra["portrait"]) if found else None
+
+
+@check(
+    "D3",
+    "vLLM is untouched and answers through Nginx",
+    moments={Moment.BEFORE, Moment.AT_SWITCH, Moment.AFTER, Moment.BEFORE_DELETING},
+)
+def untouched(run: Run) -> Finding:
+    """vLLM answers a question through Nginx, and is the one that was there at the beginning."""
+    if not run.vllm.healthy():
+        return Finding(False, f"vLLM does not say through Nginx that it is healthy ({run.site.vllm.public_url}).", _HINT)
+    now = run.vllm.portrait()
+    before = remembered(run)
+    if before is None:
+        if run.execute:
+            run.journal.note(NOTE, "vLLM as it was at the beginning", portrait=now.as_json())
+        return Finding(True, f"vLLM answers through Nginx with {', '.join(now.models)}.", facts=now.as_json())
+    wrong = before.differences(now)
+    if wrong:
+        return Finding(False, f"vLLM is not what it was: {'; '.join(wrong)}.", _HINT, now.as_json())
+    same = "the same answer" if now.answer and before.answer else "an answer"
+    return Finding(True, f"vLLM answers through Nginx as before: {', '.join(now.models)}, {same}.", facts=now.as_json())
