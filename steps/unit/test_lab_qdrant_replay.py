@@ -111,12 +111,12 @@ def put(pair: Pair, exchange: dict[str, Json], snapshot: Callable[[], bytes]) ->
     if "/snapshots/upload" in exchange["path"]:
         name, data = ("x.snapshot", b"no tar at all " * 100) if "garbage" in exchange["note"] else ("docs.snapshot", snapshot())
         return requests.post(url, files={"snapshot": (name, data)}, headers=headers, timeout=60)
-    data = None
+    text: str | None = None
     if exchange["body"] is not None:
         body = exchange["body"]
-        data = pair.localized(body if isinstance(body, str) else json.dumps(body))
+        text = pair.localized(body if isinstance(body, str) else json.dumps(body))
         headers["Content-Type"] = "application/json"
-    return requests.request(exchange["method"], url, data=data, headers=headers, timeout=60)
+    return requests.request(exchange["method"], url, data=text, headers=headers, timeout=60)
 
 
 def test_every_recorded_exchange_is_answered_as_by_the_real_server(

@@ -68,9 +68,9 @@ class Forbidden(ServiceError):
 
 
 class TooLarge(ServiceError):
-    """413: the JSON body is larger than the server takes (32 MB unless configured)."""
+    """400 (not 413, so the real server): the JSON body is larger than it takes, 32 MB unless configured."""
 
-    status = 413
+    status = 400
     prefix = ""
 
 

@@ -706,7 +706,9 @@ class Server:
             return BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=most)
 
         runner = web.ServerRunner(
-            web.Server(self.handle, request_factory=make, keepalive_timeout=KEEP_ALIVE_SECONDS, access_log=None)
+            web.Server(
+                self.handle, request_factory=make, keepalive_timeout=KEEP_ALIVE_SECONDS, lingering_time=1.0, access_log=None
+            )
         )
         await runner.setup()
         site = web.TCPSite(runner, self.options.host, self.options.port, shutdown_timeout=30, backlog=1024)
