@@ -78,6 +78,7 @@ class Lab:
         self.machines = Machines()
         self.infrastructure: list[Any] = []
         self.pve: LabPve | None = None
+        self.operator_token = ""
         self._records = records
         self._seed = seed
         self._portainer_version = portainer
@@ -129,13 +130,14 @@ class Lab:
         """The folder that is a guest's disk."""
         return self.folder / "guests" / str(vmid)
 
-    def rewrite_site(self, **limits: Any) -> Site:
-        """Change limits of the lab's site file (a scenario that needs another soak time, for example)."""
+    def change_site(self, **parts: Mapping[str, Any]) -> Site:
+        """Change fields of the lab's site file: ``change_site(limits={"soak_hours": 1.0})``."""
         from ruamel.yaml import YAML
 
         yaml = YAML(typ="rt")
         tree = yaml.load(self.site_file.read_text(encoding="utf-8"))
-        tree["limits"] |= limits
+        for part, fields in parts.items():
+            tree[part] |= fields
         with self.site_file.open("w", encoding="utf-8") as file:
             yaml.dump(tree, file)
         self.site = load(self.site_file)
@@ -230,8 +232,14 @@ class Lab:
             )
         ]  # fmt: skip
 
-    def _proxmox(self) -> LabPve | None:
-        return None
+    def _start_proxmox(self) -> LabPve:
+        from steps.lab.proxmox import LabPve, furnish
+
+        pve = LabPve(self.folder / "pve", self.machines, host=self.network.address(2), port=8006, node=self.site.proxmox.node)
+        self.operator_token = furnish(pve, self.site)
+        pve.serve()
+        self.change_site(proxmox={"ca_file": str(pve.certificate)})
+        return pve
 
     # -- life -------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -249,7 +257,7 @@ class Lab:
                     self.machines[952].stop()
                     shutil.copytree(self.disk(952) / "qdrant" / "storage", self._seed)
                     self.machines[952].start()
-            self.pve = self._proxmox()
+            self.pve = self._start_proxmox()
         except BaseException:
             self.stop()
             raise
@@ -257,7 +265,7 @@ class Lab:
     def stop(self) -> None:
         """Stop everything, at once."""
         if self.pve is not None:
-            self.pve.stop()
+            self.pve.close()
             self.pve = None
         for machine in self.machines:
             machine.stop(hard=True)
@@ -276,10 +284,9 @@ class Lab:
     @property
     def env(self) -> dict[str, str]:
         """The keys, as the operator's environment has them."""
-        token = self.pve.operator_token if self.pve is not None else ("", "")
         return {
-            "PROXMOX_TOKEN_ID": token[0],
-            "PROXMOX_TOKEN_SECRET": token[1],
+            "PROXMOX_TOKEN_ID": self.operator_token,
+            "PROXMOX_TOKEN_SECRET": self.pve.apitokens[self.operator_token] if self.pve is not None else "",
             "PORTAINER_API_KEY": self.keys.portainer,
             "QDRANT_API_KEY": self.keys.qdrant,
             "QDRANT_READ_ONLY_API_KEY": self.keys.qdrant_read_only,
@@ -290,14 +297,10 @@ class Lab:
 
     def run(self, *, execute: bool = False, consent: Consent | None = None, voice: Voice | None = None) -> Run:
         """A run of a command on this site, as the command line makes it."""
-        return Run(
-            self.site,
-            Secrets.from_env(self.env),
-            self.state_dir,
-            execute=execute,
-            consent=consent or Given(),
-            voice=voice or Silent(),
-        )
+        secrets = Secrets.from_env(self.env)
+        run = Run(self.site, secrets, self.state_dir, execute=execute, consent=consent or Given(), voice=voice or Silent())
+        run.proxmox.poll = 0.05  # tasks of the lab take a moment, not minutes
+        return run
 
 
 def new_folder(parent: Path) -> Path:
