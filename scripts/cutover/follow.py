@@ -19,7 +19,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -233,7 +233,7 @@ class Follower:
             self._bring_schema(work, there)
             done.schema = True
         if work.aliases:
-            self._bring_aliases()
+            self.bring_aliases()
             done.schema = True
         fresh = {c for c in work.collections if c in there} - passed
         self.source.barrier(fresh)
@@ -364,7 +364,8 @@ class Follower:
         return count
 
     # -- schema -----------------------------------------------------------------------------------
-    def _bring_aliases(self) -> None:
+    def bring_aliases(self) -> None:
+        """Make the target's aliases what the source's are now, in one request."""
         mine, theirs = self.source.aliases(), self.target.aliases()
         self._remember(mine)
         actions: list[dict[str, Any]] = [
@@ -387,7 +388,7 @@ class Follower:
                 self._copy(name, f"collection {name} was created")
                 continue
             self._bring_settings(name)
-        self._bring_aliases()
+        self.bring_aliases()
 
     def _bring_settings(self, name: str) -> None:
         mine, theirs = self.source.info(name), self.target.info(name)
@@ -424,26 +425,24 @@ class Follower:
         *,
         threads: int = 4,
         settle: float = 20.0,
-        progress: Callable[[str, int], Callable[[int], None]] = lambda _c, _n: lambda _d: None,
+        progress: Callable[[str, int], Any] = lambda _name, _count: nullcontext(lambda _done: None),
     ) -> tuple[list[proof.Compared], list[Difference]]:
         """Compare everything bit by bit while applications go on writing.
 
         Records that differ because they are being written at this moment are among the recorded ones and are brought over by
         the next rounds; what still differs after ``settle`` seconds without being written is a real difference. Returns what
-        was compared and the real differences; nothing is repaired except by following.
+        was compared and the real differences; nothing is repaired except by following. ``progress(collection, records)`` is
+        a context manager that gives a function to call with the number of records compared.
         """
         names = self.source.collections()
         compared: list[proof.Compared] = []
         open_: dict[str, dict[PointId, Difference]] = {}
-        absent: dict[str, Difference] = {}
         for name in names:
             try:
-                one = proof.compare_collection(
-                    self.source, self.target, name, threads=threads, advance=progress(name, self.source.count(name))
-                )
-            except NotThere as error:
-                absent[name] = Difference("collection", "", name, error.reason)
-                continue
+                with progress(name, self.source.count(name)) as advance:
+                    one = proof.compare_collection(self.source, self.target, name, threads=threads, advance=advance)
+            except NotThere:
+                continue  # the comparison of the schemas names it
             compared.append(one)
             if one.count > len(one.differences):
                 return compared, one.differences

@@ -28,7 +28,7 @@ import requests
 from cutover import http
 from cutover.door import Door
 from cutover.errors import CutoverError, OutcomeUnknown, Refused
-from cutover.routes import is_grpc_write, is_read, route
+from cutover.routes import is_grpc_write, is_read, leaves_data_alone, route
 from cutover.touched import PointId
 
 #: Qdrant closes a connection that was idle for 5 s; one that old is not used again.
@@ -324,13 +324,14 @@ def side_by_side(tasks: Sequence[Any], threads: int = 8) -> list[Any]:
 
 
 def writes_counted(telemetry: Mapping[str, Any]) -> Counter[tuple[str, int]]:
-    """Writes the server has answered since it started: (route, status) -> number. gRPC routes begin with ``gRPC ``."""
+    """Writes of data or schema that the server has answered since it started: (route, status) -> number. gRPC routes begin with ``gRPC ``."""
     found: Counter[tuple[str, int]] = Counter()
     requests_ = telemetry.get("requests", {})
     for name, by_status in requests_.get("rest", {}).get("responses", {}).items():
         method, _, path = name.partition(" ")
         # A template's braces match like a name does, except for the shard's number.
-        if not is_read(method, re.sub(r"\{shard(_id)?\}", "0", path)):
+        path = re.sub(r"\{shard(_id)?\}", "0", path)
+        if not is_read(method, path) and not leaves_data_alone(method, path):
             for status, numbers in by_status.items():
                 found[name, int(status)] += int(numbers.get("count", 0))
     for name, by_status in (requests_.get("grpc") or {}).get("responses", {}).items():

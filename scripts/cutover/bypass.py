@@ -1,0 +1,102 @@
+"""Writers that go round Nginx.
+
+A write that reaches Qdrant without passing the gate is not recorded, so following would miss it. Qdrant counts every request
+it answers, by route; the gate's log has a line for every write that passed it; this tool knows what it sent itself. What
+Qdrant counted and neither of them explains came from somebody else. The same counters show gRPC writes, which Nginx cannot
+record at all.
+
+A watch begins with the log and then the counters, and ends with the counters and then the log, so the log's window is the
+larger one: nothing that passed the gate can be taken for a bypass. A single write round Nginx can hide behind writes that
+pass at that very moment; a writer that goes on cannot.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from cutover.gate import Gate
+from cutover.qdrant import Qdrant, writes_counted
+from cutover.routes import route
+from cutover.waiting import Not, TimedOut, wait_until
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """Writes on one route that did not pass the gate."""
+
+    route: str
+    count: int
+
+    def __str__(self) -> str:
+        times = "once" if self.count == 1 else f"{self.count} times"
+        return f"{self.route} ({times})"
+
+
+def unexplained(counted: Counter[str], passed: Counter[str], sent: Counter[str], *, grpc: str = "gRPC ") -> list[Bypass]:
+    """What a server counted beyond what passed the gate and what this tool sent, by route. Pure."""
+    found = []
+    for name in sorted(counted):
+        explained = 0 if name.startswith(grpc) else passed[name] + sent[name]
+        if counted[name] > explained:
+            found.append(Bypass(name, counted[name] - explained))
+    return found
+
+
+def by_route(counted: Counter[tuple[str, int]]) -> Counter[str]:
+    """Counters per route, all statuses together: a client that broke off is logged with another status than Qdrant's."""
+    found: Counter[str] = Counter()
+    for (name, _status), number in counted.items():
+        found[name] += number
+    return found
+
+
+class Restarted(Exception):
+    """The server was restarted during the watch, so its counters say nothing."""
+
+
+class Watch:
+    """Watches one server from now on. ``side`` is its name in the gate's log. The gate must be recording."""
+
+    def __init__(self, gate: Gate, server: Qdrant, side: str) -> None:
+        self._gate, self._server, self._side = gate, server, side
+        self._offset = gate.log_end() if gate.state().recording else None
+        self._sent = server.sent.copy()
+        began = server.telemetry()
+        self._startup = began["app"].get("startup")
+        self._counted = by_route(writes_counted(began))
+        self._passed: Counter[str] = Counter()
+
+    def look(self, *, patience: float = 3.0) -> list[Bypass]:
+        """Writes that went round Nginx since the watch began. Raises Restarted.
+
+        ``patience``: seconds to wait for the log lines of requests that are just ending.
+        """
+        now = self._server.telemetry()
+        if now["app"].get("startup") != self._startup:
+            raise Restarted
+        counted = by_route(writes_counted(now))
+        counted.subtract(self._counted)
+        sent = self._server.sent.copy()
+        sent.subtract(self._sent)
+        found: list[Bypass] = []
+
+        def explained() -> bool | Not:
+            nonlocal found
+            self._read_log()
+            found = unexplained(counted, self._passed, sent)
+            return Not(", ".join(map(str, found))) if found else True
+
+        try:
+            wait_until(explained, deadline=patience, what="An explanation of every write")
+        except TimedOut:
+            return found
+        return []
+
+    def _read_log(self) -> None:
+        if self._offset is None:
+            return
+        for entry in self._gate.read_log(self._offset):
+            self._offset = entry.offset
+            if entry.side == self._side:
+                self._passed[route(entry.method, entry.uri)] += 1

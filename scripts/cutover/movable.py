@@ -1,0 +1,63 @@
+"""What cannot be moved safely, and why; and what makes two servers alike. Pure: facts in, sentences out.
+
+Said before anything starts, because each of these would otherwise end in data that silently differs: custom shards are restored
+empty through the interface of Qdrant 1.18, a cosine vector stored in half precision is normalised again when it is written back
+and comes out a step off, other storage formats lose bits in a round trip, and gRPC writes cannot be recorded by Nginx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+#: Ways of storing vectors that survive being read and written back, bit by bit (measured).
+_EXACT = {None, "float32", "float16", "uint8"}
+
+
+def reasons_against(name: str, info: Mapping[str, Any], shard_keys: Sequence[Any] = ()) -> list[str]:
+    """Why this collection cannot be moved; empty when it can."""
+    params = info["config"]["params"]
+    found = []
+    if params.get("sharding_method") not in (None, "auto") or shard_keys:
+        found.append(f"{name} has custom shards, which Qdrant restores empty from a snapshot")
+    vectors = params.get("vectors") or {}
+    for vector, one in {"": vectors}.items() if "size" in vectors else vectors.items():
+        which = f"vector {vector} of {name}" if vector else f"{name}"
+        kind = one.get("datatype")
+        if kind not in _EXACT:
+            found.append(f"{which} is stored as {kind}, which does not survive being read and written back")
+        elif kind == "float16" and one.get("distance") == "Cosine":
+            found.append(f"{which} is stored in half precision with cosine distance: written back it comes out a step off")
+    for vector, one in (params.get("sparse_vectors") or {}).items():
+        kind = ((one or {}).get("index") or {}).get("datatype")
+        if kind not in (None, "float32"):
+            found.append(f"sparse vector {vector} of {name} is indexed as {kind}, which was not measured")
+    return found
+
+
+def grpc_writes(counted: Mapping[tuple[str, int], int]) -> dict[str, int]:
+    """gRPC writes since the server started, by method."""
+    found: dict[str, int] = {}
+    for (name, _status), number in counted.items():
+        if name.startswith("gRPC ") and number:
+            found[name.removeprefix("gRPC ")] = found.get(name.removeprefix("gRPC "), 0) + number
+    return found
+
+
+#: What a server fills in where a collection left something open. Both must fill in the same.
+def defaults_differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Where two servers' telemetry shows them configured differently (seen with details_level 3, where they show it)."""
+    mine, theirs = _settings(old), _settings(new)
+    return [
+        f"{key}: {mine.get(key)} and {theirs.get(key)}" for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)
+    ]
+
+
+def _settings(telemetry: Mapping[str, Any]) -> dict[str, Any]:
+    app = telemetry.get("app", {})
+    features, system = app.get("features") or {}, app.get("system") or {}
+    found = {f"features.{k}": v for k, v in features.items()}
+    found["jwt_rbac"] = app.get("jwt_rbac")
+    found["distributed"] = (telemetry.get("cluster") or {}).get("enabled")
+    del system
+    return found

@@ -1,0 +1,307 @@
+"""What ``copy``, ``switch``, ``back`` and ``finish`` share: where the move is, who follows whom, and the move itself.
+
+Which server serves is decided by the gate alone (a flag on the Nginx host that survives a reboot). Everything else is derived
+from that flag, the journal and a small file that says how far the other server is up to date, so a tool that was killed at
+any point finds its way by looking.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutover import bypass, proof
+from cutover.errors import CutoverError, Failed, Refused
+from cutover.follow import Follower, Position, Round, TooMuchForAHold
+from cutover.gate import Side
+from cutover.qdrant import Qdrant
+from cutover.waiting import TimedOut
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+
+#: A held write looks again every 200 ms, so it waits up to that much longer than the hold.
+LOOKS_AGAIN = 0.2
+#: Kept for setting the flag and ending the hold.
+RESERVE = 0.15
+#: Exact counts are made inside the hold when they take at most this share of it.
+SHARE_OF_COUNTS = 0.2
+#: A round during a move is "short" after at most this many rounds, or the writers are faster than following.
+ROUNDS = 60
+ATTEMPTS = 5
+
+OTHER: dict[Side, Side] = {"old": "new", "new": "old"}
+
+
+def position_path(run: Run) -> Path:
+    """Where it stands how far the other server is up to date."""
+    return run.state_dir / "follow.json"
+
+
+def position(run: Run, side: Side) -> Position:
+    """How far the server that does not serve is up to date; turned round where the traffic moved since it was saved."""
+    found = Position.load(position_path(run))
+    if found is None:
+        raise Refused("There is no copy to go on with.", "Begin with `copy`.")
+    if found.side != side:
+        # The tool ended between setting the flag and saving this. The offset was saved inside the hold, so every line
+        # after it is either of the server that serves now or a late write.
+        found.side, found.moved, found.moved_overflow = side, {}, False
+    return found
+
+
+def server(run: Run, side: Side) -> Qdrant:
+    """The server of a side."""
+    return run.old if side == "old" else run.new
+
+
+def follower(run: Run, side: Side, *, copy_collection: Callable[[str], None] | None = None) -> Follower:
+    """Who brings the other server up to date with what the serving one (``side``) receives."""
+    return Follower(
+        run.gate,
+        server(run, side),
+        server(run, OTHER[side]),
+        position(run, side),
+        position_path(run),
+        copy_collection=copy_collection,
+        say=run.voice.say,
+    )
+
+
+def end_abandoned_hold(run: Run, verb: str) -> None:
+    """End a hold that a killed run left behind. The Nginx host does so itself after a moment; this does not wait for it."""
+    if run.gate.state().held:
+        with run.door.act(f"{verb}.release", "End the hold that an interrupted run left behind"):
+            run.gate.release()
+
+
+def catch_up(run: Run, verb: str, following: Follower) -> Round:
+    """Rounds until one is short (``limits.round_seconds``); returns the last one."""
+    limit = run.site.limits.round_seconds
+    with run.door.act(f"{verb}.catch-up", f"Bring {following.target.name} up to date") as act:
+        total = Counter[str]()
+        for _ in range(ROUNDS):
+            last = following.round()
+            total.update(rounds=1, lines=last.lines, records=last.records)
+            if last.seconds <= limit and not last.compared:
+                act.after = dict(total)
+                return last
+    raise Refused(
+        f"{following.target.name} does not catch up: after {ROUNDS} rounds one still takes {last.seconds:.1f} s "
+        f"for {last.lines} writes.",
+        "Applications write faster than can be followed; wait for a quieter hour, or raise limits.round_seconds.",
+    )
+
+
+def prove(run: Run, verb: str, following: Follower) -> dict[str, Any]:
+    """Compare everything while applications write; Refused with the differences by name. Returns what was compared."""
+    began = time.monotonic()
+    with run.door.act(f"{verb}.prove", f"Compare {following.source.name} and {following.target.name} bit by bit") as act:
+        compared, differences = following.prove_everything(
+            progress=lambda name, count: run.voice.progress(f"Comparing {name}", count, "records")
+        )
+        records = sum(c.records for c in compared)
+        seconds = time.monotonic() - began
+        facts = {"records": records, "collections": len(compared), "seconds": round(seconds, 3)}
+        act.after = {**facts, "differences": len(differences)}
+    if differences:
+        run.journal.note(f"{verb}.differences", proof.summary(differences, 20), count=len(differences))
+        raise Refused(
+            f"{following.source.name} and {following.target.name} do not hold the same data: {proof.summary(differences)}.",
+            _remedy(following),
+        )
+    run.journal.note(f"{verb}.proved", f"{records} records in {len(compared)} collections are the same, bit by bit", **facts)
+    run.voice.say(f"{records} records in {len(compared)} collections are the same, bit by bit ({seconds:.1f} s).")
+    return facts
+
+
+def _remedy(following: Follower) -> str:
+    return (
+        f"{following.source.name} serves, nothing was moved. These differences are not among the writes that passed Nginx: "
+        f"somebody changed one of the servers directly, or the copy is damaged. Undo the copy and make it again."
+    )
+
+
+def refuse_bypass(watch: bypass.Watch, name: str) -> None:
+    """Refused where somebody wrote to a server without passing Nginx since the watch began."""
+    try:
+        found = watch.look()
+    except bypass.Restarted:
+        raise Refused(f"{name} was restarted meanwhile, so its request counters say nothing.", "Run it again.") from None
+    if found:
+        raise Refused(
+            f"Somebody writes to {name} without going through Nginx: {', '.join(map(str, found))}.",
+            "Point that writer to Nginx (and gRPC writers to REST), or stop it; then run this again.",
+        )
+
+
+@dataclass
+class Moved:
+    """How a move went. Times in seconds."""
+
+    held: float = 0.0
+    lines: int = 0
+    records: int = 0
+    attempts: int = 0
+    counts: bool = True
+    steps: dict[str, float] = field(default_factory=dict)
+
+
+def move(run: Run, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
+    """Move the traffic: catch up, prove everything, then hold, last round, proof, flag, release.
+
+    Raises Refused where a difference, a bypass or too many writes stop it: then the traffic is where it was. Killed at any
+    point, the hold ends by itself, either side serves, and running the verb again finishes it.
+    """
+    side = OTHER[to]
+    end_abandoned_hold(run, verb)
+    following = follower(run, side, copy_collection=recopy(run, verb) if to == "new" else None)
+    watches = [
+        (bypass.Watch(run.gate, following.source, side), following.source.name),
+        (bypass.Watch(run.gate, following.target, to), following.target.name),
+    ]
+    catch_up(run, verb, following)
+    facts = prove(run, verb, following)
+    for watch, name in watches:
+        refuse_bypass(watch, name)
+    reason: CutoverError | None = None
+    for attempt in range(1, ATTEMPTS + 1):
+        catch_up(run, verb, following)
+        try:
+            moved = _held(run, verb, following, to)
+        except (TooMuchForAHold, TimedOut) as error:
+            reason = error
+            run.voice.say(f"The hold was ended on {following.source.name}: {error.sentence} Trying again.")
+            continue
+        moved.attempts = attempt
+        return moved, facts
+    assert reason is not None
+    raise Refused(
+        f"The traffic was not moved: {reason.sentence}",
+        f"{ATTEMPTS} times the proof was not there in time, and {following.source.name} goes on serving. "
+        "Try in a quieter hour, or raise limits.hold_seconds.",
+    )
+
+
+def _counting_fits(following: Follower, share: float) -> bool:
+    began = time.monotonic()
+    proof.compare_counts(following.source, following.target, following.source.collections())
+    return time.monotonic() - began <= share
+
+
+def _held(run: Run, verb: str, following: Follower, to: Side) -> Moved:
+    moved = Moved()
+    budget = run.site.limits.hold_seconds - LOOKS_AGAIN
+    moved.counts = _counting_fits(following, budget * SHARE_OF_COUNTS)
+    gate, names = run.gate, (following.source.name, following.target.name)
+    began = time.monotonic()
+
+    def left(reserve: float = RESERVE) -> float:
+        rest = budget - reserve - (time.monotonic() - began)
+        if rest <= 0:
+            raise TooMuchForAHold(f"The proof was not there within {budget:.2f} s.")
+        return rest
+
+    def lap(name: str) -> None:
+        moved.steps[name] = round(time.monotonic() - began, 4)
+
+    try:
+        with run.door.act(f"{verb}.hold", "Hold writes", before={"serves": names[0]}):
+            gate.hold(budget + RESERVE)
+            lap("held")
+        with run.door.act(f"{verb}.last-round", "Bring over the last writes and compare them") as act:
+            gate.drain(left())
+            lap("drained")
+            last = following.round(held=True, budget=left() / 2)
+            moved.lines, moved.records = last.lines, last.records
+            lap("followed")
+            try:
+                differences = following.prove_quickly(last.ids, counts=moved.counts, timeout=left())
+            except CutoverError as error:
+                left()
+                raise Refused(f"The proof could not be made: {error.sentence}", f"{names[0]} goes on serving.") from error
+            lap("proved")
+            act.after = {"lines": last.lines, "records": last.records, "differences": len(differences)}
+        if differences:
+            raise Refused(
+                f"{names[0]} and {names[1]} do not hold the same data: {proof.summary(differences)}.",
+                _remedy(following),
+            )
+        left(reserve=0.05)
+        with run.door.act(f"{verb}.point", f"Send requests to {names[1]}", before={"serves": names[0]}) as act:
+            (gate.point_to_new if to == "new" else gate.point_to_old)()
+            lap("pointed")
+            act.after = {"serves": names[1]}
+    except BaseException:
+        _release(run, verb)
+        raise
+    _release(run, verb)
+    moved.held = round(time.monotonic() - began, 4)
+    moved.steps["released"] = moved.held
+    return moved
+
+
+def _release(run: Run, verb: str) -> None:
+    """End the hold. That it cannot be ended is said, but changes nothing about the move: it ends by itself."""
+    try:
+        with run.door.act(f"{verb}.release", "End the hold"):
+            run.gate.release()
+    except CutoverError as error:
+        run.voice.say(f"The hold could not be ended from here ({error.sentence}); the Nginx host ends it by itself.")
+
+
+def after_the_move(run: Run, verb: str) -> Round:
+    """The first round in the other direction: brings late writes over, and shows that the way back is open."""
+    side = run.gate.state().side
+    following = follower(run, side)
+    following.position.save(position_path(run))
+    with run.door.act(f"{verb}.feed", f"Keep {following.target.name} up to date"):
+        return following.round()
+
+
+def recopy(run: Run, verb: str) -> Callable[[str], None]:
+    """How a collection is made again on the new server while the old one serves."""
+
+    def once(name: str) -> None:
+        base_copy(run, verb, run.old, run.new, name)
+
+    return once
+
+
+def base_copy(run: Run, verb: str, source: Qdrant, target: Qdrant, name: str) -> dict[str, Any]:
+    """Copy one collection by snapshot into an absent collection; a part that an interrupted copy left is removed first.
+
+    The target fetches the snapshot itself, with the source's read-only key; Qdrant checks the checksum and leaves nothing
+    behind where it does not fit. The snapshot is removed from the source afterwards.
+    """
+    read_key = run.secrets.get("QDRANT_READ_ONLY_API_KEY")
+    if name in target.collections():
+        with run.door.act(f"{verb}.remove-part", f"Remove the unfinished copy of {name} on {target.name}"):
+            target.delete_collection(name)
+    began = time.monotonic()
+    with run.door.act(f"{verb}.snapshot", f"Take a snapshot of {name} on {source.name}", before={"collection": name}) as act:
+        made = source.create_snapshot(name)
+        act.after = {"collection": name, "snapshot": made["name"], "size": made.get("size")}
+    try:
+        taken = time.monotonic() - began
+        what = f"Recover {name} on {target.name}"
+        with run.door.act(f"{verb}.recover", what, before={"collection": name, "absent": True}) as act:
+            url = source.snapshot_url(name, made["name"])
+            try:
+                target.recover(name, url, checksum=made.get("checksum"), source_key=read_key)
+            except CutoverError as error:
+                raise Failed(
+                    f"{name} could not be copied to {target.name}: {error.sentence}",
+                    f"{source.name} serves, nothing was moved. Remove the reason and run `copy` again.",
+                ) from error
+            act.after = {"collection": name}
+    finally:
+        with run.door.act(f"{verb}.remove-snapshot", f"Remove the snapshot {made['name']} on {source.name}"):
+            source.delete_snapshot(name, made["name"])
+    seconds = time.monotonic() - began
+    run.voice.say(f"{name} was copied ({made.get('size', 0) / 1e6:.1f} MB in {seconds:.1f} s).")
+    return {"bytes": made.get("size"), "snapshot_seconds": round(taken, 3), "seconds": round(seconds, 3)}

@@ -1,0 +1,152 @@
+"""Copy: make the new server the same as the old one while applications go on reading and writing.
+
+Recording is switched on first, then every collection is copied by snapshot (with its built search index, which nothing that
+copies record by record keeps), aliases are made, what was written meanwhile is followed, and at the end everything is compared
+bit by bit. Nothing is asked of the applications and nothing is taken from the old server but reads, snapshots, and deletes of
+ids that do not exist. Run again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cutover import bypass, movable, moving
+from cutover.errors import Refused
+from cutover.follow import Position
+from cutover.phases import Outcome, Sentence
+from cutover.qdrant import need_same_version, writes_counted
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+
+
+def plan(run: Run) -> Sequence[Sentence]:
+    """What would be copied."""
+    names = run.old.collections()
+    done = _copied(run)
+    sentences = []
+    if not run.gate.state().recording:
+        sentences.append(Sentence("Record every write that passes Nginx", "Nginx host: log and bodies of writes", _UNDO))
+    for name in names:
+        if name not in done:
+            count = run.old.count(name)
+            sentences.append(Sentence(f"Copy {name} ({count} records) by snapshot", f"{run.new.name}: collection {name}", _UNDO))
+    sentences.append(Sentence("Make the aliases, and bring over what is written meanwhile", f"{run.new.name}", _UNDO))
+    sentences.append(Sentence("Compare every record, setting, index and alias bit by bit"))
+    return sentences
+
+
+_UNDO = "`undo copy` removes the copied collections and stops recording"
+
+
+def do(run: Run) -> Outcome:
+    """Copy, follow, prove. Refused with the reason where something cannot be moved safely; nothing is changed then."""
+    flags = run.gate.state()
+    if flags.side != "old":
+        raise Refused("The new server serves already; there is nothing to copy to it.", "Look at `status`.")
+    refuse_unsafe(run)
+    begun = Position.load(moving.position_path(run)) if flags.recording else None
+    if begun is None or begun.side != "old":
+        with run.door.act("copy.record", "Record every write that passes Nginx", before={"recording": flags.recording}):
+            run.gate.start_recording()
+        # Written before the first snapshot: whatever is recorded from here on is followed.
+        # From the beginning of the log: lines of an earlier recording are read again, which is harmless.
+        Position(holders={alias: [name] for alias, name in run.old.aliases().items()}).save(moving.position_path(run))
+        run.journal.note("copy.begun", "Recording is on; what was copied before does not count")
+    watch = bypass.Watch(run.gate, run.old, "old")
+    copied: dict[str, Any] = {}
+    done = _copied(run)
+    there = run.new.collections()
+    for name in run.old.collections():
+        if name in done and name in there:
+            continue
+        copied[name] = moving.base_copy(run, "copy", run.old, run.new, name)
+        run.journal.note("copy.copied", f"{name} was copied", collection=name)
+    following = moving.follower(run, "old", copy_collection=moving.recopy(run, "copy"))
+    with run.door.act("copy.aliases", f"Make the aliases on {run.new.name}"):
+        following.bring_aliases()
+    moving.catch_up(run, "copy", following)
+    proved = moving.prove(run, "copy", following)
+    moving.refuse_bypass(watch, run.old.name)
+    size = sum(c["bytes"] or 0 for c in copied.values())
+    return Outcome(
+        changed=True,
+        sentences=[
+            f"{proved['records']} records in {proved['collections']} collections are on both servers, bit by bit the same"
+            + (f"; {size / 1e6:.1f} MB were copied." if copied else "."),
+            "Applications still use the old server; writes are recorded and can be followed.",
+        ],
+        undo=_UNDO,
+        facts={"copied": copied, **proved},
+    )
+
+
+def plan_undo(run: Run) -> Sequence[Sentence]:
+    """What undoing would remove."""
+    ours = sorted(_ours(run) & set(run.new.collections()))
+    return [
+        *(Sentence(f"Remove the copy of {name} on {run.new.name}", f"{run.new.name}: collection {name}") for name in ours),
+        Sentence("Stop recording and remove what was recorded"),
+    ]
+
+
+def undo(run: Run) -> Outcome:
+    """Remove what was copied, and stop recording. Refused while the new server serves."""
+    if run.gate.state().side != "old":
+        raise Refused("The new server serves; its data cannot be removed.", "Go `back` first.")
+    removed = sorted(_ours(run) & set(run.new.collections()))
+    for name in removed:
+        with run.door.act("copy.remove", f"Remove {name} on {run.new.name}", before={"collection": name}):
+            run.new.delete_collection(name)
+    with run.door.act("copy.stop-recording", "Stop recording and remove what was recorded"):
+        run.gate.stop_recording()
+        moving.position_path(run).unlink(missing_ok=True)
+    return Outcome(changed=True, sentences=[f"Removed from {run.new.name}: {', '.join(removed) or 'nothing'}."])
+
+
+def refuse_unsafe(run: Run) -> None:
+    """Refused, with every reason, where something cannot be moved safely."""
+    need_same_version(run.old, run.new)
+    reasons = unsafe(run)
+    if reasons:
+        raise Refused(f"Not begun: {'; '.join(reasons)}.", "Remove these reasons first; nothing was changed.")
+
+
+def unsafe(run: Run) -> list[str]:
+    """Every reason against moving, in words."""
+    reasons: list[str] = []
+    if run.secrets.get("QDRANT_READ_ONLY_API_KEY") is None:
+        reasons.append("there is no read-only key (QDRANT_READ_ONLY_API_KEY), with which the new server fetches the snapshots")
+    clustered = [s.name for s in (run.old, run.new) if (s.ask("GET", "/cluster") or {}).get("status") == "enabled"]
+    reasons += [f"{name} is part of a cluster, which this tool does not move" for name in clustered]
+    for name in run.old.collections():
+        reasons += movable.reasons_against(name, run.old.info(name), run.old.shard_keys(name))
+    grpc = movable.grpc_writes(writes_counted(run.old.telemetry()))
+    if grpc:
+        counted = ", ".join(f"{method} {number} times" for method, number in sorted(grpc.items()))
+        reasons.append(f"applications write to {run.old.name} through gRPC ({counted} since it was started)")
+    strangers = sorted(set(run.new.collections()) - _ours(run))
+    if strangers:
+        reasons.append(f"{run.new.name} already has data that this tool did not copy: {', '.join(strangers)}")
+    return reasons
+
+
+def _ours(run: Run) -> set[str]:
+    """Collections on the new server that this tool made there, finished or not."""
+    found: set[str] = set()
+    for entry in run.journal.entries():
+        if entry.kind == "intent" and entry.act.endswith(".recover"):
+            found.add(entry.before["collection"])
+    return found
+
+
+def _copied(run: Run) -> set[str]:
+    """Collections whose copy is complete and was begun after recording."""
+    found: set[str] = set()
+    for entry in run.journal.entries():
+        if entry.act in {"copy.begun", "copy.undone"}:
+            found.clear()
+        elif entry.act == "copy.copied":
+            found.add(entry.extra["collection"])
+    return found

@@ -1,0 +1,86 @@
+"""Switch: move the traffic to the new server without one failed request and without one lost write.
+
+Everything slow happens before: catching up and comparing every record. Then writes are held for a moment (reads never wait),
+the last writes are brought over, the touched records, counts, settings, indexes and aliases are compared, one flag is set on
+the Nginx host, and the writes go on, to the new server. The hold has a budget, ``limits.hold_seconds``: where the proof is not
+there in time it ends on the old side and nothing has happened. From then on the old server is kept up to date, so that
+``back`` loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cutover import moving
+from cutover.errors import Refused
+from cutover.gate import Side
+from cutover.phases import Outcome, Sentence
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+
+
+def plan(run: Run) -> Sequence[Sentence]:
+    """What would be done; empty when the new server serves already and nothing is left over."""
+    return plan_move(run, "new")
+
+
+def do(run: Run) -> Outcome:
+    """Move the traffic to the new server."""
+    return move(run, "switch", "new")
+
+
+def plan_move(run: Run, to: Side) -> Sequence[Sentence]:
+    """The sentences of a move in either direction."""
+    flags = run.gate.state()
+    if flags.side == to and not flags.held:
+        return []
+    source, target = moving.server(run, moving.OTHER[to]), moving.server(run, to)
+    return [
+        Sentence(f"Bring {target.name} up to date and compare everything, while applications go on"),
+        Sentence(
+            f"Hold writes (at most {run.site.limits.hold_seconds:g} s), bring over the last ones, compare, "
+            f"and send requests to {target.name}",
+            "Nginx host: one flag file",
+            "`back`" if to == "new" else "`switch`",
+        ),
+        Sentence(f"Keep {source.name} up to date from then on", source.name),
+    ]
+
+
+def move(run: Run, verb: str, to: Side) -> Outcome:
+    """Move the traffic in either direction; see the module's first paragraph."""
+    flags = run.gate.state()
+    target = moving.server(run, to)
+    if not flags.recording:
+        raise Refused(
+            "Writes are not recorded, so they cannot be followed.",
+            "Begin with `copy`." if to == "new" else "The way back was given up; only the backup is left.",
+        )
+    if flags.side == to:
+        moving.end_abandoned_hold(run, verb)
+        last = moving.after_the_move(run, verb)
+        return Outcome(False, [f"{target.name.capitalize()} serves already."], facts={"late": last.late})
+    moved, proved = moving.move(run, verb, to)
+    last = moving.after_the_move(run, verb)
+    left = moving.server(run, moving.OTHER[to])
+    counts = "" if moved.counts else " Exact counts were compared just before the hold; inside they would take too long."
+    return Outcome(
+        changed=True,
+        sentences=[
+            f"{target.name.capitalize()} serves. Writes were held for {moved.held:.2f} s.{counts}",
+            f"{moved.records} records were brought over while they were held.",
+            f"{left.name.capitalize()} is kept up to date, so that nothing is lost on the way back.",
+        ],
+        undo="`cutover back`" if to == "new" else "`cutover switch`",
+        facts={
+            "held_seconds": moved.held,
+            "steps": moved.steps,
+            "attempts": moved.attempts,
+            "records_in_hold": moved.records,
+            "counts_in_hold": moved.counts,
+            "late_writes": last.late,
+            "proved": proved,
+        },
+    )
