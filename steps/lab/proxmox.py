@@ -136,7 +136,17 @@ class LabPve(FakePve):  # type: ignore[misc]
     that could have changed something.
     """
 
-    def __init__(self, folder: Path, machines: Machines, *, host: str = "127.0.0.1", port: int = 8006, node: str = "pve") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        machines: Machines,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8006,
+        node: str = "pve",
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
+        """``certificate`` is (certificate, key) in PEM; without one the host makes its own, as Proxmox does."""
         super().__init__(host=host, port=port)
         self.folder = folder
         self.machines = machines
@@ -165,7 +175,11 @@ class LabPve(FakePve):  # type: ignore[misc]
         self._vzdump_lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self.certificate: Path | None = None
+        self._given = certificate
+        self.certificate: Path | None = certificate[0] if certificate else None
+        #: What a machine's services may ask about their hardware: a JSON file per guest, written before each start.
+        self.hardware: dict[int, Path] = {}
+        self.operator_token = ("", "")
         self.storages: dict[str, Values] = {}
         self._background: set[asyncio.Future[Any]] = set()
         from fakepve import shapes
@@ -177,8 +191,11 @@ class LabPve(FakePve):  # type: ignore[misc]
     def serve(self) -> None:
         """Listen in a thread of its own. Its certificate (its own CA) is `certificate`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        cert, key, _ = make_cert(str(self.folder), name="pve", hosts=(self.host,))
-        self.certificate = Path(cert)
+        if self._given is not None:
+            cert, key = map(str, self._given)
+        else:
+            cert, key, _ = make_cert(str(self.folder), name="pve", hosts=(self.host,))
+            self.certificate = Path(cert)
         loop = self._loop = asyncio.new_event_loop()
 
         def run() -> None:
@@ -267,9 +284,17 @@ class LabPve(FakePve):  # type: ignore[misc]
         if guest is None or machine is None:
             return
         if guest.wanted == "running" and not machine.running:
+            self.write_hardware(vmid)
             await self._elsewhere(machine.start)
         elif guest.wanted != "running" and machine.running:
             await self._elsewhere(machine.stop, hard=hard)
+
+    def write_hardware(self, vmid: int) -> None:
+        """Tell the guest's services what they run on."""
+        guest, file = self.guest(vmid), self.hardware.get(vmid)
+        if guest is not None and file is not None:
+            cores = int(guest.config.get("cores", 1)) * int(guest.config.get("sockets", 1))
+            file.write_text(json.dumps({"cores": cores, "memory_mb": int(guest.config.get("memory", 512))}))
 
     #: Tasks that cut a guest off instead of asking it to end.
     _HARD = frozenset({"vzstop", "qmstop", "qmrollback", "vzrollback", "vzdestroy", "qmdestroy", "hastop"})
@@ -1285,5 +1310,7 @@ def furnish(pve: LabPve, site: Site, *, bridge: str = "vmbr0", user: str = "cuto
         for command in rights.commands(site, step, user):
             pve.pveum(command)
     everything = f"{user}!everything"
-    pve.add_token(everything, "11111111-1111-4111-8111-111111111111", privsep=False)
+    pve.add_token(everything, str(uuid.uuid4()), privsep=False)
+    pve.operator_token = (everything, pve.apitokens[everything])
+    pve.write_hardware(guests.new.vmid)
     return everything
