@@ -71,3 +71,14 @@ H2 + A merge that Portainer would turn into an outage never reaches it
 CRITERIA: dict[str, Criterion] = {
     line[:2]: Criterion(line[:2], _CHAPTERS[line[0]], line[5:], line[3] == "P") for line in _LIST.strip().splitlines()
 }
+
+
+def table() -> str:
+    """The criteria as a Markdown table, as it stands in ``features/README.md``."""
+    lines = ["| id | chapter | criterion | |", "|---|---|---|---|"]
+    lines += [f"| {c.id} | {c.chapter} | {c.sentence} | {'P' if c.of_plan else ''} |" for c in CRITERIA.values()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")

@@ -241,6 +241,10 @@ class Lab:
         self.change_site(proxmox={"ca_file": str(pve.certificate)})
         return pve
 
+    def knobs(self, **settings: Any) -> None:
+        """Make Portainer or Docker of the VM misbehave (see :mod:`steps.lab.portainer`); without settings, as usual."""
+        (self.disk(1001) / "portainer" / "knobs.json").write_text(json.dumps(settings))
+
     # -- life -------------------------------------------------------------------------------------
     def start(self) -> None:
         """Start everything; when this returns, every server answers."""

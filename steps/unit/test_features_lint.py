@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from steps.criteria import table
 from steps.lint import lint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,3 +61,7 @@ def test_each_fault_is_found(tmp_path: Path, old: str, new: str, said: str) -> N
 
 def test_the_features_of_this_repository() -> None:
     assert [str(f) for f in lint(ROOT / "features")] == []
+
+
+def test_the_readers_page_lists_the_criteria() -> None:
+    assert table() in (ROOT / "features" / "README.md").read_text(encoding="utf-8")

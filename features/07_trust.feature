@@ -1,0 +1,88 @@
+Feature: Trust
+  The operator gives this tool the keys to every server of the site. These criteria say why that is safe: what it does
+  before it is told to (nothing), and what is true when it is interrupted.
+
+  @G1
+  Rule: Without the word to execute nothing changes anywhere
+
+    @changes
+    Scenario Outline: Looking at the <step> leaves every server as it was
+      Given the site before the move
+      When the operator looks at what the <step> would do
+      Then every server is as it was
+      And the journal is empty
+
+      Examples:
+        | step         |
+        | backup       |
+        | resize       |
+        | deploy       |
+        | gate         |
+        | copy         |
+        | switch       |
+        | decommission |
+
+    @lab
+    Scenario: A faulty command is stopped before anything is sent
+      Given the site before the move
+      When a faulty command deletes a collection without the word to execute
+      Then it is refused because "Not sent without --execute"
+      And every server is as it was
+
+  @G2
+  Rule: Interrupted at any step, a run continues where it was or goes back; nothing is done twice
+
+    @changes @slow
+    Scenario Outline: The operator's computer dies again and again during the <step>
+      Given the site right before the <step>
+      When the operator's computer dies at every point of the <step>, and each time the operator starts again
+      Then the <step> is complete
+      And nothing was done twice
+      And applications still find every record
+
+      Examples:
+        | step   |
+        | backup |
+        | resize |
+        | deploy |
+        | gate   |
+        | copy   |
+        | switch |
+
+    @changes
+    Scenario: A second operator is told to wait
+      Given an operator is at work on the site
+      When a second operator starts the backup
+      Then it is refused because "Another command is working on this site"
+
+  @G3
+  Rule: When a call's outcome is unknown the tool looks before it acts
+
+    @lab
+    Scenario: A backup whose answer was lost is not made twice
+      Given the answer to the backup request gets lost on its way
+      When the operator makes the backup until it succeeds
+      Then there is exactly one backup of the old server
+
+    @lab
+    Scenario: An unknown outcome is called unknown
+      Given the answer to the backup request gets lost on its way
+      When the operator makes the backup
+      Then the tool says what it found, or that the outcome is unknown
+
+  @G4
+  Rule: Every change is in the journal with what was there before
+
+    @changes
+    Scenario: The journal of the resize has the old sizes
+      Given the site right before the resize
+      When the operator carries out the resize
+      Then every change in the journal has an outcome
+      And the journal has the cores and the memory that were there before
+
+    @changes
+    Scenario: A damaged journal is refused
+      Given a journal with a line that cannot be read
+      When the operator carries out the backup
+      Then it is refused because "this line of the journal is not readable"
+      And every server is as it was

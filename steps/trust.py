@@ -1,0 +1,233 @@
+"""Steps about what the tool does when nobody told it to act, when it is interrupted, and when answers get lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pytest_bdd import given, parsers, then, when
+
+from cutover.journal import Journal
+from cutover.verbs import PHASES
+from steps.lab.lab import ROOT, Lab
+from steps.lab.world import Picture, differences, picture
+from steps.operator import Operator
+
+#: The steps of the plan that have to be done before each one.
+FORWARD = ("backup", "resize", "deploy", "gate", "copy", "switch")
+#: More deaths than any step has points; a test that gets here goes in circles.
+MOST_DEATHS = 200
+
+
+@pytest.fixture
+def before(lab: Lab) -> Picture:
+    """The whole site when the scenario began."""
+    return picture(lab)
+
+
+@given("the site before the move")
+def _site_before_the_move(before: Picture) -> None:
+    assert before["old"]["digits"]["records"]
+
+
+@given(parsers.parse("the site right before the {step}"))
+def _site_right_before(lab: Lab, before: Picture, operator: Operator, step: str) -> None:
+    del lab, before
+    for verb in FORWARD[: FORWARD.index(step)]:
+        operator.does(verb)
+
+
+@when(parsers.parse("the operator looks at what the {step} would do"))
+def _operator_looks(operator: Operator, step: str) -> None:
+    operator.tries(step, execute=False)
+
+
+@when(parsers.parse("the operator carries out the {step}"))
+def _operator_carries_out(operator: Operator, before: Picture, step: str) -> None:
+    del before
+    operator.tries(step)
+
+
+@when("a faulty command deletes a collection without the word to execute")
+def _faulty_command(operator: Operator) -> None:
+    run = operator.run(execute=False)
+    try:
+        run.old.delete_collection("digits")
+    except Exception as error:
+        operator.error = error  # type: ignore[assignment]
+    finally:
+        run.close()
+
+
+@then("every server is as it was")
+def _every_server_as_it_was(lab: Lab, before: Picture) -> None:
+    assert differences(before, picture(lab)) == []
+
+
+@then("the journal is empty")
+def _journal_is_empty(lab: Lab) -> None:
+    assert Journal(lab.state_dir, lab.site.name).entries() == []
+
+
+@then(parsers.parse('it is refused because "{reason}"'))
+def _refused_because(operator: Operator, reason: str) -> None:
+    refusal = operator.was_refused()
+    assert reason in str(refusal), str(refusal)
+
+
+# -- interrupted ----------------------------------------------------------------------------------
+
+
+@when(parsers.parse("the operator's computer dies at every point of the {step}, and each time the operator starts again"))
+def _dies_at_every_point(lab: Lab, operator: Operator, step: str) -> None:
+    deaths = 0
+    for line in range(1, MOST_DEATHS):
+        ended = _run_and_die(lab, operator, step, line, before=line % 2 == 0)
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -9, f"after {deaths} deaths: exit code {ended.returncode}\n{ended.stderr}"
+        deaths += 1
+    else:
+        raise AssertionError(f"{step} did not end after {MOST_DEATHS} starts")
+    assert deaths, f"{step} has no journaled point at which it could be interrupted"
+
+
+def _run_and_die(lab: Lab, operator: Operator, verb: str, line: int, *, before: bool) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "steps.killed", verb, "--site", str(lab.site_file), "--state-dir", str(lab.state_dir)]
+    words += [word for name in operator.agrees_to for word in ("--agree", name)]
+    words += ["--at", str(line), *(["--before"] if before else [])]
+    env = {**os.environ, **lab.env, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}"}
+    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False)
+
+
+@then(parsers.parse("the {step} is complete"))
+def _step_is_complete(operator: Operator, step: str) -> None:
+    again = operator.does(step)
+    assert again.outcome is not None
+    assert not again.outcome.changed, f"there was still something to do: {again.outcome.sentences}"
+
+
+@then("nothing was done twice")
+def _nothing_done_twice(lab: Lab) -> None:
+    now = picture(lab)
+    backups = [name for name in now["firewall"]["backups"] if str(lab.site.guests.old.vmid) in name]
+    assert len(backups) <= 1, backups
+    assert len(now["docker"]["stacks"]) == len(set(now["docker"]["stacks"]))
+    assert str(lab.site.proxmox.scratch_vmid) not in now["guests"], "the scratch guest was left behind"
+
+
+@then("applications still find every record")
+def _applications_find_every_record(lab: Lab, before: Picture) -> None:
+    from steps.lab.world import records
+
+    assert differences(before["old"], records(lab, lab.site.qdrant.public_url)) == []
+
+
+@pytest.fixture
+def other_operator(lab: Lab) -> Iterator[Journal]:
+    """Someone who holds the journal."""
+    journal = Journal(lab.state_dir, lab.site.name)
+    journal.lock()
+    yield journal
+    journal.unlock()
+
+
+@given("an operator is at work on the site")
+def _operator_at_work(other_operator: Journal) -> None:
+    assert other_operator.path.exists()
+
+
+@when(parsers.parse("a second operator starts the {step}"))
+def _second_operator(operator: Operator, step: str) -> None:
+    operator.tries(step)
+
+
+# -- lost answers ---------------------------------------------------------------------------------
+
+
+@given("the answer to the backup request gets lost on its way")
+def _answer_lost(lab: Lab) -> None:
+    assert lab.pve is not None
+    lab.pve.cut("POST", "/vzdump", after=True)
+
+
+@when("the operator makes the backup until it succeeds")
+def _backup_until_it_succeeds(operator: Operator) -> None:
+    for _ in range(3):
+        operator.tries("backup")
+        if operator.error is None:
+            return
+    raise AssertionError(f"the backup never succeeded: {operator.error}")
+
+
+@when("the operator makes the backup")
+def _makes_the_backup(operator: Operator) -> None:
+    operator.tries("backup")
+
+
+@then("there is exactly one backup of the old server")
+def _exactly_one_backup(lab: Lab) -> None:
+    backups = [name for name in picture(lab)["firewall"]["backups"] if f"-{lab.site.guests.old.vmid}-" in name]
+    assert len(backups) == 1, backups
+
+
+@then("the tool says what it found, or that the outcome is unknown")
+def _says_what_it_found(operator: Operator) -> None:
+    assert operator.error is None or operator.error.exit_code == 4, operator.error
+
+
+# -- the journal ----------------------------------------------------------------------------------
+
+
+@then("every change in the journal has an outcome")
+def _every_change_has_an_outcome(lab: Lab) -> None:
+    journal = Journal(lab.state_dir, lab.site.name)
+    assert [e for e in journal.entries() if e.kind == "intent"], "nothing was journaled"
+    assert journal.open_intents() == []
+
+
+@then("the journal has the cores and the memory that were there before")
+def _journal_has_the_old_sizes(lab: Lab) -> None:
+    old: dict[str, Any] = {}
+    for entry in Journal(lab.state_dir, lab.site.name).entries():
+        if entry.kind == "intent" and isinstance(entry.before, dict):
+            old |= entry.before
+    sizes = lab.site.resize.before
+    assert str(sizes.cores) in str(old) and str(sizes.memory_mb) in str(old), old
+
+
+@given("a journal with a line that cannot be read")
+def _damaged_journal(lab: Lab, before: Picture) -> None:
+    del before
+    journal = Journal(lab.state_dir, lab.site.name)
+    journal.note("test", "A line")
+    journal.unlock()
+    lines = journal.path.read_text().splitlines()
+    journal.path.write_text("\n".join([lines[0], "{not a line", *lines[1:]]) + "\n")
+
+
+# -- all the way back -----------------------------------------------------------------------------
+
+
+@when("the operator takes back every step")
+def _takes_back_every_step(operator: Operator) -> None:
+    for verb in ("copy", "gate", "deploy", "resize"):
+        assert verb in PHASES
+        operator.does(verb, undo=True)
+
+
+@then("the site is as it began, except for the disk that cannot shrink and the backup that is kept")
+def _as_it_began(lab: Lab, before: Picture) -> None:
+    kept = ("guests.1001.config.scsi0", "firewall.backups", "docker.volumes", "flags")
+    left = [d for d in differences(before, picture(lab)) if not d.startswith(kept)]
+    assert left == []
+
+
+@given("the image of the stack cannot be had")
+def _image_cannot_be_had(lab: Lab, before: Picture) -> None:
+    del before
+    lab.knobs(registry_down=True)
