@@ -407,6 +407,22 @@ def test_faults_can_be_switched_on_and_off(api: Api) -> None:
     assert api.count("c") == 1
 
 
+def test_custom_shard_keys_and_grpc_requests_are_reported(api: Api) -> None:
+    """What a move has to refuse can be seen: custom sharding in `/cluster`, gRPC clients in `/telemetry`."""
+    api.ask("PUT", "/collections/c", SMALL)
+    assert "Auto sharding" in api.ask("PUT", "/collections/c/shards", {"shard_key": "x"}, status=400)
+    api.ask("PUT", "/collections/keyed", SMALL | {"sharding_method": "custom"})
+    api.ask("PUT", "/collections/keyed/shards", {"shard_key": "tenant-1"})
+    api.process.stop()
+    api.process.start()
+    assert api.ask("GET", "/collections/keyed/cluster")["local_shards"][0]["shard_key"] == "tenant-1"
+    assert api.ask("GET", "/collections/keyed")["config"]["params"]["sharding_method"] == "custom"
+    assert "shard_key" not in api.ask("GET", "/collections/c/cluster")["local_shards"][0]
+    launch.switch(api.folder, grpc={"/qdrant.Points/Upsert": {"0": 3}})
+    grpc = api.ask("GET", "/telemetry")["requests"]["grpc"]["responses"]
+    assert grpc["/qdrant.Points/Upsert"]["0"]["count"] == 3
+
+
 # --- the official client -----------------------------------------------------------------------------------------
 
 

@@ -75,6 +75,7 @@ class Switches:
 
     `apply_delay_ms`: how long a write with `wait=false` waits before it is applied.
     `latency_ms`: how long every request waits before it is looked at.
+    `grpc`: requests that `/telemetry` counts as gRPC, {"/qdrant.Points/Upsert": {"0": 3}} (there is no gRPC here).
     `lose_writes`: true = writes to points are acknowledged and thrown away.
     `fail`: a list of {"method", "endpoint" (a route's template), "status", "text", "drop"}; `drop` "before" closes the
     connection instead of doing the work, "after" does the work and closes the connection instead of answering.
@@ -241,6 +242,8 @@ class Server:
         add("GET", f"{_C}/exists", self.collection_exists)
         add("GET", f"{_C}/aliases", self.collection_aliases)
         add("GET", f"{_C}/cluster", self.collection_cluster)
+        add("GET", f"{_C}/shards", self.list_shard_keys)
+        add("PUT", f"{_C}/shards", self.create_shard_key, writes=True, json=True)
         add("PUT", f"{_C}/index", self.create_index, writes=True, json=True)
         add("DELETE", f"{_C}/index/{{field_name}}", self.delete_index, writes=True)
         add("PUT", f"{_C}/vectors/{{vector_name}}", self.create_vector, writes=True, json=True)
@@ -373,7 +376,7 @@ class Server:
         return web.Response(body=body, content_type="application/json")
 
     async def get_telemetry(self, call: Call) -> Any:
-        return self.telemetry.report(self.storage)
+        return self.telemetry.report(self.storage, self.switches.values.get("grpc") or {})
 
     async def get_metrics(self, call: Call) -> Any:
         return web.Response(text=self.telemetry.metrics(self.storage), charset="utf-8")
@@ -412,16 +415,33 @@ class Server:
 
     async def collection_cluster(self, call: Call) -> Any:
         collection = self.storage.get(call.names[0])
+        shards: list[dict[str, Json]] = []
+        for shard in collection.shards:
+            one: dict[str, Json] = {"shard_id": shard.number}
+            if collection.shard_keys:
+                one["shard_key"] = collection.shard_keys[0]
+            shards.append(one | {"points_count": shard.engine.info().points_count, "state": "Active"})
         return {
             "peer_id": self.peer,
-            "shard_count": len(collection.shards),
-            "local_shards": [
-                {"shard_id": shard.number, "points_count": shard.engine.info().points_count, "state": "Active"}
-                for shard in collection.shards
-            ],
+            "shard_count": len(shards),
+            "local_shards": shards,
             "remote_shards": [],
             "shard_transfers": [],
         }
+
+    async def list_shard_keys(self, call: Call) -> Any:
+        return {"shard_keys": [{"key": key} for key in self.storage.get(call.names[0]).shard_keys]}
+
+    async def create_shard_key(self, call: Call) -> Any:
+        collection = self.storage.get(call.names[0])
+        key = call.body.get("shard_key") if isinstance(call.body, dict) else None
+        if collection.config["params"].get("sharding_method") != "custom":
+            raise BadRequest(f"Shard Key {key} cannot be created with Auto sharding method")
+        if key in collection.shard_keys:
+            raise BadRequest(f"Shard key {key} already exists")
+        collection.shard_keys.append(key)
+        collection.save()
+        return True
 
     async def list_aliases(self, call: Call) -> Any:
         return {"aliases": _aliases(self.storage.aliases)}

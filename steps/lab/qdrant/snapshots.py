@@ -105,7 +105,7 @@ def _stage(collection: Collection, peer: int, folder: Path) -> None:
         write_json(target / "shard_config.json", {"type": "ReplicaSet"})
     write_json(folder / "config.json", {**collection.config, "uuid": None})
     write_json(folder / "payload_index.json", {"schema": collection.schema})
-    write_json(folder / "shard_key_mapping.json", [])
+    write_json(folder / "shard_key_mapping.json", collection.key_mapping())
     (folder / "version.info").write_text("0.4.2")
 
 

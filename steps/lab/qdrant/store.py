@@ -196,6 +196,7 @@ class Collection:
         self.config = config
         self.schema = schema
         self.shards: list[Shard] = []
+        self.shard_keys: list[Json] = []
         self.recovering = False
 
     @classmethod
@@ -219,6 +220,9 @@ class Collection:
         config = json.loads((path / "config.json").read_text())
         schema = json.loads((path / "payload_index.json").read_text())["schema"]
         collection = cls(name, path, config, schema)
+        with contextlib.suppress(FileNotFoundError):
+            mapping = json.loads((path / "shard_key_mapping.json").read_text())
+            collection.shard_keys = [one["key"] for one in mapping]
         for number in range(config["params"]["shard_number"]):
             shard_path = path / str(number)
             engine = edge.EdgeShard.load(str(shard_path), settings.engine_config(config))
@@ -237,9 +241,14 @@ class Collection:
         return collection
 
     def save(self) -> None:
-        """Write settings and index schema."""
+        """Write settings, index schema and shard keys."""
+        write_json(self.path / "shard_key_mapping.json", self.key_mapping())
         write_json(self.path / "config.json", self.config)
         write_json(self.path / "payload_index.json", {"schema": self.schema})
+
+    def key_mapping(self) -> Json:
+        """Custom shard keys as they are stored. They are reported, and records are not spread by them."""
+        return [{"key": key, "shard_ids": [shard.number for shard in self.shards]} for key in self.shard_keys]
 
     def submit(self, kind: str, body: Json, raw: bytes | None, wait: bool) -> tuple[int, list[Any]]:
         """Queue one write; returns its operation id and what to await."""

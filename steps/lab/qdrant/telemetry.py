@@ -94,7 +94,7 @@ class Telemetry:
             count = by_status[status] = Count()
         count.add(seconds)
 
-    def report(self, storage: Storage) -> Json:
+    def report(self, storage: Storage, grpc: dict[str, dict[str, int]]) -> Json:
         """`GET /telemetry`."""
         return {
             "id": self.id,
@@ -114,7 +114,12 @@ class Telemetry:
                         for (method, endpoint), by_status in self.counts.items()
                     }
                 },
-                "grpc": {"responses": {}},
+                "grpc": {
+                    "responses": {
+                        method: {code: {"count": count, "avg_duration_micros": 300.0} for code, count in by_code.items()}
+                        for method, by_code in grpc.items()
+                    }
+                },
             },
         }
 
