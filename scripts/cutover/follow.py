@@ -187,6 +187,7 @@ class Follower:
         self.say = say
         self.recent: dict[str, dict[PointId, None]] = {}
         self._bodies_to_forget: list[Written] = []
+        self._names: set[str] = set()
 
     # -- a round ----------------------------------------------------------------------------------
     def round(self, *, held: bool = False, budget: float = 0.0) -> Round:
@@ -198,6 +199,7 @@ class Follower:
         began, at, done = time.monotonic(), time.time(), Round()
         entries = self.gate.read_log(self.position.offset)
         self._remember(self.source.aliases())
+        self._names = set(self.source.collections())
         # One barrier for all of these lines: every one of them was acknowledged before it.
         batches = [entries[i : i + LINES] for i in range(0, len(entries), LINES)]
         passed: set[str] = set()
@@ -264,11 +266,15 @@ class Follower:
                 )
             if found.aliases and not found.collection:
                 self._alias_request(body, work)
-            names = self.position.holders.get(found.collection, [])
-            work.add(found, {found.collection, *names} - {""})
+            work.add(found, self._meant_by(found.collection))
             if entry.method.upper() == "DELETE" and not path_of(entry.uri).rest and found.collection:
                 work.gone.add(found.collection)
         return work
+
+    def _meant_by(self, name: str) -> set[str]:
+        """The collections a name in a request may have meant: itself, or all that an alias has pointed to."""
+        held = set(self.position.holders.get(name, []))
+        return held | ({name} if name and (not held or name in self._names) else set())
 
     def _alias_request(self, body: bytes, work: Work) -> None:
         with suppress(ValueError, KeyError, TypeError, AttributeError):

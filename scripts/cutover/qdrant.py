@@ -324,7 +324,7 @@ def side_by_side(tasks: Sequence[Any], threads: int = 8) -> list[Any]:
 
 
 def writes_counted(telemetry: Mapping[str, Any]) -> Counter[tuple[str, int]]:
-    """Writes of data or schema that the server has answered since it started: (route, status) -> number. gRPC routes begin with ``gRPC ``."""
+    """Writes of data or schema that the server answered since it started: (route, status) -> number; gRPC as ``gRPC ...``."""
     found: Counter[tuple[str, int]] = Counter()
     requests_ = telemetry.get("requests", {})
     for name, by_status in requests_.get("rest", {}).get("responses", {}).items():
