@@ -1,4 +1,4 @@
-"""`decommission` as a script of its own, for a host that has only this folder: `python scripts/decommission.py --site site.yaml`."""
+"""`decommission` as a script of its own: `python scripts/decommission.py --site site.yaml`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`resize` as a script of its own, for a host that has only this folder: `python scripts/resize.py --site site.yaml`."""
+"""`resize` as a script of its own: `python scripts/resize.py --site site.yaml`."""
 
 import sys
 

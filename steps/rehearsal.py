@@ -29,7 +29,7 @@ from cutover.errors import CutoverError, Refused
 from cutover.voice import Given, Silent
 from steps.criteria import CRITERIA
 from steps.lab.lab import Lab
-from steps.lab.load import Load, Tally
+from steps.lab.load import Load, Report
 from steps.lab.processes import stop_everything
 from steps.operator import Operator
 from steps.report import Verdict
@@ -145,7 +145,7 @@ class Rehearsal:
         return []
 
 
-def play(rehearsal: Rehearsal, load: Load) -> Tally:
+def play(rehearsal: Rehearsal, load: Load) -> Report:
     """The plan, forward, back, forward again and to the end."""
     r, lab = rehearsal, rehearsal.lab
     server_file = Path(lab.site.nginx.server_file)
@@ -241,7 +241,7 @@ def _journal(r: Rehearsal) -> None:
 _MARK = {"met": "[green]✔ met[/green]", "not met": "[red]✘ not met[/red]", "not shown": "[yellow]○ not shown[/yellow]"}
 
 
-def conclude(rehearsal: Rehearsal, tally: Tally | None, problem: str, seconds: float) -> dict[str, Any]:
+def conclude(rehearsal: Rehearsal, tally: Report | None, problem: str, seconds: float) -> dict[str, Any]:
     """The table of criteria and the numbers, for people; the same as data."""
     console = rehearsal.console
     console.print("\n[b]Criteria[/b]")
@@ -291,7 +291,8 @@ def main(words: list[str] | None = None) -> int:
         try:
             with console.status("Starting the lab ..."):
                 lab = stack.enter_context(Lab(folder / "lab"))
-                load = stack.enter_context(Load(lab.site.qdrant.public_url, lab.keys.qdrant, folder / "load"))
+                load = Load(lab.site.qdrant.public_url, lab.keys.qdrant, folder / "load")
+                load.start()
             rehearsal = Rehearsal(lab, console)
             console.print(f"The lab answers after {time.monotonic() - began:.1f} s: {lab.site_file}")
             tally = play(rehearsal, load)

@@ -16,9 +16,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
-from cutover import __version__, checks, plan, verbs
+from cutover import __version__, checks, plan, rights, verbs
 from cutover.checks import Moment
 from cutover.console import Asking, Terminal
 from cutover.errors import CutoverError
@@ -63,10 +65,15 @@ class Page:
     out: Console
     data: dict[str, Any]
 
-    def line(self, text: str = "", style: str = "") -> None:
-        """One line for people."""
-        if not self.as_json:
-            self.out.print(self.terminal.shown(text), style=style or None)
+    def line(self, text: str = "", style: str = "", *, indent: int = 0) -> None:
+        """One line for people; on a terminal what wraps stays indented, in a pipe a line is a line."""
+        if self.as_json:
+            return
+        shown = Text.from_markup(self.terminal.shown(text), style=style)
+        if self.out.is_terminal:
+            self.out.print(Padding(shown, (0, 0, 0, indent)))
+        else:
+            self.out.print(" " * indent, shown, sep="")
 
 
 def _guarded(
@@ -83,7 +90,9 @@ def _guarded(
     """Run ``work`` with a run for the site; every outcome becomes a sentence and an exit code, never a traceback."""
     secrets = Secrets.from_env()
     terminal = Terminal(secrets, quiet=as_json)
-    page = Page(terminal, as_json, Console(highlight=False, soft_wrap=True), {"verb": verb, "executed": execute})
+    page = Page(
+        terminal, as_json, Console(highlight=False, soft_wrap=not sys.stdout.isatty()), {"verb": verb, "executed": execute}
+    )
     run: Run | None = None
     try:
         site = load(site_file)
@@ -122,11 +131,11 @@ def _show_plan(page: Page, sentences: Sequence[Sentence]) -> None:
         page.line("Nothing to do: it is already so.")
         return
     for number, sentence in enumerate(sentences, start=1):
-        page.line(f"{number:>3}. {sentence.text}")
+        page.line(f"{number}. {sentence.text}", indent=2)
         if sentence.changes:
-            page.line(f"     changes: {sentence.changes}", "yellow")
+            page.line(f"changes: {sentence.changes}", "yellow", indent=5)
         if sentence.undo:
-            page.line(f"     undone:  {sentence.undo}", "dim")
+            page.line(f"undone:  {sentence.undo}", "dim", indent=5)
 
 
 def _do(verb: str, run: Run, page: Page, *, undo: bool = False) -> int:
@@ -173,6 +182,7 @@ _HELP = {
     "gate": "Put the gate into Nginx: traffic stays where it is.",
     "copy": "Copy everything to the new server and keep up with what is written.",
     "switch": "Move the traffic to the new server.",
+    "follow": "Bring the server that does not serve up to date, once; every move does it by itself.",
     "back": "Move the traffic back to the old server, with everything written since.",
     "finish": "Give up the way back on purpose; the old server is no longer fed.",
     "decommission": "Give back the old guests with their firewall rules and DNS entries.",
@@ -211,7 +221,7 @@ def plan_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: As
                 f"{number:>2}. {step.title}  (cutover {step.verb})" + (f"  done {at}" if at else ""), "b green" if at else "b"
             )
             for name, text in (("", step.does), ("needs", step.needs), ("changes", step.changes), ("undone", step.undo)):
-                page.line(f"    {name + ': ' if name else ''}{text}", "" if not name else "dim")
+                page.line(f"{name + ': ' if name else ''}{text}", "" if not name else "dim", indent=4)
         return 0
 
     _guarded("plan", site, state_dir, as_json, work)
@@ -282,6 +292,21 @@ def history_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json:
         return 0
 
     _guarded("history", site, state_dir, as_json, work)
+
+
+@app.command("rights", help="The commands that make one Proxmox token per step, with exactly the rights that it needs.")
+def rights_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
+    """Prints commands for the Proxmox host's shell; runs nothing."""
+
+    def work(run: Run, page: Page) -> int:
+        page.data["commands"] = {step: rights.commands(run.site, step) for step in rights.STEPS}
+        for step, commands in page.data["commands"].items():
+            page.line(f"# {step}", "b")
+            for command in commands:
+                page.line(command)
+        return 0
+
+    _guarded("rights", site, state_dir, as_json, work)
 
 
 @app.command("keys", help="Which keys this tool reads from the environment, and which are set.")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cutover.run import Run
 
 #: The verbs that carry out a phase, in the plan's order; each is a module of ``cutover.phases``.
-PHASES = ("backup", "resize", "deploy", "gate", "copy", "switch", "back", "finish", "decommission")
+PHASES = ("backup", "resize", "deploy", "gate", "copy", "switch", "follow", "back", "finish", "decommission")
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cutover.run import Run
 from cutover.secrets import Secrets
-from cutover.site import Site, load
+from cutover.site import Guest, Site, load
 from cutover.voice import Consent, Given, Silent, Voice
 from steps.lab import data
 from steps.lab.dns import NameServer
 from steps.lab.git import Repository
-from steps.lab.machines import Machine, Machines
+from steps.lab.machines import Kind, Machine, Machines, Service
 from steps.lab.network import Authority, Network
 from steps.lab.nginx import NginxHost
 from steps.lab.portainer import idle_image, qdrant_image
@@ -169,15 +169,16 @@ class Lab:
             folder=self._logs, name="vllm", env={"VLLM_API_KEY": self.keys.vllm}, host=at(81), port=8000,
         )  # fmt: skip
         guests = self.site.guests
-        for guest, services in (
+        bodies: list[tuple[Guest, list[Service]]] = [
             (guests.nginx, [self.nginx]),
             (guests.vllm, [vllm]),
             (guests.old, [self.old_qdrant()]),
-            (guests.new, self._portainer()),
+            (guests.new, [*self._portainer()]),
             *((guest, []) for guest in guests.legacy),
-        ):
-            kind = "lxc" if guest.kind == "lxc" else "qemu"
-            self.machines.add(Machine(guest.vmid, kind, guest.name, guest.address, self.disk(guest.vmid), list(services)))
+        ]
+        for guest, services in bodies:
+            kind: Kind = "lxc" if guest.kind == "lxc" else "qemu"
+            self.machines.add(Machine(guest.vmid, kind, guest.name, guest.address, self.disk(guest.vmid), services))
         self.names = NameServer(
             self.folder / "dns",
             at(53),
