@@ -6,10 +6,10 @@ the log and the file of faults, so that a second start finds what the first one 
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import sys
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def answering(host: str, port: int) -> Ready:
         try:
             with urllib.request.urlopen(url, timeout=2) as answer:
                 return None if answer.status == 200 else f"{url} answers {answer.status}"
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, http.client.HTTPException) as error:  # a port above 32767 can even meet itself
             return f"{url} does not answer ({error})"
 
     return ready
