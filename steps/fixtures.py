@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from cutover.site import load
 from steps.lab.lab import Lab, new_folder
 from steps.operator import Operator
+from steps.targets.live import LiveSite
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +32,14 @@ def _shared_lab(lab_parent: Path) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def lab(request: pytest.FixtureRequest, lab_parent: Path) -> Iterator[Lab]:
-    """The plan's site in the lab."""
+def lab(request: pytest.FixtureRequest, lab_parent: Path) -> Iterator[Lab | LiveSite]:
+    """The plan's site: in the lab, or - read-only - the live one."""
+    config = request.config
+    if config.getoption("--target") == "live":
+        yield LiveSite(
+            load(Path(config.getoption("--site"))), Path(config.getoption("--state-dir")), config.getoption("--allow-changes")
+        )
+        return
     if not any(request.node.get_closest_marker(name) for name in ("changes", "lab")):
         yield request.getfixturevalue("_shared_lab")
         return

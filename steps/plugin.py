@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from cutover.errors import CutoverError
+from cutover.site import load
 from steps.criteria import CRITERIA
 from steps.report import Report, Scenario
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytest_plugins = ["steps.fixtures"]
+pytest_plugins = ["steps.fixtures", "steps.trust"]
 
 _REPORT = pytest.StashKey[Report]()
 _NOW = pytest.StashKey[Scenario]()
@@ -30,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("acceptance")
     group.addoption("--target", choices=("lab", "live"), default="lab", help="where the features run (default: lab)")
     group.addoption("--site", default=str(ROOT / "site.yaml"), help="site file of a live run")
+    group.addoption("--state-dir", default=str(ROOT / ".state"), help="where the journal of a live site is")
     group.addoption("--allow-changes", metavar="SITE", default="", help="let a live run change things; SITE is the site's name")
     group.addoption("--report", metavar="FOLDER", default="", help="write acceptance.md, .html and .json there")
 
@@ -44,7 +47,16 @@ def pytest_configure(config: pytest.Config) -> None:
     ):
         config.addinivalue_line("markers", line)
     target = config.getoption("--target")
-    config.stash[_REPORT] = Report(site="lab" if target == "lab" else config.getoption("--site"), target=target, commit=commit())
+    name = "lab"
+    if target == "live":
+        try:
+            name = load(Path(config.getoption("--site"))).name
+        except CutoverError as error:
+            raise pytest.UsageError(str(error)) from None
+        allowed = config.getoption("--allow-changes")
+        if allowed and allowed != name:
+            raise pytest.UsageError(f"--allow-changes names {allowed!r}, but the site is called {name!r}; nothing was contacted.")
+    config.stash[_REPORT] = Report(site=name, target=target, commit=commit())
 
 
 def commit() -> str:
@@ -114,9 +126,12 @@ def _criterion(item: pytest.Item) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On a live target, skip - with the reason, so that it shows as *not shown* - what may not be done there."""
+    """On a live target only features run; what may not be done there is skipped with the reason, so it shows as *not shown*."""
     if config.getoption("--target") == "lab":
         return
+    others = [item for item in items if not _is_scenario(item)]
+    items[:] = [item for item in items if _is_scenario(item)]
+    config.hook.pytest_deselected(items=others)
     allowed = config.getoption("--allow-changes")
     for item in items:
         if item.get_closest_marker("lab"):
