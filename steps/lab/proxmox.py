@@ -227,9 +227,9 @@ class LabPve(FakePve):  # type: ignore[misc]
         """Every request so far that was not a read: (method, path)."""
         return [(method, path) for method, path, _ in self.requests if method not in ("GET", "HEAD")]
 
-    def cut(self, method: str, suffix: str, *, after: bool = True, times: int = 1) -> None:
-        """Cut the connection of the next `times` matching requests, after they were carried out or before."""
-        self._cuts.append({"method": method, "suffix": suffix, "after": after, "times": times})
+    def cut(self, method: str, suffix: str, *, after: bool = True, times: int = 1, skip: int = 0) -> None:
+        """Cut the connection of the next `times` matching requests (after `skip` good ones): when they were carried out, or before."""
+        self._cuts.append({"method": method, "suffix": suffix, "after": after, "times": times, "skip": skip})
 
     def end_next(self, kind: str, exitstatus: str) -> None:
         """Let the next task of this kind do its work and then end with another status (``WARNINGS: 1``, ...)."""
@@ -241,6 +241,9 @@ class LabPve(FakePve):  # type: ignore[misc]
             None,
         )
         if rule is None:
+            return await super()._answer(request, handler, generic, path_node)
+        if rule["skip"] > 0:
+            rule["skip"] -= 1
             return await super()._answer(request, handler, generic, path_node)
         rule["times"] -= 1
         if rule["after"]:
