@@ -1,0 +1,83 @@
+"""Gate: put into Nginx what holds, switches and records writes. Traffic stays where it is.
+
+The operator's own server file is kept on the Nginx host byte for byte; only the place that passes requests on to the old server
+becomes ours. The gate proves itself before this step is called done, and takes itself out again where it cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from cutover.phases import Outcome, Sentence
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+
+_UNDO = "`undo gate` restores Nginx's configuration byte for byte"
+
+
+def _is_in(run: Run) -> bool:
+    """Whether exactly this gate is on the host and loaded."""
+    if not run.gate.state().installed:
+        return False
+    loaded = run.gate.loaded()
+    return loaded is not None and loaded.get("files") == run.gate.files().checksum
+
+
+def plan(run: Run) -> Sequence[Sentence]:
+    """What would be put in; nothing where it is there already."""
+    if _is_in(run):
+        return []
+    nginx = run.site.nginx
+    return [
+        Sentence(
+            f"Make {nginx.gate_folder} for flags and recorded writes, readable for {nginx.worker_user}", nginx.gate_folder, _UNDO
+        ),
+        Sentence(
+            f"Keep {nginx.server_file} as it is, and let it pass Qdrant's requests through the gate", nginx.server_file, _UNDO
+        ),
+        Sentence(
+            "Test the configuration, then reload Nginx once", "Nginx's workers are replaced; requests under way end normally"
+        ),
+        Sentence("Prove it: these files are loaded, the workers see the flags, reads and writes still pass"),
+    ]
+
+
+def do(run: Run) -> Outcome:
+    """Put the gate in and prove it. Safe to repeat: a gate that is there and loaded is left alone."""
+    if _is_in(run):
+        return Outcome(changed=False, sentences=["The gate is in Nginx, and loaded."], undo=_UNDO)
+    with run.door.act("gate.install", "Put the gate into Nginx", before={"server_file": run.site.nginx.server_file}) as act:
+        act.after = _facts(run.gate.install())
+    return Outcome(
+        changed=True,
+        sentences=["The gate is in Nginx and proved; every request still goes to the old server."],
+        undo=_UNDO,
+        facts=act.after,
+    )
+
+
+def plan_undo(run: Run) -> Sequence[Sentence]:
+    """What taking it out would do."""
+    if not run.gate.state().installed:
+        return []
+    return [
+        Sentence(f"Restore {run.site.nginx.server_file} byte for byte", run.site.nginx.server_file),
+        Sentence("Test the configuration, reload Nginx, and prove that the old server answers"),
+    ]
+
+
+def undo(run: Run) -> Outcome:
+    """Take the gate out. Refused while the new server serves, or while writes are held."""
+    state = run.gate.state()
+    if not state.installed:
+        return Outcome(changed=False, sentences=["There is no gate in Nginx."])
+    with run.door.act("gate.remove", "Take the gate out of Nginx", before={"side": state.side}) as act:
+        act.after = _facts(run.gate.remove())
+    return Outcome(changed=True, sentences=["Nginx's configuration is byte for byte what it was, and the old server answers."])
+
+
+def _facts(found: Any) -> dict[str, Any]:
+    return asdict(found) if is_dataclass(found) and not isinstance(found, type) else {}
