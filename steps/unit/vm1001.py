@@ -114,6 +114,9 @@ class Vm1001:
         text = text.replace("https://git.home.arpa/infra/qdrant-cutover.git", f"http://{self.git_address}:8418/site.git")
         head, portainer, rest = text.partition("portainer:\n  url")
         text = head + portainer + rest.replace("ca_file: null", f"ca_file: {crt}", 1)
+        # No Nginx here, and no shell that leaves this machine.
+        text = text.replace("shell: [ssh, root@nginx.home.arpa]", "shell: []")
+        text = text.replace("gate_folder: /var/lib/qdrant-gate", f"gate_folder: {self.folder}/gate")
         return text.replace("deploy_seconds: 600", "deploy_seconds: 20")
 
     # -- what people do ---------------------------------------------------------------------------
