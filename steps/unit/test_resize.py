@@ -181,7 +181,7 @@ CUTS = [
 
 
 @pytest.mark.parametrize("after", [True, False], ids=["answer-lost", "request-lost"])
-@pytest.mark.parametrize("which", CUTS, ids=[str(one[1]).rsplit("/", 1)[-1] for one in CUTS])
+@pytest.mark.parametrize("which", CUTS, ids=["-".join(map(str, one)).rsplit("/", 1)[-1] for one in CUTS])
 def test_cut_off_anywhere_the_next_run_completes_it(lab: Host, which: Any, after: bool) -> None:
     method, path, *skip = which
     lab.pve.cut(method, path, after=after, skip=skip[0] if skip else 0)
