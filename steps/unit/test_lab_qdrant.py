@@ -300,6 +300,51 @@ def test_a_refused_or_broken_recovery_changes_nothing(api: Api, other: Api) -> N
     assert not list((other.folder / "storage" / "tmp").iterdir())
 
 
+def test_an_upload_is_checked_before_it_is_kept(api: Api) -> None:
+    prepare(api)
+    taken = api.ask("POST", "/collections/c/snapshots")
+    data = api.session.get(f"{api.url}/collections/c/snapshots/{taken['name']}", timeout=10).content
+    url = f"{api.url}/collections/copy/snapshots/upload"
+    refused = api.session.post(url, files={"snapshot": ("c.snapshot", data)}, params={"checksum": "0" * 64}, timeout=20)
+    assert refused.status_code == 400
+    assert "Checksum mismatch" in refused.json()["status"]["error"]
+    assert not (api.folder / "snapshots" / "copy").exists()
+    parts = {"snapshot": ("c.snapshot", data)}
+    done = api.session.post(url, files=parts, params={"checksum": taken["checksum"]}, timeout=20)
+    assert done.json()["result"] is True
+    assert api.everything("copy") == api.everything("c")
+
+
+def test_settings_that_were_not_given_are_reported_with_their_defaults(api: Api) -> None:
+    api.ask("PUT", "/collections/c", SMALL)
+    for field, schema in (
+        ("when", {"type": "datetime", "on_disk": True}),
+        ("words", {"type": "text"}),
+        ("tenant", {"type": "keyword", "is_tenant": True}),
+        ("number", {"type": "integer"}),
+    ):
+        api.ask("PUT", "/collections/c/index?wait=true", {"field_name": field, "field_schema": schema})
+    shown = {name: one["params"] for name, one in api.ask("GET", "/collections/c")["payload_schema"].items()}
+    assert shown == {
+        "when": {"type": "datetime", "is_principal": None, "on_disk": True},
+        "words": {"type": "text", "tokenizer": "word"},
+        "tenant": {"type": "keyword", "is_tenant": True},
+        "number": {"type": "integer", "lookup": None, "range": None, "is_principal": None},
+    }
+
+
+def test_a_refused_alias_action_leaves_what_was_done_before_it(api: Api) -> None:
+    """As the real 1.18 does: readers see all actions at once, but a refusal in the middle takes nothing back."""
+    api.ask("PUT", "/collections/c", SMALL)
+    actions = [
+        {"create_alias": {"collection_name": "c", "alias_name": "first"}},
+        {"create_alias": {"collection_name": "nope", "alias_name": "second"}},
+        {"create_alias": {"collection_name": "c", "alias_name": "third"}},
+    ]
+    api.ask("POST", "/collections/aliases", {"actions": actions}, status=404)
+    assert [one["alias_name"] for one in api.ask("GET", "/aliases")["aliases"]] == ["first"]
+
+
 def test_a_recovery_without_waiting_is_accepted_and_done(api: Api, other: Api) -> None:
     prepare(api)
     taken = api.ask("POST", "/collections/c/snapshots")

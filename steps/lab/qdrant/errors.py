@@ -46,6 +46,25 @@ class ValidationError(ServiceError):
     prefix = "Validation error in JSON body: "
 
 
+class BadName(ServiceError):
+    """422: a collection cannot be called that."""
+
+    status = 422
+    prefix = "Validation error in path parameters: "
+
+    def __init__(self, name: str) -> None:
+        signs = [sign for sign in '<>:"/\\|?*\0\x1f' if sign in name]
+        text = f'collection name cannot contain "{signs[0]}" char' if signs else "value must be of length 1 to 255"
+        super().__init__(f"[collection_name: {text}]")
+
+
+class ChecksumMismatch(ServiceError):
+    """400: an uploaded file is not the one that was announced."""
+
+    status = 400
+    prefix = "Checksum mismatch: "
+
+
 class NotFound(ServiceError):
     """404: no such collection, point or snapshot."""
 

@@ -9,6 +9,7 @@ import hmac
 import json
 import os
 import secrets
+import shutil
 import signal
 import threading
 import time
@@ -24,8 +25,19 @@ from aiohttp import BodyPartReader, web
 from aiohttp.web_request import BaseRequest
 
 from . import operations, queries, settings, translate
-from .errors import BadRequest, Forbidden, FormatError, NotFound, ServiceError, TooLarge, ValidationError, from_engine
-from .snapshots import Snapshots, listed, stored
+from .errors import (
+    BadName,
+    BadRequest,
+    ChecksumMismatch,
+    Forbidden,
+    FormatError,
+    NotFound,
+    ServiceError,
+    TooLarge,
+    ValidationError,
+    from_engine,
+)
+from .snapshots import Snapshots, listed, sha256, stored
 from .store import Collection, Storage, write_json
 from .telemetry import Telemetry
 
@@ -150,6 +162,8 @@ class Call:
             raise BadRequest(f"Query deserialize error: provided string was not `true` or `false`: {name}")
         return value == "true"
 
+
+_FORBIDDEN_SIGNS = frozenset('<>:"/\\|?*\0\x1f')
 
 Answer = Callable[[Call], Awaitable[Any]]
 
@@ -392,8 +406,8 @@ class Server:
     async def create_collection(self, call: Call) -> Any:
         name = call.names[0]
         config = settings.new(call.body, len(call.raw))
-        if len(name) > 255 or any(sign in name for sign in '<>:"/\\|?*\0\x1f'):
-            raise ValidationError(f"[collection_name: value {name} invalid]")
+        if not 1 <= len(name) <= 255 or _FORBIDDEN_SIGNS & set(name):
+            raise BadName(name)
         self.storage.create(name, config)
         return True
 
@@ -492,13 +506,10 @@ class Server:
 
     async def create_index(self, call: Call) -> Any:
         collection = self.storage.get(call.names[0])
+        if isinstance(call.body, dict) and call.body.get("field_schema") is None:
+            raise BadRequest("Can't auto-detect field type, please specify `field_schema` in the request")
         result = await self._write(collection, "create_index", call.body, call.raw, call.wait)
-        schema = call.body["field_schema"]
-        if isinstance(schema, dict):
-            schema = {name: one for name, one in schema.items() if one is not None}
-            if schema["type"] == "integer":
-                schema.setdefault("is_principal", None)
-        collection.schema[call.body["field_name"]] = schema
+        collection.schema[call.body["field_name"]] = settings.index_params(call.body["field_schema"])
         collection.save()
         return result
 
@@ -658,13 +669,23 @@ class Server:
         if not isinstance(part, BodyPartReader) or part.name != "snapshot":
             raise BadRequest("Field with name `snapshot` is required")
         file_name = Path(part.filename or f"{uuid.uuid4()}.snapshot").name
-        path = self.snapshots.folder(name) / file_name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            while chunk := await part.read_chunk(1 << 20):
-                file.write(chunk)
-        await self._in_time(call, self._recovering(name, self.snapshots.recover_file(name, path, call.query.get("checksum"))))
-        return True
+        folder = self.snapshots.temporary(self.storage.snapshots)
+        try:
+            spooled = folder / file_name
+            with spooled.open("wb") as file:
+                while chunk := await part.read_chunk(1 << 20):
+                    file.write(chunk)
+            checksum = call.query.get("checksum")
+            if checksum is not None:
+                found = await asyncio.to_thread(sha256, spooled)
+                if found != checksum.lower():
+                    raise ChecksumMismatch(f"expected {found}, actual {checksum}")  # in this order, so the real one
+            path = self.snapshots.folder(name) / file_name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            spooled.replace(path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return await self._in_time(call, self._recovering(name, self.snapshots.recover_file(name, path, None)))
 
     async def recover_snapshot(self, call: Call) -> Any:
         body = call.body

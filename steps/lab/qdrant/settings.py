@@ -95,6 +95,23 @@ def patched(config: Config, body: Json) -> Config:
     return result
 
 
+#: Parameters of payload indexes that are reported even when they were not given.
+_INDEX_DEFAULTS: dict[str, dict[str, Json]] = {
+    "integer": {"lookup": None, "range": None, "is_principal": None},
+    "float": {"is_principal": None},
+    "datetime": {"is_principal": None},
+    "text": {"tokenizer": "word"},
+}
+
+
+def index_params(schema: Json) -> Json:
+    """A payload index as `payload_schema` and snapshots show it: its type's name, or its parameters."""
+    if not isinstance(schema, dict):
+        return schema
+    given = _given(schema)
+    return {"type": given.pop("type")} | _INDEX_DEFAULTS.get(schema["type"], {}) | given
+
+
 def _without_nulls(value: Json) -> Json:
     if isinstance(value, dict):
         return {name: _without_nulls(one) for name, one in value.items() if one is not None}

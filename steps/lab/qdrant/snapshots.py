@@ -26,7 +26,7 @@ import aiohttp
 import qdrant_edge as edge
 
 from . import settings
-from .errors import Forbidden, Internal, NotFound, WrongInput
+from .errors import BadRequest, Forbidden, Internal, NotFound, WrongInput
 from .store import Collection, Storage, write_json
 
 Json = Any
@@ -142,7 +142,8 @@ class Snapshots:
         """Where a collection's snapshots lie."""
         return self.storage.snapshots / collection
 
-    def _temporary(self, inside: Path) -> Path:
+    def temporary(self, inside: Path) -> Path:
+        """A new folder for work in progress; such folders are emptied at start."""
         path = inside / "tmp" / uuid.uuid4().hex
         path.mkdir(parents=True)
         return path
@@ -151,17 +152,17 @@ class Snapshots:
         """Take a snapshot; returns its description."""
         target = self.folder(collection.name) / f"{collection.name}-{self.peer}-{_now()}.snapshot"
         target.parent.mkdir(parents=True, exist_ok=True)
-        stage = self._temporary(self.storage.snapshots)
+        stage = self.temporary(self.storage.snapshots)
         _stage(collection, self.peer, stage)
         await asyncio.to_thread(_tar, stage, target)
         return describe(target)
 
     async def create_full(self) -> Json:
         """Take a snapshot of every collection, one after the other, and of the aliases; returns its description."""
-        stage = self._temporary(self.storage.snapshots)
+        stage = self.temporary(self.storage.snapshots)
         mapping: dict[str, str] = {}
         for name in sorted(self.storage.collections):
-            inner = self._temporary(self.storage.snapshots)
+            inner = self.temporary(self.storage.snapshots)
             _stage(self.storage.collections[name], self.peer, inner)
             mapping[name] = f"{name}-{self.peer}-{_now()}.snapshot"
             await asyncio.to_thread(_tar, inner, stage / mapping[name])
@@ -185,8 +186,8 @@ class Snapshots:
             await self.recover_file(name, self._local(location), checksum)
             return
         if scheme not in ("http", "https"):
-            raise WrongInput(f"Unsupported snapshot location: {location}")
-        folder = self._temporary(self.storage.path)
+            raise BadRequest(f"URL {location} with scheme {scheme} is not supported")
+        folder = self.temporary(self.storage.path)
         try:
             path = folder / "download"
             await _download(location, api_key, path)
@@ -196,11 +197,11 @@ class Snapshots:
 
     def _local(self, location: str) -> Path:
         path = Path(unquote(urlsplit(location).path))
+        if not path.exists():
+            raise BadRequest(f"Snapshot file {json.dumps(str(path))} does not exist")
         inside = self.storage.snapshots.resolve()
         if not path.resolve().is_relative_to(inside):
             raise Forbidden(f'Snapshot file path must be inside the snapshots directory "{inside}"')
-        if not path.is_file():
-            raise WrongInput(f"Snapshot file {json.dumps(str(path))} does not exist")
         return path
 
     async def recover_file(self, name: str, path: Path, checksum: str | None) -> None:
@@ -212,7 +213,7 @@ class Snapshots:
             found = await asyncio.to_thread(sha256, path)
             if found != checksum.lower():
                 raise WrongInput(f"Snapshot checksum mismatch: expected {checksum}, got {found}")
-        folder = self._temporary(self.storage.path)
+        folder = self.temporary(self.storage.path)
         try:
             config, schema = await asyncio.to_thread(_unpack, path, folder)
             self._check(name, config)

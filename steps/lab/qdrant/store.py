@@ -28,7 +28,7 @@ import pydantic_core
 import qdrant_edge as edge
 
 from . import operations, settings
-from .errors import AlreadyExists, NotFound, WrongInput, from_engine
+from .errors import AlreadyExists, FormatError, NotFound, WrongInput, from_engine
 from .translate import id_order
 
 Json = Any
@@ -391,7 +391,7 @@ class Storage:
         if name in self.collections:
             raise AlreadyExists(f"Collection `{name}` already exists!")
         if name in self.aliases:
-            raise AlreadyExists(f"Can't create collection with name {name}. Alias with the same name already exists")
+            raise WrongInput(f"Can't create collection with name {name}. Alias with the same name already exists")
         self.collections[name] = Collection.create(name, self.folder / name, config, self.delay)
 
     def drop(self, name: str) -> bool:
@@ -414,8 +414,15 @@ class Storage:
             self.aliases = aliases
 
     def change_aliases(self, actions: list[Json]) -> None:
-        """`POST /collections/aliases`: all of the actions, or none of them."""
+        """`POST /collections/aliases`. No reader sees a state in between, but an action that is refused ends the
+        request, and what the actions before it did stays done (so the real 1.18)."""
         aliases = dict(self.aliases)
+        try:
+            self._apply_aliases(aliases, actions)
+        finally:
+            self.set_aliases(aliases)
+
+    def _apply_aliases(self, aliases: dict[str, str], actions: list[Json]) -> None:
         for action in actions:
             if "create_alias" in action:
                 one = action["create_alias"]
@@ -432,8 +439,7 @@ class Storage:
                     raise NotFound(f"Alias {one['old_alias_name']} does not exists!")
                 aliases[one["new_alias_name"]] = aliases.pop(one["old_alias_name"])
             else:
-                raise WrongInput("unknown alias action")
-        self.set_aliases(aliases)
+                raise FormatError("data did not match any variant of untagged enum AliasOperations")
 
     def flush(self) -> None:
         """Flush every shard that was written to."""

@@ -27,7 +27,7 @@ IN_METRICS = frozenset(
         "/points/delete",
         "/points/discover",
         "/points/discover/batch",
-        "/facet",
+        "/points/facet",
         "/points/payload",
         "/points/payload/clear",
         "/points/payload/delete",
@@ -41,8 +41,11 @@ IN_METRICS = frozenset(
         "/points/search",
         "/points/search/batch",
         "/points/search/groups",
+        "/points/search/matrix/offsets",
+        "/points/search/matrix/pairs",
         "/points/vectors",
         "/points/vectors/delete",
+        "/vectors/{vector_name}",
     )
 )
 
