@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import tarfile
@@ -27,6 +26,7 @@ import qdrant_edge as edge
 
 from . import settings
 from .errors import BadRequest, Forbidden, Internal, NotFound, WrongInput
+from .sparse import copy_tree
 from .store import Collection, Storage, write_json
 
 Json = Any
@@ -62,33 +62,6 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def copy_sparse(source: Path, target: Path) -> None:
-    """Copy a file and keep its holes."""
-    with source.open("rb") as reading, target.open("wb") as writing:
-        size = os.fstat(reading.fileno()).st_size
-        os.ftruncate(writing.fileno(), size)
-        at = 0
-        while at < size:
-            try:
-                begin = os.lseek(reading.fileno(), at, os.SEEK_DATA)
-            except OSError:
-                break  # only a hole is left
-            end = os.lseek(reading.fileno(), begin, os.SEEK_HOLE)
-            at = begin
-            while at < end:
-                at += os.copy_file_range(reading.fileno(), writing.fileno(), end - at, at, at)
-
-
-def copy_tree(source: Path, target: Path) -> None:
-    """Copy a folder of sparse files."""
-    target.mkdir(parents=True, exist_ok=True)
-    for entry in source.iterdir():
-        if entry.is_dir():
-            copy_tree(entry, target / entry.name)
-        else:
-            copy_sparse(entry, target / entry.name)
 
 
 def _stage(collection: Collection, peer: int, folder: Path) -> None:
