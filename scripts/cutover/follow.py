@@ -45,6 +45,7 @@ REMEMBERED = 20_000
 #: Records per second of a comparison, low estimates; decides what may be compared inside a hold.
 RATE = {Depth.IDS: 100_000, Depth.PAYLOAD: 20_000, Depth.EVERYTHING: 5_000}
 
+_OTHER: dict[Side, Side] = {"old": "new", "new": "old"}
 #: Qdrant refused the request before doing anything.
 _NOT_DONE = frozenset({400, 401, 403, 405, 409, 411, 413, 415, 422})
 
@@ -221,8 +222,9 @@ class Follower:
         return done
 
     def _batch(self, batch: Sequence[Written], done: Round, passed: set[str], *, held: bool, budget: float) -> None:
-        ours = [e for e in batch if e.side == self.position.side]
-        late = [e for e in batch if e.side and e.side != self.position.side]
+        # Of a write whose nginx process died nobody knows where it went; reading its records as they are now is harmless.
+        ours = [e for e in batch if e.side in {self.position.side, "unknown"}]
+        late = [e for e in batch if e.side == _OTHER[self.position.side]]
         work = self._work(ours)
         if late:
             if held:

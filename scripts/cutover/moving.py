@@ -165,9 +165,12 @@ def move(run: Run, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
         (bypass.Watch(run.gate, following.target, to), following.target.name),
     ]
     catch_up(run, verb, following)
-    facts = prove(run, verb, following)
-    for watch, name in watches:
-        refuse_bypass(watch, name)
+    try:
+        facts = prove(run, verb, following)
+    finally:
+        # Asked first where the proof failed, too: who goes round Nginx is the better explanation of a difference.
+        for watch, name in watches:
+            refuse_bypass(watch, name)
     reason: CutoverError | None = None
     for attempt in range(1, ATTEMPTS + 1):
         catch_up(run, verb, following)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cutover import bypass, movable, moving
-from cutover.errors import Refused
+from cutover.errors import Refused, Unreachable
 from cutover.follow import Position
 from cutover.phases import Outcome, Sentence
-from cutover.qdrant import need_same_version, writes_counted
+from cutover.qdrant import Qdrant, need_same_version, writes_counted
 
 if TYPE_CHECKING:
     from cutover.run import Run
@@ -48,10 +48,10 @@ def do(run: Run) -> Outcome:
     refuse_unsafe(run)
     begun = Position.load(moving.position_path(run)) if flags.recording else None
     if begun is None or begun.side != "old":
+        moving.position_path(run).unlink(missing_ok=True)  # of an earlier recording, whose log is gone
         with run.door.act("copy.record", "Record every write that passes Nginx", before={"recording": flags.recording}):
             run.gate.start_recording()
         # Written before the first snapshot: whatever is recorded from here on is followed.
-        # From the beginning of the log: lines of an earlier recording are read again, which is harmless.
         Position(holders={alias: [name] for alias, name in run.old.aliases().items()}).save(moving.position_path(run))
         run.journal.note("copy.begun", "Recording is on; what was copied before does not count")
     watch = bypass.Watch(run.gate, run.old, "old")
@@ -118,7 +118,8 @@ def unsafe(run: Run) -> list[str]:
     reasons: list[str] = []
     if run.secrets.get("QDRANT_READ_ONLY_API_KEY") is None:
         reasons.append("there is no read-only key (QDRANT_READ_ONLY_API_KEY), with which the new server fetches the snapshots")
-    clustered = [s.name for s in (run.old, run.new) if (s.ask("GET", "/cluster") or {}).get("status") == "enabled"]
+    servers = [run.old, *([run.new] if _answers(run.new) else [])]
+    clustered = [s.name for s in servers if (s.ask("GET", "/cluster") or {}).get("status") == "enabled"]
     reasons += [f"{name} is part of a cluster, which this tool does not move" for name in clustered]
     for name in run.old.collections():
         reasons += movable.reasons_against(name, run.old.info(name), run.old.shard_keys(name))
@@ -126,10 +127,19 @@ def unsafe(run: Run) -> list[str]:
     if grpc:
         counted = ", ".join(f"{method} {number} times" for method, number in sorted(grpc.items()))
         reasons.append(f"applications write to {run.old.name} through gRPC ({counted} since it was started)")
-    strangers = sorted(set(run.new.collections()) - _ours(run))
+    strangers = sorted(set(run.new.collections()) - _ours(run)) if run.new in servers else []
     if strangers:
         reasons.append(f"{run.new.name} already has data that this tool did not copy: {', '.join(strangers)}")
     return reasons
+
+
+def _answers(server: Qdrant) -> bool:
+    """Whether the server runs; before the deployment the new one does not."""
+    try:
+        server.version()
+    except Unreachable:
+        return False
+    return True
 
 
 def _ours(run: Run) -> set[str]:

@@ -1,0 +1,281 @@
+"""Steps about traffic: an application that reads and writes all the time, and who serves it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import pytest
+import requests
+from pytest_bdd import given, parsers, then, when
+
+from cutover import state
+from cutover.waiting import Not, wait_until
+from steps.lab.lab import Lab
+from steps.lab.load import Load, Report
+from steps.operator import Operator
+from steps.trust import MOST_DEATHS, _run_and_die
+
+#: Requests the application makes before and after each act, so that there is traffic on both sides of it.
+SOME = 150
+
+
+@dataclass
+class Application:
+    """The application of a scenario and, when it has ended, what it saw."""
+
+    load: Load
+    running: bool = False
+    report: Report | None = None
+
+    def begin(self) -> None:
+        self.load.start()
+        self.running = True
+        self.load.wait_for(SOME)
+
+    def goes_on(self) -> None:
+        """Wait until it has been answered some more."""
+        if self.running:
+            self.load.wait_for(SOME)
+
+    def end(self) -> Report:
+        if self.report is None:
+            self.report = self.load.stop()
+            self.running = False
+        return self.report
+
+
+@pytest.fixture
+def application(lab: Lab) -> Iterator[Application]:
+    """An application that has not begun yet."""
+    made = Application(Load(lab.site.qdrant.public_url, lab.keys.qdrant, lab.folder / "application"))
+    yield made
+    made.load.process.kill()
+
+
+@given("an application reads and writes through Nginx")
+def _application_begins(application: Application) -> None:
+    application.begin()
+
+
+@when("the application has ended")
+def _application_has_ended(application: Application) -> None:
+    application.goes_on()
+    application.end()
+
+
+@then("no request failed and no write was lost")
+def _nothing_failed_nothing_lost(application: Application) -> None:
+    report = application.end()
+    assert report.requests > SOME and report.audited, str(report)
+    assert (report.failed, report.lost) == (0, 0), str(report)
+
+
+@then("nothing that was acknowledged was lost")
+def _nothing_lost(application: Application) -> None:
+    report = application.end()
+    assert report.audited and not report.lost, str(report)
+
+
+@then(parsers.parse("no write waited longer than {seconds:d} second"))
+def _no_write_waited(application: Application, seconds: int) -> None:
+    report = application.end()
+    assert report.longest_write <= seconds, str(report)
+
+
+# -- moving -------------------------------------------------------------------------------------------
+@given("traffic moved to the new server")
+def _traffic_moved(both_same: None, operator: Operator) -> None:
+    del both_same
+    operator.does("switch")
+
+
+@when("the operator moves the traffic")
+def _moves_the_traffic(operator: Operator) -> None:
+    operator.tries("switch")
+
+
+@when("the operator goes back")
+def _goes_back(operator: Operator, application: Application) -> None:
+    operator.tries("back")
+    application.goes_on()
+
+
+@when("the operator moves the traffic, goes back, and moves it again")
+def _there_and_back(operator: Operator, application: Application) -> None:
+    for verb in ("switch", "back", "switch"):
+        operator.does(verb)
+        application.goes_on()
+
+
+@when("the operator's computer dies at every point of the move, and each time the operator starts again")
+def _dies_at_every_point(lab: Lab, operator: Operator, application: Application) -> None:
+    points = 0
+    for line in range(1, MOST_DEATHS):
+        ended = _run_and_die(lab, operator, "switch", line, before=line % 2 == 0)
+        _somebody_serves(lab)
+        application.goes_on()
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -9, f"exit code {ended.returncode}\n{ended.stderr}"
+        points += 1
+        if _side(operator) == "new":
+            operator.does("switch")
+            operator.does("back")
+    assert points > 5, f"the move has only {points} points"
+    operator.does("switch")
+
+
+def _somebody_serves(lab: Lab) -> None:
+    """Reads are answered at once; writes as soon as a hold that was left behind has ended by itself."""
+    session = requests.Session()
+    session.headers["api-key"] = lab.keys.qdrant
+    url = lab.site.qdrant.public_url
+    assert session.get(f"{url}/collections", timeout=5).status_code == 200
+
+    def written() -> bool | Not:
+        body = {"payload": {"seen": True}, "points": [0]}
+        answer = session.post(f"{url}/collections/digits/points/payload?wait=true", json=body, timeout=5)
+        return True if answer.status_code == 200 else Not(f"{answer.status_code} {answer.text[:100]}")
+
+    wait_until(written, deadline=5.0, what="A write after the operator's computer died")
+
+
+@when("the new server dies while the traffic is being moved")
+def _new_server_dies(operator: Operator, new_server: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed when the hold begins, which is when it is needed most."""
+    from cutover.nginx import Gate
+
+    hold = Gate.hold
+
+    def hold_and_kill(self: Gate, seconds: float) -> None:
+        hold(self, seconds)
+        new_server.kill()  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(Gate, "hold", hold_and_kill)
+    operator.tries("switch")
+
+
+@given("writes may be held for less time than the proof needs")
+def _short_hold(lab: Lab) -> None:
+    lab.change_site(limits={"hold_seconds": 0.36})
+
+
+def _side(operator: Operator) -> str:
+    run = operator.run(execute=False)
+    try:
+        return run.gate.state().side
+    finally:
+        run.close()
+
+
+@then(parsers.parse("the {side} server serves"))
+def _serves(lab: Lab, operator: Operator, side: str) -> None:
+    """Seen by writing through Nginx and looking where it arrived; the gate's own flag must say the same."""
+    assert _side(operator) == side
+    url = {"old": lab.site.qdrant.old_url, "new": lab.site.qdrant.new_url}[side]
+    session = requests.Session()
+    session.headers["api-key"] = lab.keys.qdrant
+    mark = f"seen-{next(_marks)}"
+    body = {"payload": {"mark": mark}, "points": [1]}
+    answer = session.post(f"{lab.site.qdrant.public_url}/collections/digits/points/payload?wait=true", json=body, timeout=10)
+    assert answer.status_code == 200, answer.text
+    found = session.get(f"{url}/collections/digits/points/1", timeout=10).json()["result"]
+    assert found["payload"]["mark"] == mark
+
+
+_marks = itertools.count()
+
+
+# -- writers that go round Nginx ----------------------------------------------------------------------
+@dataclass
+class Stranger:
+    """Writes straight to a server, all the time."""
+
+    url: str
+    key: str
+    done: threading.Event = field(default_factory=threading.Event)
+    first: threading.Event = field(default_factory=threading.Event)
+
+    def write(self) -> None:
+        session = requests.Session()
+        session.headers["api-key"] = self.key
+        for number in itertools.count():
+            if self.done.is_set():
+                return
+            with suppress(requests.RequestException):
+                body = {"points": [{"id": 1_000_000 + number % 50, "vector": [1.0] * 64}]}
+                session.put(f"{self.url}/collections/digits/points?wait=true", json=body, timeout=10)
+                self.first.set()
+            self.done.wait(0.02)
+
+
+@pytest.fixture
+def stranger(lab: Lab) -> Iterator[Stranger]:
+    """Somebody who knows the old server's address."""
+    made = Stranger(lab.site.qdrant.old_url, lab.keys.qdrant)
+    thread = threading.Thread(target=made.write, daemon=True)
+    yield made
+    made.done.set()
+    if thread.is_alive():
+        thread.join(timeout=10)
+
+
+@given("somebody keeps writing to the old server without Nginx")
+def _stranger_writes(stranger: Stranger) -> None:
+    threading.Thread(target=stranger.write, daemon=True).start()
+    assert stranger.first.wait(timeout=10)
+
+
+# -- the way back -------------------------------------------------------------------------------------
+@when(parsers.parse("applications write {count:d} records"))
+def _applications_write(lab: Lab, count: int) -> None:
+    session = requests.Session()
+    session.headers["api-key"] = lab.keys.qdrant
+    for number in range(count):
+        body = {"points": [{"id": 5_000_000 + number, "vector": [0.5] * 64, "payload": {"n": number}}]}
+        answer = session.put(f"{lab.site.qdrant.public_url}/collections/digits/points?wait=true", json=body, timeout=10)
+        assert answer.status_code == 200, answer.text
+
+
+def _status(operator: Operator) -> state.Status:
+    run = operator.run(execute=False)
+    try:
+        return state.status(run)
+    finally:
+        run.close()
+
+
+@then(parsers.parse("the status says that the old one is {count:d} writes behind"))
+def _status_says_behind(operator: Operator, count: int) -> None:
+    found = _status(operator)
+    assert found.behind_writes == count, found
+    assert f"the old one is {count} writes and" in "\n".join(found.lines()), found.lines()
+
+
+@then("it says that nothing is behind once they were brought over")
+def _nothing_behind(operator: Operator) -> None:
+    operator.does("follow")
+    found = _status(operator)
+    assert (found.behind_writes, found.behind_seconds) == (0, 0.0), found
+    assert "the old one has everything that was written" in "\n".join(found.lines())
+
+
+@then(parsers.parse("the status is {name}"))
+def _status_is(operator: Operator, name: str) -> None:
+    assert _status(operator).state == name
+
+
+@given("the way back was given up")
+def _way_back_given_up(lab: Lab, operator: Operator) -> None:
+    operator.agrees_to.add(lab.site.name)
+    operator.does("finish")
+
+
+@when("the operator gives up the way back without typing the site's name")
+def _gives_up_without_the_name(operator: Operator) -> None:
+    operator.agrees_to.clear()
+    operator.tries("finish")
