@@ -639,17 +639,22 @@ def restore(proxmox: Proxmox, door: Door, record: Mapping[str, Any]) -> None:
                 proxmox.change("POST", f"{CLUSTER}/groups", group=group, **({"comment": comment} if comment else {}))
     for path, taken in record["rules"].items():
         for one in sorted(taken, key=lambda t: int(t["pos"])):
-            _put_rule(proxmox, door, path, int(one["pos"]), one["rule"])
+            at_the_top = any(int(t["pos"]) == 0 and _same(t["rule"]) == _same(one["rule"]) for t in taken)
+            _put_rule(proxmox, door, path, int(one["pos"]), one["rule"], first=not at_the_top)
 
 
-def _put_rule(proxmox: Proxmox, door: Door, path: str, pos: int, rule: Rule) -> None:
-    entries, _ = _read_list(proxmox, path)
-    at = [n for n, e in enumerate(entries) if plain(e) == plain(rule)]
-    if pos in at:
+def _put_rule(proxmox: Proxmox, door: Door, path: str, pos: int, rule: Rule, *, first: bool) -> None:
+    """Put one rule at its position; the ones above it are there already. ``first``: no equal one belongs at the top."""
+    entries, digest = _read_list(proxmox, path)
+    there = pos < len(entries) and _same(entries[pos]) == _same(rule)
+    if there and plain(entries[pos]) == plain(rule):
         return
     with door.act("undo.firewall.rule", f"Put back rule {pos} of {title(path)}: {describe(rule)}"):
+        if there:  # it was only switched off
+            proxmox.change("PUT", f"{path}/{pos}", enable=plain(rule)["enable"], **({"digest": digest} if digest else {}))
+            return
         # Interrupted between the two calls, the rule waits at the top.
-        if 0 not in at:
+        if not (pos and first and entries and plain(entries[0]) == plain(rule)):
             # A new rule lands at the top, switched off unless told otherwise.
             proxmox.change("POST", path, **plain(rule))
         if pos:

@@ -32,6 +32,11 @@ DANGEROUS = frozenset({
 })  # fmt: skip
 
 
+#: The pool of the scratch guest. Deleting a guest takes the access rules on its id with it, so a right on the id itself would be
+#: gone after the first test restore; a right on a pool stays.
+SCRATCH_POOL = "cutover-scratch"
+
+
 @dataclass(frozen=True)
 class Need:
     """Privileges on a path, and what they are for."""
@@ -59,7 +64,8 @@ def needs(site: Site, step: Step) -> list[Need]:
         for guest in guests.to_decommission() if step == "decommission" else [guests.old]:
             add(f"/vms/{guest.vmid}", f"to back up {guest} and read its backups", "VM.Backup")
         add(f"/storage/{storages.backup}", "to write backups", "Datastore.AllocateSpace")
-        restoring([site.proxmox.scratch_vmid])
+        add(f"/pool/{SCRATCH_POOL}", "to restore on trial into this pool and remove that again", "VM.Allocate")
+        restoring([])
     if step == "backup":
         add(f"/vms/{guests.old.vmid}", f"to take a snapshot of {guests.old}", "VM.Snapshot")
     if step == "resize":
@@ -86,6 +92,9 @@ def needs(site: Site, step: Step) -> list[Need]:
             add(f"/vms/{guest.vmid}", f"to stop, protect and delete {guest}", "VM.PowerMgmt", "VM.Config.Options", "VM.Allocate")
         add("/", "to change firewall rules of the cluster and its nodes", "Sys.Modify")
         add("/vms", "to change firewall rules of other guests", "VM.Config.Network")
+        for guest in (guests.nginx, guests.vllm, guests.new):
+            # A rule that another step gives on the guest itself would replace the one above.
+            add(f"/vms/{guest.vmid}", "to change its firewall rules", "VM.Config.Network")
     return _merged(found)
 
 
@@ -110,6 +119,8 @@ def commands(site: Site, step: Step, user: str = "cutover@pve") -> list[str]:
     token = f"{user}!{step}"
     lines = [f"pveum user add {user}", f"pveum user token add {user} {step} --privsep 1"]
     for number, need in enumerate(needs(site, step)):
+        if need.path == f"/pool/{SCRATCH_POOL}":
+            lines.append(f"pveum pool add {SCRATCH_POOL}")
         role = f"Cutover{step.capitalize()}{number}"
         lines.append(f"pveum role add {role} --privs '{' '.join(sorted(need.privileges))}'")
         lines.append(f"pveum acl modify {need.path} --users {user} --tokens '{token}' --roles {role}")

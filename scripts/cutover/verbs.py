@@ -71,5 +71,7 @@ def carry_out(verb: str, run: Run, *, undo: bool = False) -> Result:
         return Result(verb, sentences, None)
     module = phase(verb)
     outcome: Outcome = module.undo(run) if undo else module.do(run)
-    run.journal.note(f"{verb}.{'undone' if undo else 'finished'}", " ".join(outcome.sentences), changed=outcome.changed)
+    # A step that has to wait (the soak time) is not complete yet; it is run again.
+    end = "undone" if undo else "waiting" if "waiting_until" in outcome.facts else "finished"
+    run.journal.note(f"{verb}.{end}", " ".join(outcome.sentences), changed=outcome.changed)
     return Result(verb, sentences, outcome)

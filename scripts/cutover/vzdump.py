@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cutover.errors import Failed, OutcomeUnknown, Refused, Unreachable
+from cutover.rights import SCRATCH_POOL
 
 if TYPE_CHECKING:
     from cutover.run import Run
@@ -319,6 +320,8 @@ def try_restore(
     scratch = run.site.proxmox.scratch_vmid
     place = ("lxc", scratch)
     _remove_scratch(run, left_over=True)
+    # Where that pool is, rights on it outlive the scratch guest; where it is not, the token needs them on the id.
+    pool = SCRATCH_POOL if any(p.get("poolid") == SCRATCH_POOL for p in run.proxmox.list("pools")) else None
     with run.door.act(
         "vzdump.test-restore",
         f"Restore {archive.volid} as LXC {scratch} to see that it can be restored",
@@ -336,6 +339,7 @@ def try_restore(
                 restore=1,
                 storage=run.site.proxmox.storages.restore,
                 unique=1,
+                pool=pool,
             )
             found = run.proxmox.config(place)
             act.after = shape(found)

@@ -886,7 +886,11 @@ class LabPve(FakePve):  # type: ignore[misc]
             self._check_protection(existing, f"unable to restore CT {vmid}")
         else:
             self._check_vmid_unused(vmid)
+        pool = v.get("pool")
+        if pool and pool not in self.pools:
+            raise PveError(400, "Parameter verification failed.", {"pool": f"pool '{pool}' does not exist"})
         mine = self.allowed(user, f"/vms/{vmid}", "VM.Allocate")
+        mine = mine or bool(pool and self.allowed(user, f"/pool/{pool}", "VM.Allocate"))
         if not (mine or (existing is not None and v.get("force") and self.allowed(user, f"/vms/{vmid}", "VM.Backup"))):
             raise PveError(403, "Permission check failed")
         storage = v.get("storage") or "local"
@@ -938,6 +942,8 @@ class LabPve(FakePve):  # type: ignore[misc]
             shutil.rmtree(self.folder / "snapshots" / str(vmid), ignore_errors=True)
             if rules:
                 self._fw()["guests"][vmid] = rules
+            if pool:
+                self._pool_join(pool, vmid)
             if v.get("start"):
                 await self._start_steps(guest, user)
 
@@ -1199,6 +1205,8 @@ class LabPve(FakePve):  # type: ignore[misc]
                 if unknown:
                     raise ValueError(f"invalid privilege {sorted(unknown)}")
                 self.roles[name] = privileges
+            case ["pool", "add", name]:
+                self.pools.setdefault(name, set())
             case ["user", "add", name]:
                 self.users.setdefault(name, "")
             case ["user", "token", "add", user, name]:

@@ -1,0 +1,597 @@
+"""Decommission: give back the old guests, their firewall rules and their names, and nothing else.
+
+Nothing is deleted before the move was finished on purpose and the site works. Then, for all of them: look at everything that
+knows them, and refuse where anything speaks against it, before anything is changed; ask for each guest's name, typed; keep its
+identity. Stop them one at a time, the first one as a canary, and look at the site after each. Let the site live without them for
+the agreed time. Then one guest at a time: a final backup that was read and restored on trial, the firewall rules that are its
+alone, its names, its identity once more, and only then the deletion.
+
+Every run looks at the world and at the journal and goes on from there, so it can be interrupted anywhere. What was there before
+is in the journal and in ``undo-decommission.json`` beside it. Until a guest is deleted, ``undo`` starts it again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from cutover import checks, firewall, vzdump
+from cutover import plan as plans
+from cutover.checks import Moment
+from cutover.errors import Failed, Refused
+from cutover.phases import Outcome, Sentence, identity, references
+from cutover.phases.identity import Identity
+from cutover.waiting import Not, wait_until
+
+if TYPE_CHECKING:
+    from cutover.journal import Entry
+    from cutover.phases.references import Facts
+    from cutover.run import Run
+    from cutover.site import Guest
+
+STOP_SECONDS = 180
+DELETE_SECONDS = 1800.0
+
+
+# -- what the journal knows -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Approval:
+    """What the operator agreed to: this guest, with these addresses. ``purpose`` names its final backup."""
+
+    at: str
+    identity: Identity
+    addresses: tuple[str, ...]
+    facts: Mapping[str, Any]
+    purpose: str
+
+
+def _vmid(entry: Entry) -> int | None:
+    for place in (entry.extra, entry.before, entry.after):
+        if isinstance(place, dict) and "vmid" in place:
+            return int(place["vmid"])
+    return None
+
+
+def _mine(run: Run, vmid: int) -> list[Entry]:
+    """The journal's lines about this guest since its approval was last withdrawn, oldest first."""
+    found: list[Entry] = []
+    intents: dict[int, int | None] = {}
+    for entry in run.journal.acts("decommission"):
+        if entry.kind == "intent":
+            intents[entry.seq] = _vmid(entry)
+        about = intents.get(entry.of) if entry.of is not None else _vmid(entry)
+        if about != vmid:
+            continue
+        if entry.act == "decommission.withdrawn":
+            found = []
+        else:
+            found.append(entry)
+    return found
+
+
+def _last(run: Run, vmid: int, act: str, *kinds: str) -> Entry | None:
+    return next((e for e in reversed(_mine(run, vmid)) if e.act == act and e.kind in kinds), None)
+
+
+def approval(run: Run, guest: Guest) -> Approval | None:
+    """What was agreed to for this guest, or None."""
+    note = _last(run, guest.vmid, "decommission.approved", "note")
+    if note is None:
+        return None
+    facts = note.extra["facts"]
+    return Approval(note.at, Identity.from_json(facts["identity"]), tuple(facts["addresses"]), facts, f"final-{note.seq}")
+
+
+def deletion_begun(run: Run, guest: Guest) -> bool:
+    """Whether this tool sent the deletion of this guest."""
+    return _last(run, guest.vmid, "decommission.delete", "intent") is not None
+
+
+def _deleted(run: Run, guest: Guest) -> bool:
+    """Whether the journal says that the deletion was seen to have happened."""
+    return _last(run, guest.vmid, "decommission.delete", "done") is not None
+
+
+def completed(run: Run, guest: Guest) -> bool:
+    """Whether nothing is left to do for this guest."""
+    return _last(run, guest.vmid, "decommission.gone", "note") is not None
+
+
+def _seconds(at: str) -> float:
+    return datetime.fromisoformat(at).timestamp()
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+# -- before anything is changed -------------------------------------------------------------------
+
+
+def validated(run: Run) -> None:
+    """F1: the way back was given up on purpose, traffic goes to the new server, and the site works; else :class:`Refused`."""
+    if plans.done(run.journal, "finish") is None:
+        raise Refused(
+            "Nothing is deleted while the way back is open: the move was not finished.",
+            "Watch the new server, then `cutover finish`.",
+        )
+    if run.gate.state().side != "new":
+        raise Refused(
+            "Nginx still sends traffic to the old server; it must not be deleted.", "`cutover switch`, then `cutover finish`."
+        )
+    site_works(run)
+
+
+def site_works(run: Run) -> None:
+    """Ask the checks that have to hold before something is deleted. What cannot be evaluated is not good."""
+    for check, finding in checks.ask_all(run, moment=Moment.BEFORE_DELETING):
+        if finding.ok is not True:
+            raise Refused(f"{check.criterion}: {finding.sentence}", finding.hint)
+
+
+def survey(run: Run) -> tuple[dict[int, Facts], list[str]]:
+    """(facts of every guest that is still there, everything that speaks against going on). Reads only."""
+    found: dict[int, Facts] = {}
+    against: list[str] = []
+    for guest in run.site.guests.to_decommission():
+        facts = None if _deleted(run, guest) else references.collect(run, guest)
+        agreed = approval(run, guest)
+        if facts is None:
+            if not deletion_begun(run, guest):
+                against.append(f"{guest} does not exist, and this tool did not delete it.")
+            continue
+        found[guest.vmid] = facts
+        if agreed is not None:
+            wrong = agreed.identity.differences(facts.identity)
+            reason = f"{guest} is not the guest that was approved on {agreed.at}"
+        else:
+            named = identity.resolved(guest.address)
+            wrong = identity.not_as_planned(guest, run.site.proxmox.node, facts.identity, _known(facts), named)
+            reason = f"{guest} is not the guest of site.yaml"
+        against += [f"{reason}: {references.in_words(wrong)}."] if wrong else []
+        deleting = deletion_begun(run, guest)
+        against += [f"{guest}: {sentence}." for sentence in references.refusals(facts, deleting=deleting)]
+        against += _running_again(run, guest, facts)
+    return found, against
+
+
+def _known(facts: Facts) -> tuple[str, ...]:
+    """Addresses that Proxmox itself shows; none where the guest is stopped and takes them by DHCP."""
+    return facts.addresses if facts.status == "running" or facts.identity.addresses else ()
+
+
+def _running_again(run: Run, guest: Guest, facts: Facts) -> list[str]:
+    if facts.status != "running":
+        return []
+    acts = [e for e in _mine(run, guest.vmid) if e.kind == "done" and e.act in {"decommission.stop", "decommission.start-again"}]
+    if not acts or acts[-1].act != "decommission.stop":
+        return []
+    since = f"{guest} is running again, although it was stopped on {acts[-1].at}: somebody needs it."
+    return [f"{since} Find out who. Stopping it in Proxmox begins the soak time anew; `cutover undo decommission` gives it back."]
+
+
+def _going(run: Run, guests: Sequence[Guest], facts: Mapping[int, Facts]) -> firewall.Going:
+    addresses: set[str] = set()
+    for guest in guests:
+        agreed = approval(run, guest)
+        addresses |= set(agreed.addresses) if agreed is not None else set()
+        if agreed is None and guest.vmid in facts:
+            addresses |= set(facts[guest.vmid].addresses)
+    return firewall.Going(frozenset(g.vmid for g in guests), frozenset(addresses))
+
+
+def _begun(run: Run) -> list[Mapping[str, Any]]:
+    """The undo records of firewall removals that were begun."""
+    return [e.extra["undo"] for e in run.journal.acts("decommission.firewall.planned")]
+
+
+# -- the plan -------------------------------------------------------------------------------------
+
+
+def overview(run: Run) -> dict[str, Any]:
+    """Everything that would be done, as data: guests, what speaks against it, firewall, names. Reads only."""
+    guests = run.site.guests.to_decommission()
+    facts, against = survey(run)
+    rules = firewall.read(run.proxmox)
+    going = _going(run, guests, facts)
+    verdict = firewall.resolve(rules, going, _begun(run))
+    names = run.dns.find(sorted(going.addresses), [g.name for g in guests])
+    return {
+        "against": [*against, *verdict.in_the_way],
+        "guests": [
+            {
+                "guest": str(guest),
+                "vmid": guest.vmid,
+                "state": _state(run, guest, facts.get(guest.vmid)),
+                "addresses": list(facts[guest.vmid].addresses) if guest.vmid in facts else [],
+                "volumes": vzdump.volumes(facts[guest.vmid].config) if guest.vmid in facts else {},
+                "goes_along": references.goes_along(facts[guest.vmid]) if guest.vmid in facts else [],
+                "stays": references.stays(facts[guest.vmid]) if guest.vmid in facts else [],
+            }
+            for guest in guests
+        ],
+        "firewall": {
+            "removed": firewall.sentences(verdict.removal),
+            "shared": list(verdict.shared),
+            "undo": firewall.undo_record(rules, verdict.removal),
+        },
+        "names": names.as_json(),
+    }
+
+
+def _state(run: Run, guest: Guest, facts: Facts | None) -> str:
+    if completed(run, guest):
+        return "gone"
+    if facts is None:
+        return "deleted"
+    if approval(run, guest) is None:
+        return "not approved"
+    return "running" if facts.status == "running" else f"stopped since {_utc(_stopped_since(run, guest))}"
+
+
+def plan(run: Run) -> Sequence[Sentence]:
+    """What would be done now, and what speaks against it; empty when all of it was done. Reads only."""
+    guests = run.site.guests.to_decommission()
+    if all(completed(run, guest) for guest in guests):
+        return []
+    data = overview(run)
+    undo = "`cutover undo decommission` starts it again"
+    lines = [Sentence(f"Not yet: {sentence}") for sentence in data["against"]]
+    if plans.done(run.journal, "finish") is None:
+        lines.append(Sentence("Not yet: the way back is still open; `cutover finish` gives it up."))
+    for guest, row in zip(guests, data["guests"], strict=True):
+        if row["state"] in {"not approved", "running"}:
+            lines.append(Sentence(f"Stop {guest}, and look at the site without it", f"{guest} is down", undo))
+    hours = run.site.limits.soak_hours
+    lines.append(Sentence(f"Wait until the site has lived without them for {hours:g} hours", "Nothing", ""))
+    for guest, row in zip(guests, data["guests"], strict=True):
+        if row["state"] in {"gone", "deleted"}:
+            continue
+        lines.append(
+            Sentence(f"Back up {guest} for good, and restore that on trial", "Adds one protected backup", "Delete the backup")
+        )
+        along = "".join(f"; {sentence}" for sentence in row["goes_along"])
+        volumes = ", ".join(vzdump.options(v)["volume"] for v in row["volumes"].values())
+        lines.append(Sentence(f"Delete {guest} with {volumes}{along}", f"{guest} is gone", "Restore its final backup"))
+    put_back = "The undo record puts it back in its place"
+    lines += [Sentence(f"Remove {sentence}", "Firewall", put_back) for sentence in data["firewall"]["removed"]]
+    lines += [Sentence(f"Leave: {sentence} (it speaks of others too)") for sentence in data["firewall"]["shared"]]
+    for record in data["names"]["records"]:
+        said = f"{record['name'].rstrip('.')} {record['type']} {record['value'].rstrip('.')}"
+        lines.append(Sentence(f"Delete the record {said} at {record['provider']}", "Names", "The undo record puts it back"))
+    lines += [Sentence(f"By hand: delete {sentence}") for sentence in data["names"]["by_hand"]]
+    lines += [Sentence(f"Leave: {sentence}") for sentence in data["names"]["mentions"]]
+    return lines
+
+
+# -- doing ----------------------------------------------------------------------------------------
+
+
+def do(run: Run) -> Outcome:
+    """Go as far as is allowed now: stop, soak, or delete. :class:`Refused` before anything is changed, :class:`Failed` after."""
+    began = len(run.journal.entries())
+    try:
+        return _do(run)
+    except Failed:
+        raise
+    except Refused as error:
+        if any(e.kind in {"done", "failed"} for e in run.journal.entries()[began:]):
+            raise Failed(error.sentence, error.hint) from None
+        raise
+
+
+def _do(run: Run) -> Outcome:
+    guests = run.site.guests.to_decommission()
+    if all(completed(run, guest) for guest in guests):
+        return Outcome(False, ["They were given back already."])
+    validated(run)
+    facts, against = survey(run)
+    rules = firewall.read(run.proxmox)
+    against += firewall.resolve(rules, _going(run, guests, facts), _begun(run)).in_the_way
+    if against:
+        raise Refused("\n".join(against), "Nothing was changed.")
+    for guest in guests:
+        if guest.vmid in facts:
+            _agree(run, guest, facts[guest.vmid])
+    stopped = [_stop(run, guest) for guest in guests if guest.vmid in facts]
+    waiting = _soaking(run, [g for g in guests if g.vmid in facts])
+    if waiting is not None:
+        return Outcome(
+            any(stopped),
+            [
+                f"{', '.join(str(g) for g in guests if g.vmid in facts)} are stopped.",
+                f"The site has to live without them until {waiting}; run the command again then.",
+            ],
+            undo="`cutover undo decommission` starts them again.",
+            facts={"waiting_until": waiting},
+        )
+    sentences: list[str] = []
+    for guest in guests:
+        if not completed(run, guest):
+            sentences += _give_back(run, guest)
+            site_works(run)
+    _write_undo(run)
+    return Outcome(True, sentences, undo=f"{run.state_dir / 'undo-decommission.json'}: restore the final backups, then these.")
+
+
+def _agree(run: Run, guest: Guest, facts: Facts) -> None:
+    """Ask for the guest's name, typed; keep what was agreed to."""
+    volumes = ", ".join(vzdump.options(value)["volume"] for value in vzdump.volumes(facts.config).values())
+    along = "".join(f"; {sentence}" for sentence in references.goes_along(facts))
+    run.consent.by_name(guest.name, f"{guest} with {volumes} will be deleted{along}")
+    if approval(run, guest) is None:
+        run.journal.note("decommission.approved", f"{guest} may be deleted", vmid=guest.vmid, facts=facts.as_json())
+
+
+# -- stopping and soaking -------------------------------------------------------------------------
+
+
+def _stop(run: Run, guest: Guest) -> bool:
+    """Stop a guest and keep it from starting with the host; look at the site without it. Whether anything was done."""
+    config = run.proxmox.get(f"{run.proxmox.of(guest)}/config")
+    changed = False
+    if int(config.get("onboot") or 0):
+        # A reboot of the host during the soak time would start it again.
+        with run.door.act(
+            "decommission.no-autostart", f"Keep {guest} from starting with the host", before={"vmid": guest.vmid, "onboot": 1}
+        ):
+            run.proxmox.change("PUT", f"{run.proxmox.of(guest)}/config", onboot=0, digest=config.get("digest"))
+        changed = True
+    if run.proxmox.status(guest).get("status") != "running":
+        return changed
+    run.voice.say(f"Stopping {guest}, and looking at the site without it.")
+    with run.door.act("decommission.stop", f"Stop {guest}", before={"vmid": guest.vmid, "status": "running"}) as act:
+        run.proxmox.do_task(
+            "POST",
+            f"{run.proxmox.of(guest)}/status/shutdown",
+            kind="vzshutdown",
+            vmid=guest.vmid,
+            what=f"Stopping {guest}",
+            deadline=STOP_SECONDS + 30.0,
+            timeout=STOP_SECONDS,
+        )
+        _wait_for(run, guest, "stopped")
+        act.after = {"vmid": guest.vmid, "status": "stopped"}
+    try:
+        site_works(run)
+    except Refused as error:
+        _start(run, guest, "decommission.start-again")
+        raise Failed(f"The site does not work without {guest}: {error.sentence} It was started again.", error.hint) from None
+    return True
+
+
+def _wait_for(run: Run, guest: Guest, status: str) -> None:
+    def fact() -> bool | Not:
+        now = str(run.proxmox.status(guest).get("status"))
+        return True if now == status else Not(f"it is {now}")
+
+    wait_until(fact, deadline=60, what=f"{guest} being {status}", every=run.proxmox.poll)
+
+
+def _start(run: Run, guest: Guest, act: str) -> None:
+    with run.door.act(act, f"Start {guest} again", before={"vmid": guest.vmid}):
+        run.proxmox.do_task(
+            "POST",
+            f"{run.proxmox.of(guest)}/status/start",
+            kind="vzstart",
+            vmid=guest.vmid,
+            what=f"Starting {guest}",
+            deadline=STOP_SECONDS,
+        )
+        _wait_for(run, guest, "running")
+
+
+def _stopped_since(run: Run, guest: Guest) -> float:
+    """Since when the guest is down: whatever started or stopped it last counts, also when that was somebody else."""
+    moments = [_seconds(e.at) for e in _mine(run, guest.vmid) if e.act == "decommission.stop" and e.kind == "done"]
+    agreed = approval(run, guest)
+    moments += [_seconds(agreed.at)] if agreed is not None and not moments else []
+    first = min(moments, default=0.0)
+    for task in run.proxmox.tasks(vmid=guest.vmid):
+        moment = float(task.get("starttime") or 0)
+        if task.get("type") == "vzstart" and moment > first:
+            moments.append(moment)
+    return max(moments, default=0.0)
+
+
+def _soaking(run: Run, guests: Sequence[Guest]) -> str | None:
+    """Until when the site still has to live without these guests, or None."""
+    until = max((_stopped_since(run, guest) for guest in guests), default=0.0) + run.site.limits.soak_hours * 3600
+    return _utc(until) if until > time.time() and run.site.limits.soak_hours > 0 else None
+
+
+# -- deleting one guest ---------------------------------------------------------------------------
+
+
+def _give_back(run: Run, guest: Guest) -> list[str]:
+    agreed = approval(run, guest)
+    if agreed is None:
+        raise Refused(f"{guest} was not approved; nothing of it was deleted.")
+    said: list[str] = []
+    archive = None
+    if identity.read(run, guest) is not None and not _deleted(run, guest):
+        _unchanged(run, guest, agreed)
+        archive = _final_backup(run, guest, agreed)
+        said += _forget(run, guest)
+        _unchanged(run, guest, agreed)
+        vzdump.verify(run, guest, archive, agreed.facts["config"])
+        _delete(run, guest, agreed, archive)
+    else:
+        _see_deleted(run, guest)
+    _forget_names_that_waited(run, guest)
+    left = references.left_behind(run, guest.vmid)
+    note = _last(run, guest.vmid, "decommission.backup", "note")
+    kept = note.extra["archive"]["volid"] if note is not None else "unknown"
+    run.journal.note("decommission.gone", f"{guest} is given back", vmid=guest.vmid, left_behind=left, backup=kept)
+    _write_undo(run)
+    sentence = f"{guest} is deleted; its final backup is {kept}."
+    return [sentence, *said, *(f"Left behind, for you to judge: {volume}." for volume in left)]
+
+
+def _unchanged(run: Run, guest: Guest, agreed: Approval) -> None:
+    """F4: the guest is the approved one, stopped, and nothing new speaks against deleting it."""
+    here = references.collect(run, guest)
+    if here is None:
+        raise Failed(f"{guest} disappeared while it was being given back.", "Look in Proxmox who deleted it.")
+    wrong = agreed.identity.differences(here.identity)
+    wrong += references.refusals(here, deleting=deletion_begun(run, guest))
+    wrong += [f"it is {here.status}"] if here.status != "stopped" else []
+    if wrong:
+        raise Refused(f"{guest} was not deleted: {references.in_words(wrong)}.", "Look at it, then run the command again.")
+
+
+def _final_backup(run: Run, guest: Guest, agreed: Approval) -> vzdump.Archive:
+    """F3: a protected backup that was restored on trial once."""
+    archive = vzdump.make(run, guest, purpose=agreed.purpose, mode="stop")
+    proofs = vzdump.verify(run, guest, archive, agreed.facts["config"])
+    known = _last(run, guest.vmid, "decommission.backup", "note")
+    if known is not None and known.extra["archive"] == archive.as_json():
+        return archive
+    proofs += vzdump.try_restore(run, guest, archive, agreed.facts["config"])
+    run.journal.note("decommission.backup", f"{guest}: {'; '.join(proofs)}", vmid=guest.vmid, archive=archive.as_json())
+    return archive
+
+
+def _up_to(run: Run, guest: Guest) -> list[Guest]:
+    """The guest and those that are gone already: a rule about two of them goes with the second."""
+    return [g for g in run.site.guests.to_decommission() if completed(run, g) or g.vmid == guest.vmid]
+
+
+def _forget(run: Run, guest: Guest) -> list[str]:
+    """F5: remove the firewall rules and names that are this guest's alone. Rules before the guest; see the firewall module."""
+    going = _going(run, _up_to(run, guest), {})
+    rules = firewall.read(run.proxmox)
+    removal = firewall.resolve(rules, going, _begun(run)).removal
+    if removal:
+        run.journal.note(
+            "decommission.firewall.planned",
+            f"{guest}: {len(firewall.sentences(removal))} firewall entries go",
+            vmid=guest.vmid,
+            undo=firewall.undo_record(rules, removal),
+        )
+        _write_undo(run)
+        firewall.carry_out(run.proxmox, run.door, rules, removal)
+    names = [g.name for g in _up_to(run, guest)]
+    found = run.dns.find(sorted(going.addresses), names)
+    if found.records:
+        count = f"{guest}: {len(found.records)} records go"
+        run.journal.note("decommission.dns.planned", count, vmid=guest.vmid, undo=found.as_json())
+        _write_undo(run)
+        run.dns.delete(found, names)
+    said = [f"Removed: {sentence}." for sentence in firewall.sentences(removal)]
+    return said + [f"Removed: record {record}." for _, record in found.records]
+
+
+def _forget_names_that_waited(run: Run, guest: Guest) -> None:
+    """Aliases and sets that the guest's own rules used; they could not go before it."""
+    rules = firewall.read(run.proxmox)
+    removal = firewall.resolve(rules, _going(run, _up_to(run, guest), {}), _begun(run)).removal
+    if removal:
+        undo = firewall.undo_record(rules, removal)
+        run.journal.note("decommission.firewall.planned", f"{guest}: names that had to wait", vmid=guest.vmid, undo=undo)
+        firewall.carry_out(run.proxmox, run.door, rules, removal)
+
+
+def _delete(run: Run, guest: Guest, agreed: Approval, archive: vzdump.Archive) -> None:
+    before = {"vmid": guest.vmid, "identity": agreed.identity.as_json(), "backup": archive.volid}
+    run.voice.say(f"Deleting {guest}.")
+    with run.door.act("decommission.delete", f"Delete {guest}", before=before) as act:
+        # Not "destroy-unreferenced-disks": on storage that two clusters share it would free somebody else's volumes.
+        run.proxmox.do_task(
+            "DELETE",
+            run.proxmox.of(guest),
+            kind="vzdestroy",
+            vmid=guest.vmid,
+            what=f"Deleting {guest}",
+            deadline=DELETE_SECONDS,
+            purge=1,
+        )
+        if identity.read(run, guest) is not None:
+            raise Failed(f"Proxmox says that {guest} was deleted, and still lists it.")
+        act.after = {"vmid": guest.vmid, "gone": True}
+
+
+def _see_deleted(run: Run, guest: Guest) -> None:
+    """The deletion was interrupted after it happened: write down that it was seen."""
+    if not _deleted(run, guest):
+        with run.door.act("decommission.delete", f"See that {guest} is deleted", before={"vmid": guest.vmid}) as act:
+            act.after = {"vmid": guest.vmid, "gone": True}
+
+
+# -- the way back ---------------------------------------------------------------------------------
+
+
+def undo_record(run: Run) -> dict[str, Any]:
+    """Everything that was there before, per guest: facts, firewall, names, final backup. JSON."""
+    found = []
+    for guest in run.site.guests.to_decommission():
+        agreed = approval(run, guest)
+        lines = _mine(run, guest.vmid)
+        backup = _last(run, guest.vmid, "decommission.backup", "note")
+        found.append(
+            {
+                "guest": str(guest),
+                "vmid": guest.vmid,
+                "before": agreed.facts if agreed is not None else None,
+                "backup": backup.extra["archive"]["volid"] if backup is not None else None,
+                "firewall": [e.extra["undo"] for e in lines if e.act == "decommission.firewall.planned"],
+                "names": [e.extra["undo"] for e in lines if e.act == "decommission.dns.planned"],
+                "gone": completed(run, guest),
+            }
+        )
+    return {"site": run.site.name, "guests": found}
+
+
+def _write_undo(run: Run) -> None:
+    path = run.state_dir / "undo-decommission.json"
+    path.touch(mode=0o600)
+    path.write_text(run.secrets.redact(json.dumps(undo_record(run), indent=1, ensure_ascii=False)) + "\n", encoding="utf-8")
+
+
+def plan_undo(run: Run) -> Sequence[Sentence]:
+    """What giving them back to their users would do. Reads only."""
+    found = [Sentence(f"Start {guest} again") for guest in _still_there(run)]
+    for row in undo_record(run)["guests"]:
+        if row["firewall"]:
+            found.append(Sentence(f"Put the firewall entries of {row['guest']} back in their places"))
+        if row["names"]:
+            found.append(Sentence(f"Put the names of {row['guest']} back"))
+        if row["gone"]:
+            found.append(Sentence(f"By hand: restore {row['guest']} from {row['backup']}"))
+    return found
+
+
+def _still_there(run: Run) -> list[Guest]:
+    guests = run.site.guests.to_decommission()
+    return [g for g in guests if approval(run, g) is not None and identity.read(run, g) is not None and not _deleted(run, g)]
+
+
+def undo(run: Run) -> Outcome:
+    """Put names and firewall entries back, start what still exists and withdraw its approval; deleted guests are for your hands."""
+    record = undo_record(run)["guests"]
+    said: list[str] = []
+    for row in reversed(record):
+        for entry in reversed(row["firewall"]):
+            firewall.restore(run.proxmox, run.door, entry)
+        for entry in row["names"]:
+            run.dns.put_back(entry)
+        said += [f"Firewall entries and names of {row['guest']} are back."] if row["firewall"] or row["names"] else []
+        said += [f"{row['guest']} was deleted: restore it from {row['backup']}."] if row["gone"] else []
+    for guest in _still_there(run):
+        agreed = approval(run, guest)
+        if agreed is None:
+            continue
+        if agreed.facts["config"].get("onboot"):
+            with run.door.act("decommission.autostart", f"Let {guest} start with the host again", before={"vmid": guest.vmid}):
+                run.proxmox.change("PUT", f"{run.proxmox.of(guest)}/config", onboot=1)
+        if agreed.facts["status"] == "running" and run.proxmox.status(guest).get("status") != "running":
+            _start(run, guest, "decommission.start-again")
+        run.journal.note("decommission.withdrawn", f"{guest} is not to be deleted", vmid=guest.vmid)
+        said.append(f"{guest} is as it was.")
+    return Outcome(bool(said), said or ["There is nothing to undo."])

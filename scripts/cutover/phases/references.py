@@ -1,0 +1,200 @@
+"""What else in Proxmox knows a guest: what deleting it would take along, what forbids deleting it, and what stays behind.
+
+``purge`` is more than its name says: it takes a guest out of its backup jobs, and a job that had no other guest disappears as a
+whole. Access rules, the pool and the guest's own firewall file go in any case. Volumes in mount points, used or not, go too,
+whether or not any backup holds them; so whatever no backup would hold is a reason to refuse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cutover import vzdump
+from cutover.phases import identity
+from cutover.phases.identity import Identity
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+    from cutover.site import Guest
+
+_OWNED = re.compile(r"(?:vm|subvol|base|basevol)-(\d+)-")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything about one guest before anything is done to it. All of it JSON."""
+
+    guest: str
+    identity: Identity
+    status: str
+    addresses: tuple[str, ...]
+    config: Mapping[str, Any]
+    snapshots: tuple[str, ...]
+    jobs: tuple[Mapping[str, Any], ...]
+    ha: tuple[Mapping[str, Any], ...]
+    replication: tuple[Mapping[str, Any], ...]
+    pools: tuple[str, ...]
+    acl: tuple[Mapping[str, Any], ...]
+    own_firewall: Mapping[str, Any]
+    others: Mapping[int, Mapping[str, Any]] = field(repr=False, default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The record of what a restore does not bring back, and of what was there. Without the other guests."""
+        return {
+            "guest": self.guest,
+            "identity": self.identity.as_json(),
+            "status": self.status,
+            "addresses": list(self.addresses),
+            "config": dict(self.config),
+            "snapshots": list(self.snapshots),
+            "backup_jobs": [dict(j) for j in self.jobs],
+            "ha": [dict(h) for h in self.ha],
+            "replication": [dict(r) for r in self.replication],
+            "pools": list(self.pools),
+            "acl": [dict(a) for a in self.acl],
+            "own_firewall": dict(self.own_firewall),
+        }
+
+
+def refusals(facts: Facts, *, deleting: bool = False) -> list[str]:
+    """Why this guest must not be deleted now, one sentence each. Pure.
+
+    ``deleting`` says that this tool has begun to delete it: the lock that Proxmox leaves then is its own.
+    """
+    config, vmid = facts.config, facts.identity.vmid
+    found = []
+    if facts.identity.kind != "lxc":
+        found.append("it is a VM, and this command deletes containers only")
+    if int(config.get("protection") or 0):
+        found.append("somebody protected it; ask them, and take the protection away in Proxmox")
+    if config.get("lock") and not (deleting and config["lock"] == "destroyed"):
+        found.append(f"it is locked ({config['lock']}): something is working on it")
+    if int(config.get("template") or 0):
+        found.append("it is a template")
+    found += [f"HA manages it ({row.get('sid')}); remove it from HA first" for row in facts.ha]
+    found += vzdump.left_out(config)
+    found += [
+        f"{key} ({value}) would be deleted with it, and no backup holds it"
+        for key, value in sorted(config.items())
+        if re.fullmatch(r"unused\d+", key)
+    ]
+    for key, value in vzdump.volumes(config).items():
+        owner = _OWNED.search(vzdump.options(value)["volume"])
+        if owner and int(owner[1]) != vmid:
+            found.append(f"{key} is a volume of guest {owner[1]}, not its own")
+    for other, theirs in sorted(facts.others.items()):
+        for key, value in sorted(theirs.items()):
+            text = str(value)
+            if any(int(m[1]) == vmid for m in _OWNED.finditer(text)) and re.fullmatch(
+                r"(rootfs|mp|unused|scsi|virtio|sata|ide)\d*", key
+            ):
+                what = "is a linked clone of it" if "base" in text.split(",", maxsplit=1)[0] else "uses a volume of it"
+                found.append(f"guest {other} {what} ({key}: {text.split(',', maxsplit=1)[0]})")
+        both = set(identity.static_addresses(theirs)) & set(facts.addresses)
+        if both:
+            found.append(f"guest {other} has its address {', '.join(sorted(both))} too")
+    return found
+
+
+def goes_along(facts: Facts) -> list[str]:
+    """What the deletion takes along, one sentence each. Pure."""
+    vmid = str(facts.identity.vmid)
+    found = []
+    for job in facts.jobs:
+        left = [v for v in re.split(r"[,; ]+", str(job.get("vmid") or "")) if v and v != vmid]
+        found.append(
+            f"backup job {job.get('id')} no longer names it"
+            if left
+            else f"backup job {job.get('id')} disappears, because it names no other guest"
+        )
+    found += [f"replication job {job.get('id')} is removed" for job in facts.replication]
+    found += [f"its place in pool {pool}" for pool in facts.pools]
+    found += [f"the access rule {row.get('roleid')} for {row.get('ugid')} on /vms/{vmid}" for row in facts.acl]
+    found += [f"its snapshot {name}" for name in facts.snapshots]
+    rules = len(facts.own_firewall.get("rules") or ())
+    found += [f"its own {rules} firewall rules (they are in the final backup)"] if rules else []
+    return found
+
+
+def stays(facts: Facts) -> list[str]:
+    """What stays behind on purpose, or because Proxmox does not know of it. Pure."""
+    script = facts.config.get("hookscript")
+    return [f"its hook script {script}"] if script else []
+
+
+def collect(run: Run, guest: Guest) -> Facts | None:
+    """Read everything about a guest; None where nothing has its id."""
+    proxmox = run.proxmox
+    here = identity.read(run, guest)
+    if here is None:
+        return None
+    row, config, found = here
+    folder = f"nodes/{row['node']}/{row['type']}/{guest.vmid}"
+    running = row.get("status") == "running"
+    interfaces = proxmox.get(f"{folder}/interfaces") if running and row["type"] == "lxc" else None
+    stated = identity.resolved(guest.address)
+    addresses = tuple(sorted({*found.addresses, *identity.seen_addresses(interfaces)})) or stated
+    vmid = guest.vmid
+    snapshots = [str(s["name"]) for s in proxmox.list(f"{folder}/snapshot") if s.get("name") != "current"]
+    members = [p for p in proxmox.list("pools") if vmid in _members(proxmox.get(f"pools/{p['poolid']}"))]
+    return Facts(
+        guest=str(guest),
+        identity=found,
+        status=str(row.get("status")),
+        addresses=addresses,
+        config={k: v for k, v in config.items() if k != "digest"},
+        snapshots=tuple(snapshots),
+        jobs=tuple(j for j in proxmox.list("cluster/backup") if _names(j, vmid)),
+        ha=tuple(h for h in proxmox.list("cluster/ha/resources") if str(h.get("sid", "")).rsplit(":", 1)[-1] == str(vmid)),
+        replication=tuple(r for r in proxmox.list("cluster/replication") if str(r.get("guest")) == str(vmid)),
+        pools=tuple(str(p["poolid"]) for p in members),
+        acl=tuple(a for a in proxmox.list("access/acl") if a.get("path") == f"/vms/{vmid}"),
+        own_firewall={
+            "options": _plain(proxmox.get(f"{folder}/firewall/options")),
+            "rules": [_plain(r) for r in proxmox.list(f"{folder}/firewall/rules")],
+            "aliases": [_plain(a) for a in proxmox.list(f"{folder}/firewall/aliases")],
+            "ipset": [_plain(s) for s in proxmox.list(f"{folder}/firewall/ipset")],
+        },
+        others=_others(run, vmid),
+    )
+
+
+def _others(run: Run, vmid: int) -> dict[int, Mapping[str, Any]]:
+    found = {}
+    for row in run.proxmox.guests():
+        if int(row["vmid"]) != vmid:
+            found[int(row["vmid"])] = run.proxmox.get(f"nodes/{row['node']}/{row['type']}/{row['vmid']}/config")
+    return found
+
+
+def _members(pool: Any) -> set[int]:
+    content = pool[0] if isinstance(pool, list) else pool
+    return {int(m["vmid"]) for m in content.get("members", ()) if m.get("vmid") is not None}
+
+
+def _names(job: Mapping[str, Any], vmid: int) -> bool:
+    return str(vmid) in re.split(r"[,; ]+", str(job.get("vmid") or ""))
+
+
+def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in (entry or {}).items() if k not in {"digest", "pos"}}
+
+
+def left_behind(run: Run, vmid: int) -> list[str]:
+    """Volumes that still carry a deleted guest's id, except its backups: listed, never deleted, they may be somebody's."""
+    found = []
+    node = run.site.proxmox.node
+    for storage in run.proxmox.list(f"nodes/{node}/storage"):
+        kinds = set(str(storage.get("content", "")).split(","))
+        for kind in sorted(kinds & {"images", "rootdir"}):
+            path = f"nodes/{node}/storage/{storage['storage']}/content"
+            found += [str(volume["volid"]) for volume in run.proxmox.list(path, content=kind, vmid=vmid)]
+    return sorted(set(found))
+
+
+def in_words(sentences: Sequence[str]) -> str:
+    """Several sentences as one."""
+    return "; ".join(sentences)
