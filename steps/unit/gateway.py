@@ -22,11 +22,12 @@ from steps.lab.echo import Echo
 from steps.lab.nginx import NginxHost, nginx_binary
 
 ADDRESS = "127.0.0.1"
+OLD, NEW = "127.0.0.152", "127.0.0.101"
 
 
-def free_port() -> int:
+def free_port(address: str = ADDRESS) -> int:
     with socket.socket() as probe:
-        probe.bind((ADDRESS, 0))
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
 
@@ -41,8 +42,8 @@ class Gateway:
     """nginx in front of an old and a new echo server. ``with_gate`` puts the files in as an operator would by hand."""
 
     def __init__(self, folder: Path, *, with_gate: bool) -> None:
-        self.old = Echo("old", ADDRESS, free_port())
-        self.new = Echo("new", ADDRESS, free_port())
+        self.old = Echo("old", OLD, free_port(OLD))
+        self.new = Echo("new", NEW, free_port(NEW))
         self.host = NginxHost(folder, address=ADDRESS, port=free_port(), old=self.old.address)
         self.http = session()
         self.with_gate = with_gate

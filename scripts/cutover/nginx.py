@@ -1,0 +1,438 @@
+"""Nginx as the tool works it: the gate's flags, its log and its bodies, and putting the gate in and taking it out.
+
+Everything happens on the Nginx host through one open shell (:mod:`cutover.shell`); what only a worker process can know
+(which files are loaded, whether it sees the flags, whether an unrecorded write is under way) is asked over HTTP, at
+``/qdrant-gate/...``. How the gate itself works is said in ``nginx/qdrant-gate-server.conf``.
+
+A hold cannot outlive this tool. The Nginx host starts a clock before it sets the flag, and takes the flag away when the
+time is over. Ending a hold and switching both begin by making the same folder, which only one can: so either the switch
+happens wholly inside the hold, or it is refused because the hold was over.
+"""
+
+from __future__ import annotations
+
+import secrets as randomness
+import shlex
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+
+from cutover import gatefiles, gatelog, http
+from cutover.errors import CutoverError, Failed, Refused, Unreachable
+from cutover.gate import Side, Written
+from cutover.gateinstall import Installed, Installer
+from cutover.gatelog import Write
+from cutover.shell import Shell
+from cutover.waiting import Not, TimedOut, wait_until
+
+if TYPE_CHECKING:
+    from cutover.door import Door
+    from cutover.secrets import Secrets
+    from cutover.site import Site
+
+#: After this many seconds the gate itself answers held writes with 503.
+LONGEST_HOLD = 1.4
+#: Bytes of log or bodies fetched in one go.
+PIECE = 8 << 20
+NAMES_AT_ONCE = 400
+
+
+@dataclass(frozen=True)
+class State:
+    """What the gate is doing now; satisfies :class:`cutover.gate.Flags`.
+
+    ``installed``: the gate's files were put in by this tool and not yet taken out. ``free_mb``: room for bodies on the
+    Nginx host. ``log_bytes``: size of the log.
+    """
+
+    side: Side
+    held: bool
+    recording: bool
+    installed: bool
+    log_bytes: int
+    free_mb: int
+
+
+class Gate:
+    """The gate of one site; satisfies :class:`cutover.gate.Gate`. Changing methods need an open act."""
+
+    def __init__(self, site: Site, secrets: Secrets, door: Door) -> None:
+        self._site = site
+        self._secrets = secrets
+        self._door = door
+        self.shell = Shell(site.nginx.shell, door)
+        self._http = http.session(door, headers={"Connection": "close"}, timeout=(5.0, 10.0))
+        self._folder = site.nginx.gate_folder
+        self._cd = f"cd {shlex.quote(self._folder)} || exit 9\n"
+        self._hold = ""
+        self._under_way = gatelog.UnderWay()
+        self._lost: list[Write] = []
+        self.installer = Installer(self)
+
+    def close(self) -> None:
+        """Give the shell back. A hold that is in force ends on the host by itself."""
+        self.shell.close()
+        self._http.close()
+
+    # --- What is there -----------------------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """What the flags say now. Without a gate: nothing is held or recorded, and the old server is asked."""
+        answer = self.shell.read(
+            f"cd {shlex.quote(self._folder)} 2>/dev/null || exit 0\n"
+            "for f in hold new record; do if [ -f flags/$f ]; then echo $f; fi; done\n"
+            "if [ -f before/list ]; then echo installed; fi\n"
+            "printf 'log '; wc -c < log/writes.jsonl 2>/dev/null || echo 0\n"
+            'df -Pk . | tail -n 1 | { read -r _ _ _ free _; echo "free $free"; }\n'
+        )
+        words = dict([*line.split(), ""][:2] for line in answer.text.splitlines() if line.strip())
+        return State(
+            side="new" if "new" in words else "old",
+            held="hold" in words,
+            recording="record" in words,
+            installed="installed" in words,
+            log_bytes=int(words.get("log") or 0),
+            free_mb=int(words.get("free") or 0) // 1024,
+        )
+
+    def loaded(self) -> dict[str, Any] | None:
+        """What a worker process says about the gate: ``files`` (checksum), ``flags`` as it sees them, ``pid``.
+
+        None where the server that users reach has no gate.
+        """
+        url = f"{self._site.qdrant.public_url}/qdrant-gate/state"
+        answer = self._http.get(url)
+        if answer.status_code in {401, 403, 404}:
+            return None
+        try:
+            said = answer.json()
+            if answer.status_code == 200 and said["gate"] == 1:
+                return dict(said)
+        except (ValueError, KeyError, TypeError):
+            pass
+        return None
+
+    def files(self) -> gatefiles.Gatefiles:
+        """The gate's files for this site."""
+        return gatefiles.render(
+            folder=self._folder, old=self._address(self._site.qdrant.old_url), new=self._address(self._site.qdrant.new_url)
+        )
+
+    @staticmethod
+    def _address(url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or parts.path:
+            raise Refused(f"The gate passes requests on by plain HTTP to a host and port; {url} is something else.")
+        return f"{parts.hostname}:{parts.port or 80}"
+
+    # --- Putting it in and taking it out -----------------------------------------------------------------------------
+
+    def install(self) -> Installed:
+        """Put the gate in, prove it, and take it out again where a proof fails; see :mod:`cutover.gateinstall`."""
+        return self.installer.install()
+
+    def remove(self, *, although_new_serves: bool = False) -> Installed:
+        """Put the operator's files back byte for byte and prove that the old server is asked again."""
+        state = self.state()
+        if state.side == "new" and not although_new_serves:
+            raise Refused(
+                "The new server serves, and the configuration from before sends users to the old one.",
+                "Go `back` first, so that nothing is lost that was written since.",
+            )
+        if state.held:
+            raise Refused("Writes are held at this moment.", "Let the move end, or run it again, before the gate is taken out.")
+        return self.installer.remove()
+
+    # --- Recording ---------------------------------------------------------------------------------------------------
+
+    def start_recording(self, deadline: float = 30.0) -> None:
+        """Record every write from now on, beginning with an empty log.
+
+        When this returns, no write that began unrecorded is still under way: a snapshot taken now holds those, and the
+        log holds the others. :class:`Refused` (and not recording) when one takes longer than ``deadline`` seconds, or
+        when an nginx process from before the gate still serves somebody.
+        """
+        if self.state().recording:
+            self.stop_recording(deadline)
+        self._need_loaded()
+        free = self.state().free_mb
+        if free < 512:
+            raise Refused(
+                f"There are only {free} MB free for recorded writes in {self._folder}.", "Make room for at least 512 MB."
+            )
+        begin = "rm -rf bodies/* && true >> log/writes.jsonl && true > log/writes.jsonl && true > flags/record && "
+        self._change(begin + _synced("flags/record"), "set the flag record")
+        self._under_way, self._lost = gatelog.UnderWay(), []
+        try:
+            wait_until(self._all_recorded, deadline=deadline, what="The end of the last unrecorded write", every=0.05)
+        except CutoverError as error:
+            self._change("rm -f flags/record && " + _synced("flags"), "remove the flag record")
+            if isinstance(error, TimedOut):
+                raise Refused(f"Recording was not begun: {error.sentence}", "Let that write end, and try again.") from None
+            raise
+
+    def _all_recorded(self) -> bool | Not:
+        seen = self.loaded()
+        if seen is None or "record" not in seen["flags"].split():
+            return Not("nginx does not see the flag")
+        older = self.installer.processes_ending(int(seen["pid"]))
+        if older:
+            shown = ", ".join(map(str, older))
+            return Not(f"nginx processes from before the last reload still serve requests (process {shown})")
+        answer = self._http.get(f"{self._site.qdrant.public_url}/qdrant-gate/unrecorded")
+        if answer.status_code == 200:
+            return True
+        return Not("a write that began before is still under way")
+
+    def _need_loaded(self) -> None:
+        seen = self.loaded()
+        if seen is None:
+            raise Refused(f"There is no gate at {self._site.qdrant.public_url}.", "Install it first.")
+        if seen["files"] != self.files().checksum:
+            raise Refused("Nginx has other files of the gate loaded than this site's.", "Install the gate again.")
+
+    def stop_recording(self, deadline: float = 30.0) -> None:
+        """Record no more, wait for the writes that are being recorded, and remove log and bodies."""
+        self._change("rm -f flags/record && " + _synced("flags"), "remove the flag record")
+        with suppress(TimedOut, Failed):  # what takes longer, or is damaged, is not needed any more
+            wait_until(self._nothing_open, deadline=deadline, what="The end of the writes being recorded", every=0.05)
+        self._change("rm -rf bodies/*; if [ -f log/writes.jsonl ]; then true > log/writes.jsonl; fi", "remove what was recorded")
+        self._under_way, self._lost = gatelog.UnderWay(), []
+
+    def _nothing_open(self) -> bool | Not:
+        self._catch_up()
+        self._bury()
+        return Not(f"{len(self._under_way.open)} are not over") if self._under_way.open else True
+
+    # --- Hold and switch ---------------------------------------------------------------------------------------------
+
+    def hold(self, seconds: float) -> None:
+        """Hold writes for at most ``seconds``; see :class:`cutover.gate.Gate`. Repeated: the hold begins anew."""
+        if not 0 < seconds <= LONGEST_HOLD:
+            raise Refused(f"A hold of {seconds:g} s is not possible; the gate answers held writes after {LONGEST_HOLD} s.")
+        if self.state().held:
+            self.release()
+        self._catch_up()  # so that reading the log inside the hold is short
+        token = randomness.token_hex(8)
+        # The clock first: a hold without a clock could outlive a killed tool.
+        clock = (
+            f"(trap '' HUP; sleep {seconds:g} 2>/dev/null || sleep {max(1, round(seconds))}; "
+            f'if mkdir turn.{token} 2>/dev/null && [ "$(cat flags/hold)" = {token} ]; then rm -f flags/hold; fi; '
+            f"sleep 5; rm -rf turn.{token}) "
+            "</dev/null >/dev/null 2>&1 &\n"
+        )
+        flag = f"printf %s {token} > flags/.hold && mv flags/.hold flags/hold"
+        self._change(f"[ ! -f flags/hold ] || exit 8\n{clock}{flag}", "set the flag hold")
+        self._hold = token
+
+    def release(self) -> None:
+        """End the hold; fine when there is none. Returns when it has ended."""
+        self._hold = ""
+        self._change(
+            "[ -f flags/hold ] || exit 0\n"
+            "token=$(cat flags/hold 2>/dev/null)\n"
+            # The clock has its turn: let it finish, so that it cannot remove a hold that comes later.
+            'if [ -n "$token" ] && ! mkdir "turn.$token" 2>/dev/null; then\n'
+            "  n=0; while [ -f flags/hold ] && [ $n -lt 20 ]; do n=$((n+1)); sleep 0.05 2>/dev/null || sleep 1; done\n"
+            "fi\n"
+            "rm -f flags/hold",
+            "remove the flag hold",
+        )
+
+    def point_to_new(self) -> None:
+        """Ask the new server from now on, and end the hold. See :class:`cutover.gate.Gate`."""
+        self._point(f"true > flags/new && {_synced('flags/new')}", "rm -f flags/new", "set the flag new")
+
+    def point_to_old(self) -> None:
+        """Ask the old server from now on, and end the hold."""
+        self._point(f"rm -f flags/new && {_synced('flags')}", "true > flags/new", "remove the flag new")
+
+    def _point(self, do: str, undo: str, what: str) -> None:
+        token, self._hold = self._hold, ""
+        gone = Refused(
+            "The hold was over before traffic could be moved; nothing was changed.", "Try again; a hold has to be shorter."
+        )
+        if not token:
+            raise gone
+        # `true >` and not `: >`: where the disk is full, a failing `:` would end the script, and nobody would end the hold.
+        # First the flag that says where, on the disk; then the hold ends. nginx looks in the opposite order.
+        answer = self.shell.change(
+            f"{self._cd}"
+            f'[ "$(cat flags/hold 2>/dev/null)" = {token} ] && mkdir turn.{token} 2>/dev/null || exit 3\n'
+            f"if {do}; then rm -f flags/hold; else {undo}; rm -f flags/hold; exit 4; fi",
+            what,
+        )
+        if answer.code == 3:
+            raise gone
+        if answer.code != 0:
+            raise Failed(
+                f"The Nginx host could not {what}: {answer.reason}. The hold was ended where it was.", "Make room on its disk."
+            )
+
+    # --- The log -----------------------------------------------------------------------------------------------------
+
+    def drain(self, deadline: float) -> None:
+        """Wait until every write that had passed before the hold has its line in the log; TimedOut otherwise.
+
+        A write of an nginx process that died is not waited for; :meth:`read_log` then says that nobody knows of it.
+        """
+        began = time.monotonic()
+
+        def drained() -> bool | Not:
+            self._catch_up()
+            passed = self._under_way.passed
+            if passed and time.monotonic() - began > 0.2:
+                self._bury()
+                passed = self._under_way.passed
+            if not passed:
+                return True
+            oldest = passed[0]
+            return Not(f"{len(passed)} under way, the oldest is {oldest.method} {oldest.uri.split('?')[0]}")
+
+        wait_until(drained, deadline=deadline, what="The end of the writes that had passed before the hold", every=0.005)
+
+    def _catch_up(self) -> None:
+        for start, data in self._pieces(self._under_way.offset):
+            self._under_way.feed(gatelog.lines(data, start))
+
+    def _bury(self) -> None:
+        """Take the writes of dead nginx processes out of those under way."""
+        found = self._under_way.processes
+        if not found:
+            return
+        tests = "; ".join(f"[ -d /proc/{pid} ] || echo {pid}" for pid in sorted(found))
+        gone = [int(pid) for pid in self.shell.read(f"[ -d /proc/self ] || exit 1\n{tests}; true").text.split()]
+        self._lost += self._under_way.died(gone)
+
+    def _pieces(self, offset: int) -> Iterator[tuple[int, bytes]]:
+        """(position, complete lines) from a position to the end of the log."""
+        while True:
+            answer = self.shell.read(
+                f"{self._cd}[ -f log/writes.jsonl ] || exit 0\ntail -c +{offset + 1} log/writes.jsonl | head -c {PIECE}"
+            )
+            if answer.code not in {0, 9}:
+                raise CutoverError(f"The gate's log cannot be read: {answer.reason}.")
+            data = answer.out[: answer.out.rfind(b"\n") + 1]
+            if not data:
+                return
+            yield offset, data
+            offset += len(data)
+            if len(answer.out) < PIECE:
+                return
+
+    def log_end(self) -> int:
+        """Position just after the last complete line."""
+        answer = self.shell.read(
+            f"{self._cd}[ -f log/writes.jsonl ] || exit 0\ns=$(wc -c < log/writes.jsonl); b=$((s > 65536 ? s - 65536 : 0))\n"
+            "echo $b; tail -c +$((b + 1)) log/writes.jsonl"
+        )
+        start, _, data = answer.out.partition(b"\n")
+        return int(start or 0) + data.rfind(b"\n") + 1
+
+    def read_log(self, from_offset: int) -> Sequence[Written]:
+        """The writes that ended, from a position on; lost ones (see :meth:`drain`) come last, once."""
+        found: list[Write] = []
+        for start, data in self._pieces(from_offset):
+            read = list(gatelog.lines(data, start))
+            if start <= self._under_way.offset:
+                self._under_way.feed(read)
+            found += [line.write for line in read if line.kind == "end" and line.write is not None]
+        lost, self._lost = self._lost, []
+        end = found[-1].offset if found else from_offset
+        return [*found, *(Write(end, w.at, w.method, w.uri, w.status, w.side, w.body) for w in lost)]
+
+    def stragglers(self, from_offset: int, side: Side) -> Sequence[Written]:
+        """Writes since a position that reached another server than ``side``. After a move there should be none."""
+        return [write for write in self.read_log(from_offset) if write.side and write.side != side]
+
+    # --- Bodies ------------------------------------------------------------------------------------------------------
+
+    def body(self, entry: Written) -> bytes:
+        """One recorded body."""
+        return next(iter(self.bodies([entry])))[1]
+
+    def bodies(self, entries: Iterable[Written]) -> Iterator[tuple[Written, bytes]]:
+        """The recorded bodies in the given order, fetched in batches of some megabytes."""
+        rest = iter(entries)
+        while batch := list(islice(rest, NAMES_AT_ONCE)):
+            sizes = self._sizes([_safe(entry.body) for entry in batch if entry.body])
+            group: list[Written] = []
+            size = 0
+            for entry in batch:
+                mine = sizes.get(entry.body, 0)
+                if group and size + mine > PIECE:
+                    yield from self._fetch(group, sizes)
+                    group, size = [], 0
+                group.append(entry)
+                size += mine
+            yield from self._fetch(group, sizes)
+
+    def _sizes(self, names: list[str]) -> dict[str, int]:
+        if not names:
+            return {}
+        answer = self.shell.read(f"{self._cd}cd bodies || exit 9\nwc -c {' '.join(names)}")
+        if answer.code != 0:
+            raise Failed(f"A recorded body is gone from {self._folder}/bodies: {answer.reason}.", "Begin the copy again.")
+        found = (line.split() for line in answer.text.splitlines())
+        return {words[1]: int(words[0]) for words in found if len(words) == 2 and words[1] != "total"}
+
+    def _fetch(self, group: list[Written], sizes: dict[str, int]) -> Iterator[tuple[Written, bytes]]:
+        names = [entry.body for entry in group if entry.body]
+        data = b""
+        if names:
+            answer = self.shell.read(f"{self._cd}cd bodies || exit 9\ncat {' '.join(names)}", deadline=120)
+            data = answer.out
+            if answer.code != 0 or len(data) != sum(sizes[name] for name in names):
+                raise Failed(
+                    f"Recorded bodies in {self._folder}/bodies could not be read whole: {answer.reason}.", "Begin the copy again."
+                )
+        at = 0
+        for entry in group:
+            size = sizes[entry.body] if entry.body else 0
+            yield entry, data[at : at + size]
+            at += size
+
+    def forget_bodies(self, entries: Iterable[Written]) -> None:
+        """Remove bodies that both servers have."""
+        names = (_safe(entry.body) for entry in entries if entry.body)
+        while batch := list(islice(names, NAMES_AT_ONCE)):
+            self._change(f"cd bodies || exit 9\nrm -f {' '.join(batch)}", f"remove {len(batch)} recorded bodies")
+
+    def _change(self, script: str, what: str) -> None:
+        answer = self.shell.change(self._cd + script, what)
+        if answer.code == 9:
+            raise Refused(f"There is no folder {self._folder} on {self.shell.where}.", "Install the gate first.")
+        if answer.code != 0:
+            raise Failed(f"The Nginx host could not {what}: {answer.reason}.")
+
+    # --- What the installer needs ------------------------------------------------------------------------------------
+
+    @property
+    def site(self) -> Site:
+        return self._site
+
+    def answers(self, url: str, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        """How Qdrant at ``url`` answers one request, with the key; for comparing the ways to it."""
+        key = self._secrets.get("QDRANT_API_KEY") if self._door.is_open else self._secrets.get("QDRANT_READ_ONLY_API_KEY")
+        try:
+            answer = self._http.request(method, url + path, json=body, headers={"api-key": key} if key else {})
+        except requests.RequestException as error:
+            raise Unreachable(f"{url} does not answer: {error}.") from None
+        return answer.status_code, answer.content
+
+
+def _synced(path: str) -> str:
+    """On the disk, so that a power cut cannot take it back. The folder as well; where `sync` takes no names, everything."""
+    return f"{{ sync {path} flags 2>/dev/null || sync; }}"
+
+
+def _safe(name: str) -> str:
+    if not name.isalnum():
+        raise Failed(f"The gate's log names a body {name!r}, which is none of nginx's.")
+    return name
