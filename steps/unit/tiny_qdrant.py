@@ -11,6 +11,8 @@ from pathlib import Path
 
 ENV = os.environ
 STORAGE = Path(ENV["QDRANT__STORAGE__STORAGE_PATH"])
+#: Like the real server, which does not start with a setting that it cannot read.
+LIMIT = int(ENV.get("QDRANT__SERVICE__MAX_REQUEST_SIZE_MB", "32"))
 
 
 class Handler(BaseHTTPRequestHandler):

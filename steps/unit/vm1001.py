@@ -74,6 +74,7 @@ class Vm1001:
 
     def __init__(self, folder: Path, *, version: str = "2.23.0", **config: Any) -> None:
         self.folder = folder
+        self.runs: list[Run] = []
         self.net = free_network()
         self.address, self.git_address = f"127.{self.net}.0.101", f"127.{self.net}.0.20"
         crt, key = certificate(folder, self.address)
@@ -158,7 +159,14 @@ class Vm1001:
             "PORTAINER_API_KEY": KEY, "QDRANT_API_KEY": QDRANT_KEY, "QDRANT_READ_ONLY_API_KEY": QDRANT_READ_KEY,
             **(secrets or {}),
         }  # fmt: skip
-        return Run(self.site, Secrets.from_env(given), self.folder / "state", execute=execute, consent=consent or Given(yes=True))
+        consent = consent or Given(yes=True)
+        self.runs.append(Run(self.site, Secrets.from_env(given), self.folder / "state", execute=execute, consent=consent))
+        return self.runs[-1]
+
+    def close_runs(self) -> None:
+        """Give back the journals of runs that a failed test left behind."""
+        while self.runs:
+            self.runs.pop().close()
 
     @contextlib.contextmanager
     def up(self) -> Iterator[Vm1001]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cutover import http, portainer, stackfile
-from cutover.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable
+from cutover.errors import CutoverError, DoorClosed, Failed, OutcomeUnknown, Refused, Unreachable
 from cutover.phases import Outcome, Sentence
 from cutover.portainer import PROJECT, SERVICE, Answered, Stack
 from cutover.repository import Repository
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 EVERY_SECONDS = 0.25
 #: A container that was restarted this often does not come up by waiting.
 RESTARTS = 3
-#: Compose project and service of the stack.
+#: What the VM's own system needs beside its containers.
+SYSTEM_MB = 512
+#: The service of the stack that is Qdrant.
 SERVICE_NAME = stackfile.SERVICE
 
 
@@ -221,11 +223,11 @@ def _volume_refusals(seen: Situation, name: str) -> Iterable[str]:
 
 def _room_refusals(want: Wanted, seen: Situation) -> Iterable[str]:
     limit = want.file.memory or 0
-    free = seen.memory - seen.others_memory
+    free = seen.memory - seen.others_memory - SYSTEM_MB * 2**20
     if seen.memory and limit > free:
         yield (
-            f"Qdrant may take {limit >> 20} MB, and the VM has {free >> 20} MB beside its other containers. "
-            "Resize the VM first, or lower mem_limit."
+            f"Qdrant may take {limit >> 20} MB, and the VM has {max(free, 0) >> 20} MB beside its other containers and "
+            f"{SYSTEM_MB} MB for its own system. Resize the VM first, or lower mem_limit."
         )
     cpus = float(want.file.service.get("cpus") or 0)
     if seen.cores and cpus > seen.cores:
@@ -327,10 +329,11 @@ def hopeless(seen: Seen, *, not_this_container: str = "") -> str:
     if seen.stack is not None and seen.stack.status == portainer.ERROR:
         return "Portainer reports: " + (" ".join(seen.stack.message.split()) or "an error without a reason")
     if seen.container is not None and seen.container["Id"] != not_this_container:
+        state = seen.container["State"]
         if int(seen.container.get("RestartCount") or 0) >= RESTARTS:
-            code = seen.container["State"].get("ExitCode")
+            code = state.get("ExitCode")
             return f"the container ends again and again (exit code {code}{', out of memory' if code == 137 else ''})"
-        if (seen.container["State"].get("Health") or {}).get("Status") == "unhealthy":
+        if state.get("Status") == "running" and (state.get("Health") or {}).get("Status") == "unhealthy":
             return "the container is unhealthy"
     return ""
 
@@ -449,7 +452,7 @@ def do(run: Run) -> Outcome:
     situation = look(run, want)
     refuse(refusals(want, situation, run.site))
     before = situation.stack
-    run.journal.note("portainer.before", "Portainer before the deployment", picture=run.portainer.picture().as_facts())
+    _remember(run, "before the deployment")
     _pull(run, want, situation)
     try:
         seen = submit(run, want, before, situation.container)
@@ -467,6 +470,13 @@ def do(run: Run) -> Outcome:
         "its digest as pinned, healthy, answering with its key."
     )
     return Outcome(True, [sentence], "`deploy --undo` removes the container; its volumes stay.", _facts(want, seen))
+
+
+def _remember(run: Run, when: str) -> None:
+    """Keep a picture of Portainer and its VM in the journal, for the comparison afterwards."""
+    if not run.door.is_open:
+        raise DoorClosed(f"Not done without --execute: what comes after the picture of Portainer {when}.")
+    run.journal.note("portainer.before", f"Portainer {when}", picture=run.portainer.picture().as_facts())
 
 
 def _facts(want: Wanted, seen: Seen) -> dict[str, Any]:
@@ -664,7 +674,7 @@ def undo(run: Run) -> Outcome:
     if stack is None:
         raise Refused(f"There are containers of {name!r}, but Portainer has no such stack. Remove them by hand.")
     _nobody_uses_it(run)
-    run.journal.note("portainer.before", "Portainer before the stack was removed", picture=server.picture().as_facts())
+    _remember(run, "before the stack was removed")
     volumes = sorted({m["Name"] for row in left for m in row.get("Mounts") or [] if m.get("Name")})
     before = {"stack": stack.id, "commit": stack.commit, "reference": stack.reference, "volumes": volumes}
     with run.door.act("deploy.remove", f"Remove the stack {name}", before=before) as act:

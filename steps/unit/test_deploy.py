@@ -1,0 +1,541 @@
+"""Deploying: refused before it hurts, proved, and taken back; against a lab Portainer of the old and the new kind."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from cutover import site as sites
+from cutover import stackfile
+from cutover.errors import CutoverError, DoorClosed, Failed, OutcomeUnknown, Refused
+from cutover.phases import deploy
+from cutover.portainer import Stack
+from cutover.voice import Given
+from cutover.waiting import Not, wait_until
+from steps.unit.vm1001 import NEWER, ROOT, VIEWER, Vm1001
+
+TOKEN = {"GIT_TOKEN": "git-token-of-the-lab"}
+PINNED = "v1.18.3@sha256:0bd98fa7977f1e75694779359ca4e212822e5a71334e28421182f72f209d5286"
+#: Changes that pass every check before a merge and still make a Qdrant that does not work.
+ILL = (("/readyz", "/reedyz"), ("start_period: 5m", "start_period: 1s"))
+CRASHING = (('QDRANT__TELEMETRY_DISABLED: "true"', "QDRANT__SERVICE__MAX_REQUEST_SIZE_MB: many"),)
+
+
+@pytest.fixture(scope="module", params=["2.23.0", "2.39.1", "2.45.1"])
+def _vm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vm1001]:
+    made = Vm1001(tmp_path_factory.mktemp("vm"), version=request.param)
+    with made.up():
+        yield made
+
+
+def cleared(vm: Vm1001) -> Vm1001:
+    vm.close_runs()
+    vm.knobs()
+    for stack in vm.ask("GET", "/api/stacks").json():
+        if stack["Name"] != "monitoring":
+            assert vm.ask("DELETE", f"/api/stacks/{stack['Id']}?endpointId=1").status_code == 204
+    for volume in ("qdrant_storage", "qdrant_snapshots"):
+        vm.ask("DELETE", f"/api/endpoints/1/docker/volumes/{volume}")
+    vm.merge()
+    (vm.folder / "state/journal.jsonl").unlink(missing_ok=True)
+    return vm
+
+
+@pytest.fixture
+def vm(_vm: Vm1001) -> Vm1001:
+    return cleared(_vm)
+
+
+@pytest.fixture(scope="module")
+def _one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vm1001]:
+    made = Vm1001(tmp_path_factory.mktemp("one"))
+    with made.up():
+        yield made
+
+
+@pytest.fixture
+def one(_one: Vm1001) -> Vm1001:
+    """A Portainer of the kind that takes a service down when a deployment fails."""
+    return cleared(_one)
+
+
+def deployed(vm: Vm1001, **rest: Any) -> Any:
+    run = vm.run(**rest)
+    try:
+        return deploy.do(run)
+    finally:
+        run.close()
+
+
+def fails(vm: Vm1001, error: type[CutoverError] = Failed, **rest: Any) -> str:
+    with pytest.raises(error) as told:
+        deployed(vm, **rest)
+    assert type(told.value) is error
+    return str(told.value)
+
+
+def container(vm: Vm1001) -> dict[str, Any]:
+    found: dict[str, Any] = vm.ask("GET", "/api/endpoints/1/docker/containers/qdrant-qdrant-1/json").json()
+    return found
+
+
+def serves(vm: Vm1001) -> bool:
+    try:
+        return requests.get(f"http://{vm.address}:6333/readyz", timeout=3).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+def stack(vm: Vm1001) -> dict[str, Any]:
+    return next((s for s in vm.ask("GET", "/api/stacks").json() if s["Name"] == "qdrant"), {})
+
+
+# -- done -------------------------------------------------------------------------------------------
+
+
+def test_a_first_deployment_is_proved_and_repeating_it_changes_nothing(vm: Vm1001) -> None:
+    commit = vm.repository.head()
+    outcome = deployed(vm)
+    assert outcome.changed
+    assert outcome.facts["commit"] == commit
+    assert serves(vm)
+    first = container(vm)["Id"]
+    again = deployed(vm)
+    assert not again.changed
+    assert container(vm)["Id"] == first
+    run = vm.run(execute=False)
+    assert deploy.plan(run) == []
+
+
+def test_the_journal_has_every_change_and_no_key(vm: Vm1001) -> None:
+    deployed(vm)
+    text = (vm.folder / "state/journal.jsonl").read_text()
+    assert [k for k in ("deploy.pull", "deploy.stack", "portainer.before") if k not in text] in ([], ["deploy.pull"])
+    assert "-key-of-the-lab" not in text
+
+
+def test_without_execute_the_plan_is_shown_and_nothing_happens(vm: Vm1001) -> None:
+    run = vm.run(execute=False)
+    texts = " ".join(sentence.text for sentence in deploy.plan(run))
+    assert f"Make the stack qdrant in Portainer {vm.config['version']} from refs/heads/main" in texts
+    with pytest.raises(DoorClosed):
+        deploy.do(run)
+    assert stack(vm) == {}
+
+
+def test_a_merge_is_deployed_with_all_variables(vm: Vm1001) -> None:
+    deployed(vm)
+    commit = vm.merge(("max-size: 10m", "max-size: 20m"))
+    run = vm.run(execute=False)
+    assert "Redeploy the stack qdrant" in deploy.plan(run)[0].text
+    assert deployed(vm).facts["commit"] == commit
+    assert {pair["name"] for pair in stack(vm)["Env"]} == {"QDRANT_API_KEY", "QDRANT_READ_ONLY_API_KEY"}
+    assert serves(vm)
+
+
+def test_another_version_needs_site_yaml_to_say_so(one: Vm1001) -> None:
+    deployed(one)
+    one.merge((PINNED, NEWER.split(":", 1)[1]))
+    assert "site.yaml says" in fails(one, Refused)
+    old = one.site
+    try:
+        text = (ROOT / "site.yaml").read_text()
+        changed = old.model_dump()
+        changed["qdrant"] |= {"image": NEWER, "version": "1.18.4"}
+        assert text
+        one.site = sites.Site.model_validate(changed)
+        deployed(one)
+        assert requests.get(f"http://{one.address}:6333/", timeout=3).json()["version"] == "1.18.4"
+    finally:
+        one.site = old
+
+
+def test_polling_brings_a_merge_by_itself(tmp_path: Path) -> None:
+    vm = Vm1001(tmp_path)
+    vm.site = sites.Site.model_validate(
+        {**vm.site.model_dump(), "portainer": {**vm.site.portainer.model_dump(), "auto_update": {"mode": "polling", "interval": "1s"}}}
+    )  # fmt: skip
+    with vm.up():
+        vm.merge()
+        deployed(vm)
+        commit = vm.merge(("max-size: 10m", "max-size: 20m"))
+
+        def there() -> bool | Not:
+            return stack(vm)["GitConfig"]["ConfigHash"] == commit or Not("it is at the old commit")
+
+        wait_until(there, deadline=15, what="the merge")
+        run = vm.run()
+        want = deploy.wanted(run)
+        deploy.prove(run, want)
+        assert deploy.do(run).changed is False
+        run.close()
+
+
+def test_on_2_44_the_interval_is_set_where_it_counts(tmp_path: Path) -> None:
+    vm = Vm1001(tmp_path, version="2.45.1")
+    vm.site = sites.Site.model_validate(
+        {**vm.site.model_dump(), "portainer": {**vm.site.portainer.model_dump(), "auto_update": {"mode": "polling", "interval": "1s"}}}
+    )  # fmt: skip
+    with vm.up():
+        vm.merge()
+        deployed(vm)
+        assert vm.ask("GET", "/api/gitops/sources/1").json()["interval"] == "1s"
+        commit = vm.merge(("max-size: 10m", "max-size: 20m"))
+
+        def there() -> bool | Not:
+            return stack(vm)["GitConfig"]["ConfigHash"] == commit or Not("it is at the old commit")
+
+        wait_until(there, deadline=15, what="the merge")
+
+
+def test_a_webhook_keeps_its_address(one: Vm1001) -> None:
+    old = one.site
+    try:
+        one.site = sites.Site.model_validate(
+            {**old.model_dump(), "portainer": {**old.portainer.model_dump(), "auto_update": {"mode": "webhook", "interval": "5m"}}}
+        )  # fmt: skip
+        deployed(one)
+        hook = stack(one)["AutoUpdate"]["Webhook"]
+        one.merge(("max-size: 10m", "max-size: 20m"))
+        deployed(one)
+        assert stack(one)["AutoUpdate"] == {
+            "Interval": "", "Webhook": hook, "JobID": "", "ForceUpdate": False, "ForcePullImage": False
+        }  # fmt: skip
+        assert hook not in (one.folder / "state/journal.jsonl").read_text()
+    finally:
+        one.site = old
+
+
+# -- refused before it hurts ------------------------------------------------------------------------
+
+
+REFUSED = {
+    ("services:", "services: ["): "is not valid YAML",
+    ("restart: unless-stopped", "restart: sometimes"): "reboot",
+    ("stop_grace_period: 60s", "stop_grace_period: 60s\n    nonsense: 1"): "Compose does not accept the file",
+    (PINNED, "v1.18.3@sha256:" + "d" * 64): "cannot be pulled: manifest for .* not found",
+    ("${QDRANT_API_KEY:?", "${QDRANT_OTHER_KEY:?"): "QDRANT_OTHER_KEY is not set",
+    ("mem_limit: 3072m", "mem_limit: 10230m"): "Qdrant may take 10230 MB, and the VM has",
+    ("cpus: 2", "cpus: 8"): "asks for 8 cores, the VM has 6",
+    (":6333:6333", ":6334:6333"): "site.yaml expects",
+}
+
+
+def test_a_merge_that_would_fail_never_reaches_portainer(vm: Vm1001) -> None:
+    deployed(vm)
+    before, was = stack(vm), container(vm)["Id"]
+    for change, said in REFUSED.items():
+        vm.merge(change)
+        assert re.search(said, fails(vm, Refused)), change
+        assert stack(vm) == before
+        assert container(vm)["Id"] == was
+    assert serves(vm)
+
+
+def test_without_the_checks_the_same_merge_is_an_outage(one: Vm1001) -> None:
+    """The counter-proof: what the refusals keep away does take the service down."""
+    deployed(one)
+    one.merge((PINNED, "v1.18.3@sha256:" + "d" * 64))
+    number = stack(one)["Id"]
+    body = {"Env": stack(one)["Env"], "RepositoryReferenceName": "refs/heads/main"}
+    assert one.ask("PUT", f"/api/stacks/{number}/git/redeploy?endpointId=1", body).status_code == 500
+    assert not serves(one)
+
+
+def test_a_taken_port_is_named_with_its_owner(one: Vm1001) -> None:
+    with socket.create_server((one.address, 6333)):
+        assert "Something already answers at" in fails(one, Refused)
+    text = one.compose().replace("qdrant_storage", "other_storage").replace("qdrant_snapshots", "other_snapshots")
+    one.repository.commit({"other.yml": text}, "Another stack", branch="other")
+    env = [{"name": n, "value": "x"} for n in ("QDRANT_API_KEY", "QDRANT_READ_ONLY_API_KEY")]
+    body = {
+        "Name": "other", "RepositoryURL": one.site.portainer.repository, "RepositoryReferenceName": "refs/heads/other",
+        "ComposeFile": "other.yml", "Env": env,
+    }  # fmt: skip
+    assert one.ask("POST", "/api/stacks/create/standalone/repository?endpointId=1", body).status_code == 200
+    assert "already published by the container other-qdrant-1" in fails(one, Refused)
+
+
+def test_a_volume_of_another_stack_is_not_taken(one: Vm1001) -> None:
+    text = one.compose().replace(":6333:6333", ":7333:6333")
+    one.repository.commit({"other.yml": text}, "Another stack", branch="other")
+    env = [{"name": n, "value": "x"} for n in ("QDRANT_API_KEY", "QDRANT_READ_ONLY_API_KEY")]
+    body = {
+        "Name": "other", "RepositoryURL": one.site.portainer.repository, "RepositoryReferenceName": "refs/heads/other",
+        "ComposeFile": "other.yml", "Env": env,
+    }  # fmt: skip
+    assert one.ask("POST", "/api/stacks/create/standalone/repository?endpointId=1", body).status_code == 200
+    said = fails(one, Refused)
+    assert "The volume qdrant_storage belongs to the stack other" in said
+    assert "The container other-qdrant-1 uses the volume qdrant_snapshots" in said
+
+
+def test_a_stack_of_that_name_that_is_not_ours_is_not_taken(one: Vm1001) -> None:
+    old = one.site
+    try:
+        one.site = sites.Site.model_validate(
+            {**old.model_dump(), "portainer": {**old.portainer.model_dump(), "stack": "monitoring"}}
+        )  # fmt: skip
+        assert "The stack monitoring is not one from Git" in fails(one, Refused)
+    finally:
+        one.site = old
+    deployed(one)
+    one.repository.create(one.folder / "git" / "other.git")
+    moved = one.site.portainer.repository.replace("site.git", "other.git")
+    try:
+        settings = {**old.portainer.model_dump(), "repository": moved}
+        one.site = sites.Site.model_validate({**old.model_dump(), "portainer": settings})
+        from steps.lab.git import Repository
+
+        Repository(one.folder / "git" / "other.git").commit({"stacks/qdrant/docker-compose.yml": one.compose()}, "Copy")
+        assert "Portainer cannot change that" in fails(one, Refused)
+    finally:
+        one.site = old
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"docker_down": True}, "does not reach the Docker engine"),
+        ({"unpullable": ["qdrant/qdrant:v1.18.3"]}, "cannot be pulled"),
+        ({"registry_down": True}, "no such host"),
+    ],
+)
+def test_a_vm_that_cannot_take_it_is_named(tmp_path: Path, knobs: dict[str, Any], said: str) -> None:
+    vm = Vm1001(tmp_path)
+    with vm.up():
+        vm.merge()
+        vm.knobs(**knobs)
+        assert said in fails(vm, Refused)
+        assert stack(vm) == {}
+
+
+def test_a_key_without_rights_is_named(one: Vm1001) -> None:
+    assert "is not an administrator" in fails(one, Refused, secrets={"PORTAINER_API_KEY": VIEWER})
+
+
+def test_a_deployment_under_way_is_left_alone(tmp_path: Path) -> None:
+    vm = Vm1001(tmp_path, version="2.45.1")
+    with vm.up():
+        vm.merge()
+        vm.knobs(stuck_deploying=True)
+        site = vm.site.model_copy(update={"limits": vm.site.limits.model_copy(update={"deploy_seconds": 1.0})})
+        vm.site = site
+        assert "the stack is deploying" in fails(vm)
+        assert "is deploying the stack qdrant right now" in fails(vm, Refused)
+
+
+# -- proved or taken back ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("change", "said"), [(ILL, "the container is unhealthy"), (CRASHING, "ends again and again")])
+def test_a_bad_merge_that_no_check_sees_is_taken_back(vm: Vm1001, change: tuple[Any, ...], said: str) -> None:
+    deployed(vm)
+    good = stack(vm)["GitConfig"]["ConfigHash"]
+    vm.merge(*change)
+    text = fails(vm, secrets=TOKEN)
+    assert said in text
+    assert f"The stack went back to {good[:8]}, which was proved" in text
+    assert serves(vm)
+    now = stack(vm)
+    assert now["GitConfig"]["ConfigHash"] == good
+    assert now["GitConfig"]["ReferenceName"] == f"refs/tags/rollback-{good[:8]}"
+    assert now["AutoUpdate"] is None
+    # Reverted and merged, the next deployment follows the branch again.
+    commit = vm.repository.revert()
+    assert deployed(vm).facts["commit"] == commit
+    assert stack(vm)["GitConfig"]["ReferenceName"] == "refs/heads/main"
+    assert stack(vm)["AutoUpdate"]["Interval"] == "5m"
+
+
+def test_an_existing_tag_is_enough_to_go_back(one: Vm1001) -> None:
+    deployed(one)
+    good = one.repository.head()
+    one.repository.point("refs/tags/good", good)
+    one.merge(*ILL)
+    assert "The stack went back to" in fails(one)
+    assert stack(one)["GitConfig"]["ReferenceName"] == "refs/tags/good"
+    one.repository._git("update-ref", "-d", "refs/tags/good")
+
+
+def test_without_a_way_back_the_operator_is_told_the_commands(one: Vm1001) -> None:
+    deployed(one)
+    one.merge(*ILL)
+    said = fails(one)
+    assert "git push origin rollback-" in said
+    # The commit that failed is not what a second try goes back to.
+    good = stack(one)["GitConfig"]["ConfigHash"]
+    assert good == one.repository.head()
+    assert "The stack went back to" in fails(one, secrets=TOKEN)
+    assert serves(one)
+
+
+def test_a_first_deployment_that_fails_says_what_is_left(vm: Vm1001) -> None:
+    vm.merge(*ILL)
+    assert "The stack stays as it is for you to look at" in fails(vm)
+    vm.repository.revert()
+    assert deployed(vm).changed
+
+
+def test_portainers_own_failure_is_taken_back_or_leaves_the_container(vm: Vm1001) -> None:
+    """A failure that shows only while Portainer works: the image disappears between the look and the deployment."""
+    deployed(vm)
+    was, good = container(vm)["Id"], stack(vm)["GitConfig"]["ConfigHash"]
+    vm.merge(("stop_grace_period: 60s", "stop_grace_period: 61s"))
+    run = vm.run(secrets=TOKEN)
+    want = deploy.wanted(run)
+    broken = replace(want, variables={})
+    before = run.portainer.stack("qdrant")
+    assert before
+    with pytest.raises(Failed) as told:
+        deploy.submit(run, broken, before, container(vm))
+    assert "API_KEY is missing a value" in str(told.value)
+    said = deploy.roll_back(run, before, good, {"Id": was}, because="It failed.")
+    run.close()
+    if vm.config["version"] == "2.23.0":
+        assert "went back" in said
+        assert container(vm)["Id"] != was
+    else:
+        assert "was not touched" in said
+        assert container(vm)["Id"] == was
+    assert serves(vm)
+
+
+def test_a_200_with_the_old_container_is_not_done(one: Vm1001) -> None:
+    deployed(one)
+    one.knobs(keeps_old_containers=True)
+    one.merge(("max-size: 10m", "max-size: 20m"))
+    one.site = one.site.model_copy(update={"limits": one.site.limits.model_copy(update={"deploy_seconds": 1.5})})
+    assert "the container is still the one from before" in fails(one, secrets=TOKEN)
+
+
+def test_a_lost_answer_is_looked_at(one: Vm1001) -> None:
+    run = one.run()
+    want = deploy.wanted(run)
+    deploy._pull(run, want, deploy.look(run, want))
+    one.knobs(hang_up=True)
+    seen = deploy.submit(run, want, None, None)  # the answer is lost, the stack is there
+    run.close()
+    assert seen.stack is not None
+    assert deploy.shortfalls(want, seen) == []
+
+
+def test_a_lost_answer_of_something_that_failed_is_unknown(one: Vm1001) -> None:
+    run = one.run()
+    want = deploy.wanted(run)
+    one.knobs(hang_up=True, unpullable=["qdrant/qdrant:v1.18.3"], registry_down=True)
+    broken = replace(want, variables={})
+    run.site = run.site.model_copy(update={"limits": run.site.limits.model_copy(update={"deploy_seconds": 1.0})})
+    with pytest.raises(OutcomeUnknown, match="no such stack"):
+        deploy.submit(run, broken, None, None)
+    assert run.journal.entries()[-1].kind == "unknown"
+    run.close()
+
+
+# -- removed ----------------------------------------------------------------------------------------
+
+
+def test_removing_keeps_the_data_until_its_name_is_typed(vm: Vm1001) -> None:
+    deployed(vm)
+    requests.put(f"http://{vm.address}:6333/collections/kept", timeout=3)
+    run = vm.run(consent=Given(yes=True))
+    assert deploy.plan_undo(run)
+    outcome = deploy.undo(run)
+    assert "Its data stays in qdrant_snapshots and qdrant_storage" in outcome.sentences[0]
+    assert not serves(vm)
+    assert stack(vm) == {}
+    assert not [n for n in run.portainer.networks() if n["Name"].startswith("qdrant")]
+    assert deploy.undo(run).changed is False
+    assert deploy.plan_undo(run) == []
+    with pytest.raises(Refused, match="nobody typed 'qdrant_"):
+        deploy.remove_data(run)
+    assert run.portainer.volume("qdrant_storage") is not None
+    # Made again, it has its data.
+    deploy.do(run)
+    key = {"api-key": "the-read-key-of-the-lab"}
+    told = requests.get(f"http://{vm.address}:6333/collections", headers=key, timeout=3).json()
+    assert told["result"]["collections"] == [{"name": "kept"}]
+    with pytest.raises(Refused, match="still has a container"):
+        deploy.remove_data(run)
+    deploy.undo(run)
+    run.consent = Given("qdrant_storage", "qdrant_snapshots")
+    assert deploy.remove_data(run).changed
+    assert run.portainer.volume("qdrant_storage") is None
+    run.close()
+
+
+def test_a_removal_that_fails_says_so(one: Vm1001) -> None:
+    deployed(one)
+    one.knobs(down_fails=True)
+    run = one.run()
+    with pytest.raises(Failed, match="could not remove the stack qdrant: failed to remove a stack"):
+        deploy.undo(run)
+    run.close()
+    assert stack(one)
+
+
+# -- pure decisions ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("references", "found"),
+    [
+        ({"refs/heads/main": "b"}, None),
+        ({"refs/heads/main": "a"}, "refs/heads/main"),
+        ({"refs/heads/x": "a", "refs/tags/y": "a"}, "refs/tags/y"),
+        ({"refs/heads/x": "a", "refs/heads/follow": "a", "refs/tags/y": "a"}, "refs/heads/follow"),
+    ],
+)
+def test_a_commit_is_found_by_its_references(references: dict[str, str], found: str | None) -> None:
+    assert deploy.reference_for(references, "a", preferred="refs/heads/follow") == found
+
+
+def good_seen(want: deploy.Wanted) -> deploy.Seen:
+    shown = {"Id": 1, "Name": "qdrant", "Status": 1, "GitConfig": {"URL": "u", "ReferenceName": "r", "ConfigHash": want.commit}}
+    made = {
+        "Id": "c2",
+        "Config": {"Image": str(want.file.image)},
+        "State": {"Status": "running", "Health": {"Status": "healthy"}},
+    }
+    return deploy.Seen(Stack.of(shown), want.file.text, made, [want.file.image.pinned], "")
+
+
+@pytest.fixture(scope="module")
+def want() -> deploy.Wanted:
+    return deploy.Wanted("a" * 40, "refs/heads/main", stackfile.read((ROOT / "stacks/qdrant/docker-compose.yml").read_text()), {})
+
+
+def test_done_means_all_of_it(want: deploy.Wanted) -> None:
+    good = good_seen(want)
+    assert good.stack and good.container
+    assert deploy.shortfalls(want, good) == []
+    assert deploy.shortfalls(want, replace(good, stack=None)) == ["Portainer has no such stack"]
+    for seen, said in (
+        (replace(good, stack=replace(good.stack, status=3)), "the stack is deploying"),
+        (replace(good, stack=replace(good.stack, status=4, message="why")), "the stack is in error: why"),
+        (replace(good, stack=replace(good.stack, commit="b" * 40)), "the stack is at commit bbbbbbbb, not aaaaaaaa"),
+        (replace(good, file_text="x"), "Portainer has another compose file than the commit"),
+        (replace(good, container=None), "there is no container"),
+        (replace(good, digests=[]), f"the container runs {want.file.image}, not {want.file.image}"),
+        (replace(good, container={**good.container, "State": {"Status": "exited", "ExitCode": 137}}), "the container is exited (exit code 137)"),
+        (replace(good, container={**good.container, "State": {"Status": "running"}}), "the container is without a health check"),
+        (replace(good, answers="Qdrant answers without a key"), "Qdrant answers without a key"),
+    ):  # fmt: skip
+        assert deploy.shortfalls(want, seen) == [said]
+    assert deploy.shortfalls(want, good, not_this_container="c2") == ["the container is still the one from before"]
+
+
+def test_an_old_container_says_nothing_about_a_new_deployment(want: deploy.Wanted) -> None:
+    good = good_seen(want)
+    ill = replace(
+        good, container={"Id": "c1", "RestartCount": 9, "State": {"Status": "running", "Health": {"Status": "unhealthy"}}}
+    )
+    assert "again and again" in deploy.hopeless(ill)
+    assert deploy.hopeless(ill, not_this_container="c1") == ""
