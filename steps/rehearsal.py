@@ -97,7 +97,7 @@ class Rehearsal:
                 if not refusal:
                     self._failed(title, began, error)
                 said, outcome = [str(error)], "refused as it should be"
-            except CutoverError as error:
+            except (CutoverError, Unexpected) as error:
                 self._failed(title, began, error)
         if refusal and outcome == "done":
             raise Unexpected(f"{title}: this had to be refused, and was not")
@@ -108,7 +108,7 @@ class Rehearsal:
         for sentence in said:
             self.console.print(f"     [dim]{escape(sentence)}[/dim]")
 
-    def _failed(self, title: str, began: float, error: CutoverError) -> None:
+    def _failed(self, title: str, began: float, error: Exception) -> None:
         self.steps.append(Step(title, "failed", round(time.monotonic() - began, 2), [str(error)]))
         self.console.print(f" [red]✘[/red] {escape(title)}")
         raise Unexpected(f"{title}: {error}") from error
@@ -247,7 +247,8 @@ def conclude(rehearsal: Rehearsal, tally: Report | None, problem: str, seconds: 
     console.print("\n[b]Criteria[/b]")
     rows = []
     for criterion in CRITERIA.values():
-        default: tuple[Verdict, str] = ("not shown", "not part of the rehearsal; ./scripts/test shows it")
+        why = "the rehearsal stopped before it" if problem else "not part of the rehearsal; ./scripts/test shows it"
+        default: tuple[Verdict, str] = ("not shown", why)
         verdict, reason = rehearsal.shown.get(criterion.id, default)
         rows.append({"id": criterion.id, "criterion": criterion.sentence, "verdict": verdict, "reason": reason})
         console.print(f" {_MARK[verdict]:<32} {criterion.id}  {escape(criterion.sentence)}")
@@ -291,7 +292,7 @@ def main(words: list[str] | None = None) -> int:
         try:
             with console.status("Starting the lab ..."):
                 lab = stack.enter_context(Lab(folder / "lab"))
-                load = Load(lab.site.qdrant.public_url, lab.keys.qdrant, folder / "load")
+                load = Load(lab.site.qdrant.public_url, lab.keys.qdrant, folder / "load", writers=2, readers=1, pace=0.01)
                 load.start()
             rehearsal = Rehearsal(lab, console)
             console.print(f"The lab answers after {time.monotonic() - began:.1f} s: {lab.site_file}")
