@@ -70,7 +70,7 @@ _HINTS: Mapping[Kind, str] = {
     "busy": "Something else holds its configuration. Try again in a minute.",
     "changed": "Somebody changed it in the meantime. Run the command again: it looks at what is there now.",
     "gone": "Compare site.yaml with what Proxmox shows.",
-    "denied": "`cutover check` says which rights the token lacks and the commands that give them.",
+    "denied": "`cutover check` says which rights the token lacks, `cutover rights` has the commands that give them.",
     "no-quorum": "The cluster has no majority and refuses every change. Bring its nodes back first.",
     "refused": "",
 }

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,16 +20,19 @@ from cutover.secrets import Secrets
 from cutover.site import Site, load
 from cutover.voice import Given, Silent
 from steps.lab.machines import Machine, Machines
+from steps.lab.processes import Process, listening
 from steps.lab.proxmox import LabPve, furnish
 
-SITE = Path(__file__).resolve().parents[2] / "site.yaml"
+ROOT = Path(__file__).resolve().parents[2]
+SITE = ROOT / "site.yaml"
 _numbers = itertools.count(1)
 
 
 class Host:
     """The host, its machines, and runs against it. `site` is the plan's with this host's address."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, qdrant: bool = False) -> None:
+        """``qdrant``: the old server's machine really runs one, at ``site.qdrant.old_url``."""
         self.folder = folder
         self.machines = Machines()
         self.site = load(SITE)
@@ -39,11 +45,33 @@ class Host:
             (machine.root / "data").mkdir()
             (machine.root / "data" / "records").write_text(f"records of {guest.name}\n")
             self.machines.add(machine)
+        self.keys = {"QDRANT_API_KEY": secrets.token_hex(8), "QDRANT_READ_ONLY_API_KEY": secrets.token_hex(8)}
+        if qdrant:
+            self._run_qdrant()
         self.pve = LabPve(folder / "pve", self.machines, host="127.0.0.1", port=0)
         self.token = furnish(self.pve, self.site)
         self.root = "root@pam!lab"
         self.pve.add_token(self.root, "22222222-2222-4222-8222-222222222222", privsep=False)
         self.runs: list[Run] = []
+
+    def _run_qdrant(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        root = self.machines[952].root
+        env = {
+            "QDRANT__SERVICE__HOST": "127.0.0.1", "QDRANT__SERVICE__HTTP_PORT": str(port), "LAB_QDRANT_OUTLIVE_PARENT": "1",
+            "QDRANT__SERVICE__API_KEY": self.keys["QDRANT_API_KEY"],
+            "QDRANT__SERVICE__READ_ONLY_API_KEY": self.keys["QDRANT_READ_ONLY_API_KEY"],
+            "QDRANT__STORAGE__STORAGE_PATH": str(root / "storage"), "QDRANT__STORAGE__SNAPSHOTS_PATH": str(root / "snapshots"),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}",
+        }  # fmt: skip
+        self.machines[952].services.append(
+            Process([sys.executable, "-m", "steps.lab.qdrant"], env=env, cwd=ROOT, log=self.folder / "qdrant.log",
+                    ready=listening("127.0.0.1", port))
+        )  # fmt: skip
+        url = {"old_url": f"http://127.0.0.1:{port}"}
+        self.site = self.site.model_copy(update={"qdrant": self.site.qdrant.model_copy(update=url)})
 
     def start(self) -> None:
         self.machines.start()
@@ -65,9 +93,9 @@ class Host:
         for other in self.runs:
             other.close()
         name = token or self.token
-        secrets = Secrets.from_env({"PROXMOX_TOKEN_ID": name, "PROXMOX_TOKEN_SECRET": self.pve.apitokens[name]})
+        keys = Secrets.from_env({"PROXMOX_TOKEN_ID": name, "PROXMOX_TOKEN_SECRET": self.pve.apitokens[name], **self.keys})
         made = Run(
-            site or self.site, secrets, self.folder / (state or "state"), execute=execute, voice=Silent(),
+            site or self.site, keys, self.folder / (state or "state"), execute=execute, voice=Silent(),
             consent=consent or Given(yes=True),
         )  # fmt: skip
         self.runs.append(made)
@@ -76,9 +104,9 @@ class Host:
 
 
 @contextmanager
-def host(folder: Path) -> Iterator[Host]:
+def host(folder: Path, *, qdrant: bool = False) -> Iterator[Host]:
     """A running host for the length of a block."""
-    made = Host(folder / f"host-{os.getpid()}-{next(_numbers)}")
+    made = Host(folder / f"host-{os.getpid()}-{next(_numbers)}", qdrant=qdrant)
     made.start()
     try:
         yield made

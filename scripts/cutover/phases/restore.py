@@ -1,0 +1,187 @@
+"""Bring the old container back from its backup - when that is necessary, and only then.
+
+A restore loses everything that was written since the backup, so the usual way back is another one: `cutover back` moves the
+traffic to the old server, which has been kept up to date. A restore is for a container that is gone, or that does not come up
+any more. Where it still answers this refuses; where it is only stopped it is started; where it is overwritten, its name has to
+be typed after reading from when on everything would be lost.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from cutover import rights, vzdump
+from cutover.errors import CutoverError, Failed, Refused, Unreachable
+from cutover.phases import Outcome, Sentence, backup
+from cutover.waiting import Not, TimedOut, wait_until
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+    from cutover.vzdump import Archive
+
+
+def _row(run: Run) -> dict[str, Any] | None:
+    """What Proxmox lists under the old server's id."""
+    vmid = run.site.guests.old.vmid
+    return next((row for row in run.proxmox.guests() if int(row["vmid"]) == vmid), None)
+
+
+def _answers(run: Run) -> bool:
+    """Whether something alive is there. A wrong key is an answer: nobody overwrites a living server because of that."""
+    try:
+        run.old.collections()
+    except Unreachable:
+        return False
+    except CutoverError:
+        return True
+    return True
+
+
+def newest(run: Run) -> Archive:
+    """The newest backup of the old server that this tool made; :class:`Refused` where there is none."""
+    old = run.site.guests.old
+    own = vzdump.note(run.site.name, old.vmid, "").rstrip()
+    found = [archive for archive in vzdump.listed(run, old.vmid) if archive.note.startswith(own + " ")]
+    if not found:
+        raise Refused(f"There is no backup of {old} that this tool made.", f"Look at storage {run.site.proxmox.storages.backup}.")
+    return found[0]
+
+
+def _rules(run: Run) -> tuple[dict[str, Any] | None, Archive]:
+    """What is there and what would be restored; :class:`Refused` where it is not necessary or not possible."""
+    old, row = run.site.guests.old, _row(run)
+    if row is not None and _answers(run):
+        raise Refused(
+            f"{old} runs and answers, so nothing has to be restored; a restore would lose what was written since the backup.",
+            "To move the traffic back to it, use `cutover back`.",
+        )
+    if row is not None and (row.get("type") != "lxc" or row.get("name") != old.name):
+        raise Refused(
+            f"The id {old.vmid} belongs to {row.get('type')} {row.get('name')} now, which is not {old}.",
+            "Nothing is overwritten.",
+        )
+    short = rights.missing(run, "restore")
+    if short:
+        gone = "" if row is not None else " With a deleted guest Proxmox deletes the access rules on its id."
+        raise Refused(
+            f"The token {run.proxmox.token} lacks {'; '.join(short)}.{gone}",
+            "`cutover rights` has the commands that give them.",
+        )
+    archive = newest(run)
+    _address_free(run)
+    return row, archive
+
+
+def _address_free(run: Run) -> None:
+    """Nobody else has taken the container's address meanwhile."""
+    from cutover.checks.guests import look
+
+    old = run.site.guests.old
+    taken = [str(guest) for guest in look(run) if old.address in guest.addresses and guest.vmid != old.vmid and guest.running]
+    if taken:
+        raise Refused(f"{', '.join(taken)} has the address {old.address} now; two machines would answer there.", "Free it first.")
+
+
+def _since(archive: Archive) -> str:
+    return datetime.fromtimestamp(archive.ctime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def plan(run: Run) -> list[Sentence]:
+    """What a restore would do now."""
+    old = run.site.guests.old
+    row, archive = _rules(run)
+    found = []
+    if row is not None and row.get("status") != "running":
+        found.append(Sentence(f"Start {old}, which is only stopped; if it answers then, nothing is restored", f"{old} runs"))
+    elif row is not None:
+        found.append(Sentence(f"Stop {old}, which runs and does not answer", f"{old} is stopped"))
+    lost = f"everything written to it since {_since(archive)}"
+    found.append(
+        Sentence(f"Restore {old} from {archive.volid} of {_since(archive)}, and start it", f"{old}; lost is {lost}", "None")
+    )
+    return found
+
+
+def do(run: Run) -> Outcome:
+    """Start it where that is enough, else restore it; proved by its collections."""
+    old, api = run.site.guests.old, run.proxmox
+    row, archive = _rules(run)
+    said: list[str] = []
+    if row is not None and row.get("status") != "running":
+        _start(run)
+        if _came_up(run):
+            return Outcome(
+                True, [f"{old} was only stopped. It runs and answers again; nothing was restored and nothing is lost."]
+            )
+        said.append(f"{old} was started and does not answer.")
+    if row is not None:
+        lost = f"{old} would be overwritten by its backup of {_since(archive)}: everything written to it since is lost."
+        run.consent.by_name(old.name, lost)
+        _stop(run)
+    with run.door.act("restore.guest", f"Restore {old} from {archive.volid}", before={"exists": row is not None}) as act:
+        api.do_task(
+            "POST",
+            f"nodes/{api.node}/lxc",
+            kind="vzrestore",
+            vmid=old.vmid,
+            what=f"Restoring {old}",
+            deadline=vzdump.RESTORE_SECONDS,
+            ostemplate=archive.volid,
+            restore=1,
+            storage=run.site.proxmox.storages.restore,
+            force=1 if row is not None else None,
+        )
+        act.after = {"archive": archive.volid}
+    if api.status(old).get("status") != "running":
+        _start(run)
+    if not _came_up(run):
+        raise Failed(f"{old} was restored and started, but Qdrant on it does not answer at {run.old.url}.", "Look inside it.")
+    said.append(f"{old} is back as it was at {_since(archive)}; what was written to it since is lost.")
+    said += _compared(run)
+    return Outcome(True, said, facts={"archive": archive.as_json()})
+
+
+def _start(run: Run) -> None:
+    old, api = run.site.guests.old, run.proxmox
+    with run.door.act("restore.start", f"Start {old}"):
+        api.do_task("POST", f"{api.of(old)}/status/start", kind="vzstart", vmid=old.vmid, what=f"Starting {old}", deadline=300)
+
+
+def _stop(run: Run) -> None:
+    old, api = run.site.guests.old, run.proxmox
+    if api.status(old).get("status") == "running":
+        with run.door.act("restore.stop", f"Stop {old}"):
+            api.do_task("POST", f"{api.of(old)}/status/stop", kind="vzstop", vmid=old.vmid, what=f"Stopping {old}", deadline=300)
+
+
+def _came_up(run: Run) -> bool:
+    def answers() -> bool | Not:
+        return True if _answers(run) else Not("no answer")
+
+    try:
+        return wait_until(answers, deadline=run.site.limits.reboot_seconds, what="Qdrant's answer", every=0.3)
+    except TimedOut:
+        return False
+
+
+def _compared(run: Run) -> list[str]:
+    """What came back against what was written down, and what a restore never brings back."""
+    said = []
+    kept = backup.manifest(run)
+    if kept is not None:
+        there = set(run.old.collections())
+        missing = [one["collection"] for one in kept["collections"] if one["collection"] not in there]
+        if missing:
+            raise Failed(
+                f"The restored server lacks the collections {', '.join(missing)}.", "Its snapshots are in the state folder."
+            )
+        said.append(f"All {len(kept['collections'])} collections of the backup are there.")
+    path = backup.folder(run) / "record.json"
+    if path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        lost = [name for name in ("backup_jobs", "ha", "replication", "pools", "acl", "snapshots") if record.get(name)]
+        if lost:
+            said.append(f"A restore does not bring back its {', '.join(lost).replace('_', ' ')}: {path} has them.")
+    return said
