@@ -30,11 +30,11 @@ events {{
 
 http {{
     access_log {root}/var/log/nginx/access.log;
-    client_body_temp_path {root}/var/lib/nginx/body;
-    proxy_temp_path {root}/var/lib/nginx/proxy;
-    fastcgi_temp_path {root}/var/lib/nginx/fastcgi;
-    uwsgi_temp_path {root}/var/lib/nginx/uwsgi;
-    scgi_temp_path {root}/var/lib/nginx/scgi;
+    client_body_temp_path {root}/var/cache/nginx/body;
+    proxy_temp_path {root}/var/cache/nginx/proxy;
+    fastcgi_temp_path {root}/var/cache/nginx/fastcgi;
+    uwsgi_temp_path {root}/var/cache/nginx/uwsgi;
+    scgi_temp_path {root}/var/cache/nginx/scgi;
     default_type application/octet-stream;
     gzip on;
 
@@ -165,7 +165,7 @@ class NginxHost:
 
     def prepare(self) -> None:
         """Write the host's configuration as it is before anything is installed; keeps what is there already."""
-        for folder in ("etc/nginx/conf.d", "etc/nginx/snippets", "run", "var/log/nginx", "var/lib/nginx"):
+        for folder in ("etc/nginx/conf.d", "etc/nginx/snippets", "run", "var/log/nginx", "var/cache/nginx", "var/lib"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         self.worker_user = self.worker_user or worker_user_for(self.root)
         user = f"user {self.worker_user};\n" if os.getuid() == 0 else ""
@@ -219,16 +219,20 @@ class NginxHost:
         log = self.root / "var/log/nginx/error.log"
         return log.read_text() if log.exists() else ""
 
+    @property
+    def can_be_blinded(self) -> bool:
+        """Whether the workers are somebody else than we, so that a folder can be closed to them alone."""
+        return os.getuid() == 0 and self.worker_user != "root"
+
     @contextlib.contextmanager
     def blind(self) -> Iterator[None]:
-        """Take the flags from the workers' sight, as a folder made by root with umask 077 does."""
-        folder = self.gate_folder.parent / "closed"
-        folder.mkdir(exist_ok=True)
-        before = self.gate_folder
-        self.gate_folder = folder / "qdrant-gate"
-        folder.chmod(0o700 if os.getuid() == 0 else 0o600)
+        """Take the gate's folder from the workers' sight, as a folder above it that was made with umask 077 does."""
+        if not self.can_be_blinded:
+            raise RuntimeError("The workers run as we do, so nothing can be closed to them alone.")
+        above = self.gate_folder.parent
+        before = above.stat().st_mode
+        above.chmod(0o700)
         try:
             yield
         finally:
-            folder.chmod(0o755)
-            self.gate_folder = before
+            above.chmod(before)

@@ -1,0 +1,67 @@
+"""What the move needs of Nginx: that it can hold, switch and record writes, and that what was there before can come back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cutover import gatefiles
+from cutover.checks import Finding, Moment, check
+from cutover.errors import Refused
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+
+
+@check("A7", "Nginx can hold, switch and record writes")
+def able(run: Run) -> Finding:
+    """Version, modules, worker user, includes, no gRPC beside it, and a server file that the gate can be put into."""
+    installer = run.gate.installer
+    facts = installer.facts()
+    wrong = installer.refusals(facts)
+    try:
+        installer.wanted(facts)
+    except Refused as refused:
+        wrong.append(str(refused))
+    if wrong:
+        return Finding(False, f"Nginx cannot be the gate: {' '.join(wrong)}")
+    version = facts.version.removeprefix("nginx version: ")
+    where = "with the gate in" if facts.backed_up else "the gate can be put into"
+    return Finding(True, f"{version}, {where} {facts.server_file}.", facts={"version": version, "server_file": facts.server_file})
+
+
+@check("A7", "The gate that Nginx has loaded is this site's, and its workers see the flags", moments={Moment.AT_SWITCH})
+def loaded(run: Run) -> Finding:
+    """Asked of a worker process; compared with what is on the host."""
+    seen, state = run.gate.loaded(), run.gate.state()
+    if seen is None:
+        return Finding(False, f"There is no gate at {run.site.qdrant.public_url}.", "Put it in: `cutover gate`.")
+    if seen["files"] != run.gate.files().checksum:
+        return Finding(False, "Nginx has other files of the gate loaded than this site's.", "Run `cutover gate` again.")
+    flags = set(seen["flags"].split())
+    if ("new" in flags, "record" in flags) != (state.side == "new", state.recording):
+        return Finding(False, "Nginx's workers do not see the flags as they are on its host.", "Look at Nginx's error log.")
+    return Finding(True, f"The gate is loaded; requests go to the {state.side} server.", facts={"side": state.side})
+
+
+@check("E1", "Nginx's configuration from before is there, or can be put back byte for byte", moments=set(Moment))
+def restorable(run: Run) -> Finding:
+    """Without a gate: the operator's own file leads to the old server. With it: the kept copy leads to the file that is there."""
+    installer = run.gate.installer
+    facts = installer.facts()
+    old = run.site.qdrant.old_url.removeprefix("http://")
+    if not facts.backed_up:
+        if run.gate.loaded() is not None:
+            return Finding(False, "There is a gate that this tool did not put in, so what was there before is not known.")
+        try:
+            gatefiles.with_gate(facts.server_text, old=old, where=facts.server_file)
+        except Refused as refused:
+            return Finding(False, refused.sentence, refused.hint)
+        return Finding(True, f"{facts.server_file} is the operator's own, and passes requests to the old server.")
+    *_, (path, content) = installer.wanted(facts).items()
+    if facts.server_text.encode("utf-8", errors="surrogateescape") != content:
+        return Finding(
+            False,
+            f"{path} is not what the gate made of the kept copy: somebody changed it since.",
+            "Put that change into the kept copy as well, or put the file right by hand.",
+        )
+    return Finding(True, f"The file from before is kept on the Nginx host and differs from {path} only in the gate.")

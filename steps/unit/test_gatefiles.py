@@ -1,0 +1,144 @@
+"""The gate's files for a site, and what becomes of the operator's own server file."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cutover import gatefiles, site
+from cutover.errors import Refused
+from cutover.gatefiles import INCLUDE, parse, render, with_gate
+from steps.lab.nginx import nginx_binary
+
+ROOT = Path(__file__).resolve().parents[2]
+OLD = "10.0.0.152:6333"
+PLAIN = f"server {{\n    listen 6333;\n    location / {{\n        proxy_pass http://{OLD};\n    }}\n}}\n"
+
+
+def gated(text: str) -> str:
+    return with_gate(text, old=OLD, where="qdrant.conf")
+
+
+class TestTheShippedFiles:
+    def test_hold_the_values_of_the_shipped_site(self) -> None:
+        facts = site.load(ROOT / "site.yaml")
+        assert urlsplit(facts.qdrant.old_url).netloc == gatefiles.OLD
+        assert urlsplit(facts.qdrant.new_url).netloc == gatefiles.NEW
+        assert facts.nginx.gate_folder == gatefiles.FOLDER
+        text = (gatefiles.SHIPPED / "qdrant-upstreams.conf").read_text()
+        assert f"server {gatefiles.OLD};" in text
+        assert f"server {gatefiles.NEW};" in text
+
+    def test_only_the_upstreams_have_addresses(self) -> None:
+        for file in gatefiles.SHIPPED.glob("*.conf"):
+            assert ("10.0.0." in file.read_text()) == (file.name == "qdrant-upstreams.conf"), file
+
+    def test_rendered_with_their_own_values_are_the_files_as_they_are_read(self) -> None:
+        files = render(folder=gatefiles.FOLDER, old=gatefiles.OLD, new=gatefiles.NEW)
+        for name, text in (files.http | files.snippets).items():
+            assert text.replace(files.checksum, gatefiles.UNKNOWN_FILES) == (gatefiles.SHIPPED / name).read_text()
+
+    def test_rendered_for_a_site_hold_only_its_values(self) -> None:
+        files = render(folder="/srv/gate", old="10.0.0.101:6333", new="10.1.1.1:6333")
+        text = "".join((files.http | files.snippets).values())
+        assert "/var/lib/qdrant-gate" not in text
+        assert files.http["qdrant-upstreams.conf"].index("10.0.0.101:6333") < files.http["qdrant-upstreams.conf"].index(
+            "10.1.1.1"
+        )
+        assert "10.0.0.152" not in text
+        assert files.checksum != render(folder="/srv/gate", old="10.0.0.102:6333", new="10.1.1.1:6333").checksum
+
+    def test_a_folder_that_nginx_would_misread_is_refused(self) -> None:
+        with pytest.raises(Refused, match="plain letters"):
+            render(folder="/srv/a folder;", old=OLD, new=OLD)
+
+    def test_nginx_accepts_the_whole_server_that_ships(self, tmp_path: Path) -> None:
+        nginx = nginx_binary()
+        if nginx is None:
+            pytest.skip("nginx is not installed here (apt-get install nginx)")
+        files = render(folder=str(tmp_path / "gate"), old=OLD, new="10.0.0.101:6333")
+        for folder in ("gate/log", "conf.d", "snippets"):
+            (tmp_path / folder).mkdir(parents=True)
+        for name, text in files.http.items():
+            (tmp_path / "conf.d" / name).write_text(text)
+        for name, text in files.snippets.items():
+            (tmp_path / "snippets" / name).write_text(text)
+        server = (gatefiles.SHIPPED / "qdrant-server.conf").read_text().replace("listen 6333", "listen 127.0.0.1:16339")
+        (tmp_path / "conf.d" / "qdrant.conf").write_text(server)
+        main = tmp_path / "nginx.conf"
+        main.write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{ access_log off; include conf.d/*.conf; }}\n")
+        tested = subprocess.run([nginx, "-t", "-c", str(main)], capture_output=True, text=True, timeout=10, check=False)
+        assert tested.returncode == 0, tested.stderr
+        assert "warn" not in tested.stderr
+
+
+class TestTheOperatorsFile:
+    def test_only_the_location_becomes_an_include(self) -> None:
+        assert gated(PLAIN) == f"server {{\n    listen 6333;\n    {INCLUDE}\n}}\n"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "# location / { }\n" + PLAIN,
+            PLAIN.replace("listen 6333;", 'listen 6333; # }\n set $x \'}\';\n set $y "{ \\" }";\n return 200 a${z}b;'),
+            PLAIN.replace(f"{OLD};", f"{OLD}/;"),
+            PLAIN.replace(f"http://{OLD}", "http://vectors") + f"upstream vectors {{ server {OLD}; keepalive 8; }}",
+            PLAIN + "server { listen 8000; location / { proxy_pass http://10.0.0.81:8000; } }\n",
+            PLAIN.replace("    location /", "    location = /status { return 200; }\n    location /"),
+            PLAIN.replace("\n", "\r\n"),
+            PLAIN.replace(
+                f"proxy_pass http://{OLD};", f"proxy_pass http://{OLD};\n proxy_set_header Host $host; client_max_body_size 64m;"
+            ),
+        ],
+    )
+    def test_whatever_stands_around_it_stays(self, text: str) -> None:
+        after = gated(text)
+        start = after.index(INCLUDE)
+        rest = after[start + len(INCLUDE) :]
+        assert text.startswith(after[:start])
+        assert text.endswith(rest)
+        assert text[start:].startswith("location / {")
+        parse(after)
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("server { listen 6333; }", "has no location that passes requests to http://10.0.0.152:6333"),
+            (PLAIN.replace("152", "153"), "has no location"),
+            (PLAIN.replace("http://", "https://"), "has no location"),
+            (PLAIN + PLAIN, r"several locations \(lines 3, 9\)"),
+            (PLAIN.replace("location /", "location /qdrant/"), "qdrant.conf:3 passes Qdrant on under `location /qdrant/`"),
+            (PLAIN.replace("location /", "location ^~ /"), "under `location"),
+            (PLAIN.replace("proxy_pass", "allow 10.0.0.0/8; deny all; proxy_pass"), r"`allow` \(line 4\), `deny` \(line 4\)"),
+            (PLAIN.replace("proxy_pass", "if ($x) { return 403; } proxy_pass"), r"`if` \(line 4\)"),
+            (PLAIN.rstrip("}\n"), "ends in the middle"),
+            (PLAIN + "}", "Line 7 has a closing brace"),
+            ("server { ; }", "where a directive is expected"),
+            (gated(PLAIN), "has no location"),
+        ],
+    )
+    def test_what_the_gate_cannot_replace_is_refused_by_line(self, text: str, words: str) -> None:
+        with pytest.raises(Refused, match=words):
+            gated(text)
+
+    @given(st.text(alphabet="ab/;{}#'\"\\$ \n", max_size=60))
+    def test_any_text_is_read_or_refused(self, text: str) -> None:
+        try:
+            parse(text)
+        except Refused:
+            return
+
+
+def test_the_snippets_are_part_of_the_bundle() -> None:
+    assert {f.name for f in gatefiles.SHIPPED.glob("*.conf")} == {
+        *gatefiles.HTTP_FILES,
+        *gatefiles.SNIPPETS,
+        "qdrant-server.conf",
+    }
+    assert shutil.which("sh")
