@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,7 +25,7 @@ from cutover.secrets import Secrets
 from cutover.site import Guest, Site, load
 from cutover.voice import Consent, Given, Silent, Voice
 from steps.lab import data
-from steps.lab.dns import NameServer
+from steps.lab.dns import NameServer, reverse_zone
 from steps.lab.git import Repository
 from steps.lab.machines import Kind, Machine, Machines, Service
 from steps.lab.network import Authority, Network
@@ -33,6 +34,7 @@ from steps.lab.portainer import idle_image, qdrant_image
 from steps.lab.processes import Process, listening
 
 if TYPE_CHECKING:
+    from cutover.proxmox import Proxmox
     from steps.lab.proxmox import LabPve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,13 +69,25 @@ def python_process(module: str, *words: str, folder: Path, name: str, env: Mappi
     )
 
 
+class _LabRun(Run):
+    """A run whose Proxmox client asks often: tasks of the lab take a moment, not minutes."""
+
+    @cached_property
+    def proxmox(self) -> Proxmox:
+        made: Proxmox = Run.__dict__["proxmox"].func(self)
+        made.poll = 0.05
+        return made
+
+
 class Lab:
     """The plan's site, alive. ``with Lab(folder) as lab: ...`` starts everything and leaves nothing behind."""
+
+    ground = "embedded"
 
     def __init__(self, folder: Path, *, records: bool = True, seed: Path | None = None, portainer: str = "2.23.0") -> None:
         """``seed`` is a folder where the old server's storage is kept between labs, so that it is filled only once."""
         self.folder = folder
-        self.network = Network.take()
+        self.network = self.take_network()
         self.keys = Keys.make()
         self.machines = Machines()
         self.infrastructure: list[Any] = []
@@ -85,6 +99,20 @@ class Lab:
         self._logs = folder / "logs"
         self.state_dir = folder / "state"
         self._write_site()
+
+    # -- what another ground does differently (see steps.lab.containers) ------------------------------
+    def take_network(self) -> Network:
+        """Addresses that nobody else has."""
+        return Network.take()
+
+    def nginx_host(self) -> NginxHost:
+        """The host that users come in by."""
+        at = self.network.address
+        return NginxHost(self.disk(101), address=at(11), old=f"{at(152)}:{QDRANT_PORT}", vllm=f"{at(81)}:8000")
+
+    def portainer_config(self) -> dict[str, Any]:
+        """What the stand-in for VM 1001 is told beyond the usual."""
+        return {}
 
     # -- the site ---------------------------------------------------------------------------------
     def _write_site(self) -> None:
@@ -102,7 +130,7 @@ class Lab:
         for guest in tree["guests"]["legacy"]:
             guest["address"] = at(guest["vmid"] - 800)
         tree["qdrant"]["public_url"] = f"http://{at(11)}:{QDRANT_PORT}"
-        self.nginx = NginxHost(self.disk(101), address=at(11), old=f"{at(152)}:{QDRANT_PORT}", vllm=f"{at(81)}:8000")
+        self.nginx = self.nginx_host()
         self.disk(101).mkdir(parents=True)
         self.nginx.prepare()
         tree["nginx"] |= self.nginx.facts()
@@ -117,7 +145,7 @@ class Lab:
                 "kind": "rfc2136",
                 "server": at(53),
                 "port": 5353,
-                "zones": ["home.arpa", f"0.{self.network.number}.127.in-addr.arpa"],
+                "zones": ["home.arpa", reverse_zone(f"{at(0)}/24").rstrip(".")],
             }
         ]
         tree["limits"] |= {"bypass_watch_seconds": 1.0, "soak_hours": 0.0, "reboot_seconds": 60.0, "deploy_seconds": 60.0}
@@ -156,7 +184,7 @@ class Lab:
             "LAB_QDRANT_OUTLIVE_PARENT": "1",  # the lab ends its processes itself, whichever thread started them
         }
 
-    def old_qdrant(self) -> Process:
+    def old_qdrant(self) -> Service:
         """The process of the old server."""
         host = self.network.address(152)
         env = self.qdrant_env(host, self.disk(952) / "qdrant")
@@ -200,11 +228,11 @@ class Lab:
             folder=self._logs, name="git", env={}, host=host, port=8418,
         )  # fmt: skip
 
-    def _portainer(self) -> list[Process]:
+    def _portainer(self) -> list[Service]:
         """Portainer and Docker of the VM; what is in the VM's folder is on its disk."""
         host, disk = self.network.address(101), self.disk(1001)
         certificate, key = self.authority.issue("portainer", host)
-        config = {
+        config: dict[str, Any] = {
             "host": host,
             "port": 9443,
             "address": host,
@@ -223,6 +251,7 @@ class Lab:
             "containers": {"portainer": "portainer/portainer-ce:2.23.0"},
             "stacks": {"monitoring": "services:\n  node:\n    image: prom/node-exporter:v1.8.2\n    restart: always\n"},
         }
+        config |= self.portainer_config()
         file = self.folder / "vm-1001.json"
         file.touch(mode=0o600)
         file.write_text(json.dumps(config))
@@ -303,9 +332,9 @@ class Lab:
     def run(self, *, execute: bool = False, consent: Consent | None = None, voice: Voice | None = None) -> Run:
         """A run of a command on this site, as the command line makes it."""
         secrets = Secrets.from_env(self.env)
-        run = Run(self.site, secrets, self.state_dir, execute=execute, consent=consent or Given(), voice=voice or Silent())
-        run.proxmox.poll = 0.05  # tasks of the lab take a moment, not minutes
-        return run
+        return _LabRun(
+            self.site, secrets, self.state_dir, execute=execute, consent=consent or Given(), voice=voice or Silent()
+        )
 
 
 def new_folder(parent: Path) -> Path:
