@@ -72,7 +72,7 @@ Feature: Moving the traffic
       And an application reads and writes through Nginx
       When the new server dies while the traffic is being moved
       And the application has ended
-      Then it is refused because "the new server"
+      Then it is refused because "The new server does not answer"
       And the old server serves
       And no request failed and no write was lost
 

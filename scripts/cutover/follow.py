@@ -167,8 +167,8 @@ def alias_moves(body: bytes) -> list[tuple[str, str]]:
 class Follower:
     """Keeps ``target`` up to date with what ``source``, the server behind the gate, received.
 
-    ``copy_collection(name)`` makes a collection on the target from a snapshot; None where that must not happen on its own
-    (after the switch, when the target is the way back). The caller keeps an act open.
+    ``copy_collection(name)`` makes a collection on the target from a snapshot. ``may_replace`` says whether it may be used on
+    a collection that is there already; not after the switch, when the target is the way back. The caller keeps an act open.
     """
 
     def __init__(
@@ -179,12 +179,14 @@ class Follower:
         position: Position,
         path: Path,
         *,
-        copy_collection: Callable[[str], None] | None = None,
+        copy_collection: Callable[[str], None],
+        may_replace: bool,
         say: Callable[[str], None] = lambda _s: None,
     ) -> None:
         self.gate, self.source, self.target = gate, source, target
         self.position, self.path = position, path
         self.copy_collection = copy_collection
+        self.may_replace = may_replace
         self.say = say
         self.recent: dict[str, dict[PointId, None]] = {}
         self._bodies_to_forget: list[Written] = []
@@ -393,7 +395,8 @@ class Follower:
                     self.target.delete_collection(name)
                 continue
             if not on_target:
-                self._copy(name, f"collection {name} was created")
+                self.say(f"Copying {name}, which was created meanwhile.")
+                self.copy_collection(name)
                 continue
             self._bring_settings(name)
         self.bring_aliases()
@@ -407,7 +410,7 @@ class Follower:
             left = proof.compare_schemas(_only(name, mine), _only(name, theirs))
             left = [d for d in left if d.kind == "setting"]
             if left:
-                self._copy(name, f"settings of {name} were changed ({proof.summary(left, 2)})")
+                self._replace(name, f"settings of {name} were changed ({proof.summary(left, 2)})")
                 return
         indexes, others = _indexes(mine), _indexes(theirs)
         for field_ in sorted({*indexes, *others}):
@@ -418,8 +421,8 @@ class Follower:
             if field_ in indexes:
                 self.target.create_index(name, field_, index_schema(indexes[field_]))
 
-    def _copy(self, name: str, why: str) -> None:
-        if self.copy_collection is None:
+    def _replace(self, name: str, why: str) -> None:
+        if not self.may_replace:
             raise CannotFollow(
                 f"On {self.source.name} {why}, which {self.target.name} cannot be brought to record by record.",
                 f"{self.source.name} serves. The way back is closed until {name} is copied again: `cutover copy`.",
@@ -432,7 +435,7 @@ class Follower:
         self,
         *,
         threads: int = 4,
-        settle: float = 20.0,
+        settle: float = 5.0,
         progress: Callable[[str, int], Any] = lambda _name, _count: nullcontext(lambda _done: None),
     ) -> tuple[list[proof.Compared], list[Difference]]:
         """Compare everything bit by bit while applications go on writing.

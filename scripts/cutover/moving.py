@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,15 +58,21 @@ def server(run: Run, side: Side) -> Qdrant:
     return run.old if side == "old" else run.new
 
 
-def follower(run: Run, side: Side, *, copy_collection: Callable[[str], None] | None = None) -> Follower:
+def follower(run: Run, side: Side, verb: str) -> Follower:
     """Who brings the other server up to date with what the serving one (``side``) receives."""
+    source, target = server(run, side), server(run, OTHER[side])
+
+    def copy_collection(name: str) -> None:
+        base_copy(run, verb, source, target, name)
+
     return Follower(
         run.gate,
-        server(run, side),
-        server(run, OTHER[side]),
+        source,
+        target,
         position(run, side),
         position_path(run),
         copy_collection=copy_collection,
+        may_replace=side == "old",
         say=run.voice.say,
     )
 
@@ -159,7 +164,7 @@ def move(run: Run, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
     """
     side = OTHER[to]
     end_abandoned_hold(run, verb)
-    following = follower(run, side, copy_collection=recopy(run, verb) if to == "new" else None)
+    following = follower(run, side, verb)
     watches = [
         (bypass.Watch(run.gate, following.source, side), following.source.name),
         (bypass.Watch(run.gate, following.target, to), following.target.name),
@@ -260,19 +265,10 @@ def _release(run: Run, verb: str) -> None:
 def after_the_move(run: Run, verb: str) -> Round:
     """The first round in the other direction: brings late writes over, and shows that the way back is open."""
     side = run.gate.state().side
-    following = follower(run, side)
+    following = follower(run, side, verb)
     following.position.save(position_path(run))
     with run.door.act(f"{verb}.feed", f"Keep {following.target.name} up to date"):
         return following.round()
-
-
-def recopy(run: Run, verb: str) -> Callable[[str], None]:
-    """How a collection is made again on the new server while the old one serves."""
-
-    def once(name: str) -> None:
-        base_copy(run, verb, run.old, run.new, name)
-
-    return once
 
 
 def base_copy(run: Run, verb: str, source: Qdrant, target: Qdrant, name: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ import requests
 
 from cutover import http
 from cutover.door import Door
-from cutover.errors import CutoverError, OutcomeUnknown, Refused
+from cutover.errors import CutoverError, OutcomeUnknown, Refused, Unreachable
 from cutover.routes import is_grpc_write, is_read, leaves_data_alone, route
 from cutover.touched import PointId
 
@@ -97,16 +97,19 @@ class Qdrant:
         if not is_read(method, path):
             with self._lock:
                 self.sent[route(method, path)] += 1
-        answer = self._session.request(
-            method,
-            self.url + path,
-            data=data,
-            params=params,
-            headers={"Content-Type": "application/json"} if data is not None else {},
-            timeout=timeout,
-            allow_redirects=False,
-            stream=stream,
-        )
+        try:
+            answer = self._session.request(
+                method,
+                self.url + path,
+                data=data,
+                params=params,
+                headers={"Content-Type": "application/json"} if data is not None else {},
+                timeout=timeout,
+                allow_redirects=False,
+                stream=stream,
+            )
+        except (Unreachable, OutcomeUnknown) as error:
+            raise type(error)(f"{self.name.capitalize()} does not answer: {error.sentence}", error.hint) from None
         self._last_used = time.monotonic()
         if answer.status_code >= 300:
             raise self._error(method, path, answer)

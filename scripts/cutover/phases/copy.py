@@ -63,7 +63,7 @@ def do(run: Run) -> Outcome:
             continue
         copied[name] = moving.base_copy(run, "copy", run.old, run.new, name)
         run.journal.note("copy.copied", f"{name} was copied", collection=name)
-    following = moving.follower(run, "old", copy_collection=moving.recopy(run, "copy"))
+    following = moving.follower(run, "old", "copy")
     with run.door.act("copy.aliases", f"Make the aliases on {run.new.name}"):
         following.bring_aliases()
     moving.catch_up(run, "copy", following)

@@ -38,7 +38,7 @@ def do(run: Run) -> Outcome:
         _note(run)
         return Outcome(False, ["The way back was given up already."])
     moving.end_abandoned_hold(run, "finish")
-    following = moving.follower(run, "new")
+    following = moving.follower(run, "new", "finish")
     moving.catch_up(run, "finish", following)
     proved = moving.prove(run, "finish", following)
     run.consent.by_name(

@@ -30,7 +30,7 @@ def do(run: Run, *, seconds: float = 0.0, every: float = 1.0) -> Outcome:
     flags = run.gate.state()
     if not flags.recording:
         raise Refused("Writes are not recorded, so there is nothing to follow.", "Begin with `copy`.")
-    following = moving.follower(run, flags.side, copy_collection=moving.recopy(run, "follow") if flags.side == "old" else None)
+    following = moving.follower(run, flags.side, "follow")
     end, rounds, lines, records, late = time.monotonic() + seconds, 0, 0, 0, 0
     with run.door.act("follow.rounds", f"Keep {following.target.name} up to date") as act:
         while True:
