@@ -84,7 +84,7 @@ def small(number: int, mark: int = 0) -> Json:
 
 
 def marks(api: Api, ids: list[int]) -> list[int]:
-    found = api.ask("POST", "/collections/c/points", {"ids": ids})
+    found = api.ask("POST", "/collections/c/points", {"ids": ids, "with_payload": True})
     return [point["payload"]["mark"] for point in found]
 
 
@@ -138,6 +138,15 @@ def test_scroll_over_several_shards_is_in_order_and_complete(api: Api) -> None:
     asked = {"limit": 7, "filter": {"must": [{"has_id": [1, 50, 94, *names[:2]]}]}}
     page = api.ask("POST", "/collections/c/points/scroll", asked)
     assert [point["id"] for point in page["points"]] == [1, 50, 94, *names[:2]]
+
+
+def test_a_write_that_some_shards_refuse_is_done_on_the_others(api: Api) -> None:
+    api.ask("PUT", "/collections/c", SMALL | {"shard_number": 3})
+    api.upsert("c", [small(number) for number in range(20)])
+    asked = {"payload": {"mark": 5}, "points": [*range(20), 777]}
+    refusal = api.ask("POST", "/collections/c/points/payload?wait=true", asked, status=404)
+    assert refusal.startswith("Not found: 1 out of 3 shards failed")
+    assert marks(api, list(range(20))).count(5) > 5
 
 
 # --- survival ----------------------------------------------------------------------------------------------------
@@ -455,12 +464,17 @@ def test_faults_can_be_switched_on_and_off(api: Api) -> None:
 def test_custom_shard_keys_and_grpc_requests_are_reported(api: Api) -> None:
     """What a move has to refuse can be seen: custom sharding in `/cluster`, gRPC clients in `/telemetry`."""
     api.ask("PUT", "/collections/c", SMALL)
-    assert "Auto sharding" in api.ask("PUT", "/collections/c/shards", {"shard_key": "x"}, status=400)
     api.ask("PUT", "/collections/keyed", SMALL | {"sharding_method": "custom"})
-    api.ask("PUT", "/collections/keyed/shards", {"shard_key": "tenant-1"})
+    key = {"shard_key": "tenant-1"}
+    assert "Distributed mode disabled" in api.ask("PUT", "/collections/keyed/shards", key, status=400)
+    launch.switch(api.folder, distributed=True)
+    api.ask("PUT", "/collections/keyed/shards", key)
+    api.ask("PUT", "/collections/keyed/points?wait=true", {"points": [small(1)]} | key)
+    assert "not specified" in api.ask("PUT", "/collections/keyed/points", {"points": [small(1)]}, status=400)
     api.process.stop()
     api.process.start()
-    assert api.ask("GET", "/collections/keyed/cluster")["local_shards"][0]["shard_key"] == "tenant-1"
+    shard = api.ask("GET", "/collections/keyed/cluster")["local_shards"][0]
+    assert (shard["shard_key"], shard["points_count"]) == ("tenant-1", 1)
     assert api.ask("GET", "/collections/keyed")["config"]["params"]["sharding_method"] == "custom"
     assert "shard_key" not in api.ask("GET", "/collections/c/cluster")["local_shards"][0]
     launch.switch(api.folder, grpc={"/qdrant.Points/Upsert": {"0": 3}})

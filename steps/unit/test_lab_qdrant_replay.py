@@ -208,7 +208,7 @@ def test_a_snapshot_of_a_real_server_can_be_restored(
         assert answer.json()["result"] is True, answer.text
         count = requests.post(f"{url}/points/count", json={"exact": True}, timeout=10).json()["result"]["count"]
         assert count == 55
-        asked = {"ids": [0, 1, 60], "with_vector": True}
+        asked = {"ids": [0, 1, 60], "with_payload": True, "with_vector": True}
         points = {point["id"]: point for point in requests.post(f"{url}/points", json=asked, timeout=10).json()["result"]}
         page = next(one for one in recorded(FILE) if one["note"] == "scroll first")["answer"]["result"]["points"]
         assert points[0]["vector"] == page[0]["vector"]

@@ -39,11 +39,28 @@ class FormatError(ServiceError):
     prefix = "Format error in JSON body: "
 
 
+class BodyError(FormatError):
+    """400: a format error that the real server places at the end of the body; the front adds the place."""
+
+    def placed(self, raw: bytes) -> FormatError:
+        """The same refusal with the place, which is counted as the real server's JSON reader counts."""
+        line = raw.count(b"\n") + 1
+        column = len(raw) - (raw.rfind(b"\n") + 1)
+        return FormatError(f"{self} at line {line} column {column}")
+
+
 class ValidationError(ServiceError):
     """422: the JSON body has the right shape and a value out of range."""
 
     status = 422
     prefix = "Validation error in JSON body: "
+
+
+class BadQuery(ServiceError):
+    """400: a parameter of the query string is not what the endpoint takes."""
+
+    status = 400
+    prefix = "Deserialize error in query parameters: "
 
 
 class BadName(ServiceError):
@@ -106,6 +123,8 @@ def from_engine(error: BaseException) -> ServiceError:
         words in text for words in ("Vector dimension error", "Not existing vector name", "Wrong", "Bad request")
     ):
         return WrongInput(text)
-    if "No appropriate index" in text or "Index required" in text:
+    if "No appropriate index" in text or "No range index" in text:
+        return WrongInput(text)
+    if "Index required" in text:
         return BadRequest(text)
     return Internal(text)

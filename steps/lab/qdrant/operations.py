@@ -12,7 +12,7 @@ from typing import Any
 import qdrant_edge as edge
 
 from . import settings
-from .errors import BadRequest, FormatError, WrongInput
+from .errors import BadRequest, BodyError, FormatError, ValidationError
 from .translate import (
     DISTANCES,
     check_vectors,
@@ -47,13 +47,27 @@ def shard_of(identifier: int | str, shards: int) -> int:
 def build(kind: str, body: Json, config: settings.Config, shards: int) -> ByShard:
     """The engine operations of one write, by shard. Raises the refusal of a write that makes no sense."""
     if not isinstance(body, dict):
-        raise FormatError(f"invalid type: expected a {kind} request")
+        raise FormatError(_SHAPELESS[kind]) if kind in _SHAPELESS else BodyError(f"invalid type: expected a {kind} request")
     try:
         return _BUILDERS[kind](body, config, shards)
     except KeyError as error:
-        raise FormatError(f"missing field `{error.args[0]}`") from error
+        missing = f"missing field `{error.args[0]}`"
+        raise (FormatError(missing) if kind == "upsert" else BodyError(missing)) from error
+    except FormatError as error:
+        if kind == "delete":
+            raise FormatError(_SHAPELESS[kind]) from error
+        if kind == "upsert":  # the real server looks at a point twice and then no longer knows the place
+            raise FormatError(str(error)) from error
+        raise
     except (TypeError, ValueError, OverflowError) as error:
         raise FormatError(str(error).splitlines()[0]) from error
+
+
+#: What is answered to a body that has none of the shapes of a request.
+_SHAPELESS = {
+    "upsert": "Invalid PointInsertOperations format",
+    "delete": "data did not match any variant of untagged enum PointsSelector",
+}
 
 
 def _by_shard(identifiers: list[int | str], shards: int) -> dict[int, list[int | str]]:
@@ -68,27 +82,32 @@ def _by_shard(identifiers: list[int | str], shards: int) -> dict[int, list[int |
 def _rows(body: dict[str, Json]) -> list[tuple[Json, Json, Json]]:
     if "points" in body:
         return [(row["id"], row["vector"], row.get("payload")) for row in body["points"]]
+    if "batch" not in body:
+        raise FormatError(_SHAPELESS["upsert"])
     batch = body["batch"]
     identifiers, vectors, payloads = batch["ids"], batch["vectors"], batch.get("payloads") or [None] * len(batch["ids"])
     if isinstance(vectors, dict):
         names = list(vectors)
         vectors = [{name: vectors[name][at] for name in names} for at in range(len(identifiers))]
     if not len(identifiers) == len(vectors) == len(payloads):
-        raise WrongInput(f"number of ids and vectors must be equal ({len(identifiers)} != {len(vectors)})")
+        text = f"number of ids and vectors must be equal ({len(identifiers)} != {len(vectors)})"
+        raise ValidationError(f"[batch.batch: {text}]")
     return list(zip(identifiers, vectors, payloads, strict=True))
 
 
 def _upsert(body: dict[str, Json], config: settings.Config, shards: int) -> ByShard:
     sizes = {name: one["size"] for name, one in settings.dense(config).items()}
-    sparse = set(settings.sparse(config))
     rows = _rows(body)
     if not rows:
         raise BadRequest("Empty update request")
     points: dict[int, list[Any]] = {}
-    for raw_id, raw_vector, payload in rows:
+    for at, (raw_id, raw_vector, payload) in enumerate(rows):
         identifier = point_id(raw_id)
         vector = vectors_in(raw_vector)
-        check_vectors(vector, sizes, sparse)
+        check_vectors(vector, sizes, at)
+        if payload is not None and not isinstance(payload, dict):
+            kind = "sequence" if isinstance(payload, list) else type(payload).__name__
+            raise BodyError(f"invalid type: {kind}, expected a map")
         points.setdefault(shard_of(identifier, shards), []).append(edge.Point(identifier, vector, payload))
     condition = filter_in(body.get("update_filter"))
     mode = {
@@ -106,15 +125,12 @@ def _upsert(body: dict[str, Json], config: settings.Config, shards: int) -> BySh
 
 
 def _update_vectors(body: dict[str, Json], config: settings.Config, shards: int) -> ByShard:
-    sizes = {name: one["size"] for name, one in settings.dense(config).items()}
-    sparse = set(settings.sparse(config))
     if not body["points"]:
-        raise BadRequest("Empty update request")
+        raise ValidationError("[points: must specify points to update]")
     points: dict[int, list[Any]] = {}
     for row in body["points"]:
         identifier = point_id(row["id"])
         vector = vectors_in(row["vector"])
-        check_vectors(vector, sizes, sparse)
         points.setdefault(shard_of(identifier, shards), []).append(edge.PointVectors(identifier, vector))
     condition = filter_in(body.get("update_filter"))
     return {shard: [edge.UpdateOperation.update_vectors(some, condition)] for shard, some in points.items()}
@@ -140,10 +156,8 @@ def _delete(body: dict[str, Json], config: settings.Config, shards: int) -> BySh
 
 def _delete_vectors(body: dict[str, Json], config: settings.Config, shards: int) -> ByShard:
     names: list[str] = body.get("vector") or body.get("vectors") or []
-    known = set(settings.dense(config)) | set(settings.sparse(config))
-    for name in names:
-        if name not in known:
-            raise WrongInput(f"Not existing vector name error: {name}")
+    if not names:
+        raise ValidationError("[vector: must specify vector names to delete]")
     make = edge.UpdateOperation
     return _selected(
         body,
@@ -195,7 +209,9 @@ def _create_index(body: dict[str, Json], config: settings.Config, shards: int) -
 
 
 def _delete_index(body: dict[str, Json], config: settings.Config, shards: int) -> ByShard:
-    return {shard: [edge.UpdateOperation.delete_field_index(body["field_name"])] for shard in range(shards)}
+    make, field = edge.UpdateOperation, body["field_name"]
+    # Twice, as the real server does it (and counts it): once for the settings, once for the shard.
+    return {shard: [make.delete_field_index(field), make.delete_field_index(field)] for shard in range(shards)}
 
 
 def _create_vector(body: dict[str, Json], config: settings.Config, shards: int) -> ByShard:
@@ -214,11 +230,12 @@ def _create_vector(body: dict[str, Json], config: settings.Config, shards: int) 
         operation = make.create_sparse_vector(
             name, settings.engine_modifier(one.get("modifier")), settings.engine_datatype(one.get("datatype"))
         )
-    return {shard: [operation] for shard in range(shards)}
+    return {shard: [operation, operation] for shard in range(shards)}  # counted twice, like an index
 
 
 def _delete_vector(body: dict[str, Json], config: settings.Config, shards: int) -> ByShard:
-    return {shard: [edge.UpdateOperation.delete_vector_name(body["name"])] for shard in range(shards)}
+    operation = edge.UpdateOperation.delete_vector_name(body["name"])
+    return {shard: [operation, operation] for shard in range(shards)}
 
 
 _BUILDERS = {

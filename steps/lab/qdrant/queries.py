@@ -12,7 +12,7 @@ import numpy as np
 import qdrant_edge as edge
 
 from . import settings, translate
-from .errors import BadRequest, FormatError, NotFound, ValidationError, WrongInput, from_engine
+from .errors import BadRequest, BodyError, NotFound, ValidationError, WrongInput, from_engine
 from .store import Collection, Storage
 
 Json = Any
@@ -22,9 +22,9 @@ def search_as_query(body: Json) -> Json:
     """The older `points/search` request as a `points/query` request."""
     vector = body.get("vector")
     if vector is None:
-        raise FormatError("missing field `vector`")
+        raise BodyError("missing field `vector`")
     if body.get("limit") is None:
-        raise FormatError("missing field `limit`")
+        raise BodyError("missing field `limit`")
     query = {name: one for name, one in body.items() if name != "vector"}
     if isinstance(vector, dict):
         return query | {"query": vector["vector"], "using": vector["name"]}
@@ -121,7 +121,7 @@ def _recommend(value: Json, name: str | None, inputs: _Inputs) -> Any:
     return edge.Query.Nearest(target.tolist(), name)
 
 
-def _prefetches(storage: Storage, collection: Collection, value: Json, size: int) -> list[Any]:
+def _prefetches(storage: Storage, collection: Collection, value: Json) -> list[Any]:
     result = []
     for one in value if isinstance(value, list) else [value]:
         using = one.get("using") or translate.DEFAULT_VECTOR
@@ -131,9 +131,9 @@ def _prefetches(storage: Storage, collection: Collection, value: Json, size: int
             edge.Prefetch(
                 limit=limit,
                 query=_scoring(one.get("query"), using, inputs, limit),
-                prefetches=_prefetches(storage, collection, one.get("prefetch") or [], size),
+                prefetches=_prefetches(storage, collection, one.get("prefetch") or []),
                 params=translate.search_params(one.get("params")),
-                filter=_without(translate.filter_in(one.get("filter"), size), inputs.seen),
+                filter=_without(translate.filter_in(one.get("filter")), inputs.seen),
                 score_threshold=one.get("score_threshold"),
             )
         )
@@ -147,13 +147,15 @@ def _without(filter_: Any, identifiers: list[int | str]) -> Any:
     return edge.Filter(must=[filter_] if filter_ is not None else None, must_not=[absent])
 
 
-def run(storage: Storage, collection: Collection, body: Json, size: int, most: int | None = None) -> list[Json]:
+def run(
+    storage: Storage, collection: Collection, body: Json, most: int | None = None, request_name: str = "internal"
+) -> list[Json]:
     """The hits of one `points/query` request; `most` replaces its limit (used for groups)."""
     if not isinstance(body, dict):
-        raise FormatError("invalid type: expected struct QueryRequest")
+        raise BodyError("invalid type: expected struct QueryRequest")
     limit = most or (10 if body.get("limit") is None else body["limit"])
     if not isinstance(limit, int) or limit < 1:
-        raise ValidationError(f"[internal.limit: value {limit} invalid, must be 1 or larger]")
+        raise ValidationError(f"[{request_name}.limit: value {limit} invalid, must be 1 or larger]")
     offset = body.get("offset") or 0
     using = body.get("using") or translate.DEFAULT_VECTOR
     with_payload = translate.payload_selector(body.get("with_payload"), default=False)
@@ -166,16 +168,16 @@ def run(storage: Storage, collection: Collection, body: Json, size: int, most: i
             limit=limit + offset if several else limit,
             offset=0 if several else offset,
             query=scoring,
-            prefetches=_prefetches(storage, collection, body.get("prefetch") or [], size),
+            prefetches=_prefetches(storage, collection, body.get("prefetch") or []),
             with_vector=with_vector,
             with_payload=with_payload,
-            filter=_without(translate.filter_in(body.get("filter"), size), inputs.seen),
+            filter=_without(translate.filter_in(body.get("filter")), inputs.seen),
             score_threshold=body.get("score_threshold"),
             params=translate.search_params(body.get("params")),
         )
         hits = [hit for shard in collection.shards for hit in shard.engine.query(request)]
     except (TypeError, ValueError) as error:
-        raise FormatError(str(error).splitlines()[0]) from error
+        raise BodyError(str(error).splitlines()[0]) from error
     except Exception as error:
         raise from_engine(error) from error
     if several:
@@ -194,14 +196,14 @@ def _sort(hits: list[Any], scoring: Any, distance: str | None) -> None:
         hits.sort(key=lambda hit: hit.score, reverse=not nearest_first)
 
 
-def groups(storage: Storage, collection: Collection, body: Json, size: int) -> Json:
+def groups(storage: Storage, collection: Collection, body: Json) -> Json:
     """`points/query/groups`: the best hits for each value of a payload field."""
     key = body["group_by"]
     limit, group_size = body.get("limit") or 10, body.get("group_size") or 3
     asked = body | {"with_payload": True, "offset": 0}
     found: dict[Json, list[Json]] = {}
     shown = translate.payload_selector(body.get("with_payload"), default=False) is not False
-    for hit in run(storage, collection, asked, size, most=max(100, limit * group_size * 20)):
+    for hit in run(storage, collection, asked, most=max(100, limit * group_size * 20)):
         value = (hit["payload"] or {}).get(key)
         for one in value if isinstance(value, list) else [value]:
             if not isinstance(one, (str, int)) or (one not in found and len(found) >= limit):
@@ -212,10 +214,10 @@ def groups(storage: Storage, collection: Collection, body: Json, size: int) -> J
     return {"groups": [{"id": value, "hits": rows} for value, rows in found.items()]}
 
 
-def facet(collection: Collection, body: Json, size: int) -> Json:
+def facet(collection: Collection, body: Json) -> Json:
     """`facet`: how often each value of an indexed payload field occurs."""
     limit = body.get("limit") or 10
-    request = edge.FacetRequest(body["key"], limit, bool(body.get("exact", False)), translate.filter_in(body.get("filter"), size))
+    request = edge.FacetRequest(body["key"], limit, bool(body.get("exact", False)), translate.filter_in(body.get("filter")))
     counts: dict[Json, int] = {}
     try:
         for shard in collection.shards:

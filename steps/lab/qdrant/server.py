@@ -27,7 +27,9 @@ from aiohttp.web_request import BaseRequest
 from . import operations, queries, settings, translate
 from .errors import (
     BadName,
+    BadQuery,
     BadRequest,
+    BodyError,
     ChecksumMismatch,
     Forbidden,
     FormatError,
@@ -35,6 +37,7 @@ from .errors import (
     ServiceError,
     TooLarge,
     ValidationError,
+    WrongInput,
     from_engine,
 )
 from .snapshots import Snapshots, listed, sha256, stored
@@ -88,6 +91,8 @@ class Switches:
     `apply_delay_ms`: how long a write with `wait=false` waits before it is applied.
     `latency_ms`: how long every request waits before it is looked at.
     `grpc`: requests that `/telemetry` counts as gRPC, {"/qdrant.Points/Upsert": {"0": 3}} (there is no gRPC here).
+    `distributed`: true = shard keys can be created, which a real server that stands alone refuses. (Its storage can
+    still have them, when it comes from a cluster; that is what this is for.)
     `lose_writes`: true = writes to points are acknowledged and thrown away.
     `fail`: a list of {"method", "endpoint" (a route's template), "status", "text", "drop"}; `drop` "before" closes the
     connection instead of doing the work, "after" does the work and closes the connection instead of answering.
@@ -159,7 +164,7 @@ class Call:
         if value is None:
             return default
         if value not in ("true", "false"):
-            raise BadRequest(f"Query deserialize error: provided string was not `true` or `false`: {name}")
+            raise BadQuery("provided string was not `true` or `false`")
         return value == "true"
 
 
@@ -349,7 +354,10 @@ class Server:
         if route.json:
             call.raw = await self._read(request)
             call.body = _parse(call.raw)
-        result = await route.answer(call)
+        try:
+            result = await route.answer(call)
+        except BodyError as error:
+            raise error.placed(call.raw) from error
         if isinstance(result, web.StreamResponse):
             return result
         return _ok(result, started)
@@ -405,7 +413,7 @@ class Server:
 
     async def create_collection(self, call: Call) -> Any:
         name = call.names[0]
-        config = settings.new(call.body, len(call.raw))
+        config = settings.new(call.body)
         if not 1 <= len(name) <= 255 or _FORBIDDEN_SIGNS & set(name):
             raise BadName(name)
         self.storage.create(name, config)
@@ -433,7 +441,7 @@ class Server:
         for shard in collection.shards:
             one: dict[str, Json] = {"shard_id": shard.number}
             if collection.shard_keys:
-                one["shard_key"] = collection.shard_keys[0]
+                one["shard_key"] = collection.shard_keys[shard.number]
             shards.append(one | {"points_count": shard.engine.info().points_count, "state": "Active"})
         return {
             "peer_id": self.peer,
@@ -444,44 +452,57 @@ class Server:
         }
 
     async def list_shard_keys(self, call: Call) -> Any:
-        return {"shard_keys": [{"key": key} for key in self.storage.get(call.names[0]).shard_keys]}
+        collection = self.storage.get(call.names[0])
+        if not settings.custom_sharding(collection.config):
+            return {}
+        return {"shard_keys": [{"key": key} for key in collection.shard_keys]}
 
     async def create_shard_key(self, call: Call) -> Any:
         collection = self.storage.get(call.names[0])
         key = call.body.get("shard_key") if isinstance(call.body, dict) else None
-        if collection.config["params"].get("sharding_method") != "custom":
+        if not self.switches.values.get("distributed"):
+            raise BadRequest("Distributed mode disabled")
+        if not settings.custom_sharding(collection.config):
             raise BadRequest(f"Shard Key {key} cannot be created with Auto sharding method")
         if key in collection.shard_keys:
             raise BadRequest(f"Shard key {key} already exists")
-        collection.shard_keys.append(key)
-        collection.save()
+        collection.add_shard_key(key, self.storage.delay)
         return True
 
     async def list_aliases(self, call: Call) -> Any:
         return {"aliases": _aliases(self.storage.aliases)}
 
     async def collection_aliases(self, call: Call) -> Any:
-        name = self.storage.get(call.names[0]).name
+        name = call.names[0]
         return {"aliases": _aliases({alias: of for alias, of in self.storage.aliases.items() if of == name})}
 
     async def change_aliases(self, call: Call) -> Any:
         if not isinstance(call.body, dict) or not isinstance(call.body.get("actions"), list):
-            raise FormatError("missing field `actions`")
+            raise BodyError("missing field `actions`")
         try:
             self.storage.change_aliases(call.body["actions"])
         except (KeyError, TypeError) as error:
-            raise FormatError(f"missing field `{error}`") from error
+            raise BodyError(f"missing field `{error}`") from error
         return True
 
     # --- writes ---
 
     async def _write(self, collection: Collection, kind: str, body: Json, raw: bytes | None, wait: bool) -> Any:
         if self.switches.values.get("lose_writes") and kind in operations.KINDS:
-            operations.build(kind, body, collection.config, len(collection.shards))
+            collection.parts(kind, body)
             return {"operation_id": 1, "status": "completed" if wait else "acknowledged"}
-        number, waits = collection.submit(kind, body, raw, wait)
-        for one in waits:
-            await one
+        number, outcomes = collection.submit(kind, body, raw, wait)
+        refused: list[ServiceError] = []
+        for outcome in outcomes:
+            try:
+                if isinstance(outcome, asyncio.Future):
+                    await outcome
+                elif outcome is not None:
+                    refused.append(outcome)
+            except ServiceError as error:
+                refused.append(error)
+        if wait and refused:
+            raise _of_shards(refused, len(outcomes))
         return {"operation_id": number, "status": "completed" if wait else "acknowledged"}
 
     def write(self, kind: str) -> Answer:
@@ -495,12 +516,12 @@ class Server:
     async def batch(self, call: Call) -> Any:
         collection = self.storage.get(call.names[0])
         if not isinstance(call.body, dict) or not isinstance(call.body.get("operations"), list):
-            raise FormatError("missing field `operations`")
+            raise BodyError("missing field `operations`")
         results = []
         for one in call.body["operations"]:
             kind = next(iter(one), "") if isinstance(one, dict) else ""
             if kind not in operations.KINDS:
-                raise FormatError("data did not match any variant of untagged enum UpdateOperation")
+                raise BodyError("data did not match any variant of untagged enum UpdateOperation")
             results.append(await self._write(collection, kind, one[kind], None, call.wait))
         return results
 
@@ -524,23 +545,29 @@ class Server:
     async def create_vector(self, call: Call) -> Any:
         collection = self.storage.get(call.names[0])
         name = call.names[1]
-        result = await self._write(collection, "create_vector", {"name": name} | call.body, None, call.wait)
         params = collection.config["params"]
-        if "dense" in call.body:
-            params["vectors"] = params["vectors"] | {name: call.body["dense"]}
-        else:
-            params["sparse_vectors"] = params.get("sparse_vectors", {}) | {name: call.body["sparse"] or {}}
-        collection.save()
+        kind = next((one for one in ("dense", "sparse") if isinstance(call.body, dict) and one in call.body), None)
+        if kind is None:
+            raise FormatError("data did not match any variant of untagged enum VectorNameConfig")
+        given = settings.without_nulls(call.body[kind])
+        if name in collection.vector_names():
+            known = settings.dense(collection.config).get(name) or settings.sparse(collection.config).get(name)
+            if any((known or {}).get(field) != value for field, value in given.items()):
+                raise WrongInput(f"Vector `{name}` already exists with a different configuration")
+        result = await self._write(collection, "create_vector", {"name": name} | call.body, None, call.wait)
+        if name not in collection.vector_names():
+            group = "vectors" if kind == "dense" else "sparse_vectors"
+            params[group] = params.get(group, {}) | {name: given}
+            collection.save()
         return result
 
     async def delete_vector(self, call: Call) -> Any:
         collection = self.storage.get(call.names[0])
         name = call.names[1]
-        if name not in collection.vector_names():
-            raise NotFound(f"Not existing vector name error: {name}")
         result = await self._write(collection, "delete_vector", {"name": name}, None, call.wait)
-        for kind in ("vectors", "sparse_vectors"):
-            collection.config["params"].get(kind, {}).pop(name, None)
+        for group in ("vectors", "sparse_vectors"):
+            if name in settings.dense(collection.config) or name in settings.sparse(collection.config):
+                collection.config["params"].get(group, {}).pop(name, None)
         collection.save()
         return result
 
@@ -550,8 +577,8 @@ class Server:
         collection = self.storage.get(call.names[0])
         body = call.body
         if not isinstance(body, dict) or "ids" not in body:
-            raise FormatError("missing field `ids`")
-        with_payload = translate.payload_selector(body.get("with_payload"), default=True)
+            raise BodyError("missing field `ids`")
+        with_payload = translate.payload_selector(body.get("with_payload"), default=False)
         with_vector = translate.vector_selector(body.get("with_vector", body.get("with_vectors")))
         records = collection.retrieve(translate.point_ids(body["ids"]), with_payload, with_vector)
         return translate.records_out(records, with_payload is not False, with_vector is not False)
@@ -561,8 +588,8 @@ class Server:
         text = call.names[1]
         try:
             identifier = translate.point_id(int(text) if text.isdigit() else text)
-        except FormatError as error:
-            raise BadRequest(f'Can not recognize "{text}" as point id') from error
+        except BodyError as error:
+            raise WrongInput(f'Can not recognize "{text}" as point id') from error
         records = collection.retrieve([identifier], True, True)
         if not records:
             raise NotFound(f"Point with id {text} does not exists!")
@@ -572,14 +599,16 @@ class Server:
         collection = self.storage.get(call.names[0])
         body = call.body
         if not isinstance(body, dict):
-            raise FormatError("invalid type: expected struct ScrollRequest")
+            raise BodyError("invalid type: expected struct ScrollRequest")
         limit = 10 if body.get("limit") is None else body["limit"]
-        if not isinstance(limit, int) or limit < 1:
+        if not isinstance(limit, int) or limit < 0:
+            raise BodyError(f"invalid value: integer `{limit}`, expected usize")
+        if limit < 1:
             raise ValidationError(f"[scroll_request.limit: value {limit} invalid, must be 1 or larger]")
         offset = translate.point_id(body["offset"]) if body.get("offset") is not None else None
         with_payload = translate.payload_selector(body.get("with_payload"), default=True)
         with_vector = translate.vector_selector(body.get("with_vector", body.get("with_vectors")))
-        filter_ = translate.filter_in(body.get("filter"), len(call.raw))
+        filter_ = translate.filter_in(body.get("filter"))
         order = translate.order_by(body.get("order_by"))
         try:
             records, following = collection.scroll(limit, offset, filter_, with_payload, with_vector, order)
@@ -594,11 +623,11 @@ class Server:
         collection = self.storage.get(call.names[0])
         body = call.body if isinstance(call.body, dict) else {}
         exact = body.get("exact")
-        filter_ = translate.filter_in(body.get("filter"), len(call.raw))
+        filter_ = translate.filter_in(body.get("filter"))
         return {"count": collection.count(filter_, True if exact is None else bool(exact))}
 
     def _query(self, call: Call, body: Json) -> list[Json]:
-        return queries.run(self.storage, self.storage.get(call.names[0]), body, len(call.raw))
+        return queries.run(self.storage, self.storage.get(call.names[0]), body)
 
     async def query(self, call: Call) -> Any:
         return {"points": self._query(call, call.body)}
@@ -607,23 +636,24 @@ class Server:
         return [{"points": self._query(call, one)} for one in call.body["searches"]]
 
     async def query_groups(self, call: Call) -> Any:
-        return queries.groups(self.storage, self.storage.get(call.names[0]), call.body, len(call.raw))
+        return queries.groups(self.storage, self.storage.get(call.names[0]), call.body)
 
     async def search(self, call: Call) -> Any:
-        return self._query(call, queries.search_as_query(call.body))
+        body = queries.search_as_query(call.body)
+        return queries.run(self.storage, self.storage.get(call.names[0]), body, request_name="search_request")
 
     async def search_batch(self, call: Call) -> Any:
         return [self._query(call, queries.search_as_query(one)) for one in call.body["searches"]]
 
     async def search_groups(self, call: Call) -> Any:
         body = queries.search_as_query({"limit": 10} | call.body)
-        return queries.groups(self.storage, self.storage.get(call.names[0]), body, len(call.raw))
+        return queries.groups(self.storage, self.storage.get(call.names[0]), body)
 
     async def recommend(self, call: Call) -> Any:
         return self._query(call, queries.recommend_as_query(call.body))
 
     async def facet(self, call: Call) -> Any:
-        return queries.facet(self.storage.get(call.names[0]), call.body, len(call.raw))
+        return queries.facet(self.storage.get(call.names[0]), call.body)
 
     # --- snapshots ---
 
@@ -690,7 +720,7 @@ class Server:
     async def recover_snapshot(self, call: Call) -> Any:
         body = call.body
         if not isinstance(body, dict) or not isinstance(body.get("location"), str):
-            raise FormatError("missing field `location`")
+            raise BodyError("missing field `location`")
         name = call.names[0]
         work = self.snapshots.recover(name, body["location"], body.get("checksum"), body.get("api_key"))
         return await self._in_time(call, self._recovering(name, work))
@@ -780,6 +810,15 @@ class _Unauthorized(ServiceError):
 
 class _Switched(ServiceError):
     prefix = ""
+
+
+def _of_shards(refused: list[ServiceError], shards: int) -> ServiceError:
+    """The refusal of a write: the shards' own where all refused, else one that says how many did."""
+    first = refused[0]
+    if len(refused) == shards:
+        return first
+    text = f"{len(refused)} out of {shards} shards failed to apply operation. First error captured: {first}"
+    return type(first)(text)
 
 
 def _aliases(aliases: dict[str, str]) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import qdrant_edge as edge
 
-from .errors import FormatError, ValidationError
+from .errors import BodyError, ValidationError, WrongInput
 from .translate import DATATYPES, DEFAULT_VECTOR, DISTANCES
 
 Json = Any
@@ -37,18 +37,25 @@ def _given(value: Json) -> dict[str, Json]:
     return {name: one for name, one in (value or {}).items() if one is not None}
 
 
-def new(body: Json, size: int) -> Config:
-    """The settings of a collection created with `body`; `size` is the body's length, for the place named in errors."""
+def new(body: Json) -> Config:
+    """The settings of a collection created with `body`."""
     if not isinstance(body, dict):
-        raise FormatError("invalid type: expected struct CreateCollection at line 1 column 1")
+        raise BodyError("invalid type: expected struct CreateCollection")
     vectors = body.get("vectors")
+    if vectors is not None:
+        _check_sizes(vectors)
     if vectors is not None and not _vectors_are_good(vectors):
-        raise FormatError(f"data did not match any variant of untagged enum VectorsConfig at line 1 column {size}")
-    shards = body.get("shard_number") or 1
+        raise BodyError("data did not match any variant of untagged enum VectorsConfig")
+    hnsw = _given(body.get("hnsw_config"))
+    if hnsw.get("ef_construct", 4) < 4:
+        raise ValidationError(f"[hnsw_config.ef_construct: value {hnsw['ef_construct']} invalid, must be 4 or larger]")
+    if hnsw.get("m", 0) < 0:
+        raise BodyError(f"invalid value: integer `{hnsw['m']}`, expected usize")
+    shards = 1 if body.get("shard_number") is None else body["shard_number"]
     if not isinstance(shards, int) or shards < 1:
         raise ValidationError(f"[shard_number: value {shards} invalid, must be 1 or larger]")
     params: dict[str, Json] = {
-        "vectors": _without_nulls(vectors) if vectors is not None else {},
+        "vectors": _reported(vectors or {}),
         "shard_number": shards,
         "replication_factor": body.get("replication_factor") or 1,
         "write_consistency_factor": body.get("write_consistency_factor") or 1,
@@ -57,7 +64,7 @@ def new(body: Json, size: int) -> Config:
     if body.get("sharding_method"):
         params["sharding_method"] = body["sharding_method"]
     if body.get("sparse_vectors"):
-        params["sparse_vectors"] = _without_nulls(body["sparse_vectors"])
+        params["sparse_vectors"] = without_nulls(body["sparse_vectors"])
     wal = WAL | {"wal_capacity_mb": int(os.environ.get("QDRANT__STORAGE__WAL__WAL_CAPACITY_MB", "32"))}
     config: Config = {
         "params": params,
@@ -68,14 +75,14 @@ def new(body: Json, size: int) -> Config:
     }
     for extra in ("strict_mode_config", "metadata"):
         if body.get(extra):
-            config[extra] = _without_nulls(body[extra]) if extra == "strict_mode_config" else body[extra]
+            config[extra] = without_nulls(body[extra]) if extra == "strict_mode_config" else body[extra]
     return config
 
 
 def patched(config: Config, body: Json) -> Config:
     """The settings after `PATCH /collections/{name}` with `body`."""
     if not isinstance(body, dict):
-        raise FormatError("invalid type: expected struct UpdateCollection at line 1 column 1")
+        raise BodyError("invalid type: expected struct UpdateCollection")
     result = copy.deepcopy(config)
     result["optimizer_config"] |= _given(body.get("optimizers_config"))
     result["hnsw_config"] |= _given(body.get("hnsw_config"))
@@ -85,10 +92,15 @@ def patched(config: Config, body: Json) -> Config:
         result["quantization_config"] = None if quantization == "Disabled" else quantization
     for name, change in (body.get("vectors") or {}).items():
         vectors = result["params"]["vectors"]
-        target = vectors if name == DEFAULT_VECTOR and "size" in vectors else vectors.setdefault(name, {})
-        target |= _given(change)
+        target = vectors if name == DEFAULT_VECTOR and "size" in vectors else vectors.get(name)
+        if target is None:
+            raise WrongInput(f"Not existing vector name error: {name}")
+        _merge(target, change)
     for name, change in (body.get("sparse_vectors") or {}).items():
-        result["params"].setdefault("sparse_vectors", {}).setdefault(name, {}).update(_given(change))
+        one = (result["params"].get("sparse_vectors") or {}).get(name)
+        if one is None:
+            raise WrongInput(f"Not existing vector name error: {name}")
+        _merge(one, change)
     for extra in ("strict_mode_config", "metadata"):
         if body.get(extra) is not None:
             result[extra] = result.get(extra, {}) | _given(body[extra])
@@ -112,10 +124,43 @@ def index_params(schema: Json) -> Json:
     return {"type": given.pop("type")} | _INDEX_DEFAULTS.get(schema["type"], {}) | given
 
 
-def _without_nulls(value: Json) -> Json:
+def without_nulls(value: Json) -> Json:
+    """The same JSON without the fields that are null."""
     if isinstance(value, dict):
-        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+        return {name: without_nulls(one) for name, one in value.items() if one is not None}
     return value
+
+
+def _reported(vectors: Json) -> Json:
+    """Vector settings as they are reported: without what was not given, and without empty HNSW settings."""
+    found = without_nulls(vectors)
+    for one in [found, *found.values()]:
+        if isinstance(one, dict) and one.get("hnsw_config") == {}:
+            del one["hnsw_config"]
+    return found
+
+
+def _merge(settings: dict[str, Json], change: dict[str, Json]) -> None:
+    for name, value in _given(change).items():
+        if isinstance(value, dict) and isinstance(settings.get(name), dict) and name != "quantization_config":
+            _merge(settings[name], value)
+        else:
+            settings[name] = value
+
+
+def _check_sizes(vectors: Json) -> None:
+    if not isinstance(vectors, dict):
+        return
+    for name, one in ({"": vectors} if "size" in vectors else vectors).items():
+        size = one.get("size") if isinstance(one, dict) else None
+        if isinstance(size, int) and size > 65536:
+            place = f"vectors.{name}.size" if name else "vectors.size"
+            raise ValidationError(f"[{place}: value {size} invalid, must be from 1 to 65536]")
+
+
+def custom_sharding(config: Config) -> bool:
+    """Whether records are spread by shard keys that the client names."""
+    return bool(config["params"].get("sharding_method") == "custom")
 
 
 def _is_vector(value: Json) -> bool:
@@ -143,13 +188,20 @@ def sparse(config: Config) -> dict[str, dict[str, Json]]:
     return config["params"].get("sparse_vectors") or {}
 
 
-def engine_config(config: Config, payload_only: bool = False) -> edge.EdgeConfig:
+#: The engine wants one vector at least; a collection without any gets this one, which nobody can name.
+_NO_VECTOR = "\x1f"
+
+
+def engine_config(config: Config) -> edge.EdgeConfig:
     """The engine's configuration of one shard. What the engine has no word for stays in the reported settings only."""
-    del payload_only
+    vectors = {name: _engine_vector(one) for name, one in dense(config).items()}
+    sparse_vectors = {name: _engine_sparse(one) for name, one in sparse(config).items()}
+    if not vectors and not sparse_vectors:
+        sparse_vectors = {_NO_VECTOR: _engine_sparse({})}
     optimizers = config["optimizer_config"]
     return edge.EdgeConfig(
-        vectors={name: _engine_vector(one) for name, one in dense(config).items()},
-        sparse_vectors={name: _engine_sparse(one) for name, one in sparse(config).items()},
+        vectors=vectors,
+        sparse_vectors=sparse_vectors,
         on_disk_payload=config["params"].get("on_disk_payload"),
         hnsw_config=_engine_hnsw(HNSW | config["hnsw_config"]),
         quantization_config=_engine_quantization(config.get("quantization_config")),

@@ -22,12 +22,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
-import qdrant_edge as edge
 
 from . import settings
 from .errors import BadRequest, Forbidden, Internal, NotFound, WrongInput
-from .sparse import copy_tree
-from .store import Collection, Storage, write_json
+from .sparse import copy_sparse, copy_tree
+from .store import Collection, Storage, load_engine, write_json
 
 Json = Any
 #: The real server gives up a download after 60 seconds without a byte.
@@ -73,6 +72,7 @@ def _stage(collection: Collection, peer: int, folder: Path) -> None:
         for segment in (shard.path / "segments").iterdir():
             copy_tree(segment, target / "segments" / segment.name / "files")
         copy_tree(shard.path / "wal", target / "wal")
+        copy_sparse(shard.path / "edge_config.json", target / "edge_config.json")
         state = {"is_local": True, "this_peer_id": peer, "peers": {str(peer): "Active"}}
         write_json(target / "replica_state.json", state)
         write_json(target / "shard_config.json", {"type": "ReplicaSet"})
@@ -190,7 +190,10 @@ class Snapshots:
         try:
             config, schema = await asyncio.to_thread(_unpack, path, folder)
             self._check(name, config)
-            for number in range(config["params"]["shard_number"]):
+            if settings.custom_sharding(config):
+                # Restored through the API, the real server leaves such a collection empty (its issue 10135).
+                (folder / "shard_key_mapping.json").unlink(missing_ok=True)
+            for number in range(0 if settings.custom_sharding(config) else config["params"]["shard_number"]):
                 await asyncio.to_thread(_open_once, folder / str(number), config)
             self._replace(name, folder, config, schema)
         finally:
@@ -215,8 +218,7 @@ class Snapshots:
     def _replace(self, name: str, folder: Path, config: settings.Config, schema: dict[str, Json]) -> None:
         existing = self.storage.collections.pop(name, None)
         target = self.storage.folder / name
-        old = self.storage.folder / f".{name}.old"
-        shutil.rmtree(old, ignore_errors=True)
+        old = self.storage.folder / f".{uuid.uuid4()}"
         if existing is not None:
             config = existing.config
             existing.close()
@@ -281,7 +283,7 @@ def _unpack(path: Path, folder: Path) -> tuple[settings.Config, dict[str, Json]]
 
 def _open_once(path: Path, config: settings.Config) -> None:
     try:
-        shard = edge.EdgeShard.load(str(path), settings.engine_config(config))
+        shard = load_engine(path, config)
         shard.flush()
         shard.close()
     except Exception as error:

@@ -18,6 +18,7 @@ import os
 import shutil
 import struct
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ import pydantic_core
 import qdrant_edge as edge
 
 from . import operations, settings
-from .errors import AlreadyExists, FormatError, NotFound, WrongInput, from_engine
+from .errors import AlreadyExists, BodyError, NotFound, ServiceError, WrongInput, from_engine
 from .translate import id_order
 
 Json = Any
@@ -44,6 +45,10 @@ def write_json(path: Path, value: Json) -> None:
     temporary = path.with_name(path.name + ".new")
     temporary.write_text(json.dumps(value, ensure_ascii=False))
     temporary.replace(path)
+
+
+#: How a write on one shard ended: not yet (to be awaited), refused, or well.
+Outcome = asyncio.Future[None] | ServiceError | None
 
 
 @dataclass
@@ -110,14 +115,17 @@ class Shard:
 
     # --- the queue ---
 
-    def submit(self, kind: str, body: bytes, engine_operations: list[Any], wait: bool) -> tuple[int, Any]:
-        """Queue a write; returns its number and, with `wait`, what to await (None when it is applied already)."""
+    def submit(self, kind: str, body: bytes, engine_operations: list[Any], wait: bool) -> tuple[int, Outcome]:
+        """Queue a write; returns its number and, with `wait`, what to await, or how it ended if it is applied already."""
         self.operation += len(engine_operations)
         number = self.operation
         if len(self.queue) >= QUEUE_BOUND:
             self.apply_all()
         if wait and not self.queue:
-            self._apply(engine_operations)
+            try:
+                self._apply(engine_operations)
+            except ServiceError as error:
+                return number, error
             return number, None
         now = time.monotonic()
         if not wait:
@@ -187,6 +195,18 @@ class Shard:
         os.close(self._file)
 
 
+def create_shard(path: Path, config: settings.Config) -> None:
+    """The files of a new, empty shard."""
+    path.mkdir()
+    edge.EdgeShard.create(str(path), settings.engine_config(config)).close()
+
+
+def load_engine(path: Path, config: settings.Config) -> edge.EdgeShard:
+    """Open a shard's files. The engine keeps a shard's own settings beside them; those of a real server it has to be told."""
+    told = (path / "edge_config.json").is_file()
+    return edge.EdgeShard.load(str(path)) if told else edge.EdgeShard.load(str(path), settings.engine_config(config))
+
+
 class Collection:
     """One collection: settings, payload indexes and shards."""
 
@@ -202,13 +222,10 @@ class Collection:
     @classmethod
     def create(cls, name: str, path: Path, config: settings.Config, delay: Callable[[], float]) -> Collection:
         """A new, empty collection in `path` (which must not exist)."""
-        building = path.with_name("." + path.name + ".new")
-        shutil.rmtree(building, ignore_errors=True)
+        building = path.with_name(f".{uuid.uuid4()}")
         building.mkdir(parents=True)
-        for number in range(config["params"]["shard_number"]):
-            shard_path = building / str(number)
-            shard_path.mkdir()
-            edge.EdgeShard.create(str(shard_path), settings.engine_config(config)).close()
+        for number in range(0 if settings.custom_sharding(config) else config["params"]["shard_number"]):
+            create_shard(building / str(number), config)
         write_json(building / "config.json", config)
         write_json(building / "payload_index.json", {"schema": {}})
         building.rename(path)
@@ -223,15 +240,13 @@ class Collection:
         with contextlib.suppress(FileNotFoundError):
             mapping = json.loads((path / "shard_key_mapping.json").read_text())
             collection.shard_keys = [one["key"] for one in mapping]
-        for number in range(config["params"]["shard_number"]):
-            shard_path = path / str(number)
-            engine = edge.EdgeShard.load(str(shard_path), settings.engine_config(config))
-            shard = Shard(number, shard_path, engine, delay)
-            collection.shards.append(shard)
+        count = len(collection.shard_keys) if settings.custom_sharding(config) else config["params"]["shard_number"]
+        for number in range(count):
+            collection.open_shard(number, delay)
         for shard in collection.shards:
             for _, kind, body in shard.records():
                 with contextlib.suppress(Exception):
-                    parts = operations.build(kind, pydantic_core.from_json(body), config, len(collection.shards))
+                    parts = collection.parts(kind, pydantic_core.from_json(body))
                     for operation in parts.get(shard.number, []):
                         shard.engine.update(operation)
                         shard.dirty = True
@@ -240,6 +255,34 @@ class Collection:
             shard._size = 0
         return collection
 
+    def open_shard(self, number: int, delay: Callable[[], float]) -> None:
+        """Open one shard's files."""
+        path = self.path / str(number)
+        engine = load_engine(path, self.config)
+        self.shards.append(Shard(number, path, engine, delay))
+
+    def add_shard_key(self, key: Json, delay: Callable[[], float]) -> None:
+        """A new shard for the records of one shard key."""
+        number = len(self.shards)
+        create_shard(self.path / str(number), self.config)
+        self.open_shard(number, delay)
+        self.shard_keys.append(key)
+        self.save()
+
+    def parts(self, kind: str, body: Json) -> operations.ByShard:
+        """One write by shard."""
+        if not settings.custom_sharding(self.config):
+            return operations.build(kind, body, self.config, len(self.shards))
+        if kind not in operations.KINDS:
+            parts = operations.build(kind, body, self.config, 1)
+            return {shard.number: parts[0] for shard in self.shards}
+        key = body.get("shard_key") if isinstance(body, dict) else None
+        if key is None:
+            raise WrongInput("Shard key not specified")
+        if key not in self.shard_keys:
+            raise WrongInput(f"Shard key {json.dumps(key)} not found")
+        return {self.shard_keys.index(key): operations.build(kind, body, self.config, 1)[0]}
+
     def save(self) -> None:
         """Write settings, index schema and shard keys."""
         write_json(self.path / "shard_key_mapping.json", self.key_mapping())
@@ -247,21 +290,21 @@ class Collection:
         write_json(self.path / "payload_index.json", {"schema": self.schema})
 
     def key_mapping(self) -> Json:
-        """Custom shard keys as they are stored. They are reported, and records are not spread by them."""
-        return [{"key": key, "shard_ids": [shard.number for shard in self.shards]} for key in self.shard_keys]
+        """Custom shard keys as they are stored: the shard of each."""
+        return [{"key": key, "shard_ids": [number]} for number, key in enumerate(self.shard_keys)]
 
-    def submit(self, kind: str, body: Json, raw: bytes | None, wait: bool) -> tuple[int, list[Any]]:
+    def submit(self, kind: str, body: Json, raw: bytes | None, wait: bool) -> tuple[int, list[Outcome]]:
         """Queue one write; returns its operation id and what to await."""
-        parts = operations.build(kind, body, self.config, len(self.shards))
+        parts = self.parts(kind, body)
         if raw is None and not wait:
             raw = pydantic_core.to_json(body)
-        highest, waits = 0, []
+        highest = 0
+        outcomes: list[Outcome] = []
         for number, engine_operations in parts.items():
             operation, done = self.shards[number].submit(kind, raw or b"", engine_operations, wait)
             highest = max(highest, operation)
-            if done is not None:
-                waits.append(done)
-        return highest, waits
+            outcomes.append(done)
+        return highest, outcomes
 
     # --- reads ---
 
@@ -400,8 +443,7 @@ class Storage:
         if collection is None:
             return False
         collection.close()
-        gone = self.folder / f".{name}.deleted"
-        shutil.rmtree(gone, ignore_errors=True)
+        gone = self.folder / f".{uuid.uuid4()}"
         collection.path.rename(gone)
         shutil.rmtree(gone)
         self.set_aliases({alias: target for alias, target in self.aliases.items() if target != name})
@@ -439,7 +481,7 @@ class Storage:
                     raise NotFound(f"Alias {one['old_alias_name']} does not exists!")
                 aliases[one["new_alias_name"]] = aliases.pop(one["old_alias_name"])
             else:
-                raise FormatError("data did not match any variant of untagged enum AliasOperations")
+                raise BodyError("data did not match any variant of untagged enum AliasOperations")
 
     def flush(self) -> None:
         """Flush every shard that was written to."""

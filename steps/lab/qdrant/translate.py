@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from .errors import FormatError, WrongInput
+from .errors import BodyError, ValidationError, WrongInput
 
 Json = Any
 DEFAULT_VECTOR = ""
@@ -24,6 +24,10 @@ DATATYPES = {
     "float16": edge.VectorStorageDatatype.Float16,
     "uint8": edge.VectorStorageDatatype.Uint8,
 }
+_NO_CONDITION = (
+    'Expected some form of condition, which can be a field condition (like {"key": ..., "match": ... }), or some other '
+    "mentioned in the documentation: https://qdrant.tech/documentation/concepts/filtering/#filtering-conditions"
+)
 FILTER_FIELDS = ("should", "min_should", "must", "must_not")
 
 
@@ -39,13 +43,13 @@ def point_id(value: Json) -> int | str:
             return str(uuid.UUID(value))
         except ValueError:
             pass
-    raise FormatError(f"value {value} is not a valid point ID, valid values are either an unsigned integer or a UUID")
+    raise BodyError(f"value {value} is not a valid point ID, valid values are either an unsigned integer or a UUID")
 
 
 def point_ids(values: Json) -> list[int | str]:
     """A list of ids of the API."""
     if not isinstance(values, list):
-        raise FormatError("invalid type: expected a sequence of point IDs")
+        raise BodyError("invalid type: expected a sequence of point IDs")
     return [point_id(value) for value in values]
 
 
@@ -104,7 +108,7 @@ def vector_in(value: Json) -> Any:
         return value
     if isinstance(value, dict) and "indices" in value and "values" in value:
         return edge.SparseVector(value["indices"], value["values"])
-    raise FormatError("data did not match any variant of untagged enum Vector")
+    raise BodyError("data did not match any variant of untagged enum Vector")
 
 
 def vectors_in(value: Json) -> Any:
@@ -113,24 +117,27 @@ def vectors_in(value: Json) -> Any:
         return value
     if isinstance(value, dict):
         return {name: vector_in(one) for name, one in value.items()}
-    raise FormatError("data did not match any variant of untagged enum VectorStruct")
+    raise BodyError("data did not match any variant of untagged enum VectorStruct")
 
 
-def check_vectors(value: Any, sizes: dict[str, int], sparse: set[str]) -> None:
-    """Refuse a vector of a wrong size or name before anything is written, as the server does."""
-    named = value if isinstance(value, dict) else {DEFAULT_VECTOR: value}
-    for name, one in named.items():
-        if name in sizes:
-            if not isinstance(one, list):
-                raise WrongInput("Conversion between sparse and regular vectors failed")
-            rows = [one] if _floats(one) else one
-            for row in rows:
-                if len(row) != sizes[name]:
-                    raise WrongInput(f"Vector dimension error: expected dim: {sizes[name]}, got {len(row)}")
-        elif name not in sparse:
-            raise WrongInput(f"Not existing vector name error: {name}")
-        elif isinstance(one, list):
-            raise WrongInput("Conversion between sparse and regular vectors failed")
+def check_vectors(value: Any, sizes: dict[str, int], at: int) -> None:
+    """Refuse a vector of a wrong size before anything is written. Like the real server, unknown names are let through
+    here: they are refused when the write is applied, which with `wait=false` nobody learns. `at` is the point's place
+    in the request."""
+    named = value.items() if isinstance(value, dict) else ((DEFAULT_VECTOR, value),)
+    for name, one in named:
+        if isinstance(one, edge.SparseVector) and len(set(one.indices)) < len(one.indices):
+            raise ValidationError(f"[points[{at}].vector.?.indices: Validation error: must be unique [{{}}]]")
+        if not isinstance(one, list):
+            continue
+        if not one:
+            raise ValidationError(f"[points[{at}].vector.vector: dense vector must not be empty]")
+        rows = [one] if _floats(one) else one
+        for row in rows:
+            if not isinstance(row, list):
+                raise BodyError("data did not match any variant of untagged enum VectorStruct")
+            if name in sizes and len(row) != sizes[name]:
+                raise WrongInput(f"Vector dimension error: expected dim: {sizes[name]}, got {len(row)}")
 
 
 def vector_out(value: Any) -> Json:
@@ -197,7 +204,7 @@ def payload_selector(value: Json, default: bool) -> Any:
             return edge.PayloadSelector.Include(value["include"])
         if "exclude" in value:
             return edge.PayloadSelector.Exclude(value["exclude"])
-    raise FormatError("data did not match any variant of untagged enum WithPayloadInterface")
+    raise BodyError("data did not match any variant of untagged enum WithPayloadInterface")
 
 
 def vector_selector(value: Json) -> Any:
@@ -206,51 +213,67 @@ def vector_selector(value: Json) -> Any:
         return False
     if isinstance(value, (bool, list)):
         return value
-    raise FormatError("data did not match any variant of untagged enum WithVector")
+    raise BodyError("data did not match any variant of untagged enum WithVector")
 
 
 # --- filters -----------------------------------------------------------------------------------------------------
 
 
-def filter_in(value: Json, size: int = 0) -> Any:
-    """A filter of the API as the engine takes it. `size` is the length of the body, for the place named in errors."""
+def filter_in(value: Json) -> Any:
+    """A filter of the API as the engine takes it."""
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise FormatError("invalid type: expected struct Filter")
+        raise BodyError("invalid type: expected struct Filter")
     for field in value:
         if field not in FILTER_FIELDS:
             expected = ", ".join(f"`{name}`" for name in FILTER_FIELDS)
-            raise FormatError(f"unknown field `{field}`, expected one of {expected} at line 1 column {size}")
+            raise BodyError(f"unknown field `{field}`, expected one of {expected}")
     minimum = value.get("min_should")
     return edge.Filter(
-        must=_conditions(value.get("must"), size),
-        should=_conditions(value.get("should"), size),
-        must_not=_conditions(value.get("must_not"), size),
-        min_should=edge.MinShould(_conditions(minimum["conditions"], size) or [], minimum["min_count"]) if minimum else None,
+        must=_conditions(value.get("must")),
+        should=_conditions(value.get("should")),
+        must_not=_conditions(value.get("must_not")),
+        min_should=edge.MinShould(_conditions(minimum["conditions"]) or [], minimum["min_count"]) if minimum else None,
     )
 
 
-def _conditions(value: Json, size: int) -> list[Any] | None:
+def _conditions(value: Json) -> list[Any] | None:
     if value is None:
         return None
-    return [_condition(one, size) for one in (value if isinstance(value, list) else [value])]
+    return [_condition(one) for one in (value if isinstance(value, list) else [value])]
 
 
-def _condition(value: Json, size: int) -> Any:
+_FIELD_CONDITIONS = (
+    "match",
+    "range",
+    "geo_bounding_box",
+    "geo_radius",
+    "geo_polygon",
+    "values_count",
+    "is_empty",
+    "is_null",
+)
+
+
+def _condition(value: Json) -> Any:
     if not isinstance(value, dict):
-        raise FormatError("data did not match any variant of untagged enum Condition")
+        raise BodyError(_NO_CONDITION)
     if "has_id" in value:
         return edge.HasIdCondition(set(point_ids(value["has_id"])))
     if "has_vector" in value:
         return edge.HasVectorCondition(value["has_vector"])
     if "nested" in value:
-        return edge.NestedCondition(value["nested"]["key"], filter_in(value["nested"]["filter"], size))
+        return edge.NestedCondition(value["nested"]["key"], filter_in(value["nested"]["filter"]))
     if isinstance(value.get("is_empty"), dict):
         return edge.IsEmptyCondition(value["is_empty"]["key"])
     if isinstance(value.get("is_null"), dict):
         return edge.IsNullCondition(value["is_null"]["key"])
     if "key" in value:
+        if not any(value.get(field) is not None for field in _FIELD_CONDITIONS):
+            raise ValidationError(
+                "[scroll_request.filter.must[0].__all__: Validation error: At least one field condition must be specified [{}]]"
+            )
         return edge.FieldCondition(
             value["key"],
             match=_match(value.get("match")),
@@ -263,8 +286,8 @@ def _condition(value: Json, size: int) -> Any:
             is_null=value.get("is_null"),
         )
     if any(field in value for field in FILTER_FIELDS):
-        return filter_in(value, size)
-    raise FormatError("data did not match any variant of untagged enum Condition")
+        return filter_in(value)
+    raise BodyError(_NO_CONDITION)
 
 
 def _match(value: Json) -> Any:
@@ -280,8 +303,11 @@ def _match(value: Json) -> Any:
     }
     for name, make in variants.items():
         if isinstance(value, dict) and name in value:
-            return make(value[name])
-    raise FormatError("data did not match any variant of untagged enum Match")
+            try:
+                return make(value[name])
+            except (TypeError, ValueError):
+                break
+    raise BodyError("data did not match any variant of untagged enum MatchInterface")
 
 
 def _range(value: Json) -> Any:
@@ -374,5 +400,5 @@ def index_schema(value: Json) -> Any:
         try:
             return _SCHEMA_TYPES[value["type"]][1](**given)
         except TypeError as error:
-            raise FormatError(f"data did not match any variant of untagged enum PayloadFieldSchema ({error})") from error
-    raise FormatError("data did not match any variant of untagged enum PayloadFieldSchema")
+            raise BodyError(f"data did not match any variant of untagged enum PayloadFieldSchema ({error})") from error
+    raise BodyError("data did not match any variant of untagged enum PayloadFieldSchema")
