@@ -186,6 +186,8 @@ _HELP = {
     "back": "Move the traffic back to the old server, with everything written since.",
     "finish": "Give up the way back on purpose; the old server is no longer fed.",
     "decommission": "Give back the old guests with their firewall rules and DNS entries.",
+    "restore": "Bring the old guest back from its backup, where nothing else helps: what was written since is lost.",
+    "rollback": "Roll the new VM back to a snapshot from before its disk grew: what was written since is lost.",
 }
 
 for _verb in verbs.PHASES:

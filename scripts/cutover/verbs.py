@@ -17,8 +17,21 @@ from cutover.phases import Outcome, Sentence
 if TYPE_CHECKING:
     from cutover.run import Run
 
-#: The verbs that carry out a phase, in the plan's order; each is a module of ``cutover.phases``.
-PHASES = ("backup", "resize", "deploy", "gate", "copy", "switch", "follow", "back", "finish", "decommission")
+#: The verbs that carry out a phase, in the plan's order, then the two for emergencies; each is a module of ``cutover.phases``.
+PHASES = (
+    "backup",
+    "resize",
+    "deploy",
+    "gate",
+    "copy",
+    "switch",
+    "follow",
+    "back",
+    "finish",
+    "decommission",
+    "restore",
+    "rollback",
+)
 
 
 @dataclass(frozen=True)

@@ -647,10 +647,7 @@ def roll_disk_back(run: Run, snapshot: str) -> Outcome:
         raise Refused(
             f"The snapshot {', '.join(newer)} is newer than {snapshot}; a rollback would strand or lose it.", "Delete it first."
         )
-    old = dict(api.get(f"{api.of(vm)}/snapshot/{snapshot}/config"))
-    disks = [key for key in old if re.fullmatch(r"(scsi|virtio|sata|ide)\d+", key) and "media=cdrom" not in str(old[key])]
-    since = _when(rows[snapshot].get("snaptime"))
-    lost = f"Everything written to {vm} since {since}, on {', '.join(sorted(disks))}, and every change of its settings since then"
+    since, lost = _when(rows[snapshot].get("snaptime")), lost_by(run, snapshot)
     run.consent.by_name(vm.name, lost + " would be lost, and the VM would be cut off as by a power failure.")
     with run.door.act(
         "resize.rollback", f"Roll {vm} back to snapshot {snapshot}", before={"config": dict(api.config(vm))}
@@ -664,6 +661,18 @@ def roll_disk_back(run: Run, snapshot: str) -> Outcome:
     return Outcome(True, [f"{vm} is as it was at {since}: {cores} cores, {memory} MB, {size} GB. {lost} is lost."])
 
 
+def lost_by(run: Run, snapshot: str) -> str:
+    """What a rollback to this snapshot would lose, as the beginning of a sentence."""
+    vm, api = run.site.guests.new, run.proxmox
+    rows = {str(row["name"]): row for row in api.list(f"{api.of(vm)}/snapshot")}
+    old = dict(api.get(f"{api.of(vm)}/snapshot/{snapshot}/config"))
+    disks = [key for key in old if re.fullmatch(r"(scsi|virtio|sata|ide)\d+", key) and "media=cdrom" not in str(old[key])]
+    return (
+        f"Everything written to {vm} since {_when(rows[snapshot].get('snaptime'))}, on {', '.join(sorted(disks))}, "
+        "and every change of its settings since then"
+    )
+
+
 def _when(seconds: Any) -> str:
     from datetime import UTC, datetime
 
@@ -671,6 +680,24 @@ def _when(seconds: Any) -> str:
 
 
 __all__ = [
-    "Inside", "Layout", "Row", "State", "commands", "do", "grow_inside", "in_the_way", "layout", "look",
-    "not_yet", "plan", "plan_undo", "refusals", "roll_disk_back", "seen_inside", "sizes_of", "table", "undo",
+    "Inside",
+    "Layout",
+    "Row",
+    "State",
+    "commands",
+    "do",
+    "grow_inside",
+    "in_the_way",
+    "layout",
+    "look",
+    "lost_by",
+    "not_yet",
+    "plan",
+    "plan_undo",
+    "refusals",
+    "roll_disk_back",
+    "seen_inside",
+    "sizes_of",
+    "table",
+    "undo",
 ]  # fmt: skip
