@@ -40,6 +40,8 @@ __all__ = ["Follower", "Position", "Round", "TooMuchForAHold", "touched"]
 LINES = 5_000
 #: Ids of finished rounds that the proof inside a hold looks at once more.
 RECENT = 5_000
+#: After this many rounds without a recorded write a difference is real.
+QUIET_ROUNDS = 4
 #: Ids written since the switch that are remembered, to tell a late write from a conflict.
 REMEMBERED = 20_000
 #: Records per second of a comparison, low estimates; decides what may be compared inside a hold.
@@ -459,8 +461,12 @@ class Follower:
                 return compared, one.differences
             open_[name] = {d.where: d for d in one.differences}
 
-        def settled() -> bool | Not:
+        quiet = 0
+
+        def settled() -> list[Difference] | Not:
+            nonlocal quiet
             followed = self.round()
+            quiet = 0 if followed.lines else quiet + 1
             for name, wrong in open_.items():
                 for one in followed.ids.get(name, set()):
                     wrong.pop(one, None)
@@ -468,11 +474,12 @@ class Follower:
                 open_[name] = {d.where: d for d in left}
             schema = proof.compare_schemas(proof.schema_of(self.source), proof.schema_of(self.target))
             rest = [d for wrong in open_.values() for d in wrong.values()] + schema
-            return Not(proof.summary(rest)) if rest else True
+            # Where nobody writes, a difference does not go away by waiting.
+            return Not(proof.summary(rest)) if rest and quiet < QUIET_ROUNDS else rest
 
         with suppress(TimedOut):
             # Where nothing differs there is nothing to wait for: the first look ends it.
-            wait_until(settled, deadline=settle, what="The same data on both servers", every=0.5)
+            wait_until(settled, deadline=settle, what="The same data on both servers", every=0.3)
         schema = proof.compare_schemas(proof.schema_of(self.source), proof.schema_of(self.target))
         return compared, [d for wrong in open_.values() for d in wrong.values()] + schema
 

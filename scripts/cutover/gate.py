@@ -37,7 +37,8 @@ class Written(Protocol):
     @property
     def side(self) -> str:
         """Which server was asked: ``old``, ``new``, empty when the request reached none (refused while held), ``unknown``
-        when the nginx process died with it."""
+        when the nginx process died with it.
+        """
 
     @property
     def body(self) -> str:
