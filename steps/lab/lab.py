@@ -332,9 +332,7 @@ class Lab:
     def run(self, *, execute: bool = False, consent: Consent | None = None, voice: Voice | None = None) -> Run:
         """A run of a command on this site, as the command line makes it."""
         secrets = Secrets.from_env(self.env)
-        return _LabRun(
-            self.site, secrets, self.state_dir, execute=execute, consent=consent or Given(), voice=voice or Silent()
-        )
+        return _LabRun(self.site, secrets, self.state_dir, execute=execute, consent=consent or Given(), voice=voice or Silent())
 
 
 def new_folder(parent: Path) -> Path:
