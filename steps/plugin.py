@@ -21,7 +21,7 @@ from steps.report import Report, Scenario
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytest_plugins = ["steps.fixtures", "steps.trust", "steps.records", "steps.traffic"]
+pytest_plugins = ["steps.fixtures", "steps.trust", "steps.records", "steps.traffic", "steps.proxy"]
 
 _REPORT = pytest.StashKey[Report]()
 _NOW = pytest.StashKey[Scenario]()

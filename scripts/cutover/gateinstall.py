@@ -75,27 +75,36 @@ def obstacles(facts: Facts, *, worker_user: str, http_folder: str, old: str) -> 
         for name in _NEEDED
         if f"--without-http_{name}_module" in facts.build
     ]
-    user = re.search(r"^\s*user\s+([^\s;]+)", _uncommented(facts.configuration), re.MULTILINE)
-    if facts.is_root and user is not None and user[1].strip("\"'") != worker_user:
-        found.append(f"Its workers run as {user[1]}, but site.yaml says nginx.worker_user: {worker_user}.")
-    if f"{http_folder}/" not in facts.configuration and not _includes(facts.configuration, http_folder):
+    user = _said(facts.configuration, "user")
+    if facts.is_root and user and user[0] != worker_user:
+        found.append(f"Its workers run as {user[0]}, but site.yaml says nginx.worker_user: {worker_user}.")
+    if not any(f"{PurePosixPath(http_folder).name}/" in name for name in _said(facts.configuration, "include")):
         found.append(f"Nothing from {http_folder} is included in its configuration (`include {http_folder}/*.conf;` in `http`).")
-    if re.search(
-        rf"^\s*grpc_pass\s+(grpcs?://)?{re.escape(old.rsplit(':', 1)[0])}[:;]", _uncommented(facts.configuration), re.MULTILINE
-    ):
+    if _passes_grpc(facts.configuration, old.rsplit(":", 1)[0]):
         found.append(
             "It also passes gRPC to the old Qdrant; the gate cannot hold or record gRPC. Move those clients to REST first."
         )
     return found
 
 
+def _said(configuration: str, name: str) -> list[str]:
+    """The first words after every directive of this name."""
+    found = re.findall(rf"(?:^|[;{{}}])\s*{name}\s+([^\s;]+)", _uncommented(configuration), re.MULTILINE)
+    return [word.strip("\"'") for word in found]
+
+
+def _passes_grpc(configuration: str, old: str) -> bool:
+    """Whether gRPC is passed to the old server's address, directly or through an upstream."""
+    for target in _said(configuration, "grpc_pass"):
+        host = re.sub(r"^grpcs?://", "", target).rsplit(":", 1)[0]
+        upstream = rf"upstream\s+{re.escape(host)}\s*\{{[^}}]*\b{re.escape(old)}[:;]"
+        if host == old or re.search(upstream, _uncommented(configuration)):
+            return True
+    return False
+
+
 def _uncommented(configuration: str) -> str:
     return re.sub(r"(?m)^\s*#.*$", "", configuration)
-
-
-def _includes(configuration: str, folder: str) -> bool:
-    name = PurePosixPath(folder).name
-    return re.search(rf"^\s*include\s+[^;]*\b{re.escape(name)}/", _uncommented(configuration), re.MULTILINE) is not None
 
 
 class Installer:
@@ -196,9 +205,9 @@ class Installer:
     def _pid_file(self) -> str:
         if not self._pid_path:
             facts = self.facts()
-            said = re.search(r"^\s*pid\s+([^\s;]+)", _uncommented(facts.configuration), re.MULTILINE)
+            said = _said(facts.configuration, "pid")
             built = re.search(r"--pid-path=(\S+)", facts.build)
-            self._pid_path = said[1].strip("\"'") if said else built[1] if built else "/run/nginx.pid"
+            self._pid_path = said[0] if said else built[1] if built else "/run/nginx.pid"
         return self._pid_path
 
     def processes_ending(self, worker: int) -> list[int]:

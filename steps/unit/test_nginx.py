@@ -306,6 +306,9 @@ class TestObstacles:
     def test_none_on_an_ordinary_nginx(self) -> None:
         assert self.told() == []
         assert self.told(version="nginx version: nginx/1.29.3 (Ubuntu)") == []
+        assert (
+            self.told(configuration="include /etc/nginx/conf.d/*.conf;\n#user x;\n location / { grpc_pass 10.0.0.9:6334; }") == []
+        )
 
     @pytest.mark.parametrize(
         ("facts", "words"),
@@ -316,7 +319,14 @@ class TestObstacles:
             ({"build": "--with-http_auth_request_module --without-http_mirror_module"}, "without the module mirror"),
             ({"configuration": "user nginx;\ninclude conf.d/*.conf;"}, "run as nginx, but site.yaml"),
             ({"configuration": "user www-data;\n# include conf.d/*.conf;\n"}, "Nothing from /etc/nginx/conf.d"),
-            ({"configuration": "user www-data;\ninclude conf.d/*.conf;\ngrpc_pass grpc://10.0.0.152:6334;"}, "gRPC"),
+            (
+                {"configuration": "user www-data; include conf.d/*.conf;\nlocation / { grpc_pass grpc://10.0.0.152:6334; }"},
+                "gRPC",
+            ),
+            (
+                {"configuration": "include conf.d/*.conf; upstream g { server 10.0.0.152:6334; } location / {grpc_pass g;}"},
+                "gRPC",
+            ),
         ],
     )
     def test_each_is_named(self, facts: dict[str, str], words: str) -> None:
