@@ -387,6 +387,12 @@ def _remove_scratch(run: Run, *, left_over: bool) -> None:
         )
 
 
+def left_over(run: Run) -> int | None:
+    """The scratch guest's id where an interrupted run of ours left it behind."""
+    scratch = run.site.proxmox.scratch_vmid
+    return scratch if _ours(run, scratch) is not None else None
+
+
 def _ours(run: Run, scratch: int) -> Mapping[str, Any] | None:
     """What we restored under the scratch id last, where the journal does not say that it was removed since."""
     for entry in reversed(run.journal.entries()):

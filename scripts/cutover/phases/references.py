@@ -165,7 +165,7 @@ def collect(run: Run, guest: Guest) -> Facts | None:
 def _others(run: Run, vmid: int) -> dict[int, Mapping[str, Any]]:
     found = {}
     for row in run.proxmox.guests():
-        if int(row["vmid"]) != vmid:
+        if int(row["vmid"]) not in {vmid, vzdump.left_over(run)}:
             found[int(row["vmid"])] = run.proxmox.get(f"nodes/{row['node']}/{row['type']}/{row['vmid']}/config")
     return found
 
