@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -31,7 +32,14 @@ class Pair:
     folder: Path
     processes: list[Process]
 
+    def switch(self, name: str, **faults: object) -> None:
+        """Turn faults of one server on (see the lab's Qdrant); without any, off. Real servers have none."""
+        (self.folder / name).mkdir(exist_ok=True)
+        (self.folder / name / "switches.json").write_text(json.dumps(faults))
+
     def clear(self) -> None:
+        self.switch("old")
+        self.switch("new")
         with self.door.act("test.clear", "Remove everything"):
             for server in (self.old, self.new):
                 for name in server.collections():
@@ -50,6 +58,7 @@ def server(folder: Path, address: str, port: int = 6333, **env: str) -> Process:
             "QDRANT__SERVICE__READ_ONLY_API_KEY": READ_KEY,
             "QDRANT__STORAGE__STORAGE_PATH": str(folder / "storage"),
             "QDRANT__STORAGE__SNAPSHOTS_PATH": str(folder / "snapshots"),
+            "LAB_QDRANT_SWITCHES": str(folder / "switches.json"),
             **env,
         },
         log=folder / "log",

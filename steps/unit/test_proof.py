@@ -55,7 +55,11 @@ def test_missing_and_extra_records_are_named():
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
     max_leaves=6,
 )
@@ -86,7 +90,9 @@ def test_a_whole_comparison_finds_exactly_what_differs(left, right, limit):
 
     class Pages:
         def __init__(self, content):
-            self.content = sorted(({"id": k, "payload": {"v": v}, "vector": [1.0]} for k, v in content.items()), key=lambda r: proof._order(r["id"]))
+            self.content = sorted(
+                ({"id": k, "payload": {"v": v}, "vector": [1.0]} for k, v in content.items()), key=lambda r: proof._order(r["id"])
+            )
 
         def page(self, _collection, offset, count, **_rest):
             rest = [r for r in self.content if offset is None or proof._order(r["id"]) >= proof._order(offset)]
@@ -105,7 +111,9 @@ def test_a_whole_comparison_finds_exactly_what_differs(left, right, limit):
 
 
 def test_schemas_are_compared_by_setting_index_and_alias():
-    one = Schema({"a": {"params": {"x": 1, "y": {"z": 2}}}, "b": {}}, {"a": {"lang": {"data_type": "keyword"}}, "b": {}}, {"now": "a"})
+    one = Schema(
+        {"a": {"params": {"x": 1, "y": {"z": 2}}}, "b": {}}, {"a": {"lang": {"data_type": "keyword"}}, "b": {}}, {"now": "a"}
+    )
     two = Schema({"a": {"params": {"x": 1, "y": {"z": 3}}}, "c": {}}, {"a": {}, "c": {}}, {"now": "c"})
     assert [(d.kind, d.where) for d in compare_schemas(one, two)] == [
         ("setting", "params.y.z"),
@@ -128,7 +136,7 @@ KINDS = {
     "plain": ({"vectors": {"size": 4, "distance": "Cosine"}}, lambda i: [0.1 * i, 1, -0.5, 3]),
     "many": (
         {"vectors": {"a": {"size": 3, "distance": "Dot"}, "m": {"size": 2, "distance": "Dot", "multivector_config": {"comparator": "max_sim"}}}, "sparse_vectors": {"s": {}}},
-        lambda i: {"a": [i, -0.0, 1], "m": [[1, i], [0.5, 0.25]], "s": {"indices": [i, i + 7], "values": [0.1, 0.2]}} if i % 3 else {"a": [i, 0, 1]},
+        lambda i: {"a": [i, -0.0, 1], "m": [[1.5, i + 0.5], [0.5, 0.25]], "s": {"indices": [i, i + 7], "values": [0.1, 0.2]}} if i % 3 else {"a": [i, 0, 1]},
     ),
     "half": ({"vectors": {"size": 4, "distance": "Dot", "datatype": "float16"}}, lambda i: [0.1 * i, 1 / 3, -0.0, 3]),
     "bytes": ({"vectors": {"size": 4, "distance": "Dot", "datatype": "uint8"}}, lambda i: [i % 255, 0, 255, 3]),
@@ -175,6 +183,10 @@ def test_what_was_changed_on_one_side_is_found_and_named(copied):
     copied.old.delete("c", [42])
     found = {(d.kind, d.where) for d in proof.compare_collection(copied.old, copied.new, "c").differences}
     assert found == {("missing", 17), ("missing", uuid5), ("payload", 1), ("extra", 42)}
-    assert {d.where for d in proof.compare_collection(copied.old, copied.new, "c", depth=Depth.IDS).differences} == {17, uuid5, 42}
+    assert {d.where for d in proof.compare_collection(copied.old, copied.new, "c", depth=Depth.IDS).differences} == {
+        17,
+        uuid5,
+        42,
+    }
     assert {d.kind for d in proof.compare_ids(copied.old, copied.new, "c", [17, 1, 42, 2])} == {"missing", "payload", "extra"}
     assert proof.compare_counts(copied.old, copied.new, ["c"])
