@@ -5,15 +5,18 @@ A scenario that changes or breaks something (``@changes``, ``@lab``) gets a lab 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cutover.site import load
 from steps.lab.lab import Lab, new_folder
 from steps.operator import Operator
+from steps.report import GROUND
 from steps.targets.live import LiveSite
 
 
@@ -31,6 +34,28 @@ def _shared_lab(lab_parent: Path) -> Iterator[Lab]:
         yield lab
 
 
+@pytest.fixture(scope="session")
+def _container_turns(lab_parent: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    from steps.lab.containers.ground import Turns
+
+    turns = Turns(lab_parent)
+    yield turns
+    turns.close()
+
+
+@contextlib.contextmanager
+def _on_containers(request: pytest.FixtureRequest, own: bool) -> Iterator[Lab]:
+    """The lab on real containers: one at a time on one Docker engine."""
+    turns = request.getfixturevalue("_container_turns")
+    lab = turns.own() if own else turns.shared()
+    request.config.stash[GROUND].update(turns.facts)
+    try:
+        yield lab
+    finally:
+        if own:
+            lab.stop()
+
+
 @pytest.fixture
 def lab(request: pytest.FixtureRequest, lab_parent: Path) -> Iterator[Lab | LiveSite]:
     """The plan's site: in the lab, or - read-only - the live one."""
@@ -40,7 +65,12 @@ def lab(request: pytest.FixtureRequest, lab_parent: Path) -> Iterator[Lab | Live
             load(Path(config.getoption("--site"))), Path(config.getoption("--state-dir")), config.getoption("--allow-changes")
         )
         return
-    if not any(request.node.get_closest_marker(name) for name in ("changes", "lab")):
+    own = any(request.node.get_closest_marker(name) for name in ("changes", "lab"))
+    if config.stash[GROUND].get("ground", "").startswith("containers"):
+        with _on_containers(request, own) as lab:
+            yield lab
+        return
+    if not own:
         yield request.getfixturevalue("_shared_lab")
         return
     with Lab(new_folder(lab_parent), seed=lab_parent / "seed") as lab:

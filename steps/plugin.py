@@ -17,11 +17,19 @@ import pytest
 from cutover.errors import CutoverError
 from cutover.site import load
 from steps.criteria import CRITERIA
-from steps.report import Report, Scenario
+from steps.report import GROUND, Report, Scenario
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytest_plugins = ["steps.fixtures", "steps.trust", "steps.records", "steps.traffic", "steps.proxy"]
+pytest_plugins = [
+    "steps.fixtures",
+    "steps.trust",
+    "steps.records",
+    "steps.traffic",
+    "steps.proxy",
+    "steps.stack",
+    "steps.hypervisor",
+]
 
 _REPORT = pytest.StashKey[Report]()
 _NOW = pytest.StashKey[Scenario]()
@@ -31,6 +39,10 @@ _SINCE = pytest.StashKey[float]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("acceptance")
     group.addoption("--target", choices=("lab", "live"), default="lab", help="where the features run (default: lab)")
+    group.addoption(
+        "--lab", choices=("embedded", "containers", "auto"), default="embedded",
+        help="what the lab stands on: processes (default), real containers, or containers where Docker answers",
+    )  # fmt: skip
     group.addoption("--site", default=str(ROOT / "site.yaml"), help="site file of a live run")
     group.addoption("--state-dir", default=str(ROOT / ".state"), help="where the journal of a live site is")
     group.addoption("--allow-changes", metavar="SITE", default="", help="let a live run change things; SITE is the site's name")
@@ -57,6 +69,21 @@ def pytest_configure(config: pytest.Config) -> None:
         if allowed and allowed != name:
             raise pytest.UsageError(f"--allow-changes names {allowed!r}, but the site is called {name!r}; nothing was contacted.")
     config.stash[_REPORT] = Report(site=name, target=target, commit=commit())
+    config.stash[GROUND] = config.stash[_REPORT].facts
+    if target == "lab":
+        config.stash[GROUND].update(ground(config.getoption("--lab")))
+
+
+def ground(asked: str) -> dict[str, str]:
+    """What the lab will stand on, and why not on containers where that was to be found out."""
+    if asked == "embedded":
+        return {"ground": "embedded"}
+    from steps.lab.containers import host
+
+    reason = host.why_not()
+    if reason and asked == "containers":
+        raise pytest.UsageError(f"--lab containers: {reason}.")
+    return {"ground": "embedded", "not on containers": reason} if reason else {"ground": "containers"}
 
 
 def commit() -> str:
@@ -68,10 +95,11 @@ def commit() -> str:
     return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("+" if git("status", "--porcelain") else "")
 
 
-def pytest_report_header(config: pytest.Config) -> str:
+def pytest_report_header(config: pytest.Config) -> list[str]:
     target = config.getoption("--target")
     allowed = config.getoption("--allow-changes") or "no"
-    return f"target: {target}, changes allowed: {'yes (lab)' if target == 'lab' else allowed}"
+    said = [f"target: {target}, changes allowed: {'yes (lab)' if target == 'lab' else allowed}"]
+    return said + [f"{name}: {value}" for name, value in config.stash[GROUND].items()]
 
 
 def pytest_bdd_before_scenario(request: pytest.FixtureRequest, feature: Any, scenario: Any) -> None:

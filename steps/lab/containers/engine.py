@@ -184,11 +184,12 @@ class DockerEngine:
                 said = said.replace(str(folder), f"/data/compose/{folder.name}")
             raise EngineError(500, said)
 
-    def _files(self, config: Mapping[str, Any], folder: Path, file: str) -> list[str]:
+    def _files(self, config: Mapping[str, Any], project: str, folder: Path, file: str) -> list[str]:
         """The cloned file, the one that adds the lab's labels, and the variables."""
         labelled = {
             "services": {
-                name: {"labels": self.labels, **self._possible(service)} for name, service in config["services"].items()
+                name: {"labels": self.labels, **self._possible(service), **self._broken(project)}
+                for name, service in config["services"].items()
             },
             "networks": {
                 name: {"labels": self.labels}
@@ -213,11 +214,23 @@ class DockerEngine:
             return {}
         return {"ulimits": {"nofile": self.most_files}}
 
+    def _broken(self, project: str) -> dict[str, Any]:
+        """What a scenario wants to go wrong with the project's containers."""
+        said: dict[str, Any] = {}
+        if self.knobs.get("crash") == project:
+            said["entrypoint"] = ["false"]
+        if self.knobs.get("unhealthy") == project:
+            said["healthcheck"] = {"test": ["CMD", "false"], "interval": "500ms", "retries": 1, "start_period": "0s"}
+        return said
+
     def up(self, config: Mapping[str, Any], *, project: str, folder: str, file: str, force: bool) -> None:
         """``docker-compose up -d``, as Portainer runs it: it returns when containers have started, not when they are healthy."""
         here = self.compose_folder / Path(folder).name
+        if self.knobs.get("registry_down") or self.knobs.get("unpullable"):
+            for service in config["services"].values():
+                self.pull(service["image"])
         words = [
-            *self._files(config, here, file),
+            *self._files(config, project, here, file),
             "--project-name",
             project,
             "up",
@@ -244,6 +257,9 @@ class DockerEngine:
 
     def in_registry(self, reference: str) -> RealImage:
         name, tag, _ = taken_apart(reference)
+        if self.knobs.get("registry_down"):
+            registry = name.split("/")[0]
+            raise EngineError(500, f'Get "http://{registry}/v2/": dial tcp: lookup {registry}: no such host')
         if f"{name}:{tag}" in self.knobs.get("unpullable", []):
             raise EngineError(404, f"manifest for {reference} not found: manifest unknown: manifest unknown")
         with _as_engine_errors():

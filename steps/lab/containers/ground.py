@@ -19,7 +19,7 @@ from docker.types import IPAMConfig, IPAMPool
 
 from steps.lab.containers import host, images
 from steps.lab.containers.service import ContainerNginx, ContainerService
-from steps.lab.lab import QDRANT_PORT, ROOT, Lab
+from steps.lab.lab import QDRANT_PORT, ROOT, Lab, new_folder
 from steps.lab.machines import Service
 from steps.lab.network import Network
 from steps.lab.nginx import NginxHost
@@ -49,7 +49,7 @@ class Bridges(Network):
     def replace(self, text: str) -> str:
         """The site's addresses, and its image, by the lab's."""
         for old, new in self.replaced.items():
-            text = text.replace(old, new)
+            text = re.sub(rf"(?<![\w./:-]){re.escape(old)}", new, text)
         return re.sub(r"\b10\.0\.0\.(\d+)", lambda found: self.address(int(found[1])), text)
 
     def bridge(self, last: int) -> str:
@@ -147,7 +147,10 @@ class ContainerLab(Lab):
         network = Bridges(held.number, held._held)
         pinned = images.pinned((ROOT / "site.yaml").read_text(encoding="utf-8"))
         self._images = images.prepare(self.engine, pinned, self.folder, network.address(5))
-        network.replaced = {pinned: self._images.qdrant}
+        names = [reference.partition("@")[0].rpartition(":")[0] + ":" for reference in (pinned, self._images.qdrant)]
+        digests = [reference.partition("@")[2] for reference in (pinned, self._images.qdrant)]
+        # Apart, so that a merge which changes one of the two is that merge here as well.
+        network.replaced = {f"{names[0]}": names[1], digests[0]: digests[1]} if names[0] != names[1] else {}
         self._most_files = host.most_files(self.engine, self._images.base)
         network.build(self.engine, self.owner)
         return network
@@ -212,3 +215,33 @@ class ContainerLab(Lab):
             self._images.registry.kill()
         self._keeper.close()
         self.engine.close()
+
+
+class Turns:
+    """Labs on one engine, one after the other: the one that scenarios share gives way to one of a scenario's own."""
+
+    def __init__(self, parent: Path) -> None:
+        self._parent = parent
+        self._shared: ContainerLab | None = None
+        self.facts: dict[str, str] = {}
+
+    def shared(self) -> ContainerLab:
+        if self._shared is None:
+            self._shared = self._made()
+        return self._shared
+
+    def own(self) -> ContainerLab:
+        """A new lab, which the caller stops."""
+        self.close()
+        return self._made()
+
+    def _made(self) -> ContainerLab:
+        lab = ContainerLab(new_folder(self._parent), seed=self._parent / "seed")
+        lab.start()
+        self.facts = lab.facts
+        return lab
+
+    def close(self) -> None:
+        if self._shared is not None:
+            self._shared.stop()
+            self._shared = None
