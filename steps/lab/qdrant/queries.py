@@ -12,7 +12,7 @@ import numpy as np
 import qdrant_edge as edge
 
 from . import settings, translate
-from .errors import BadRequest, BodyError, NotFound, ValidationError, WrongInput, from_engine
+from .errors import BodyError, NotFound, ValidationError, WrongInput, from_engine
 from .store import Collection, Storage
 
 Json = Any
@@ -97,7 +97,9 @@ def _scoring(query: Json, using: str, inputs: _Inputs, limit: int) -> Any:
         if query.get("fusion") == "dbsf":
             return fusion.Dbsf()
         return fusion.Rrf((query.get("rrf") or {}).get("k") or 2)
-    raise WrongInput("this stand-in does not answer that kind of query")
+    if "formula" in query:
+        raise WrongInput("this stand-in does not compute formulas")
+    raise BodyError("Expected some form of vector, id, or a type of query")
 
 
 def _pairs(value: Json, inputs: _Inputs) -> list[Any]:
@@ -114,7 +116,7 @@ def _recommend(value: Json, name: str | None, inputs: _Inputs) -> Any:
     if strategy == "sum_scores":
         return edge.Query.RecommendSumScores(edge.RecommendQuery(positive, negative), name)
     if not positive:
-        raise BadRequest("At least one positive vector ID required with this strategy")
+        raise WrongInput("Positive vectors should not be empty with `average` strategy")
     target = np.mean(np.asarray(positive, dtype=np.float32), axis=0)
     if negative:
         target = target + target - np.mean(np.asarray(negative, dtype=np.float32), axis=0)
@@ -198,6 +200,8 @@ def _sort(hits: list[Any], scoring: Any, distance: str | None) -> None:
 
 def groups(storage: Storage, collection: Collection, body: Json) -> Json:
     """`points/query/groups`: the best hits for each value of a payload field."""
+    if "group_by" not in body:
+        raise BodyError("missing field `group_by`")
     key = body["group_by"]
     limit, group_size = body.get("limit") or 10, body.get("group_size") or 3
     asked = body | {"with_payload": True, "offset": 0}

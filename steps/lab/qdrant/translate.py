@@ -72,16 +72,19 @@ def shortest(values: Any) -> Any:
     narrow = wide.astype(np.float32)
     result = wide.copy()
     magnitude = np.abs(wide)
-    todo = (magnitude > 1e-5) & (magnitude < 1e6)  # outside, the full decimal is as exact and rare
+    todo = (magnitude > 1e-5) & (magnitude < 1e6)
+    rare = ~todo & (magnitude > 0)
     exponent = np.zeros(wide.shape, dtype=np.float64)
     np.log10(magnitude, out=exponent, where=todo)
     exponent = np.floor(exponent)
     for digits in (9, 8, 7, 6):
         scale = np.power(10.0, np.clip(digits - 1 - exponent, 0, 15))
-        rounded = np.rint(wide * scale) / scale
+        rounded = np.rint(np.where(todo, wide, 0.0) * scale) / scale
         good = todo & (rounded.astype(np.float32) == narrow)
         result[good] = rounded[good]
         todo = good
+    if rare.any():
+        result[rare] = [float(str(one)) for one in narrow[rare]]
     return result
 
 
