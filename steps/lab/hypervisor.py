@@ -18,7 +18,7 @@ from pathlib import Path
 from cutover.run import Run
 from cutover.secrets import Secrets
 from cutover.site import Site, load
-from cutover.voice import Given, Silent
+from cutover.voice import Consent, Given, Silent, Voice
 from steps.lab.machines import Machine, Machines
 from steps.lab.processes import Process, listening
 from steps.lab.proxmox import LabPve, furnish
@@ -85,19 +85,34 @@ class Host:
         self.pve.close()
         self.machines.stop(hard=True)
 
+    @property
+    def state_dir(self) -> Path:
+        """Where the operator's journal is."""
+        return self.folder / "state"
+
     def run(
-        self, *, execute: bool = False, token: str | None = None, consent: Given | None = None, site: Site | None = None,
-        state: str | None = None,
-    ) -> Run:  # fmt: skip
-        """A run of a command as `token`; all runs share one journal unless `state` names another folder."""
+        self,
+        *,
+        execute: bool = False,
+        consent: Consent | None = None,
+        voice: Voice | None = None,
+        token: str | None = None,
+        site: Site | None = None,
+        state: str = "state",
+    ) -> Run:
+        """A run of a command as ``token``; all runs share one journal unless ``state`` names another folder."""
         for other in self.runs:
             other.close()
         name = token or self.token
-        keys = Secrets.from_env({"PROXMOX_TOKEN_ID": name, "PROXMOX_TOKEN_SECRET": self.pve.apitokens[name], **self.keys})
+        keys = {"PROXMOX_TOKEN_ID": name, "PROXMOX_TOKEN_SECRET": self.pve.apitokens[name], **self.keys}
         made = Run(
-            site or self.site, keys, self.folder / (state or "state"), execute=execute, voice=Silent(),
-            consent=consent or Given(yes=True),
-        )  # fmt: skip
+            site or self.site,
+            Secrets.from_env(keys),
+            self.folder / state,
+            execute=execute,
+            voice=voice or Silent(),
+            consent=consent or Given(),
+        )
         self.runs.append(made)
         made.proxmox.poll = 0.02
         return made

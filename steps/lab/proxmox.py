@@ -180,6 +180,8 @@ class LabPve(FakePve):  # type: ignore[misc]
         #: What a machine's services may ask about their hardware: a JSON file per guest, written before each start.
         self.hardware: dict[int, Path] = {}
         self.operator_token = ("", "")
+        #: Addresses that the host itself has.
+        self.addresses: list[str] = [host]
         self.storages: dict[str, Values] = {}
         self._background: set[asyncio.Future[Any]] = set()
         from fakepve import shapes
@@ -481,6 +483,7 @@ class LabPve(FakePve):  # type: ignore[misc]
             ("GET", node + "/status", self._node_status),
             ("GET", node + "/disks/lvmthin", self._lvmthin),
             ("GET", node + "/time", self._node_time),
+            ("GET", node + "/network", self._network),
             ("GET", "/cluster/backup", self._jobs),
             ("POST", "/cluster/backup", self._job_create),
             ("GET", "/cluster/backup/{id}", self._job),
@@ -1107,6 +1110,13 @@ class LabPve(FakePve):  # type: ignore[misc]
             "kversion": "Linux 6.14.0-lab", "pveversion": "pve-manager/9.0.10/lab",
             "boot-info": {"mode": "efi"}, "current-kernel": {"sysname": "Linux", "release": "6.14.0-lab"},
         }  # fmt: skip
+
+    async def _network(self, v: Values, user: str) -> list[Values]:
+        return [
+            {"iface": f"vmbr{n}", "type": "bridge", "active": 1, "autostart": 1, "method": "static", "families": ["inet"],
+             "address": address, "netmask": "24", "cidr": f"{address}/24", "priority": n}
+            for n, address in enumerate(self.addresses)
+        ]  # fmt: skip
 
     async def _node_time(self, v: Values, user: str) -> Values:
         now = int(time.time())
