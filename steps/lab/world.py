@@ -59,7 +59,7 @@ def _guests(lab: Lab) -> dict[str, Any]:
         str(guest.vmid): {
             "name": guest.name,
             "status": guest.status,
-            "config": {k: v for k, v in dict(guest.config).items() if k not in {"digest", "meta"}},
+            "config": {k: str(v) for k, v in dict(guest.config).items() if k not in {"digest", "meta"}},
             "pending": dict(getattr(guest, "pending", {}) or {}),
             "snapshots": sorted(map(str, getattr(guest, "guest_snapshots", {}) or {})),
         }
@@ -99,7 +99,7 @@ def records(lab: Lab, url: str) -> dict[str, Any]:
 
     try:
         names = [c["name"] for c in get("/collections")["collections"]]
-    except requests.RequestException:
+    except requests.ConnectionError:
         return {}
     found: dict[str, Any] = {"aliases": sorted(map(str, get("/aliases")["aliases"]))}
     for name in names:
@@ -124,15 +124,13 @@ def records(lab: Lab, url: str) -> dict[str, Any]:
 def _docker(lab: Lab) -> dict[str, Any]:
     url = lab.site.portainer.url
     session = requests.Session()
+    session.trust_env = False  # or a CA bundle of this machine's environment would win
     session.verify = str(lab.authority.file)
     session.headers["X-API-Key"] = lab.keys.portainer
-    try:
-        stacks = session.get(f"{url}/api/stacks", timeout=20).json() or []
-        base = f"{url}/api/endpoints/{session.get(f'{url}/api/endpoints', timeout=20).json()[0]['Id']}/docker"
-        containers = session.get(f"{base}/containers/json", params={"all": "1"}, timeout=20).json()
-        volumes = session.get(f"{base}/volumes", timeout=20).json()["Volumes"]
-    except requests.RequestException:
-        return {}
+    stacks = session.get(f"{url}/api/stacks", timeout=20).json() or []
+    base = f"{url}/api/endpoints/{session.get(f'{url}/api/endpoints', timeout=20).json()[0]['Id']}/docker"
+    containers = session.get(f"{base}/containers/json", params={"all": "1"}, timeout=20).json()
+    volumes = session.get(f"{base}/volumes", timeout=20).json()["Volumes"]
     return {
         "stacks": sorted(s["Name"] for s in stacks),
         "containers": sorted((c["Names"][0], c["Image"], c["State"]) for c in containers),
