@@ -107,6 +107,15 @@ _CHECKS = {
     "both servers are alike": ("A5", ""),
     "nothing stands against the move": ("A7", ""),
     "Qdrant answers as before": ("D1", ""),
+    "the host has room": ("A1", ""),
+    "the new address is one machine's": ("A2", ""),
+    "every server is the one the plan names": ("A3", ""),
+    "the key of the host is right": ("A6", "Proxmox"),
+    "the merged file may run": ("B4", ""),
+    "Portainer runs what was merged": ("C1", ""),
+    "the container comes back after a restart": ("C2", ""),
+    "Portainer is as before": ("D2", ""),
+    "new merges are followed": ("H1", ""),
 }
 
 
