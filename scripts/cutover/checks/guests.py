@@ -149,10 +149,14 @@ def mismatches(seen: Sequence[Seen], wanted: Guest, node: str) -> list[str]:
 )
 def as_named(run: Run) -> Finding:
     """All mismatches at once."""
+    from cutover.phases.decommission import approval
+
     seen, node = look(run), run.proxmox.node
     said: list[str] = []
     unknown: list[str] = []
     for guest in run.site.guests.all():
+        if approval(run, guest) is not None:
+            continue  # decommissioning compares it with what was approved; it is stopped, and may be gone by now
         wrong = mismatches(seen, guest, node)
         said += wrong
         if wrong:
