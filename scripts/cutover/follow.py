@@ -203,8 +203,9 @@ class Follower:
         """
         began, at, done = time.monotonic(), time.time(), Round()
         entries = self.gate.read_log(self.position.offset)
-        self._remember(self.source.aliases())
-        self._names = set(self.source.collections())
+        aliases, names = side_by_side([self.source.aliases, self.source.collections])
+        self._remember(aliases)
+        self._names = set(names)
         # One barrier for all of these lines: every one of them was acknowledged before it.
         batches = [entries[i : i + LINES] for i in range(0, len(entries), LINES)]
         passed: set[str] = set()
@@ -234,7 +235,7 @@ class Follower:
             if held:
                 raise TooMuchForAHold("A write that had been sent long ago has just reached the server left behind.")
             done.late += self._bring_late(self._work(late), work)
-        there = set(self.source.collections())
+        there = self._names if held else set(self.source.collections())
         if work.schema or work.gone or any(c not in there for c in work.collections):
             if held:
                 raise TooMuchForAHold(f"While writes were held, {'; '.join(work.reasons) or 'a collection changed'}.")

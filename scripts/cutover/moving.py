@@ -85,16 +85,18 @@ def end_abandoned_hold(run: Run, verb: str) -> None:
 
 
 def catch_up(run: Run, verb: str, following: Follower) -> Round:
-    """Rounds until one is short (``limits.round_seconds``); returns the last one."""
+    """Rounds until one is short (``limits.round_seconds``) and the next would not be shorter; returns the last one."""
     limit = run.site.limits.round_seconds
     with run.door.act(f"{verb}.catch-up", f"Bring {following.target.name} up to date") as act:
         total = Counter[str]()
+        before = float("inf")
         for _ in range(ROUNDS):
             last = following.round()
             total.update(rounds=1, lines=last.lines, records=last.records)
-            if last.seconds <= limit and not last.compared:
+            if last.seconds <= limit and not last.compared and (not last.lines or last.seconds > 0.8 * before):
                 act.after = dict(total)
                 return last
+            before = last.seconds
     raise Refused(
         f"{following.target.name} does not catch up: after {ROUNDS} rounds one still takes {last.seconds:.1f} s "
         f"for {last.lines} writes.",
@@ -178,9 +180,10 @@ def move(run: Run, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
             refuse_bypass(watch, name)
     reason: CutoverError | None = None
     for attempt in range(1, ATTEMPTS + 1):
+        counts = _counting_fits(following, (run.site.limits.hold_seconds - LOOKS_AGAIN) * SHARE_OF_COUNTS)
         catch_up(run, verb, following)
         try:
-            moved = _held(run, verb, following, to)
+            moved = _held(run, verb, following, to, counts)
         except (TooMuchForAHold, TimedOut) as error:
             reason = error
             run.voice.say(f"The hold was ended on {following.source.name}: {error.sentence} Trying again.")
@@ -201,10 +204,9 @@ def _counting_fits(following: Follower, share: float) -> bool:
     return time.monotonic() - began <= share
 
 
-def _held(run: Run, verb: str, following: Follower, to: Side) -> Moved:
-    moved = Moved()
+def _held(run: Run, verb: str, following: Follower, to: Side, counts: bool) -> Moved:
+    moved = Moved(counts=counts)
     budget = run.site.limits.hold_seconds - LOOKS_AGAIN
-    moved.counts = _counting_fits(following, budget * SHARE_OF_COUNTS)
     gate, names = run.gate, (following.source.name, following.target.name)
     began = time.monotonic()
 
