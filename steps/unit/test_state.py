@@ -1,0 +1,91 @@
+"""Where the move is, judged from what was seen; nobody is asked."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from cutover.follow import Position
+from cutover.journal import Entry
+from cutover.state import Seen, judge
+
+
+@dataclass(frozen=True)
+class Flags:
+    side: str = "old"
+    held: bool = False
+    recording: bool = True
+
+
+def journal(*acts):
+    """Lines of a journal: `act` is a finished act, `act!` a note, `act...` an act without outcome."""
+    lines = []
+    for act in acts:
+        seq = len(lines) + 1
+        if act.endswith("!"):
+            lines.append(Entry(seq, f"t{seq}", "note", act[:-1], "said"))
+        else:
+            lines.append(Entry(seq, f"t{seq}", "intent", act.removesuffix("..."), f"Do {act.removesuffix('...')}"))
+            if not act.endswith("..."):
+                lines.append(Entry(seq + 1, f"t{seq + 1}", "done", act, "said", of=seq))
+    return lines
+
+
+def seen(flags, *acts, behind=0, position=None, problem=""):
+    return Seen(flags, problem, journal(*acts), position or Position(at=940.0), behind, 1000.0)
+
+
+COPIED = ("copy.record", "copy.begun!", "copy.recover", "copy.copied!")
+READY = (*COPIED, "copy.prove", "copy.proved!")
+
+
+@pytest.mark.parametrize(
+    ("flags", "acts", "state"),
+    [
+        (Flags(recording=False), (), "planned"),
+        (Flags(), COPIED, "copying"),
+        (Flags(), (*COPIED, "copy.recover..."), "copying"),
+        (Flags(), READY, "ready"),
+        (Flags(), (*READY, "switch.proved!", "switch.differences!"), "copying"),
+        (Flags(held=True), (*READY, "switch.hold", "switch.last-round..."), "moving"),
+        (Flags(side="new"), (*READY, "switch.point"), "watching"),
+        (Flags(side="new"), (*READY, "switch.point..."), "watching"),
+        (Flags(), (*READY, "switch.point", "back.proved!", "back.point"), "ready"),
+        (Flags(side="new", recording=False), (*READY, "switch.point", "finish.given-up!"), "finished"),
+        (Flags(recording=False), READY, "unknown"),
+        (Flags(recording=False), (*READY, "copy.remove", "copy.stop-recording", "copy.undone!"), "planned"),
+        (None, READY, "unknown"),
+        (None, (), "planned"),
+    ],
+)
+def test_the_state_follows_from_the_gate_and_the_journal(flags, acts, state):
+    assert judge(seen(flags, *acts)).state == state
+
+
+def test_the_lines_say_now_waiting_for_and_what_can_be_done():
+    lines = judge(seen(Flags(side="new"), *READY, "switch.point", behind=12)).lines()
+    assert (
+        lines[1]
+        == "Now:         The new server serves; the old one is 12 writes and 60 s behind (recorded; `follow` brings them over)."
+    )
+    assert lines[2].startswith("Waiting for: you")
+    assert lines[3] == "You can:     back, follow, finish"
+
+
+def test_an_interrupted_act_is_named():
+    assert "interrupted while: Do copy.recover" in judge(seen(Flags(), *COPIED, "copy.recover...")).reason
+
+
+def test_what_may_be_done_is_data_too():
+    assert judge(seen(Flags(), *READY)).can_switch
+    assert not judge(seen(Flags(), *COPIED)).can_switch
+    assert judge(seen(Flags(side="new"), *READY)).can_go_back
+
+
+def test_the_age_of_the_way_back_is_spoken_in_the_right_unit():
+    said = judge(seen(Flags(side="new"), *READY, behind=1, position=Position(at=1000.0 - 7300))).now
+    assert "is 1 write and 2.0 h behind" in said
+
+
+def test_conflicts_are_not_kept_quiet():
+    position = Position(conflicts=2)
+    assert "2 late writes conflict" in judge(seen(Flags(side="new"), *READY, position=position)).now
