@@ -6,22 +6,23 @@ scenarios that cannot be shown here out of the run, with the reason.
 
 from __future__ import annotations
 
-import subprocess
-import time
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cutover.acceptance import NOT_ALLOWED, ONLY_LAB, Place, Report
+from cutover.checks import Moment
 from cutover.errors import CutoverError
 from cutover.site import load
 from steps.criteria import CRITERIA
-from steps.report import GROUND, Report, Scenario
+from steps.report import GROUND
+from steps.reporting import RUN, criterion_of, finish, start
 
 ROOT = Path(__file__).resolve().parent.parent
 
 pytest_plugins = [
+    "steps.reporting",
     "steps.fixtures",
     "steps.trust",
     "steps.records",
@@ -32,8 +33,6 @@ pytest_plugins = [
 ]
 
 _REPORT = pytest.StashKey[Report]()
-_NOW = pytest.StashKey[Scenario]()
-_SINCE = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--site", default=str(ROOT / "site.yaml"), help="site file of a live run")
     group.addoption("--state-dir", default=str(ROOT / ".state"), help="where the journal of a live site is")
     group.addoption("--allow-changes", metavar="SITE", default="", help="let a live run change things; SITE is the site's name")
+    group.addoption("--moment", choices=[str(m) for m in Moment], default="", help="facts of this moment (default: by the state)")
     group.addoption("--report", metavar="FOLDER", default="", help="write acceptance.md, .html and .json there")
 
 
@@ -56,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "lab: can only be shown in the lab, because something has to be broken for it",
         "changes: changes the servers that it runs against",
         "slow: takes more than half a minute",
+        "fact: asks one fact of the live site",
     ):
         config.addinivalue_line("markers", line)
     target = config.getoption("--target")
@@ -68,8 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
         allowed = config.getoption("--allow-changes")
         if allowed and allowed != name:
             raise pytest.UsageError(f"--allow-changes names {allowed!r}, but the site is called {name!r}; nothing was contacted.")
-    config.stash[_REPORT] = Report(site=name, target=target, commit=commit())
-    config.stash[GROUND] = config.stash[_REPORT].facts
+    start(config)
+    config.stash[GROUND] = config.stash[RUN].facts
     if target == "lab":
         config.stash[GROUND].update(ground(config.getoption("--lab")))
 
@@ -86,15 +87,6 @@ def ground(asked: str) -> dict[str, str]:
     return {"ground": "embedded", "not on containers": reason} if reason else {"ground": "containers"}
 
 
-def commit() -> str:
-    """The commit that is being tested, with a plus where the work tree differs from it."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False).stdout.strip()
-
-    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("+" if git("status", "--porcelain") else "")
-
-
 def pytest_report_header(config: pytest.Config) -> list[str]:
     target = config.getoption("--target")
     allowed = config.getoption("--allow-changes") or "no"
@@ -102,85 +94,42 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return said + [f"{name}: {value}" for name, value in config.stash[GROUND].items()]
 
 
-def pytest_bdd_before_scenario(request: pytest.FixtureRequest, feature: Any, scenario: Any) -> None:
-    ids = [tag for tag in (scenario.rule.tags if scenario.rule else ()) if tag in CRITERIA]
-    request.node.stash[_NOW] = Scenario(criterion=ids[0] if ids else "", name=scenario.name)
-    request.node.stash[_SINCE] = time.monotonic()
-
-
-def pytest_bdd_after_step(request: pytest.FixtureRequest, step: Any) -> None:
-    request.node.stash[_NOW].steps.append(f"{step.keyword} {step.name}")
-
-
-def pytest_bdd_step_error(request: pytest.FixtureRequest, step: Any, exception: Exception) -> None:
-    now = request.node.stash[_NOW]
-    now.sentence, now.reason = f"{step.keyword} {step.name}", _first_line(exception)
-
-
-def pytest_bdd_step_func_lookup_error(request: pytest.FixtureRequest, step: Any, exception: Exception) -> None:
-    now = request.node.stash[_NOW]
-    now.sentence, now.reason = f"{step.keyword} {step.name}", "nobody has said yet what this sentence means"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    report = yield
-    if call.when == "setup" and not report.passed and _is_scenario(item):
-        # The stage could not be set: the scenario never began, which is not a pass.
-        now = Scenario(criterion=_criterion(item), name=item.name, sentence="the stage could not be set")
-        now.outcome = "skipped" if report.skipped else "failed"
-        now.reason = _first_line(call.excinfo.value) if call.excinfo else ""
-        item.config.stash[_REPORT].scenarios.append(now)
-    elif call.when == "call" and _NOW in item.stash:
-        now = item.stash[_NOW]
-        now.outcome = report.outcome
-        now.seconds = round(time.monotonic() - item.stash[_SINCE], 2)
-        if call.excinfo is not None and not now.reason:
-            now.reason = _first_line(call.excinfo.value)
-        item.config.stash[_REPORT].scenarios.append(now)
-    return report
-
-
-def _is_scenario(item: pytest.Item) -> bool:
-    return bool(_criterion(item))
-
-
-def _criterion(item: pytest.Item) -> str:
-    return next((m.name for m in item.iter_markers() if m.name in CRITERIA), "")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """On a live target only features run; what may not be done there is skipped with the reason, so it shows as *not shown*."""
     if config.getoption("--target") == "lab":
+        facts = [item for item in items if item.get_closest_marker("fact")]
+        items[:] = [item for item in items if not item.get_closest_marker("fact")]
+        config.hook.pytest_deselected(items=facts)
         return
-    others = [item for item in items if not _is_scenario(item)]
-    items[:] = [item for item in items if _is_scenario(item)]
+    others = [item for item in items if not criterion_of(item)]
+    items[:] = [item for item in items if criterion_of(item)]
     config.hook.pytest_deselected(items=others)
     allowed = config.getoption("--allow-changes")
     for item in items:
         if item.get_closest_marker("lab"):
-            item.add_marker(pytest.mark.skip(reason="can only be shown in the lab"))
+            item.add_marker(pytest.mark.skip(reason=ONLY_LAB))
         elif item.get_closest_marker("changes") and not allowed:
-            item.add_marker(pytest.mark.skip(reason="changes things, and --allow-changes was not given"))
+            item.add_marker(pytest.mark.skip(reason=NOT_ALLOWED))
+
+
+def place(config: pytest.Config) -> Place:
+    """Where this run shows what it shows."""
+    if config.getoption("--target") == "live":
+        return "live"
+    return "container lab" if config.stash[GROUND].get("ground", "").startswith("containers") else "embedded lab"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    folder = session.config.getoption("--report")
-    if folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        session.config.stash[_REPORT].write(Path(folder))
+    if session.config.stash[RUN].evidence:
+        session.config.stash[_REPORT] = finish(session.config, place(session.config))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    report = config.stash[_REPORT]
-    if report.scenarios:
+    report = config.stash.get(_REPORT, None)
+    if report is not None:
         terminalreporter.section("acceptance criteria")
+        terminalreporter.write_line(report.headline())
         terminalreporter.write_line(report.summary())
-        for name in CRITERIA:
-            verdict, reason = report.verdict(name)
-            if verdict == "not met":
-                terminalreporter.write_line(f"  {name} not met: {reason}")
+        for row in report.rows():
+            if row.verdict == "not met":
+                terminalreporter.write_line(f"  {row.criterion.id} not met: {row.reason}")

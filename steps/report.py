@@ -13,16 +13,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pytest
 from gherkin.parser import Parser
 
 from cutover import acceptance
 from cutover.acceptance import Evidence, Place, Report, Run, Verdict
 from steps.criteria import CRITERIA
 
-__all__ = ["CATALOGUE", "Evidence", "Known", "Report", "Verdict", "begin", "commit", "complete", "known", "now"]
+__all__ = ["CATALOGUE", "GROUND", "Evidence", "Known", "Report", "Verdict", "begin", "commit", "complete", "known", "now"]
 
 ROOT = Path(__file__).resolve().parent.parent
+
+#: What the lab stands on in this run, for the header and the report; the plugin decides it, a ground adds what it knows.
+GROUND = pytest.StashKey[dict[str, str]]()
 
 #: The criteria as the report lists them.
 CATALOGUE = [acceptance.Criterion(c.id, c.chapter, c.sentence, c.of_plan) for c in CRITERIA.values()]
@@ -42,8 +47,8 @@ def known(folder: Path) -> Iterator[Known]:
     """Every scenario of every Rule that is a criterion's. A feature that cannot be parsed is the linter's business."""
     for path in sorted(folder.glob("**/*.feature")):
         try:
-            feature = Parser().parse(path.read_text(encoding="utf-8"))["feature"]
-        except Exception:  # noqa: S112 - the parser's errors have no common public base
+            feature: Any = Parser().parse(path.read_text(encoding="utf-8"))["feature"]
+        except Exception:  # the parser's errors have no common public base
             continue
         for rule in (child["rule"] for child in (feature or {"children": []})["children"] if "rule" in child):
             ids = [tag["name"][1:] for tag in rule["tags"] if tag["name"][1:] in CRITERIA]

@@ -52,6 +52,9 @@ class Report:
     failures: Sequence[str] = field(default_factory=list)
     wrong: Sequence[str] = field(default_factory=list)
     by_operation: Mapping[str, int] = field(default_factory=dict)
+    #: For each tenth of a second in which something was answered: when it began (seconds since 1970), reads, writes, failed
+    #: requests, and the longest time that a write took.
+    series: Sequence[tuple[float, int, int, int, float]] = ()
 
     def __str__(self) -> str:
         said = (
@@ -180,6 +183,7 @@ class _Application:
         self.by_operation: dict[str, int] = {}
         self.promised: dict[int | str, tuple[list[float], dict[str, Any]] | None] = {}
         self.unsure: set[int | str] = set()
+        self.series: dict[int, list[float]] = {}
 
     # -- counting -----------------------------------------------------------------------------------
     def _ask(self, client: _Client, name: str, method: str, path: str, body: Any, *, write: bool) -> bool:
@@ -194,6 +198,10 @@ class _Application:
                 self.write_times.append(took)
             else:
                 self.longest_read = max(self.longest_read, took)
+            tenth = self.series.setdefault(int(time.time() * 10), [0, 0, 0, 0.0])
+            tenth[1 if write else 0] += 1
+            tenth[2] += status != 200
+            tenth[3] = max(tenth[3], round(took, 4) if write else 0.0)
             if status != 200:
                 self.failed += 1
                 if len(self.failures) < 10:
@@ -372,6 +380,7 @@ class _Application:
             failures=self.failures,
             wrong=wrong[:10],
             by_operation=self.by_operation,
+            series=[(at / 10, int(r), int(w), int(f), longest) for at, (r, w, f, longest) in sorted(self.series.items())],
         )
         self._tell("report.json", vars(report))
 
