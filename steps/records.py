@@ -116,6 +116,9 @@ _CHECKS = {
     "the container comes back after a restart": ("C2", ""),
     "Portainer is as before": ("D2", ""),
     "new merges are followed": ("H1", ""),
+    "vLLM is untouched": ("D3", ""),
+    "the names of the old servers are known": ("F5", ""),
+    "the site works without the old server": ("F2", ""),
 }
 
 

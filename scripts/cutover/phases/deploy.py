@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import socket
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -417,7 +417,7 @@ def plan(run: Run) -> Sequence[Sentence]:
             Sentence(
                 f"Make the stack {name} in Portainer {situation.version} from {want.reference} at {want.commit[:8]}.",
                 f"a container of {image}, the volumes {', '.join(situation.volumes)} where they are not there",
-                "`deploy --undo` removes the container; the volumes stay.",
+                "`cutover undo deploy` removes the container; the volumes stay.",
             )
         )
     else:
@@ -449,6 +449,8 @@ def do(run: Run) -> Outcome:
     seen = see(run, want)
     if is_done(run, want, seen):
         return Outcome(False, [f"The stack runs as wanted, at {want.commit[:8]}."], facts=_facts(want, seen))
+    if by_itself := _deployed_by_itself(run, want, seen):
+        return by_itself
     situation = look(run, want)
     refuse(refusals(want, situation, run.site))
     before = situation.stack
@@ -469,7 +471,25 @@ def do(run: Run) -> Outcome:
         f"The stack {run.site.portainer.stack} runs at {want.commit[:8]}: {want.file.image.name} {want.file.image.tag}, "
         "its digest as pinned, healthy, answering with its key."
     )
-    return Outcome(True, [sentence], "`deploy --undo` removes the container; its volumes stay.", _facts(want, seen))
+    return Outcome(True, [sentence], "`cutover undo deploy` removes the container; its volumes stay.", _facts(want, seen))
+
+
+def _deployed_by_itself(run: Run, want: Wanted, seen: Seen) -> Outcome | None:
+    """Where Portainer has taken the commit already (it polls, or a webhook called it), only the proof is left.
+
+    None where it has not, or where the proof fails: then it is deployed again, and taken back if that fails too.
+    """
+    stack = seen.stack
+    if stack is None or seen.container is None or hopeless(seen):
+        return None
+    as_wanted = stack.reference == want.reference and dict(stack.variables) == dict(want.variables)
+    if stack.commit != want.commit or not as_wanted or not updates_as_wanted(run.site, stack):
+        return None
+    try:
+        seen = prove(run, want)
+    except Failed:
+        return None
+    return Outcome(False, [f"Portainer had deployed {want.commit[:8]} by itself; it was proved."], facts=_facts(want, seen))
 
 
 def _remember(run: Run, when: str) -> None:
@@ -648,24 +668,49 @@ def roll_back(run: Run, before: Stack, commit: str, container: Mapping[str, Any]
 
 
 def plan_undo(run: Run) -> Sequence[Sentence]:
-    """What removing the stack would do."""
-    stack = run.portainer.stack(run.site.portainer.stack)
-    if stack is None and run.portainer.service(run.site.portainer.stack, SERVICE_NAME) is None:
-        return []
-    return [
-        Sentence(
-            f"Remove the stack {run.site.portainer.stack}: its container and network.",
-            "nothing answers on the new server any more; the volumes stay",
-            "`deploy` makes it again, with the same data.",
+    """What removing the stack would do. Volumes are only named where their names were given (``--yes-destroy``)."""
+    server, name = run.portainer, run.site.portainer.stack
+    sentences = []
+    if server.stack(name) is not None or server.service(name, SERVICE_NAME) is not None:
+        sentences.append(
+            Sentence(
+                f"Remove the stack {name}: its container and network.",
+                "nothing answers on the new server any more; the volumes stay",
+                "`cutover deploy` makes it again, with the same data.",
+            )
         )
+    sentences += [
+        Sentence(f"Delete the volume {volume} and everything in it.", "the data is gone", "There is no way back.")
+        for volume in our_volumes(run)
+        if volume in _named(run)
     ]
+    return sentences
+
+
+def our_volumes(run: Run) -> list[str]:
+    """The volumes that belong to the stack, whether or not it is there."""
+    name = run.site.portainer.stack
+    return sorted(v["Name"] for v in run.portainer.volumes() if (v.get("Labels") or {}).get(PROJECT) == name)
+
+
+def _named(run: Run) -> set[str]:
+    """The names whose loss was agreed to in advance."""
+    return set(getattr(run.consent, "names", ()))
 
 
 def undo(run: Run) -> Outcome:
-    """Remove the stack. Its volumes stay; :func:`remove_data` deletes them, by name.
+    """Remove the stack. Its volumes stay, except those whose names were given (``--yes-destroy NAME``).
 
     :class:`Refused` while Nginx sends traffic to it.
     """
+    outcome = _remove(run)
+    if not _named(run) & set(our_volumes(run)):
+        return outcome
+    deleted = remove_data(run, only=_named(run))
+    return Outcome(True, [*outcome.sentences, *deleted.sentences], "None: the data is gone.")
+
+
+def _remove(run: Run) -> Outcome:
     server, name = run.portainer, run.site.portainer.stack
     stack = server.stack(name)
     left = server.containers(name)
@@ -701,7 +746,7 @@ def undo(run: Run) -> Outcome:
         act.after = {"volumes": [volume for volume in volumes if volume not in lost]}
         if lost:
             raise Failed(f"Removing the stack {name} also removed {', '.join(lost)}, which it should not have.")
-    kept = f"Its data stays in {' and '.join(volumes)}." if volumes else "It had no volumes."
+    kept = f"Its data stays in {' and '.join(volumes)}, until --yes-destroy names them." if volumes else "It had no volumes."
     return Outcome(True, [f"The stack {name} is removed: container and network are gone. {kept}"], "`deploy` makes it again.")
 
 
@@ -716,12 +761,15 @@ def _nobody_uses_it(run: Run) -> None:
         raise Refused("Nginx sends its users to the new server. Go back first (`cutover back`), then remove it.")
 
 
-def remove_data(run: Run) -> Outcome:
-    """Delete the volumes that a removed stack has left, each after its name was typed. :class:`Refused` while in use."""
+def remove_data(run: Run, only: Collection[str] | None = None) -> Outcome:
+    """Delete the volumes that a removed stack has left (``only`` these), each after its name was typed.
+
+    :class:`Refused` while there is a container, or where a name was not typed.
+    """
     server, name = run.portainer, run.site.portainer.stack
     if server.containers(name):
-        raise Refused(f"The stack {name} still has a container. Remove it first (`deploy --undo`).")
-    ours = [v["Name"] for v in server.volumes() if (v.get("Labels") or {}).get(PROJECT) == name]
+        raise Refused(f"The stack {name} still has a container. Remove it first (`cutover undo deploy`).")
+    ours = [volume for volume in our_volumes(run) if only is None or volume in only]
     if not ours:
         return Outcome(False, ["There are no volumes of it."])
     for volume in ours:

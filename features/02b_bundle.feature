@@ -1,0 +1,29 @@
+Feature: The file that is deployed
+  What is merged is what runs. A file that would not start, would lose its data or would leave the database open has to
+  be found before it is merged.
+
+  @B4
+  Rule: The compose file is valid, pinned, hardened, and passes the checks that a merge must pass
+
+    Scenario: The merged file passes every check
+      When the operator checks that the merged file may run
+      Then the check is met
+
+    @lab
+    Scenario Outline: A file that <fault> is found out
+      Given a merge that <fault>
+      When the operator checks that the merged file may run
+      Then the check is not met because "<reason>"
+
+      Examples:
+        | fault                                               | reason                       |
+        | is not readable                                     | is not valid YAML            |
+        | has a word that Compose does not know               | Compose does not accept      |
+        | names its image without a digest                    | is not pinned                |
+        | publishes the database everywhere                   | published to every address   |
+        | opens the database when Portainer forgets its key   | start without a key          |
+        | has a key in it                                     | A key in Git is no secret    |
+        | keeps the data in the container                     | would be lost                |
+        | lets the container change its own programs          | writable                     |
+        | cuts Qdrant off when it is stopped                  | before it has finished       |
+        | asks for its health with a tool that is not there   | uses curl or wget            |

@@ -1,0 +1,54 @@
+Feature: Putting the container in place
+  Portainer says "deployed" before anything runs. What counts is what can be seen afterwards: the merged commit, the
+  pinned image, and a Qdrant that is healthy and answers only to its key.
+
+  @C1
+  Rule: Portainer runs the stack from Git at the merged commit: the pinned image, healthy and answering
+
+    @changes
+    Scenario: The merged stack runs, and deploying it again changes nothing
+      When the operator deploys the stack
+      Then Portainer runs the merged commit with the pinned image
+      And Qdrant answers with its key and not without it
+      And deploying again changes nothing
+
+    @lab
+    Scenario Outline: Portainer's word is not enough when <what is wrong>
+      Given <what is wrong>
+      When the operator deploys the stack
+      Then it is refused because "<reason>"
+
+      Examples:
+        | what is wrong                                 | reason                              |
+        | the container turns out unhealthy             | the container is unhealthy          |
+        | the container ends again and again            | the container ends again and again  |
+        | Portainer never finishes                      | the stack is deploying              |
+
+    @lab
+    Scenario: A container of the old image is noticed
+      Given the stack is deployed
+      And a merge that changes nothing of importance
+      When the operator checks that Portainer runs what was merged
+      Then the check is not met because "not"
+
+  @C2
+  Rule: The container survives a restart of its server with its data
+
+    @changes
+    Scenario Outline: The container is back after <event>
+      Given the stack is deployed
+      And it holds a collection
+      When its server has <event>
+      Then Qdrant is healthy again within 30 seconds
+      And the collection is still there
+
+      Examples:
+        | event       |
+        | a restart   |
+        | a power cut |
+
+    @lab
+    Scenario: A container that nothing would start again is refused
+      Given a merge that forgets to restart the container
+      When the operator deploys the stack
+      Then it is refused because "Nothing starts the container after a reboot"

@@ -1,0 +1,130 @@
+"""Checks of the stack: the file that is merged, what Portainer made of it, and whether Portainer itself is as it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cutover import portainer, stackfile
+from cutover.checks import Finding, Moment, check
+from cutover.errors import Refused
+from cutover.phases import deploy
+from cutover.portainer import Picture
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+
+
+def _told(mistakes: list[str]) -> str:
+    return " ".join(mistake if mistake.endswith(".") else f"{mistake[0].upper()}{mistake[1:]}." for mistake in mistakes)
+
+
+@check("B4", "The merged compose file is valid, pinned and hardened", moments={Moment.BEFORE, Moment.AFTER})
+def compose_file(run: Run) -> Finding:
+    """The file as the branch has it, by our rules and by the real Compose."""
+    try:
+        want = deploy.wanted(run)
+    except Refused as error:
+        return Finding(False, error.sentence, error.hint)
+    found = stackfile.mistakes(want.file, run.site)
+    said = stackfile.compose_says(want.file.text, dict.fromkeys(want.file.required, "set"), run.site.portainer.stack)
+    if said is not None:
+        found.append(f"Compose does not accept the file: {said}.")
+    where = f"{run.site.portainer.compose_file} at {want.commit[:8]}"
+    if found:
+        return Finding(False, _told(found), "Correct it in a change and merge that.", {"commit": want.commit})
+    return Finding(True, f"{where} is accepted by Compose, pinned to a digest and hardened.", facts={"commit": want.commit})
+
+
+@check("H2", "Portainer could deploy the merged commit now", moments={Moment.BEFORE})
+def deployable(run: Run) -> Finding:
+    """Everything that would make a deployment fail, without deploying."""
+    try:
+        want = deploy.wanted(run)
+    except Refused as error:
+        return Finding(False, error.sentence, error.hint)
+    reasons = deploy.refusals(want, deploy.look(run, want), run.site)
+    if reasons:
+        return Finding(False, _told(reasons), "Correct it before anything is deployed.", {"commit": want.commit})
+    return Finding(True, f"Nothing speaks against deploying {want.commit[:8]}.", facts={"commit": want.commit})
+
+
+@check("C1", "Portainer runs the merged commit: pinned image, healthy, answering", moments={Moment.AT_SWITCH, Moment.AFTER})
+def runs_as_merged(run: Run) -> Finding:
+    """Commit, file, image digest, health, and Qdrant's own answer."""
+    want = deploy.wanted(run)
+    missing = deploy.shortfalls(want, deploy.see(run, want))
+    if missing:
+        return Finding(False, _told(missing), "Run `cutover deploy`.", {"commit": want.commit})
+    image = f"{want.file.image.name} {want.file.image.tag}"
+    return Finding(
+        True, f"The stack runs {image} at {want.commit[:8]}, healthy and answering with its key.",
+        facts={"commit": want.commit, "image": str(want.file.image)},
+    )  # fmt: skip
+
+
+@check("C2", "The container comes back after a restart of its server, with its data", moments={Moment.AFTER})
+def comes_back(run: Run) -> Finding:
+    """The restart policy and the volumes of the container that runs, not of the file."""
+    found = run.portainer.service(run.site.portainer.stack, deploy.SERVICE_NAME)
+    if found is None:
+        return Finding(False, "There is no container.", "Run `cutover deploy`.")
+    policy = ((found.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name", "")
+    kept = {m.get("Destination"): m.get("Name") for m in found.get("Mounts") or [] if m.get("Type") == "volume"}
+    wrong = []
+    if policy not in {"always", "unless-stopped"}:
+        wrong.append(f"its restart policy is {policy or 'empty'}, so nothing starts it after a reboot")
+    wrong += [f"{p} is not on a volume" for p in (stackfile.STORAGE, stackfile.SNAPSHOTS) if not kept.get(p)]
+    if wrong:
+        return Finding(False, f"The container would not come back as it is: {'; '.join(wrong)}.", "Correct the compose file.")
+    return Finding(True, f"The container restarts by itself ({policy}), and its data is on {kept[stackfile.STORAGE]}.")
+
+
+@check("D2", "Portainer works as before, and can still deploy", moments={Moment.AFTER})
+def portainer_as_before(run: Run) -> Finding:
+    """Compared with the picture that was taken before the deployment; the deployment's own stack does not count."""
+    server, name = run.portainer, run.site.portainer.stack
+    taken = next((e for e in reversed(run.journal.entries()) if e.act == "portainer.before"), None)
+    if taken is None:
+        return Finding(None, "There is no picture of Portainer from before the deployment.", "`cutover deploy` takes one.")
+    before = Picture.from_facts(taken.extra["picture"])
+    restarted = any(e.kind == "done" and e.seq > taken.seq and e.act.startswith("resize") for e in run.journal.entries())
+    volumes = [v for v in {*before.volumes, *deploy.our_volumes(run)} if v.startswith(f"{name}_")]
+    found = portainer.differences(before, server.picture(), ours=name, our_volumes=volumes, restarted=restarted)
+    server.ping()
+    if server.user().get("Role") != portainer.ADMINISTRATOR:
+        found.append("The access token's user may not deploy any more.")
+    if found:
+        return Finding(False, _told(found), "Find out who changed it before going on.", {"since": taken.at})
+    others = len([s for s in before.stacks if s != name])
+    counted = "1 other stack" if others == 1 else f"{others} other stacks"
+    return Finding(True, f"Portainer {before.version} has the same environments, {counted} and containers as at {taken.at}.")
+
+
+@check("H1", "The stack follows new commits as site.yaml says", moments={Moment.AFTER})
+def follows(run: Run) -> Finding:
+    """Mode of the automatic updates, and where new versions poll by."""
+    settings = run.site.portainer
+    stack = run.portainer.stack(settings.stack)
+    if stack is None:
+        return Finding(False, f"There is no stack {settings.stack}.", "Run `cutover deploy`.")
+    mode = settings.auto_update.mode
+    if stack.reference != settings.reference:
+        said = f"The stack follows {stack.reference}, not {settings.reference}: a deployment was taken back."
+        return Finding(False, said, "Merge the correction and run `cutover deploy`.")
+    if not deploy.updates_as_wanted(run.site, stack):
+        return Finding(False, f"The stack does not follow new commits by {mode}, as site.yaml says.", "Run `cutover deploy`.")
+    if mode == "polling" and run.portainer.behaviour.sources:
+        if stack.source is None:
+            said = "This Portainer polls by the interval of a source, and the stack has none: new commits do not arrive."
+            return Finding(False, said, "Make the stack again (its volumes stay), or use a webhook.")
+        polls = run.portainer.source(stack.source).get("interval")
+        if polls != settings.auto_update.interval:
+            return Finding(
+                False,
+                f"The stack's source polls every {polls or 'never'}, not {settings.auto_update.interval}.",
+                "Run `cutover deploy`.",
+            )
+    how = {"polling": f"every {settings.auto_update.interval}", "webhook": "when its webhook is called", "none": "only by hand"}[
+        mode
+    ]
+    return Finding(True, f"The stack follows {settings.reference} {how}.")
