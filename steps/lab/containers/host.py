@@ -67,7 +67,7 @@ def _began(pid: int) -> str:
 
 def alive(name: str) -> bool:
     pid, _, began = name.partition("-")
-    return pid.isdecimal() and _began(int(pid)) == began
+    return pid.isdecimal() and began.isdecimal() and _began(int(pid)) == began
 
 
 def made_by(engine: docker.DockerClient, name: str | None = None) -> dict[str, list[Any]]:
