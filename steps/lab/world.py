@@ -59,7 +59,7 @@ def _guests(lab: Lab) -> dict[str, Any]:
         str(guest.vmid): {
             "name": guest.name,
             "status": guest.status,
-            "config": {k: str(v) for k, v in dict(guest.config).items() if k not in {"digest", "meta"}},
+            "config": {k: str(v) for k, v in dict(guest.config).items() if k not in {"digest", "meta", "parent"}},
             "pending": dict(getattr(guest, "pending", {}) or {}),
             "snapshots": sorted(map(str, getattr(guest, "guest_snapshots", {}) or {})),
         }
