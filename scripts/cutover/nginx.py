@@ -41,6 +41,16 @@ LONGEST_HOLD = 1.4
 #: Bytes of log or bodies fetched in one go.
 PIECE = 8 << 20
 NAMES_AT_ONCE = 400
+#: Free room below which lines of the log may be missing: nginx drops them when the disk is full.
+LEAST_FREE_MB = 16
+#: Free room for beginning to record.
+ROOM_TO_RECORD_MB = 512
+#: Where so much of the log is not needed any more, its room is given back.
+TRIM = 16 << 20
+#: Seconds for removing what may be a million files.
+MANY = 600.0
+#: Removes what was recorded; by `find`, because a million names are too many for a command line.
+_EMPTY = "{ [ ! -d bodies ] || find bodies -type f -exec rm -f {} + ; } && rm -f log/start"
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,7 @@ class Gate:
         self._hold = ""
         self._under_way = gatelog.UnderWay()
         self._lost: list[Write] = []
+        self._trimmed = 0
         self.installer = Installer(self)
 
     def close(self) -> None:
@@ -162,13 +173,14 @@ class Gate:
             self.stop_recording(deadline)
         self._need_loaded()
         free = self.state().free_mb
-        if free < 512:
+        if free < ROOM_TO_RECORD_MB:
             raise Refused(
-                f"There are only {free} MB free for recorded writes in {self._folder}.", "Make room for at least 512 MB."
+                f"There are only {free} MB free for recorded writes in {self._folder} on {self.shell.where}.",
+                f"Make room for at least {ROOM_TO_RECORD_MB} MB.",
             )
-        begin = "rm -rf bodies/* && true >> log/writes.jsonl && true > log/writes.jsonl && true > flags/record && "
-        self._change(begin + _synced("flags/record"), "set the flag record")
-        self._under_way, self._lost = gatelog.UnderWay(), []
+        begin = f"{_EMPTY} && true >> log/writes.jsonl && true > log/writes.jsonl && true > flags/record && "
+        self._change(begin + _synced("flags/record"), "set the flag record", MANY)
+        self._under_way, self._lost, self._trimmed = gatelog.UnderWay(), [], 0
         try:
             wait_until(self._all_recorded, deadline=deadline, what="The end of the last unrecorded write", every=0.05)
         except CutoverError as error:
@@ -202,8 +214,10 @@ class Gate:
         self._change("rm -f flags/record && " + _synced("flags"), "remove the flag record")
         with suppress(TimedOut, Failed):  # what takes longer, or is damaged, is not needed any more
             wait_until(self._nothing_open, deadline=deadline, what="The end of the writes being recorded", every=0.05)
-        self._change("rm -rf bodies/*; if [ -f log/writes.jsonl ]; then true > log/writes.jsonl; fi", "remove what was recorded")
-        self._under_way, self._lost = gatelog.UnderWay(), []
+        self._change(
+            "rm -rf bodies/* log/start; if [ -f log/writes.jsonl ]; then true > log/writes.jsonl; fi", "remove what was recorded"
+        )
+        self._under_way, self._lost, self._trimmed = gatelog.UnderWay(), [], 0
 
     def _nothing_open(self) -> bool | Not:
         self._catch_up()
@@ -230,6 +244,17 @@ class Gate:
         flag = f"printf %s {token} > flags/.hold && mv flags/.hold flags/hold"
         self._change(f"[ ! -f flags/hold ] || exit 8\n{clock}{flag}", "set the flag hold")
         self._hold = token
+        self._need_held()
+
+    def _need_held(self) -> None:
+        """Ask nginx itself: a folder that was closed, or a configuration that was replaced, since the gate was put in."""
+        seen = self.loaded()
+        if seen is None or "hold" not in seen["flags"].split():
+            if seen is not None and not self.state().held:
+                raise Refused("The hold was over before it could be used; nothing was changed.", "A hold has to be longer.")
+            self.release()
+            why = "there is no gate any more" if seen is None else "its worker processes do not see the flag"
+            raise Refused(f"Nginx does not hold writes: {why}. Nothing was changed.", "Put the gate in again: `cutover gate`.")
 
     def release(self) -> None:
         """End the hold; fine when there is none. Returns when it has ended."""
@@ -296,8 +321,15 @@ class Gate:
             return Not(f"{len(passed)} under way, the oldest is {oldest.method} {oldest.uri.split('?')[0]}")
 
         wait_until(drained, deadline=deadline, what="The end of the writes that had passed before the hold", every=0.005)
+        free = self.state().free_mb
+        if free < LEAST_FREE_MB:
+            raise Refused(
+                f"The disk of {self.shell.where} is full ({free} MB left), so the log may lack writes.", "Make room there."
+            )
 
     def _catch_up(self) -> None:
+        if self._under_way.offset == 0:
+            self._under_way.offset = self._trimmed = self._log_start()
         for start, data in self._pieces(self._under_way.offset):
             self._under_way.feed(gatelog.lines(data, start))
 
@@ -400,12 +432,39 @@ class Gate:
 
     def forget_bodies(self, entries: Iterable[Written]) -> None:
         """Remove bodies that both servers have."""
+        entries = list(entries)
         names = (_safe(entry.body) for entry in entries if entry.body)
         while batch := list(islice(names, NAMES_AT_ONCE)):
             self._change(f"cd bodies || exit 9\nrm -f {' '.join(batch)}", f"remove {len(batch)} recorded bodies")
 
-    def _change(self, script: str, what: str) -> None:
-        answer = self.shell.change(self._cd + script, what)
+        if entries:
+            self._trim(max(entry.offset for entry in entries))
+
+    def _log_start(self) -> int:
+        """Where the log begins: what stood before has been given back to the disk."""
+        return int(self.shell.read(f"cat {shlex.quote(self._folder)}/log/start 2>/dev/null || echo 0").text or 0)
+
+    def _trim(self, needed_from: int) -> None:
+        """Give back the room of the log's beginning. Positions stay: the file gets a hole, and nginx goes on appending.
+
+        A write that is still under way keeps its line. Where the file system cannot make holes, the log just grows.
+        """
+        if needed_from - self._trimmed < TRIM:
+            return
+        self._catch_up()
+        if any(write.offset <= needed_from for write in self._under_way.open):
+            return
+        # First say it, then do it: the other way round an interruption would leave a log that begins with nothing.
+        self._change(
+            f"command -v fallocate >/dev/null 2>&1 || exit 0\n"
+            f"echo {needed_from} > log/.start && mv log/.start log/start && {_synced('log/start')} "
+            f"&& {{ fallocate -p -o 0 -l {needed_from // 4096 * 4096} log/writes.jsonl 2>/dev/null || rm -f log/start; }}",
+            "give back the beginning of the log",
+        )
+        self._trimmed = needed_from
+
+    def _change(self, script: str, what: str, deadline: float = 20.0) -> None:
+        answer = self.shell.change(self._cd + script, what, deadline=deadline)
         if answer.code == 9:
             raise Refused(f"There is no folder {self._folder} on {self.shell.where}.", "Install the gate first.")
         if answer.code != 0:

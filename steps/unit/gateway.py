@@ -98,7 +98,8 @@ class Gateway:
         (self.flags / flag).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """No flag, nothing recorded, nothing remembered."""
+        """No flag, nothing recorded, nothing remembered; after the last line of what was asked before."""
+        until(lambda: len(self.lines("begin")) <= len(self.lines("end")), "The end of what was asked before")
         for flag in ("hold", "new", "record", "probe"):
             self.unset(flag)
         if self.log.exists():

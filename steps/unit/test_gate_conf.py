@@ -456,3 +456,4 @@ def test_the_state_names_the_flags_as_a_worker_sees_them(gate: Gateway) -> None:
 def test_the_inner_doors_are_closed_to_users(gate: Gateway) -> None:
     for inner in ("begin", "decide", "decide-unrecorded", "nothing"):
         assert gate.http.get(f"{gate.url}/qdrant-gate/{inner}", timeout=5).status_code == 404
+    assert gate.lines() == [], "nobody can write lines into the log from outside"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cutover import gatefiles
 from cutover.checks import Finding, Moment, check
 from cutover.errors import Refused
+from cutover.nginx import ROOM_TO_RECORD_MB
 
 if TYPE_CHECKING:
     from cutover.run import Run
@@ -65,3 +66,20 @@ def restorable(run: Run) -> Finding:
             "Put that change into the kept copy as well, or put the file right by hand.",
         )
     return Finding(True, f"The file from before is kept on the Nginx host and differs from {path} only in the gate.")
+
+
+@check("E5", "The Nginx host has room for the writes that are recorded", moments={Moment.AT_SWITCH, Moment.AFTER})
+def room(run: Run) -> Finding:
+    """Recorded bodies stay on the Nginx host until the other server has them; on a full disk nginx refuses writes."""
+    state = run.gate.state()
+    facts = {"free_mb": state.free_mb, "log_bytes": state.log_bytes}
+    if not state.recording:
+        return Finding(True, "No writes are recorded.", facts=facts)
+    if state.free_mb < ROOM_TO_RECORD_MB:
+        return Finding(
+            False,
+            f"There are only {state.free_mb} MB left for recorded writes on the Nginx host.",
+            "Run `cutover follow`, which brings them over and removes them, or give up the way back with `cutover finish`.",
+            facts,
+        )
+    return Finding(True, f"There are {state.free_mb} MB left for recorded writes on the Nginx host.", facts=facts)
