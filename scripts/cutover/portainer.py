@@ -76,7 +76,9 @@ class Stack:
     variables: Mapping[str, str] = field(repr=False)
     message: str = ""
     source: int | None = None
-    authenticated: bool = False
+    login: str | None = None
+    """The user that Portainer has a password for; None where the repository is read without."""
+    skip_tls: bool = False
 
     @classmethod
     def of(cls, shown: Mapping[str, Any]) -> Stack:
@@ -91,7 +93,7 @@ class Stack:
             auto_update=shown.get("AutoUpdate") or None,
             variables={pair["name"]: pair.get("value", "") for pair in shown.get("Env") or []},
             message=told[-1] if told else "", source=shown.get("SourceID") or git.get("SourceID"),
-            authenticated=bool(git.get("Authentication")),
+            login=(git.get("Authentication") or {}).get("Username"), skip_tls=bool(git.get("TLSSkipVerify")),
         )  # fmt: skip
 
     @property
@@ -240,14 +242,15 @@ class Portainer:
         """The compose file as Portainer has it on its disk."""
         return str(self._json("GET", f"/stacks/{stack.id}/file")["StackFileContent"])
 
-    def _git(self) -> dict[str, Any]:
+    def _git(self, stack: Stack | None = None) -> dict[str, Any]:
+        """How the repository is read. Without a token of ours, a stack keeps the password that Portainer has for it."""
         token = self._secrets.get("GIT_TOKEN")
-        if not token:
+        if not token and (stack is None or stack.login is None):
             return {"RepositoryAuthentication": False}
         return {
             "RepositoryAuthentication": True,
-            "RepositoryUsername": self._secrets.get("GIT_USERNAME") or "token",
-            "RepositoryPassword": token,
+            "RepositoryUsername": (self._secrets.get("GIT_USERNAME") or "token") if token else stack and stack.login,
+            "RepositoryPassword": token or "",
         }
 
     def create(
@@ -273,9 +276,9 @@ class Portainer:
         body = {
             "RepositoryReferenceName": reference,
             "Env": _pairs(variables),
-            "TLSSkipVerify": False,
+            "TLSSkipVerify": stack.skip_tls,
             "Prune": False,
-            **self._git(),
+            **self._git(stack),
         }
         if auto_update:
             body["AutoUpdate"] = dict(auto_update)
@@ -288,7 +291,7 @@ class Portainer:
         """
         body = {
             "RepositoryReferenceName": reference, "Env": _pairs(variables), "Prune": False, "PullImage": False,
-            "RepullImageAndRedeploy": False, **self._git(),
+            "RepullImageAndRedeploy": False, **self._git(stack),
         }  # fmt: skip
         path = f"/stacks/{stack.id}/git/redeploy"
         return Stack.of(self._json("PUT", path, body, params={"endpointId": self.endpoint}, seconds=seconds))

@@ -439,6 +439,26 @@ def test_a_lost_answer_of_something_that_failed_is_unknown(one: Vm1001) -> None:
     run.close()
 
 
+def test_a_stack_keeps_the_login_that_portainer_has(tmp_path: Path) -> None:
+    vm = Vm1001(tmp_path)
+    vm.git.argv.append("--private")
+    with vm.up():
+        vm.merge()
+        deployed(vm, secrets=TOKEN)
+        vm.merge(("max-size: 10m", "max-size: 20m"))
+        vm.git.argv.remove("--private")
+        vm.git.stop()
+        vm.git.start()
+        deployed(vm)
+        assert stack(vm)["GitConfig"]["Authentication"] == {"Username": "token", "Password": ""}
+
+
+def test_the_plan_says_what_automatic_updates_risk_on_this_version(vm: Vm1001) -> None:
+    last = deploy.plan(vm.run(execute=False))[-1]
+    assert last.text == "Let the stack follow new commits by polling."
+    assert ("takes the service down" in last.changes) == (vm.config["version"] == "2.23.0")
+
+
 # -- removed ----------------------------------------------------------------------------------------
 
 

@@ -319,6 +319,33 @@ def test_automatic_updates_really_pull(old: Vm1001, how: str) -> None:
     assert second["Config"]["Image"] == NEWER
 
 
+@pytest.mark.parametrize(
+    ("change", "survives"),
+    [
+        (("qdrant/qdrant:v1.18.3@sha256:0bd9", "qdrant/qdrant:v1.18.3@sha256:dead"), True),  # pulling comes first, and fails
+        (("cpus: 2", "cpus: 8"), False),  # `up` fails, and takes down what ran
+    ],
+)
+def test_an_automatic_update_that_fails_is_an_outage_unless_the_pull_failed(
+    old: Vm1001, change: tuple[str, str], survives: bool
+) -> None:
+    hook = str(uuid.uuid4())
+    stack = created(old, AutoUpdate={"Webhook": hook})
+    wait_until(lambda: healthy(old), deadline=10, what="healthy")
+    commit = stack["GitConfig"]["ConfigHash"]
+    old.merge(change)
+    told = old.vm.log.read_text().count("webhook failed")
+    assert old.ask("POST", f"/api/stacks/webhooks/{hook}", key=None).status_code == 204
+
+    def failed() -> bool | Not:
+        return old.vm.log.read_text().count("webhook failed") > told or Not("nothing in the log")
+
+    wait_until(failed, deadline=10, what="the failure")
+    assert (container(old) is not None) == survives
+    now = old.ask("GET", f"/api/stacks/{stack['Id']}").json()
+    assert (now["Status"], now["GitConfig"]["ConfigHash"]) == (1, commit)  # Portainer shows nothing of it
+
+
 def test_a_webhook_without_a_new_commit_restarts_nothing(old: Vm1001) -> None:
     hook = str(uuid.uuid4())
     created(old, AutoUpdate={"Webhook": hook})

@@ -344,7 +344,9 @@ def prove(run: Run, want: Wanted, *, not_this_container: str = "", deadline: flo
     def done() -> Seen | Not:
         try:
             seen = see(run, want)
-        except Unreachable as error:
+        except (Unreachable, Answered) as error:
+            if isinstance(error, Answered) and error.status < 500:
+                raise  # a wrong key does not become right by waiting
             return Not(error.sentence.rstrip("."))
         missing = shortfalls(want, seen, not_this_container=not_this_container)
         if missing and (why := hopeless(seen, not_this_container=not_this_container)):
@@ -429,11 +431,20 @@ def plan(run: Run) -> Sequence[Sentence]:
                 f"If the proof fails the stack goes back to {was}.",
             )
         )
-    mode = run.site.portainer.auto_update.mode
-    sentences.append(
-        Sentence(f"Let the stack follow new commits by {mode}." if mode != "none" else "Let no commit deploy itself.")
-    )
+    sentences.append(_following(run.site.portainer.auto_update.mode, situation))
     return sentences
+
+
+def _following(mode: str, situation: Situation) -> Sentence:
+    if mode == "none":
+        return Sentence("Let no commit deploy itself: only `cutover deploy` does, which looks first.")
+    danger = ""
+    if situation.teardown:
+        danger = (
+            f"Portainer {situation.version} takes the service down when an update that it makes by itself fails, and "
+            "does not ask first: merge nothing that the checks have not passed, or let auto_update be none"
+        )
+    return Sentence(f"Let the stack follow new commits by {mode}.", danger)
 
 
 def refuse(reasons: Sequence[str]) -> None:
