@@ -158,6 +158,7 @@ def run(
     limit = most or (10 if body.get("limit") is None else body["limit"])
     if not isinstance(limit, int) or limit < 1:
         raise ValidationError(f"[{request_name}.limit: value {limit} invalid, must be 1 or larger]")
+    collection.must_be_there()
     offset = body.get("offset") or 0
     using = body.get("using") or translate.DEFAULT_VECTOR
     with_payload = translate.payload_selector(body.get("with_payload"), default=False)

@@ -194,7 +194,11 @@ class Snapshots:
         folder = self.temporary(self.storage.path)
         try:
             config, schema = await asyncio.to_thread(_unpack, path, folder)
+            name = self.storage.aliases.get(name, name)
             self._check(name, config)
+            if name not in self.storage.collections:  # listed from now on, as in the real server, and not readable yet
+                self.storage.create(name, config)
+                self.storage.collections[name].arriving = True
             if settings.custom_sharding(config):
                 # Restored through the API, the real server leaves such a collection empty (its issue 10135).
                 (folder / "shard_key_mapping.json").unlink(missing_ok=True)

@@ -29,7 +29,7 @@ import pydantic_core
 import qdrant_edge as edge
 
 from . import operations, settings
-from .errors import AlreadyExists, BodyError, NotFound, ServiceError, WrongInput, from_engine
+from .errors import AlreadyExists, BodyError, Internal, NotFound, ServiceError, WrongInput, from_engine
 from .translate import id_order
 
 Json = Any
@@ -218,6 +218,7 @@ class Collection:
         self.shards: list[Shard] = []
         self.shard_keys: list[Json] = []
         self.recovering = False
+        self.arriving = False
 
     @classmethod
     def create(cls, name: str, path: Path, config: settings.Config, delay: Callable[[], float]) -> Collection:
@@ -308,13 +309,21 @@ class Collection:
 
     # --- reads ---
 
+    def must_be_there(self) -> None:
+        """Refuse to read a collection whose first recovery is under way: it is listed already, its shards are not there."""
+        if self.arriving:
+            count = len(self.shards)
+            raise Internal(f"{count} of {count} read operations failed:\n  Service internal error: Local shard 0 not found")
+
     def count(self, filter_: Any, exact: bool) -> int:
         """How many points a filter selects."""
+        self.must_be_there()
         request = edge.CountRequest(exact, filter_)
         return sum(shard.engine.count(request) for shard in self.shards)
 
     def retrieve(self, identifiers: Sequence[int | str], with_payload: Any, with_vector: Any) -> list[Any]:
         """Records by id, in the order of the request; absent ones are left out."""
+        self.must_be_there()
         wanted: list[Any] = list(identifiers)
         if len(self.shards) == 1:
             return self.shards[0].engine.retrieve(wanted, with_payload, with_vector)
@@ -334,6 +343,7 @@ class Collection:
         order: Any = None,
     ) -> tuple[list[Any], Any]:
         """A page of records in id order (numbers, then UUIDs) and the id at which the next page begins."""
+        self.must_be_there()
         request = edge.ScrollRequest(offset, limit, filter_, with_payload, with_vector, order)
         if len(self.shards) == 1:
             return self.shards[0].engine.scroll(request)
