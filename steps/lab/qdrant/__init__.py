@@ -13,10 +13,13 @@ multi-vectors, float16, uint8, quantized), payload, filters, searches, payload i
 their recovery, keys, error words, the order of scrolling, writes acknowledged before they are applied, counters of
 requests, SIGTERM and SIGKILL without loss of what was acknowledged.
 
-What it does not model: gRPC; TLS; JWT; cluster mode and replicas; shard keys in reads (all are
-read); the background optimizer
-(no HNSW index is ever built, so searches are exact and `indexed_vectors_count` and `segments_count` are the engine's
-own); strict mode (reported, not enforced); snapshots of single shards and partial snapshots; formulas in queries,
-discovery batches, distance matrices, inference; compressed answers. Its engine is newer than 1.18, so a snapshot made
-here is not for a real server.
+What it does not model: gRPC; TLS; JWT; cluster mode and replicas; shard keys in reads (all shards are read); a real
+server's snapshot of several shards (refused: ids are spread otherwise); the background optimizer (no HNSW index is ever
+built, so searches are exact, and `indexed_vectors_count` and `segments_count` are the engine's own); strict mode
+(reported, not enforced); snapshots of single shards and partial snapshots; formulas in queries, discovery batches,
+distance matrices, inference; compressed answers. Its engine is newer than 1.18: normalised vectors can differ from a real
+server's in the last bit when both are sent the same (not when copied), and a snapshot made here is not for a real one.
+
+Other modules start one with `launch.server(...)`, turn faults on with `launch.switch(...)`, and copy a storage folder with
+`sparse.copy_tree(...)`.
 """
