@@ -186,7 +186,10 @@ class Gate:
         except CutoverError as error:
             self._change("rm -f flags/record && " + _synced("flags"), "remove the flag record")
             if isinstance(error, TimedOut):
-                raise Refused(f"Recording was not begun: {error.sentence}", "Let that write end, and try again.") from None
+                raise Refused(
+                    f"Recording was not begun: {error.sentence}",
+                    "Let that write end, and try again. If there is none, an nginx process was killed with one: restart nginx.",
+                ) from None
             raise
 
     def _all_recorded(self) -> bool | Not:
@@ -214,9 +217,7 @@ class Gate:
         self._change("rm -f flags/record && " + _synced("flags"), "remove the flag record")
         with suppress(TimedOut, Failed):  # what takes longer, or is damaged, is not needed any more
             wait_until(self._nothing_open, deadline=deadline, what="The end of the writes being recorded", every=0.05)
-        self._change(
-            "rm -rf bodies/* log/start; if [ -f log/writes.jsonl ]; then true > log/writes.jsonl; fi", "remove what was recorded"
-        )
+        self._change(f"{_EMPTY}; if [ -f log/writes.jsonl ]; then true > log/writes.jsonl; fi", "remove what was recorded", MANY)
         self._under_way, self._lost, self._trimmed = gatelog.UnderWay(), [], 0
 
     def _nothing_open(self) -> bool | Not:
