@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import secrets as random_secrets
-import shutil
 import sys
 import uuid
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ from steps.lab.network import Authority, Network
 from steps.lab.nginx import NginxHost
 from steps.lab.portainer import idle_image, qdrant_image
 from steps.lab.processes import Process, listening
+from steps.lab.qdrant.sparse import copy_tree
 
 if TYPE_CHECKING:
     from cutover.proxmox import Proxmox
@@ -282,7 +282,7 @@ class Lab:
         try:
             self._build()
             if self._seed is not None and self._seed.exists():
-                shutil.copytree(self._seed, self.disk(952) / "qdrant" / "storage")
+                copy_tree(self._seed, self.disk(952) / "qdrant" / "storage")
             with ThreadPoolExecutor(8) as together:
                 for started in [together.submit(one.start) for one in (*self.infrastructure, *self.machines)]:
                     started.result()
@@ -290,7 +290,7 @@ class Lab:
                 data.fill(self.site.qdrant.old_url, self.keys.qdrant)
                 if self._seed is not None:
                     self.machines[952].stop()
-                    shutil.copytree(self.disk(952) / "qdrant" / "storage", self._seed)
+                    copy_tree(self.disk(952) / "qdrant" / "storage", self._seed)
                     self.machines[952].start()
             self.pve = self._start_proxmox()
         except BaseException:
