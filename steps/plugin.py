@@ -15,6 +15,7 @@ from cutover.acceptance import NOT_ALLOWED, ONLY_LAB, Place, Report
 from cutover.checks import Moment
 from cutover.errors import CutoverError
 from cutover.site import load
+from steps import reporting
 from steps.criteria import CRITERIA
 from steps.report import GROUND
 from steps.reporting import RUN, criterion_of, finish, start
@@ -22,7 +23,6 @@ from steps.reporting import RUN, criterion_of, finish, start
 ROOT = Path(__file__).resolve().parent.parent
 
 pytest_plugins = [
-    "steps.reporting",
     "steps.fixtures",
     "steps.trust",
     "steps.records",
@@ -30,6 +30,9 @@ pytest_plugins = [
     "steps.proxy",
     "steps.stack",
     "steps.hypervisor",
+    "steps.llm",
+    "steps.names",
+    "steps.giving_back",
 ]
 
 _REPORT = pytest.StashKey[Report]()
@@ -70,6 +73,8 @@ def pytest_configure(config: pytest.Config) -> None:
         if allowed and allowed != name:
             raise pytest.UsageError(f"--allow-changes names {allowed!r}, but the site is called {name!r}; nothing was contacted.")
     start(config)
+    # Not in pytest_plugins: this module imports it, and then it could not be rewritten any more.
+    config.pluginmanager.register(reporting, "acceptance-report")
     config.stash[GROUND] = config.stash[RUN].facts
     if target == "lab":
         config.stash[GROUND].update(ground(config.getoption("--lab")))

@@ -63,7 +63,7 @@ def pytest_bdd_before_scenario(request: pytest.FixtureRequest, feature: Any, sce
 
 def pytest_bdd_after_step(request: pytest.FixtureRequest, step: Any, step_func_args: dict[str, Any]) -> None:
     request.node.stash[_NOW].steps.append(f"{step.keyword} {step.name}")
-    request.node.stash[_ACTORS].update({k: v for k, v in step_func_args.items() if k in {"application", "lab"}})
+    request.node.stash[_ACTORS].update({k: v for k, v in step_func_args.items() if k in {"application", "operator"}})
 
 
 def pytest_bdd_step_error(request: pytest.FixtureRequest, step: Any, exception: Exception) -> None:
@@ -81,10 +81,11 @@ def pytest_bdd_after_scenario(request: pytest.FixtureRequest, feature: Any, scen
         request.config.stash[RUN].moves += moves_of(**request.node.stash[_ACTORS])
 
 
-def moves_of(lab: Any = None, application: Any = None) -> list[dict[str, Any]]:
+def moves_of(operator: Any = None, application: Any = None) -> list[dict[str, Any]]:
     """The moves of a scenario in which an application read and wrote, from what the lab's servers recorded."""
-    if lab is None or application is None or application.report is None:
+    if operator is None or application is None or application.report is None:
         return []
+    lab = operator.lab
     log = Path(lab.site.nginx.gate_folder) / "log" / "writes.jsonl"
     entries = Journal(lab.state_dir, lab.site.name).entries()
     samples = [picture.Sample(*one) for one in application.report.series]

@@ -307,13 +307,15 @@ def summary(found: Sequence[Row], site: str) -> str:
     """How many were shown where; a lab's share is never added to the live site's. Pure."""
     names = {"live": f"on {site}", "container lab": "in the container lab only", "embedded lab": "in the embedded lab only"}
     words = []
+    asked = any("live" in r.places for r in found)
     for place in PLACES:
         count = sum(r.verdict == "met" and r.where == place for r in found)
-        if count or place == "live":
+        if count or (place == "live" and asked):
             words.append(f"{count} met {names[place]}")
     unmet = sum(r.verdict == "not met" for r in found)
     open_ = sum(r.verdict == "not shown" for r in found)
-    return ", ".join([*words, f"{unmet} not met", f"{open_} not shown"]) + "."
+    said = ", ".join([*words, f"{unmet} not met", f"{open_} not shown"]) + "."
+    return said if asked else f"{said} The live site was not asked."
 
 
 def _plain(row: Row) -> dict[str, Any]:

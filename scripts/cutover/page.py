@@ -29,7 +29,8 @@ p{margin:.3rem 0}a{color:inherit}
 .runs{width:100%;border-collapse:collapse;margin:1rem 0;font-size:.9rem}
 .runs th,.runs td{text-align:left;vertical-align:top;padding:.3rem .9rem .3rem 0;border-top:1px solid var(--line);
 overflow-wrap:anywhere}
-.runs th{font-weight:600}.runs .n{text-align:right;padding-right:1.5rem;white-space:nowrap}
+.runs th{font-weight:600}.runs th .soft{font-weight:400}.runs.stack td:nth-child(2){white-space:nowrap}
+.runs .n{text-align:right;padding-right:1.5rem;white-space:nowrap}
 code{font:.92em ui-monospace,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere}
 ul.rows{list-style:none;margin:0;padding:0}
 .row{border-top:1px solid var(--line);padding:.65rem 0;display:grid;
@@ -38,7 +39,7 @@ grid-template-columns:7rem 2.4rem minmax(0,1fr);gap:.2rem .7rem}
 .not-shown>.v,.is-not-shown{color:var(--open)}
 .id{font-variant-numeric:tabular-nums;color:var(--soft)}
 .why{overflow-wrap:anywhere}.not-met .why{border-left:.2rem solid var(--un);padding-left:.6rem}
-.where{font-size:.88rem;color:var(--soft)}.where span{margin-right:1rem;display:inline-block}
+.where{font-size:.88rem;color:var(--soft)}.where>span{margin-right:1rem;display:inline-block}
 details{margin-top:.3rem}summary{cursor:pointer;color:var(--soft);font-size:.9rem;padding:.15rem 0}
 .ev{margin:.4rem 0 .8rem}.ev ol{margin:.15rem 0;padding-left:1.6rem;font-size:.92rem}
 figure{margin:1rem 0;background:var(--raised);padding:1rem;border-radius:.4rem}
@@ -107,7 +108,7 @@ def _runs(runs: Sequence[Run]) -> str:
             ("site", e(run.site)),
             ("commit", f"<code>{e(run.commit)}</code>"),
             ("image", f"<code>{e(tag)}{'<br>' + e(digest) if digest else ''}</code>"),
-            ("when", f"{_time(run.started)} to {_time(run.ended)}"),
+            ("when", f"{_time(run.started)}<br>to {_time(run.ended)}"),
             ("by", e(run.by)),
         )
         facts = "".join(f"<div class=soft>{e(k)}: {e(v)}</div>" for k, v in run.facts.items())
