@@ -13,12 +13,18 @@ pass at that very moment; a writer that goes on cannot.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cutover.gate import Gate
+from cutover.gate import Gate, Written
 from cutover.qdrant import Qdrant, writes_counted
 from cutover.routes import route
 from cutover.waiting import Not, TimedOut, wait_until
+
+if TYPE_CHECKING:
+    from cutover.follow import Follower
 
 
 @dataclass(frozen=True)
@@ -56,21 +62,34 @@ class Restarted(Exception):
 
 
 class Watch:
-    """Watches one server from now on. ``side`` is its name in the gate's log. The gate must be recording."""
+    """Watches one server from now on. ``side`` is its name in the gate's log. The gate must be recording.
 
-    def __init__(self, gate: Gate, server: Qdrant, side: str) -> None:
-        self._gate, self._server, self._side = gate, server, side
-        self._offset = gate.log_end() if gate.state().recording else None
+    ``follower``: who reads the log anyway. Lines that both servers have are given back to the disk by it, so a watch that
+    lasts longer than a round has to look over its shoulder instead of reading the log a second time.
+    """
+
+    def __init__(self, gate: Gate, server: Qdrant, side: str, follower: Follower | None = None) -> None:
+        self._gate, self._server, self._side, self._follower = gate, server, side, follower
+        self._passed: Counter[str] = Counter()
+        self._offset = gate.log_end()
+        if follower is not None:
+            follower.observers.append(self.see)
         self._sent = server.sent.copy()
         began = server.telemetry()
         self._startup = began["app"].get("startup")
         self._counted = by_route(writes_counted(began))
-        self._passed: Counter[str] = Counter()
+
+    def see(self, entries: Sequence[Written]) -> None:
+        """Count the lines that are new to this watch."""
+        for entry in entries:
+            if entry.offset > self._offset and entry.side in {self._side, "unknown"}:
+                self._passed[route(entry.method, entry.uri)] += 1
+        self._offset = max([self._offset, *(entry.offset for entry in entries)])
 
     def look(self, *, patience: float = 3.0) -> list[Bypass]:
         """Writes that went round Nginx since the watch began. Raises Restarted.
 
-        ``patience``: seconds to wait for the log lines of requests that are just ending.
+        ``patience``: seconds to wait for the log lines of requests that are just ending. With a follower, its rounds are done.
         """
         now = self._server.telemetry()
         if now["app"].get("startup") != self._startup:
@@ -79,24 +98,15 @@ class Watch:
         counted.subtract(self._counted)
         sent = self._server.sent.copy()
         sent.subtract(self._sent)
-        found: list[Bypass] = []
 
         def explained() -> bool | Not:
-            nonlocal found
-            self._read_log()
+            if self._follower is not None:
+                self._follower.round()
+            else:
+                self.see(self._gate.read_log(self._offset))
             found = unexplained(counted, self._passed, sent)
             return Not(", ".join(map(str, found))) if found else True
 
-        try:
+        with suppress(TimedOut):
             wait_until(explained, deadline=patience, what="An explanation of every write")
-        except TimedOut:
-            return found
-        return []
-
-    def _read_log(self) -> None:
-        if self._offset is None:
-            return
-        for entry in self._gate.read_log(self._offset):
-            self._offset = entry.offset
-            if entry.side in {self._side, "unknown"}:
-                self._passed[route(entry.method, entry.uri)] += 1
+        return unexplained(counted, self._passed, sent)

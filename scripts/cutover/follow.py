@@ -193,6 +193,8 @@ class Follower:
         self.recent: dict[str, dict[PointId, None]] = {}
         self._bodies_to_forget: list[Written] = []
         self._names: set[str] = set()
+        #: Called with the lines of every batch, before their bodies and lines may be given back to the disk.
+        self.observers: list[Callable[[Sequence[Written]], None]] = []
 
     # -- a round ----------------------------------------------------------------------------------
     def round(self, *, held: bool = False, budget: float = 0.0) -> Round:
@@ -210,6 +212,8 @@ class Follower:
         batches = [entries[i : i + LINES] for i in range(0, len(entries), LINES)]
         passed: set[str] = set()
         for batch in batches:
+            for observe in self.observers:
+                observe(batch)
             self._batch(batch, done, passed, held=held, budget=budget)
             self.position.offset = batch[-1].offset
             if not held:

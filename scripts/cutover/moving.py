@@ -133,10 +133,11 @@ def _remedy(following: Follower) -> str:
     )
 
 
-def refuse_bypass(watch: bypass.Watch, name: str) -> None:
+def refuse_bypass(run: Run, verb: str, watch: bypass.Watch, name: str) -> None:
     """Refused where somebody wrote to a server without passing Nginx since the watch began."""
     try:
-        found = watch.look()
+        with run.door.act(f"{verb}.watch", f"Look whether anybody writes to {name} without going through Nginx"):
+            found = watch.look()
     except bypass.Restarted:
         raise Refused(f"{name} was restarted meanwhile, so its request counters say nothing.", "Run it again.") from None
     if found:
@@ -167,17 +168,20 @@ def move(run: Run, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
     side = OTHER[to]
     end_abandoned_hold(run, verb)
     following = follower(run, side, verb)
-    watches = [
-        (bypass.Watch(run.gate, following.source, side), following.source.name),
-        (bypass.Watch(run.gate, following.target, to), following.target.name),
-    ]
     catch_up(run, verb, following)
+    watches = [
+        (bypass.Watch(run.gate, following.source, side, following), following.source.name),
+        (bypass.Watch(run.gate, following.target, to, following), following.target.name),
+    ]
     try:
         facts = prove(run, verb, following)
-    finally:
-        # Asked first where the proof failed, too: who goes round Nginx is the better explanation of a difference.
+    except Refused:
+        # Who goes round Nginx is the better explanation of a difference.
         for watch, name in watches:
-            refuse_bypass(watch, name)
+            refuse_bypass(run, verb, watch, name)
+        raise
+    for watch, name in watches:
+        refuse_bypass(run, verb, watch, name)
     reason: CutoverError | None = None
     for attempt in range(1, ATTEMPTS + 1):
         counts = _counting_fits(following, (run.site.limits.hold_seconds - LOOKS_AGAIN) * SHARE_OF_COUNTS)

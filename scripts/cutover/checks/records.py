@@ -162,10 +162,10 @@ def same_data(run: Run) -> Finding:
 
 def _due(run: Run, position: Position, side: Side, aliases: Mapping[str, str]) -> tuple[dict[str, set[PointId]], bool]:
     """Ids of recorded writes that were not brought over yet; and whether one of them may have touched anything at all."""
-    saved = Position.load(moving.position_path(run)) or position
+    saved = Position.load(moving.position_path(run)) or position  # another command may have followed meanwhile
     due: dict[str, set[PointId]] = {}
     anything = False
-    lines = [e for e in run.gate.read_log(min(saved.offset, position.offset)) if e.side == side]
+    lines = [e for e in run.gate.read_log(saved.offset) if e.side == side]
     for entry, body in run.gate.bodies(lines) if lines else ():
         found = touched(entry.method, entry.uri, body)
         due.setdefault(aliases.get(found.collection, found.collection), set()).update(found.ids)

@@ -54,7 +54,6 @@ def do(run: Run) -> Outcome:
         # Written before the first snapshot: whatever is recorded from here on is followed.
         Position(holders={alias: [name] for alias, name in run.old.aliases().items()}).save(moving.position_path(run))
         run.journal.note("copy.begun", "Recording is on; what was copied before does not count")
-    watch = bypass.Watch(run.gate, run.old, "old")
     copied: dict[str, Any] = {}
     done = _copied(run)
     there = run.new.collections()
@@ -67,8 +66,13 @@ def do(run: Run) -> Outcome:
     with run.door.act("copy.aliases", f"Make the aliases on {run.new.name}"):
         following.bring_aliases()
     moving.catch_up(run, "copy", following)
-    proved = moving.prove(run, "copy", following)
-    moving.refuse_bypass(watch, run.old.name)
+    watch = bypass.Watch(run.gate, run.old, "old", following)
+    try:
+        proved = moving.prove(run, "copy", following)
+    except Refused:
+        moving.refuse_bypass(run, "copy", watch, run.old.name)
+        raise
+    moving.refuse_bypass(run, "copy", watch, run.old.name)
     size = sum(c["bytes"] or 0 for c in copied.values())
     return Outcome(
         changed=True,
