@@ -461,6 +461,12 @@ def differences(
     return found
 
 
+def all_restarted(before: Picture, after: Picture) -> bool:
+    """Whether every container that is in both pictures has a new start time, Portainer's own included: the VM was rebooted."""
+    both = [(was, after.containers[name]) for name, was in before.containers.items() if name in after.containers]
+    return bool(both) and all(was.get("started") != now.get("started") for was, now in both)
+
+
 def _without(facts: Mapping[str, Mapping[str, Any]], *names: str) -> dict[str, Mapping[str, Any]]:
     return {name: value for name, value in facts.items() if name not in names}
 

@@ -87,9 +87,11 @@ def portainer_as_before(run: Run) -> Finding:
     if taken is None:
         return Finding(None, "There is no picture of Portainer from before the deployment.", "`cutover deploy` takes one.")
     before = Picture.from_facts(taken.extra["picture"])
-    restarted = any(e.kind == "done" and e.seq > taken.seq and e.act.startswith("resize") for e in run.journal.entries())
+    now = server.picture()
+    # A reboot of the VM, by this tool or by anyone, restarts everything at once; one container alone is a surprise.
+    restarted = portainer.all_restarted(before, now)
     volumes = [v for v in {*before.volumes, *deploy.our_volumes(run)} if v.startswith(f"{name}_")]
-    found = portainer.differences(before, server.picture(), ours=name, our_volumes=volumes, restarted=restarted)
+    found = portainer.differences(before, now, ours=name, our_volumes=volumes, restarted=restarted)
     server.ping()
     if server.user().get("Role") != portainer.ADMINISTRATOR:
         found.append("The access token's user may not deploy any more.")
@@ -97,7 +99,9 @@ def portainer_as_before(run: Run) -> Finding:
         return Finding(False, _told(found), "Find out who changed it before going on.", {"since": taken.at})
     others = len([s for s in before.stacks if s != name])
     counted = "1 other stack" if others == 1 else f"{others} other stacks"
-    return Finding(True, f"Portainer {before.version} has the same environments, {counted} and containers as at {taken.at}.")
+    rebooted = " All of them were restarted together since." if restarted else ""
+    said = f"Portainer {before.version} has the same environments, {counted} and containers as at {taken.at}.{rebooted}"
+    return Finding(True, said)
 
 
 @check("H1", "The stack follows new commits as site.yaml says", moments={Moment.AFTER})
