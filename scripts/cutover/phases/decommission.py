@@ -115,7 +115,7 @@ def _utc(seconds: float) -> str:
 
 
 def validated(run: Run) -> None:
-    """F1: the way back was given up on purpose, traffic goes to the new server, and the site works; else :class:`Refused`."""
+    """F1: the way back was given up on purpose, and traffic goes to the new server; :class:`Refused` otherwise."""
     if plans.done(run.journal, "finish") is None:
         raise Refused(
             "Nothing is deleted while the way back is open: the move was not finished.",
@@ -125,7 +125,6 @@ def validated(run: Run) -> None:
         raise Refused(
             "Nginx still sends traffic to the old server; it must not be deleted.", "`cutover switch`, then `cutover finish`."
         )
-    site_works(run)
 
 
 def site_works(run: Run) -> None:
@@ -139,8 +138,9 @@ def survey(run: Run) -> tuple[dict[int, Facts], list[str]]:
     """(facts of every guest that is still there, everything that speaks against going on). Reads only."""
     found: dict[int, Facts] = {}
     against: list[str] = []
+    seen = references.look(run)
     for guest in run.site.guests.to_decommission():
-        facts = None if _deleted(run, guest) else references.collect(run, guest)
+        facts = None if _deleted(run, guest) else references.collect(run, guest, seen)
         agreed = approval(run, guest)
         if facts is None:
             if not deletion_begun(run, guest):
@@ -296,9 +296,13 @@ def _do(run: Run) -> Outcome:
     against += firewall.resolve(rules, _going(run, guests, facts), _begun(run)).in_the_way
     if against:
         raise Refused("\n".join(against), "Nothing was changed.")
-    for guest in guests:
-        if guest.vmid in facts:
-            _agree(run, guest, facts[guest.vmid])
+    site_works(run)
+    there = [(guest, facts[guest.vmid]) for guest in guests if guest.vmid in facts]
+    for guest, known in there:
+        _ask(run, guest, known)
+    for guest, known in there:
+        if approval(run, guest) is None:
+            run.journal.note("decommission.approved", f"{guest} may be deleted", vmid=guest.vmid, facts=known.as_json())
     stopped = [_stop(run, guest) for guest in guests if guest.vmid in facts]
     waiting = _soaking(run, [g for g in guests if g.vmid in facts])
     if waiting is not None:
@@ -320,13 +324,11 @@ def _do(run: Run) -> Outcome:
     return Outcome(True, sentences, undo=f"{run.state_dir / 'undo-decommission.json'}: restore the final backups, then these.")
 
 
-def _agree(run: Run, guest: Guest, facts: Facts) -> None:
-    """Ask for the guest's name, typed; keep what was agreed to."""
+def _ask(run: Run, guest: Guest, facts: Facts) -> None:
+    """Ask for the guest's name, typed, after saying what goes with it."""
     volumes = ", ".join(vzdump.options(value)["volume"] for value in vzdump.volumes(facts.config).values())
     along = "".join(f"; {sentence}" for sentence in references.goes_along(facts))
     run.consent.by_name(guest.name, f"{guest} with {volumes} will be deleted{along}")
-    if approval(run, guest) is None:
-        run.journal.note("decommission.approved", f"{guest} may be deleted", vmid=guest.vmid, facts=facts.as_json())
 
 
 # -- stopping and soaking -------------------------------------------------------------------------
@@ -573,7 +575,7 @@ def _still_there(run: Run) -> list[Guest]:
 
 
 def undo(run: Run) -> Outcome:
-    """Put names and firewall entries back, start what still exists and withdraw its approval; deleted guests are for your hands."""
+    """Put names and firewall entries back, start what still exists, withdraw its approval; name the backups of deleted ones."""
     record = undo_record(run)["guests"]
     said: list[str] = []
     for row in reversed(record):

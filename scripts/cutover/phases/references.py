@@ -125,54 +125,70 @@ def stays(facts: Facts) -> list[str]:
     return [f"its hook script {script}"] if script else []
 
 
-def collect(run: Run, guest: Guest) -> Facts | None:
-    """Read everything about a guest; None where nothing has its id."""
+@dataclass(frozen=True)
+class Seen:
+    """What Proxmox says about all guests at one moment, so that several can be judged with one look."""
+
+    configs: Mapping[int, Mapping[str, Any]]
+    pools: Mapping[str, frozenset[int]]
+    jobs: Sequence[Mapping[str, Any]]
+    ha: Sequence[Mapping[str, Any]]
+    replication: Sequence[Mapping[str, Any]]
+    acl: Sequence[Mapping[str, Any]]
+
+
+def look(run: Run) -> Seen:
+    """Read what concerns all guests. The scratch guest of an interrupted test restore of ours is nobody's neighbour."""
+    proxmox, own = run.proxmox, vzdump.left_over(run)
+    rows = [row for row in proxmox.guests() if int(row["vmid"]) != own]
+    return Seen(
+        configs={int(r["vmid"]): proxmox.get(f"nodes/{r['node']}/{r['type']}/{r['vmid']}/config") for r in rows},
+        pools={str(p["poolid"]): _members(proxmox.get(f"pools/{p['poolid']}")) for p in proxmox.list("pools")},
+        jobs=proxmox.list("cluster/backup"),
+        ha=proxmox.list("cluster/ha/resources"),
+        replication=proxmox.list("cluster/replication"),
+        acl=proxmox.list("access/acl"),
+    )
+
+
+def collect(run: Run, guest: Guest, seen: Seen | None = None) -> Facts | None:
+    """Read everything about a guest; None where nothing has its id. ``seen`` is a look that was just taken."""
     proxmox = run.proxmox
     here = identity.read(run, guest)
     if here is None:
         return None
+    seen = seen or look(run)
     row, config, found = here
-    folder = f"nodes/{row['node']}/{row['type']}/{guest.vmid}"
+    vmid = guest.vmid
+    folder = f"nodes/{row['node']}/{row['type']}/{vmid}"
     running = row.get("status") == "running"
     interfaces = proxmox.get(f"{folder}/interfaces") if running and row["type"] == "lxc" else None
-    stated = identity.resolved(guest.address)
-    addresses = tuple(sorted({*found.addresses, *identity.seen_addresses(interfaces)})) or stated
-    vmid = guest.vmid
-    snapshots = [str(s["name"]) for s in proxmox.list(f"{folder}/snapshot") if s.get("name") != "current"]
-    members = [p for p in proxmox.list("pools") if vmid in _members(proxmox.get(f"pools/{p['poolid']}"))]
+    addresses = tuple(sorted({*found.addresses, *identity.seen_addresses(interfaces)})) or identity.resolved(guest.address)
     return Facts(
         guest=str(guest),
         identity=found,
         status=str(row.get("status")),
         addresses=addresses,
         config={k: v for k, v in config.items() if k != "digest"},
-        snapshots=tuple(snapshots),
-        jobs=tuple(j for j in proxmox.list("cluster/backup") if _names(j, vmid)),
-        ha=tuple(h for h in proxmox.list("cluster/ha/resources") if str(h.get("sid", "")).rsplit(":", 1)[-1] == str(vmid)),
-        replication=tuple(r for r in proxmox.list("cluster/replication") if str(r.get("guest")) == str(vmid)),
-        pools=tuple(str(p["poolid"]) for p in members),
-        acl=tuple(a for a in proxmox.list("access/acl") if a.get("path") == f"/vms/{vmid}"),
+        snapshots=tuple(str(s["name"]) for s in proxmox.list(f"{folder}/snapshot") if s.get("name") != "current"),
+        jobs=tuple(j for j in seen.jobs if _names(j, vmid)),
+        ha=tuple(h for h in seen.ha if str(h.get("sid", "")).rsplit(":", 1)[-1] == str(vmid)),
+        replication=tuple(r for r in seen.replication if str(r.get("guest")) == str(vmid)),
+        pools=tuple(pool for pool, members in sorted(seen.pools.items()) if vmid in members),
+        acl=tuple(a for a in seen.acl if a.get("path") == f"/vms/{vmid}"),
         own_firewall={
             "options": _plain(proxmox.get(f"{folder}/firewall/options")),
             "rules": [_plain(r) for r in proxmox.list(f"{folder}/firewall/rules")],
             "aliases": [_plain(a) for a in proxmox.list(f"{folder}/firewall/aliases")],
             "ipset": [_plain(s) for s in proxmox.list(f"{folder}/firewall/ipset")],
         },
-        others=_others(run, vmid),
+        others={other: theirs for other, theirs in seen.configs.items() if other != vmid},
     )
 
 
-def _others(run: Run, vmid: int) -> dict[int, Mapping[str, Any]]:
-    found = {}
-    for row in run.proxmox.guests():
-        if int(row["vmid"]) not in {vmid, vzdump.left_over(run)}:
-            found[int(row["vmid"])] = run.proxmox.get(f"nodes/{row['node']}/{row['type']}/{row['vmid']}/config")
-    return found
-
-
-def _members(pool: Any) -> set[int]:
+def _members(pool: Any) -> frozenset[int]:
     content = pool[0] if isinstance(pool, list) else pool
-    return {int(m["vmid"]) for m in content.get("members", ()) if m.get("vmid") is not None}
+    return frozenset(int(m["vmid"]) for m in content.get("members", ()) if m.get("vmid") is not None)
 
 
 def _names(job: Mapping[str, Any], vmid: int) -> bool:
