@@ -181,6 +181,17 @@ def with_gate(text: str, *, old: str, where: str) -> str:
     return text[: location.start] + INCLUDE + text[location.end :]
 
 
+def with_new_address(text: str, *, old: str, new: str, where: str) -> str:
+    """The operator's own server file as it has to be when the new server serves for good: ``old`` becomes ``new``.
+
+    ``host:port`` both. Refused where the file does not name the old server.
+    """
+    found = re.compile(rf"(?<![\w.-]){re.escape(old)}(?![\w.-])")
+    if not found.search(text):
+        raise Refused(f"{where} does not name {old}, so it cannot be made to name {new}.")
+    return found.sub(new, text)
+
+
 def _targets(tree: Sequence[Directive], old: str) -> set[str]:
     """The ``proxy_pass`` addresses that mean the old server, by address or through an upstream of the same file."""
     names = {old}

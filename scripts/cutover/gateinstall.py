@@ -359,17 +359,20 @@ class Installer:
         return True if "probe" in str(seen.get("flags")).split() else Not("nginx does not see it")
 
     def _prove_ways(self, before: tuple[int, bytes]) -> None:
-        """A read and a write through Nginx are answered as by the old server; the write names a collection that is none."""
-        gate = self._gate
-        old, public = gate.site.qdrant.old_url, gate.site.qdrant.public_url
-        read = gate.answers(public, "GET", "/")
-        if read[0] != before[0]:
-            raise Refused(f"A read through Nginx is answered with {read[0]}, by the old server itself with {before[0]}.")
+        """Reads and writes through Nginx are answered as by the old server, and as it answered before."""
+        read = self._same_answers(self._gate.site.qdrant.public_url, self._gate.site.qdrant.old_url, "the old server")
+        if read != before[0]:
+            raise Refused(f"A read through Nginx is answered with {read}; before the gate it was {before[0]}.")
+
+    def _same_answers(self, public: str, server: str, name: str) -> int:
+        """A read and a write are answered alike through Nginx and directly; the write names a collection that is none."""
         path = f"/collections/gate-proof-{randomness.token_hex(8)}/points/delete?wait=true"
-        direct = gate.answers(old, "POST", path, {"points": []})[0]
-        through = gate.answers(public, "POST", path, {"points": []})[0]
-        if through != direct or through >= 500:
-            raise Refused(f"A write through Nginx is answered with {through}, by the old server itself with {direct}.")
+        for what, method, where, body in (("write", "POST", path, {"points": []}), ("read", "GET", "/", None)):
+            direct = self._gate.answers(server, method, where, body)[0]
+            through = self._gate.answers(public, method, where, body)[0]
+            if through != direct or through >= 500:
+                raise Refused(f"A {what} through Nginx is answered with {through}, by {name} itself with {direct}.")
+        return through
 
     def _wait_for_old_processes(self) -> None:
         """Processes from before the gate end with their last request; a slow one is left, recording waits for it."""
@@ -447,6 +450,40 @@ class Installer:
             )
         self._gate.shell.change(f"rm -rf {q(self._folder)}", f"remove the folder {self._folder}")
         return [path for _, path in listed]
+
+    # --- Staying with the new server ---------------------------------------------------------------------------------
+
+    def settle(self) -> Installed:
+        """Take the gate out while the new server serves: the operator's own file comes back, naming the new server."""
+        facts = self.facts()
+        if not facts.backed_up:
+            if self._gate.loaded() is None:
+                return Installed(False, [], "There is no gate.")
+            raise Refused(
+                "There is a gate that this tool did not install, so it does not know what was there before.",
+                "Take it out by hand.",
+            )
+        self._refuse_foreign_changes()
+        path, public, new_url = facts.server_file, self._gate.site.qdrant.public_url, self._gate.site.qdrant.new_url
+        text = gatefiles.with_new_address(self._before(path), old=self._old, new=urlsplit_netloc(new_url), where=path)
+        gated, others = self.wanted(facts), [other for kind, other in self._list() if kind == "absent"]
+        try:
+            self._write(path, text.encode("utf-8", errors="surrogateescape"))
+            self._test()
+            self._reload()
+            if self._gate.loaded() is not None:
+                raise Failed("nginx still answers with the gate.")
+            self._same_answers(public, new_url, "the new server")
+        except CutoverError as error:
+            self._write(path, gated[path])
+            self._reload()
+            raise Failed(
+                f"The gate was not taken out: {error.sentence}", "It is in place again, and the new server serves."
+            ) from None
+        names = " ".join(q(other) for other in others)
+        # The copy from before stays, as `was/`: it says what was there, and nothing else does.
+        self._change(f"rm -f {names}\nrm -rf flags log bodies installed turn.* was && mv before was", "remove the gate's files")
+        return Installed(True, [path], f"{path} passes requests to the new server by itself; the gate is gone.")
 
     def _change(self, script: str, what: str) -> None:
         answer = self._gate.shell.change(f"cd {q(self._folder)} || exit 1\n{script}", what, deadline=60)

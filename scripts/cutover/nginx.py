@@ -160,6 +160,17 @@ class Gate:
             raise Refused("Writes are held at this moment.", "Let the move end, or run it again, before the gate is taken out.")
         return self.installer.remove()
 
+    def settle(self) -> Installed:
+        """Take the gate out for good while the new server serves: your own server file comes back, with the new address."""
+        state = self.state()
+        if state.side != "new" or state.held or state.recording:
+            raise Refused(
+                "The gate is still needed: "
+                + ("the old server serves." if state.side != "new" else "the way back is kept open."),
+                "It can go when the way back was given up (`finish`).",
+            )
+        return self.installer.settle()
+
     # --- Recording ---------------------------------------------------------------------------------------------------
 
     def start_recording(self, deadline: float = 30.0) -> None:

@@ -246,6 +246,36 @@ class TestInstall:
             bare.gate.remove()
         assert bare.put().json()["side"] == "new"
 
+    def test_settling_leaves_the_operators_file_with_the_new_address(self, bare: Stage) -> None:
+        before = bare.way.host.server_file.read_text()
+        bare.gate.install()
+        with pytest.raises(Refused, match="the old server serves"):
+            bare.gate.settle()
+        bare.gate.hold(1.4)
+        bare.gate.point_to_new()
+        bare.way.set("record")
+        with pytest.raises(Refused, match="way back is kept open"):
+            bare.gate.settle()
+        bare.way.unset("record")
+        assert bare.gate.settle().changed
+        assert bare.way.host.server_file.read_text() == before.replace(bare.way.old.address, bare.way.new.address)
+        assert bare.put().json()["side"] == "new"
+        assert bare.gate.loaded() is None
+        assert [f.name for f in bare.way.host.etc.rglob("*gate*")] == []
+        assert (bare.way.host.gate_folder / "was" / "4").read_text() == before
+        assert bare.gate.state().installed is False
+
+    def test_settling_that_fails_leaves_the_gate(self, bare: Stage) -> None:
+        bare.gate.install()
+        bare.way.set("new")
+        gate = bare.client()
+        real = gate.answers
+        gate.answers = lambda url, *rest: (502, b"") if url == bare.way.url else real(url, *rest)  # type: ignore[method-assign]
+        with pytest.raises(Failed, match="in place again"):
+            gate.settle()
+        assert bare.put().json()["side"] == "new"
+        assert bare.gate.loaded() is not None
+
     def test_nothing_is_done_with_a_closed_door(self, bare: Stage) -> None:
         before = bare.files()
         gate = Gate(site_of(bare.way), Secrets.from_env({}), Door(None))
