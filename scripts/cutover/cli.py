@@ -141,6 +141,12 @@ def _show_plan(page: Page, sentences: Sequence[Sentence]) -> None:
 def _do(verb: str, run: Run, page: Page, *, undo: bool = False) -> int:
     name = f"undo {verb}" if undo else verb
     if not run.execute:
+        module = verbs.phase(verb)
+        if not undo and hasattr(module, "overview"):
+            page.data["overview"] = module.overview(run)
+            for row in page.data["overview"].get("table", ()):
+                waits = f", {row['pending']} waits for the next start" if row["pending"] != row["now"] else ""
+                page.line(f"{row['what']:<18} now {row['now']:>6}   wanted {row['wanted']:>6}{waits}", indent=2)
         sentences = verbs.plan(verb, run, undo=undo)
         page.line(f"What `{name}` would do on {run.site.name}:", "b")
         _show_plan(page, sentences)

@@ -86,6 +86,20 @@ def test_without_execute_nothing_is_changed(lab: Host) -> None:
     assert lab.pve.writes() == []
 
 
+def test_the_plan_is_a_table_for_people_and_data_for_tools(lab: Host) -> None:
+    import json
+
+    lab.pve.vm(1001).pending["cores"] = 6
+    found = json.loads(json.dumps(resize.overview(lab.run())))
+    assert found["table"] == [
+        {"what": "cores", "now": "4", "pending": "6", "wanted": "6"},
+        {"what": "memory (MB)", "now": "8192", "pending": "8192", "wanted": "10240"},
+        {"what": "disk scsi0 (GB)", "now": "100", "pending": "100", "wanted": "132"},
+    ]
+    assert found["inside"]["cores"] == 4
+    assert found["against"] == []
+
+
 def inside(lab: Host) -> Any:
     return lab.pve.vm(1001).refresh()
 

@@ -381,6 +381,21 @@ def _need_no_refusal(run: Run, state: State, *, undoing: bool = False) -> None:
         raise Refused(f"{vm} is not resized; there {count}: " + " ".join(said), "Remove the reason and run the command again.")
 
 
+def overview(run: Run) -> dict[str, Any]:
+    """The plan as data: what is, what waits, what is wanted, what the VM sees itself, and what speaks against it. Reads only."""
+    vm, resize, state = run.site.guests.new, run.site.resize, look(run)
+    try:
+        inside: dict[str, Any] = _facts(seen_inside(run))
+    except CutoverError as error:
+        inside = {"unknown": error.sentence}
+    return {
+        "guest": str(vm),
+        "table": [vars(row) for row in table(state, resize.after, resize.disk)],
+        "inside": inside,
+        "against": refusals(vm, state, resize.after, resize.disk),
+    }
+
+
 def plan(run: Run) -> list[Sentence]:
     """What would be done now. :class:`Refused` with every reason against it; empty where there is nothing to do."""
     vm, resize = run.site.guests.new, run.site.resize
