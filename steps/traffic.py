@@ -51,7 +51,7 @@ class Application:
 @pytest.fixture
 def application(lab: Lab) -> Iterator[Application]:
     """An application that has not begun yet."""
-    made = Application(Load(lab.site.qdrant.public_url, lab.keys.qdrant, lab.folder / "application"))
+    made = Application(Load(lab.site.qdrant.public_url, lab.keys.qdrant, lab.folder / "application", pace=0.005))
     yield made
     made.load.process.kill()
 
@@ -114,9 +114,9 @@ def _there_and_back(operator: Operator, application: Application) -> None:
 @when("the operator's computer dies at every point of the move, and each time the operator starts again")
 def _dies_at_every_point(lab: Lab, operator: Operator, application: Application) -> None:
     lines = _lines_of_a_move(operator)
-    hold = lines.index("switch.hold")
+    hold, end = lines.index("switch.hold") + 1, len(lines) - lines[::-1].index("switch.release")
     # Before the hold nothing is changed, so one death there is as good as another.
-    for line in [2, hold // 2, *range(hold + 1, len(lines) + 2)]:
+    for line in [hold // 2, *range(hold, end + 2)]:
         ended = _run_and_die(lab, operator, "switch", line, before=line % 2 == 0)
         _somebody_serves(lab)
         application.goes_on()
