@@ -165,9 +165,8 @@ def judge(place: Place, criterion: str, evidence: Sequence[Evidence]) -> tuple[V
 
 
 def _said(one: Evidence) -> str:
-    words = [one.name.rstrip(".") + ":"] if one.kind == "scenario" else []
-    words += [text.rstrip(".") + "." for text in (one.sentence, one.reason) if text]
-    return " ".join(words)
+    words = " – ".join(text.strip().rstrip(".") for text in (one.sentence, one.reason) if text)
+    return f"{one.name.rstrip('.')}: {words}." if one.kind == "scenario" else f"{words or one.name}."
 
 
 def _counted(passed: Sequence[Evidence], left_out: Sequence[Evidence]) -> str:
@@ -286,7 +285,9 @@ def headline(found: Sequence[Row]) -> str:
         return f"{_number(len(unmet))} of {len(found)} criteria {_is(unmet)} not met: {_listed(unmet)}.{accepted}"
     if open_:
         return f"Nothing failed; {len(open_)} of {len(found)} criteria {_is(open_)} not shown yet: {_listed(open_)}.{accepted}"
-    return f"All {len(found)} criteria are met.{accepted}" if not waived else f"Every other criterion is met.{accepted}"
+    lab = [r for r in found if r.verdict == "met" and r.where != "live"] if any("live" in r.places for r in found) else []
+    only = f", {len(lab)} of them only in a lab" if lab else ""
+    return f"All {len(found)} criteria are met{only}." if not waived else f"All other criteria are met{only}.{accepted}"
 
 
 def _is(of: Sequence[str]) -> str:

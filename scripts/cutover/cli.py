@@ -16,14 +16,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from cutover import __version__, checks, plan, rights, verbs
-from cutover.checks import Moment
+from cutover.checks import Check, Finding, Moment
 from cutover.console import Asking, Terminal
-from cutover.errors import CutoverError
+from cutover.errors import CutoverError, Refused
 from cutover.journal import Journal
 from cutover.phases import Sentence
 from cutover.run import Run
@@ -246,13 +247,15 @@ def check_command(
     """Run the registered checks."""
 
     def work(run: Run, page: Page) -> int:
-        found = []
+        found: list[tuple[Check, Finding]] = []
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         for one in checks.registered():
             if (moment is not None and moment not in one.moments) or (criterion and one.criterion not in criterion):
                 continue
             run.voice.say(f"{one.criterion} {one.title}")
             found.append((one, checks.ask(one, run)))
+        if not criterion:
+            found += _baseline(run, page, moment)
         for one, finding in found:
             mark, style = {True: ("✔", "green"), False: ("✘", "red"), None: ("?", "yellow")}[finding.ok]
             said = finding.sentence + (f"\n{finding.hint}" if finding.hint and finding.ok is not True else "")
@@ -264,9 +267,69 @@ def check_command(
         open_ = sum(f.ok is None for _, f in found)
         page.line()
         page.line(f"{len(found) - unmet - open_} met, {unmet} not met, {open_} could not be evaluated.", "b")
+        if "baseline" in page.data:
+            page.line(page.data["baseline"])
         return 0 if found and not unmet and not open_ else 1
 
     _guarded("check", site, state_dir, as_json, work)
+
+
+def _baseline(run: Run, page: Page, moment: Moment | None) -> list[tuple[Check, Finding]]:
+    """Before the move, keep what there is; after it, compare with that."""
+    from cutover import baseline
+
+    if moment is Moment.BEFORE:
+        try:
+            kept = baseline.take(run)
+        except Refused as error:
+            page.data["baseline"] = f"No baseline was kept: {error}"
+        else:
+            left_out = "".join(f" Without {name}: {why}" for name, why in kept.missing.items())
+            page.data["baseline"] = f"What there is was kept in {baseline.path_of(run)}, to compare with afterwards.{left_out}"
+        return []
+    if moment not in {Moment.AFTER, Moment.BEFORE_DELETING}:
+        return []
+    before = baseline.load(run)
+    if before is None:
+        page.data["baseline"] = "There is no baseline to compare with: `check --moment before` was not run on this state folder."
+        return []
+    page.data["baseline"] = f"Compared with {before.at}."
+    return [(_compared(criterion, title, finding), finding) for criterion, title, finding in baseline.compare(run, before)]
+
+
+def _compared(criterion: str, title: str, finding: Finding) -> Check:
+    return Check(criterion, title, frozenset({Moment.AFTER}), lambda _: finding)
+
+
+@app.command("report", help="Merge acceptance reports: the latest of the live site, the container lab and the embedded lab.")
+def report_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders with an acceptance.json.")],
+    into: Annotated[Path, typer.Option("--into", help="Where acceptance.html, .md and .json are written.")] = Path("acceptance"),
+    waivers: Annotated[
+        Path | None, typer.Option("--waivers", help="The waivers; default: waivers.yaml beside the site file.")
+    ] = None,
+    site: SiteFile = SITE,
+    as_json: AsJson = False,
+) -> None:
+    """Contacts nothing."""
+    from cutover import acceptance
+
+    try:
+        reports = [acceptance.read(folder) for folder in folders]
+        known = {c.id for report in reports for c in report.criteria}
+        merged = acceptance.merge(reports, acceptance.waivers_of(waivers or site.parent / "waivers.yaml", known))
+        files = merged.write(into)
+    except CutoverError as error:
+        Console(stderr=True, highlight=False).print(f"[b red]{_word(error.exit_code)}[/b red] {escape(str(error))}")
+        raise typer.Exit(error.exit_code) from None
+    if as_json:
+        typer.echo(json.dumps({"headline": merged.headline(), "summary": merged.summary(), "files": [str(f) for f in files]}))
+    else:
+        typer.echo(merged.headline())
+        typer.echo(merged.summary())
+        typer.echo(f"Written: {', '.join(map(str, files))}")
+    unmet = any(row.verdict == "not met" and not row.waived for row in merged.rows())
+    raise typer.Exit(1 if unmet else 0)
 
 
 @app.command("status", help="Where the move is, what it waits for, and what you can do.")

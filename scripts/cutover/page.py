@@ -31,7 +31,7 @@ p{margin:.3rem 0}a{color:inherit}
 overflow-wrap:anywhere}
 .runs th{font-weight:600}.runs th .soft{font-weight:400}.runs.stack td:nth-child(2){white-space:nowrap}
 .runs .n{text-align:right;padding-right:1.5rem;white-space:nowrap}
-code{font:.92em ui-monospace,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere}
+time{white-space:nowrap}code{font:.92em ui-monospace,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere}
 ul.rows{list-style:none;margin:0;padding:0}
 .row{border-top:1px solid var(--line);padding:.65rem 0;display:grid;
 grid-template-columns:7rem 2.4rem minmax(0,1fr);gap:.2rem .7rem}
@@ -103,20 +103,26 @@ def _time(at: str) -> str:
 def _runs(runs: Sequence[Run]) -> str:
     lines = []
     for run in sorted(runs, key=lambda r: (PLACES.index(r.place), r.started)):
-        tag, _, digest = run.image.partition("@")
         cells = (
             ("site", e(run.site)),
             ("commit", f"<code>{e(run.commit)}</code>"),
-            ("image", f"<code>{e(tag)}{'<br>' + e(digest) if digest else ''}</code>"),
-            ("when", f"{_time(run.started)}<br>to {_time(run.ended)}"),
+            ("when", f"{_time(run.started)} to {_time(run.ended)}"),
             ("by", e(run.by)),
         )
         facts = "".join(f"<div class=soft>{e(k)}: {e(v)}</div>" for k, v in run.facts.items())
         lines.append(
             f"<tr><th scope=row>{e(run.place)}{facts}</th>" + "".join(f"<td data-of={k}>{v}</td>" for k, v in cells) + "</tr>"
         )
-    head = "".join(f"<th scope=col>{name}</th>" for name in ("where", "site", "commit", "image", "when (UTC)", "by"))
-    return f"<table class='runs stack'><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    head = "".join(f"<th scope=col>{name}</th>" for name in ("where", "site", "commit", "when (UTC)", "by"))
+    images: dict[str, list[str]] = {}
+    for run in runs:
+        if run.image and run.place not in images.setdefault(run.image, []):
+            images[run.image].append(run.place)
+    of = [
+        f"<p class=soft>Image{'' if len(images) == 1 else ' ' + e(', '.join(p))}: <code>{e(i)}</code></p>"
+        for i, p in images.items()
+    ]
+    return f"<table class='runs stack'><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{''.join(of)}"
 
 
 def _trouble(found: Sequence[Row], report: Report) -> list[str]:
