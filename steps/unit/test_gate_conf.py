@@ -8,8 +8,11 @@ import hashlib
 import http.client
 import os
 import re
+import shutil
 import socket
+import ssl
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from cutover import routes
+from steps.lab.network import Authority
 from steps.unit.gateway import ADDRESS, Gateway, gateway, session, until
 
 ROUTES = Path(__file__).parent / "data" / "qdrant_routes.tsv"
@@ -457,3 +461,54 @@ def test_the_inner_doors_are_closed_to_users(gate: Gateway) -> None:
     for inner in ("begin", "decide", "decide-unrecorded", "nothing"):
         assert gate.http.get(f"{gate.url}/qdrant-gate/{inner}", timeout=5).status_code == 404
     assert gate.lines() == [], "nobody can write lines into the log from outside"
+
+
+class TestOtherKindsOfServers:
+    """The operator's server block stays the operator's: TLS and HTTP/2 are there, not in the gate."""
+
+    def test_tls_with_an_upload_that_began_before_recording(self, tmp_path: Path) -> None:
+        """The write comes in a second time through the same TLS server, found by its name."""
+        certificate, key = Authority.make(tmp_path).issue("nginx", ADDRESS)
+        with gateway() as way:
+            for file in (certificate, key):
+                shutil.copy(file, way.host.root / file.name)
+            names = [way.host.root / file.name for file in (certificate, key)]
+            self.listen(way, f"ssl; ssl_certificate {names[0]}; ssl_certificate_key {names[1]}; server_name q.example")
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            with (
+                socket.create_connection((ADDRESS, way.host.port), timeout=5) as plain,
+                context.wrap_socket(plain, server_hostname="q.example") as line,
+            ):
+                line.sendall(b"PUT /collections/docs/points HTTP/1.1\r\nHost: q.example\r\nContent-Length: 4\r\n\r\nab")
+                time.sleep(0.1)
+                way.set("record")
+                line.sendall(b"cd")
+                assert b'"side": "old"' in line.recv(4096)
+            assert Path(way.logged(1)[0]["body"]).read_bytes() == b"abcd"
+            assert [(a.method, a.headers["Host"]) for a in way.old.asked] == [("PUT", "q.example")]
+
+    def test_http_2(self) -> None:
+        curl = shutil.which("curl")
+        if curl is None or "HTTP2" not in subprocess.run([curl, "-V"], capture_output=True, text=True, check=True).stdout:
+            pytest.skip("curl with HTTP/2 is not installed here")
+        with gateway() as way:
+            self.listen(way, "http2")
+            (body := way.host.root / "body").write_bytes(os.urandom(3 << 20))
+            put = [curl, "-sS", "--http2-prior-knowledge", "-X", "PUT", "--data-binary", f"@{body}", way.url + UPSERT]
+            for flags in ([], ["record"], ["record", "hold"]):
+                for flag in flags:
+                    way.set(flag)
+                timer = threading.Timer(0.3, way.unset, ["hold"])
+                timer.start()
+                said = subprocess.run(put, capture_output=True, text=True, timeout=10, check=True).stdout
+                timer.join()
+                assert '"length": 3145728' in said
+            assert [Path(line["body"]).stat().st_size for line in way.logged(2)] == [3 << 20] * 2
+
+    @staticmethod
+    def listen(way: Gateway, more: str) -> None:
+        file = way.host.server_file
+        file.write_text(file.read_text().replace(f":{way.host.port};", f":{way.host.port} {more};"))
+        way.host.stop()
+        way.host.start()
