@@ -32,12 +32,12 @@ import asyncio
 import contextvars
 import copy
 import hashlib
-import io
 import itertools
 import json
 import re
 import shlex
 import shutil
+import subprocess
 import tarfile
 import threading
 import time
@@ -826,17 +826,27 @@ class LabPve(FakePve):  # type: ignore[misc]
         path.parent.mkdir(parents=True, exist_ok=True)
         machine = self.machines.get(guest.vmid)
         conf = {k: x for k, x in guest.config.items() if k not in ("lock", "parent")}
-        with tarfile.open(path, "w") as tar:
-            for name, data in (("pct.conf", _as_conf(conf)), ("pct.fw", json.dumps(self._fw()["guests"].get(guest.vmid) or {}))):
-                info = tarfile.TarInfo(f"./etc/vzdump/{name}")
-                info.size = len(data.encode())
-                tar.addfile(info, io.BytesIO(data.encode()))
-            if machine is not None and machine.root.exists():
-                skipped = {str(machine.root / where.strip("/")) for where in left_out}
+        head = self.folder / "dumping" / str(guest.vmid)
+        kept = head / "etc" / "vzdump"
+        kept.mkdir(parents=True, exist_ok=True)
+        (kept / "pct.conf").write_text(_as_conf(conf))
+        (kept / "pct.fw").write_text(json.dumps(self._fw()["guests"].get(guest.vmid) or {}))
+        # Holes stay holes: what a database has reserved and not written would make every archive hundreds of megabytes.
+        words = ["tar", "--sparse", "-cf", str(path), "-C", str(head), "./etc/vzdump"]
+        try:
+            if machine is None or not machine.root.exists():
+                subprocess.run(words, check=True, capture_output=True, timeout=120)
+            else:
+                skipped = [f"--exclude=./{where.strip('/')}" for where in [*left_out, "etc/vzdump"] if where.strip("/")]
                 with machine.frozen():
-                    for entry in sorted(machine.root.rglob("*")):
-                        if not any(str(entry) == skip or str(entry).startswith(skip + "/") for skip in skipped):
-                            tar.add(entry, arcname="./" + str(entry.relative_to(machine.root)), recursive=False)
+                    subprocess.run(
+                        [*words, "--anchored", *skipped, "-C", str(machine.root), "."],
+                        check=True,
+                        capture_output=True,
+                        timeout=120,
+                    )
+        finally:
+            shutil.rmtree(head, ignore_errors=True)
         return path.stat().st_size
 
     def _read_archive(self, volid: str) -> tuple[Values, Values]:
@@ -954,24 +964,27 @@ class LabPve(FakePve):  # type: ignore[misc]
 
     def _unpack(self, vmid: int, volid: str) -> None:
         """Make the archive's files the machine's: the one that is there, the one that was deleted, or a new one."""
-        machine = self.machines.get(vmid) or self._shelf.pop(vmid, None)
+        machine = self.machines.get(vmid) or self._shelf.get(vmid)
         if machine is None:
             machine = Machine(vmid, "lxc", f"restored-{vmid}", "", self.folder / "guests" / str(vmid))
-        if vmid not in self.machines:
-            self.machines.add(machine)
         # New volumes are filled before old ones are freed, so a broken archive costs nothing.
         fresh = self.folder / "restoring" / str(vmid)
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         try:
-            with tarfile.open(self.archive(volid)) as tar:
-                members = [m for m in tar.getmembers() if not m.name.startswith("./etc/vzdump/")]
-                tar.extractall(fresh, members=members, filter="tar")
-            machine.restore(fresh)
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise TaskError(f"command 'tar' failed: exit code 2 ({error})") from error
+            words = ["tar", "--sparse", "-xf", str(self.archive(volid)), "--anchored", "--exclude=./etc/vzdump", "-C", str(fresh)]
+            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+            if done.returncode:
+                raise TaskError(f"command 'tar' failed: exit code {done.returncode} ({done.stderr.strip().splitlines()[-1:]})")
+            machine.root.mkdir(parents=True, exist_ok=True)
+            machine.erase()
+            for entry in fresh.iterdir():
+                shutil.move(entry, machine.root / entry.name)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+        self._shelf.pop(vmid, None)
+        if vmid not in self.machines:
+            self.machines.add(machine)
 
     # -- deleting ----------------------------------------------------------------------------------------------------
 
