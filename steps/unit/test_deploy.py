@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from cutover.phases import deploy
 from cutover.portainer import Stack
 from cutover.voice import Given
 from cutover.waiting import Not, wait_until
+from steps.lab.processes import Process, listening, running
 from steps.unit.vm1001 import NEWER, ROOT, VIEWER, Vm1001
 
 TOKEN = {"GIT_TOKEN": "git-token-of-the-lab"}
@@ -28,7 +30,20 @@ ILL = (("/readyz", "/reedyz"), ("start_period: 5m", "start_period: 1s"))
 CRASHING = (('QDRANT__TELEMETRY_DISABLED: "true"', "QDRANT__SERVICE__MAX_REQUEST_SIZE_MB: many"),)
 
 
-@pytest.fixture(scope="module", params=["2.23.0", "2.39.1", "2.45.1"])
+@pytest.fixture(scope="module")
+def _calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vm1001]:
+    made = Vm1001(tmp_path_factory.mktemp("calm"), version="2.39.1")
+    with made.up():
+        yield made
+
+
+@pytest.fixture
+def calm(_calm: Vm1001) -> Vm1001:
+    """A Portainer that answers when it is done, and leaves the running service alone when a deployment fails."""
+    return cleared(_calm)
+
+
+@pytest.fixture(scope="module", params=["2.23.0", "2.45.1"])
 def _vm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vm1001]:
     made = Vm1001(tmp_path_factory.mktemp("vm"), version=request.param)
     with made.up():
@@ -128,6 +143,7 @@ def test_without_execute_the_plan_is_shown_and_nothing_happens(vm: Vm1001) -> No
     with pytest.raises(DoorClosed):
         deploy.do(run)
     assert stack(vm) == {}
+    assert not (vm.folder / "state/journal.jsonl").exists()
 
 
 def test_a_merge_is_deployed_with_all_variables(vm: Vm1001) -> None:
@@ -384,8 +400,16 @@ def test_a_first_deployment_that_fails_says_what_is_left(vm: Vm1001) -> None:
     assert deployed(vm).changed
 
 
+def test_portainers_own_failure_leaves_the_container_of_a_calm_version(calm: Vm1001) -> None:
+    own_failure(calm)
+
+
 def test_portainers_own_failure_is_taken_back_or_leaves_the_container(vm: Vm1001) -> None:
-    """A failure that shows only while Portainer works: the image disappears between the look and the deployment."""
+    own_failure(vm)
+
+
+def own_failure(vm: Vm1001) -> None:
+    """A failure that shows only while Portainer works: the variables are lost between the look and the deployment."""
     deployed(vm)
     was, good = container(vm)["Id"], stack(vm)["GitConfig"]["ConfigHash"]
     vm.merge(("stop_grace_period: 60s", "stop_grace_period: 61s"))
@@ -502,6 +526,30 @@ def test_a_removal_that_fails_says_so(one: Vm1001) -> None:
     assert stack(one)
 
 
+# -- Qdrant's own answer ----------------------------------------------------------------------------
+
+
+def test_qdrant_is_asked_for_its_version_and_its_keys(one: Vm1001) -> None:
+    run = one.run(execute=False)
+    assert "Qdrant does not answer" in deploy.qdrant_answers(run, "1.18.3")
+    deployed(one)
+    assert deploy.qdrant_answers(run, "1.18.3") == ""
+    assert deploy.qdrant_answers(run, "1.19.0") == "Qdrant is version 1.18.3, not 1.19.0"
+    wrong = one.run(execute=False, secrets={"QDRANT_READ_ONLY_API_KEY": "another-key"})
+    assert deploy.qdrant_answers(wrong, "1.18.3") == "Qdrant answers 401 to its key"
+
+
+def test_a_qdrant_without_keys_is_found_out(one: Vm1001, tmp_path: Path) -> None:
+    environment = {
+        "QDRANT__SERVICE__HOST": one.address, "QDRANT__SERVICE__HTTP_PORT": "6333", "LAB_QDRANT_VERSION": "1.18.3",
+        "QDRANT__STORAGE__STORAGE_PATH": str(tmp_path),
+    }  # fmt: skip
+    tiny = [sys.executable, str(ROOT / "steps/unit/tiny_qdrant.py")]
+    open_to_all = Process(tiny, log=tmp_path / "log", env=environment, ready=listening(one.address, 6333))
+    with running(open_to_all):
+        assert deploy.qdrant_answers(one.run(execute=False), "1.18.3") == "Qdrant answers without a key"
+
+
 # -- pure decisions ---------------------------------------------------------------------------------
 
 
@@ -516,6 +564,34 @@ def test_a_removal_that_fails_says_so(one: Vm1001) -> None:
 )
 def test_a_commit_is_found_by_its_references(references: dict[str, str], found: str | None) -> None:
     assert deploy.reference_for(references, "a", preferred="refs/heads/follow") == found
+
+
+@pytest.mark.parametrize(
+    ("proved", "deploying", "health", "at", "back"),
+    [
+        ([], "c", "healthy", "b", "b"),  # what runs healthily, whoever deployed it
+        (["a"], "c", "healthy", "b", "b"),
+        (["a"], "c", "unhealthy", "b", "a"),  # what does not run is nothing to go back to
+        (["a", "b"], "b", "unhealthy", "b", "a"),  # the commit that fails is not, either
+        (["a"], "a", "healthy", "a", None),
+        ([], "c", "unhealthy", "b", None),
+    ],
+)
+def test_what_is_gone_back_to(
+    one: Vm1001, want: deploy.Wanted, proved: list[str], deploying: str, health: str, at: str, back: str | None
+) -> None:
+    run = one.run()
+    for commit in proved:
+        with run.door.act("deploy.stack", "Deploy") as act:
+            act.after = {"commit": commit}
+    there = Stack.of({"Id": 1, "Name": "qdrant", "Status": 1, "GitConfig": {"URL": "u", "ConfigHash": at}})
+    situation = deploy.Situation(
+        version="2.23.0", teardown=True, role=1, environment_up=True, stack=there,
+        container={"Id": "c", "State": {"Status": "running", "Health": {"Status": health}}}, others=[], others_memory=0,
+        volumes={}, image_here=True, image_problem=None, port_answers=False, cores=6, memory=1 << 33, compose_says=None,
+    )  # fmt: skip
+    assert deploy.before_it(run, replace(want, commit=deploying), situation) == back
+    run.close()
 
 
 def good_seen(want: deploy.Wanted) -> deploy.Seen:
