@@ -58,7 +58,7 @@ class State:
     """What the gate is doing now; satisfies :class:`cutover.gate.Flags`.
 
     ``installed``: the gate's files were put in by this tool and not yet taken out. ``free_mb``: room for bodies on the
-    Nginx host. ``log_bytes``: size of the log.
+    Nginx host, -1 where it does not say. ``log_bytes``: size of the log.
     """
 
     side: Side
@@ -99,17 +99,18 @@ class Gate:
             f"cd {shlex.quote(self._folder)} 2>/dev/null || exit 0\n"
             "for f in hold new record; do if [ -f flags/$f ]; then echo $f; fi; done\n"
             "if [ -f before/list ]; then echo installed; fi\n"
-            "printf 'log '; wc -c < log/writes.jsonl 2>/dev/null || echo 0\n"
-            'df -Pk . | tail -n 1 | { read -r _ _ _ free _; echo "free $free"; }\n'
+            "if [ -f log/writes.jsonl ]; then printf 'log '; wc -c < log/writes.jsonl; fi\n"
+            "df -Pk .\n"
         )
-        words = dict([*line.split(), ""][:2] for line in answer.text.splitlines() if line.strip())
+        lines = [line.split() for line in answer.text.splitlines() if line.strip()]
+        words = {line[0]: line[1] if len(line) == 2 else "" for line in lines if len(line) <= 2}
         return State(
             side="new" if "new" in words else "old",
             held="hold" in words,
             recording="record" in words,
             installed="installed" in words,
             log_bytes=int(words.get("log") or 0),
-            free_mb=int(words.get("free") or 0) // 1024,
+            free_mb=_free_mb(lines),
         )
 
     def loaded(self) -> dict[str, Any] | None:
@@ -184,7 +185,7 @@ class Gate:
             self.stop_recording(deadline)
         self._need_loaded()
         free = self.state().free_mb
-        if free < ROOM_TO_RECORD_MB:
+        if 0 <= free < ROOM_TO_RECORD_MB:
             raise Refused(
                 f"There are only {free} MB free for recorded writes in {self._folder} on {self.shell.where}.",
                 f"Make room for at least {ROOM_TO_RECORD_MB} MB.",
@@ -333,8 +334,8 @@ class Gate:
             return Not(f"{len(passed)} under way, the oldest is {oldest.method} {oldest.uri.split('?')[0]}")
 
         wait_until(drained, deadline=deadline, what="The end of the writes that had passed before the hold", every=0.005)
-        free = self.state().free_mb
-        if free < LEAST_FREE_MB:
+        free = _free_mb([line.split() for line in self.shell.read(f"{self._cd}df -Pk .").text.splitlines()])
+        if 0 <= free < LEAST_FREE_MB:
             raise Refused(
                 f"The disk of {self.shell.where} is full ({free} MB left), so the log may lack writes.", "Make room there."
             )
@@ -496,6 +497,12 @@ class Gate:
         except requests.RequestException as error:
             raise Unreachable(f"{url} does not answer: {error}.") from None
         return answer.status_code, answer.content
+
+
+def _free_mb(lines: Sequence[Sequence[str]]) -> int:
+    """Free megabytes in the output of ``df -Pk``; -1 where there is none."""
+    found = [line[3] for line in lines if len(line) >= 6 and line[4].endswith("%") and line[3].isdigit()]
+    return int(found[-1]) // 1024 if found else -1
 
 
 def _synced(path: str) -> str:

@@ -75,6 +75,8 @@ def room(run: Run) -> Finding:
     facts = {"free_mb": state.free_mb, "log_bytes": state.log_bytes}
     if not state.recording:
         return Finding(True, "No writes are recorded.", facts=facts)
+    if state.free_mb < 0:
+        return Finding(None, "The Nginx host does not say how much room it has.", facts=facts)
     if state.free_mb < ROOM_TO_RECORD_MB:
         return Finding(
             False,
