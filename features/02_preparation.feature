@@ -14,6 +14,12 @@ Feature: Making ready
       And what a restore does not bring back is written down
 
     @lab
+    Scenario: Without a backup the check says so
+      Given the plan's servers on a host of their own
+      When the operator checks that the old server is saved
+      Then the check is not met because "There is no complete backup"
+
+    @lab
     Scenario Outline: A backup that would lose something is refused when the old server has <trouble>
       Given the plan's servers on a host of their own
       And the old server's container has <trouble>
@@ -59,6 +65,12 @@ Feature: Making ready
         | a plain file system    |
         | an XFS file system     |
         | logical volumes        |
+
+    @lab
+    Scenario: Before the resize the check says what is missing
+      Given the plan's servers on a host of their own
+      When the operator checks that the new server has its size
+      Then the check is not met because "it sees 4 cores instead of 6"
 
     @lab
     Scenario Outline: The resize is refused when the new server <trouble>

@@ -111,6 +111,8 @@ _CHECKS = {
     "the new address is one machine's": ("A2", ""),
     "every server is the one the plan names": ("A3", ""),
     "the key of the host is right": ("A6", "Proxmox"),
+    "the old server is saved": ("B1", ""),
+    "the new server has its size": ("B2", ""),
     "the merged file may run": ("B4", ""),
     "Portainer runs what was merged": ("C1", ""),
     "the container comes back after a restart": ("C2", ""),

@@ -346,7 +346,7 @@ def grow_inside(run: Run) -> list[str]:
             continue
         if result.code != 0:
             raise Failed(f"`{' '.join(argv)}` inside {vm} failed: {result.said}.", "Look inside the VM, then run again.")
-        done.append(f"{program}: {result.said}")
+        done.append(f"{program}: {result.said.rstrip('.')}")
     return done
 
 
@@ -573,7 +573,12 @@ def _compared(run: Run, before: Picture | None) -> list[str]:
     except TimedOut as late:
         raise Failed(late.sentence, "Look at it in Portainer; then run the command again.") from None
     run.journal.note("resize.compared", f"Everything on {vm} is back as it was")
-    return [f"Everything on it is back as it was: {len(before.containers)} containers, {len(before.stacks)} stacks."]
+    containers, stacks = _count(len(before.containers), "container"), _count(len(before.stacks), "stack")
+    return [f"Everything on it is back as it was: {containers}, {stacks}."]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _left_to_compare(run: Run) -> Picture | None:
