@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from cutover.errors import WrongUsage
 from cutover.run import Run
@@ -24,6 +27,12 @@ class LiveSite:
     state_dir: Path
     allowed: str = ""
     secrets: Secrets = field(default_factory=Secrets.from_env)
+
+    def __getattr__(self, name: str) -> Any:
+        """What only the lab has: a scenario that needs it cannot be shown here, and says so."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        pytest.skip(f"needs something of the lab ({name}), so it cannot be shown on a live site")
 
     def run(self, *, execute: bool = False, consent: Consent | None = None, voice: Voice | None = None) -> Run:
         """A run of a command; :class:`WrongUsage` for one that would change something without being allowed to."""
