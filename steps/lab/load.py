@@ -15,6 +15,7 @@ import http.client
 import json
 import os
 import random
+import select
 import signal
 import sys
 import threading
@@ -152,6 +153,7 @@ class _Client:
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         """(status, answer); a broken connection is (0, reason)."""
         try:
+            self._forget_closed()
             if self._connection is None:
                 self._connection = http.client.HTTPConnection(self._host, self._port, timeout=30)
                 self._connection.connect()
@@ -168,6 +170,17 @@ class _Client:
                 self._connection = None
             return 0, f"{type(error).__name__}: {error}".encode()
         return answer.status, content
+
+    def _forget_closed(self) -> None:
+        """Leave a connection that the server closed while it was idle, as urllib3, httpx and Go's client do before a request.
+
+        A connection that closes just after this look still fails the request: that is not hidden.
+        """
+        if self._connection is not None and self._connection.sock is not None:
+            readable, _, _ = select.select([self._connection.sock], [], [], 0)
+            if readable:
+                self._connection.close()
+                self._connection = None
 
 
 class _Application:
