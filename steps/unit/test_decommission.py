@@ -46,6 +46,10 @@ class World:
         self.works: Callable[[Run], None] = lambda _run: None
         self.runs: list[Run] = []
 
+    def ask(self, run: Run) -> None:
+        """What the checks of the site would say."""
+        self.works(run)
+
     def run(self, *, consent: Given | None = None, execute: bool = True) -> Run:
         for run in self.runs:
             run.close()
@@ -124,7 +128,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         names.start()
         world = World(lab, names)
         monkeypatch.setattr(decommission, "validated", lambda _run: None)
-        monkeypatch.setattr(decommission, "site_works", lambda run: world.works(run))
+        monkeypatch.setattr(decommission, "site_works", world.ask)
         try:
             yield world
         finally:
@@ -164,15 +168,26 @@ def test_exactly_the_four_are_gone_and_nothing_else_differs(world: World) -> Non
     assert sorted(v["vmid"] for v in added.values()) == list(FOUR)
     assert all(v["protected"] for v in added.values())
     assert 9952 not in after["guests"]
+    one_at_a_time(world)
     again = world.decommission()
     assert again.plan == []
     assert again.outcome is not None and not again.outcome.changed
     undo = json.loads((world.lab.folder / "state" / "undo-decommission.json").read_text())
     assert [g["vmid"] for g in undo["guests"]] == list(FOUR)
 
+    back = verbs.carry_out("decommission", world.run(), undo=True)
+    assert back.outcome is not None
+    assert sum("was deleted: restore it from local:backup/vzdump-lxc-95" in s for s in back.outcome.sentences) == 4
+    restored = world.firewall().as_json()
+    assert restored["rules"] == without_own
+    assert {k: restored[k] for k in ("groups", "aliases", "ipsets")} == {
+        k: before["firewall"][k] for k in ("groups", "aliases", "ipsets")
+    }
+    assert world.names.entries() == before["names"]
 
-def test_they_go_one_at_a_time_rules_before_guests_and_each_is_backed_up_first(world: World) -> None:
-    world.decommission()
+
+def one_at_a_time(world: World) -> None:
+    """Rules before guests, and each is backed up and restored on trial before its own deletion."""
     acts = [
         (e.act, (e.before or {}).get("vmid") if isinstance(e.before, dict) else None)
         for e in world.run(execute=False).journal.entries()
@@ -248,13 +263,19 @@ def test_refused_with_the_reason_and_nothing_changed(world: World, case: str) ->
     if case == "another node":
         world.pve.nodes["pve2"] = {"online": True}
     change(world)
-    before = world.everything()
-    writes = len(world.pve.writes())
+    names = world.names.entries()
     with pytest.raises(Refused, match=said):
-        world.decommission()
-    assert world.everything() == before
-    assert len(world.pve.writes()) == writes
-    assert any(re.search(said, s.text) for s in world.decommission(execute=False).plan), "the plan does not say it"
+        decommission.do(world.run())
+    assert world.pve.writes() == []
+    assert world.names.entries() == names
+    assert any(re.search(said, s.text) for s in decommission.plan(world.run(execute=False))), "the plan does not say it"
+
+
+def test_a_key_that_may_not_delete_is_refused_before_anything_is_stopped(world: World) -> None:
+    world.lab.token = "cutover@pve!check"
+    with pytest.raises(Refused, match=r"The token lacks .*VM.Allocate.* on /vms/950"):
+        decommission.do(world.run())
+    assert world.pve.writes() == []
 
 
 def test_without_the_typed_names_nothing_happens(world: World) -> None:
@@ -421,7 +442,7 @@ def test_a_guest_swapped_right_before_its_deletion_is_not_deleted(world: World, 
         return said
 
     monkeypatch.setattr(decommission, "_forget", swap)
-    with pytest.raises(Failed, match="LXC 951 .* was not deleted: its root volume is local-lvm:vm-951-disk-7"):
+    with pytest.raises(Failed, match=r"LXC 951 .* was not deleted: its root volume is local-lvm:vm-951-disk-7"):
         world.decommission()
     assert {g.vmid for g in world.pve.cts} & set(FOUR) == {951, 952, 953}
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cutover import checks, firewall, vzdump
+from cutover import checks, firewall, rights, vzdump
 from cutover import plan as plans
 from cutover.checks import Moment
 from cutover.errors import Failed, Refused
@@ -202,13 +202,19 @@ def overview(run: Run) -> dict[str, Any]:
     going = _going(run, guests, facts)
     verdict = firewall.resolve(rules, going, _begun(run))
     names = run.dns.find(sorted(going.addresses), [g.name for g in guests])
+    states = {guest.vmid: _state(run, guest, facts.get(guest.vmid)) for guest in guests}
     return {
+        "table": [
+            *(_row(str(guest), states[guest.vmid], "gone") for guest in guests),
+            _row("firewall entries", str(len(firewall.sentences(verdict.removal))), "0"),
+            _row("names", str(len(names.records)), "0"),
+        ],
         "against": [*against, *verdict.in_the_way],
         "guests": [
             {
                 "guest": str(guest),
                 "vmid": guest.vmid,
-                "state": _state(run, guest, facts.get(guest.vmid)),
+                "state": states[guest.vmid],
                 "addresses": list(facts[guest.vmid].addresses) if guest.vmid in facts else [],
                 "volumes": vzdump.volumes(facts[guest.vmid].config) if guest.vmid in facts else {},
                 "goes_along": references.goes_along(facts[guest.vmid]) if guest.vmid in facts else [],
@@ -225,14 +231,18 @@ def overview(run: Run) -> dict[str, Any]:
     }
 
 
+def _row(what: str, now: str, wanted: str) -> dict[str, str]:
+    return {"what": what, "now": now, "wanted": wanted, "pending": now}
+
+
 def _state(run: Run, guest: Guest, facts: Facts | None) -> str:
     if completed(run, guest):
         return "gone"
     if facts is None:
         return "deleted"
-    if approval(run, guest) is None:
-        return "not approved"
-    return "running" if facts.status == "running" else f"stopped since {_utc(_stopped_since(run, guest))}"
+    if facts.status == "running" or approval(run, guest) is None:
+        return facts.status
+    return f"stopped since {_utc(_stopped_since(run, guest))}"
 
 
 def plan(run: Run) -> Sequence[Sentence]:
@@ -246,7 +256,7 @@ def plan(run: Run) -> Sequence[Sentence]:
     if plans.done(run.journal, "finish") is None:
         lines.append(Sentence("Not yet: the way back is still open; `cutover finish` gives it up."))
     for guest, row in zip(guests, data["guests"], strict=True):
-        if row["state"] in {"not approved", "running"}:
+        if row["state"] == "running":
             lines.append(Sentence(f"Stop {guest}, and look at the site without it", f"{guest} is down", undo))
     hours = run.site.limits.soak_hours
     lines.append(Sentence(f"Wait until the site has lived without them for {hours:g} hours", "Nothing", ""))
@@ -294,6 +304,9 @@ def _do(run: Run) -> Outcome:
     facts, against = survey(run)
     rules = firewall.read(run.proxmox)
     against += firewall.resolve(rules, _going(run, guests, facts), _begun(run)).in_the_way
+    if not any(deletion_begun(run, guest) for guest in guests):
+        # Deleting a guest takes the rights on its id along, so this can only be asked before the first one.
+        against += [f"The token lacks {sentence}." for sentence in rights.missing(run, "decommission")]
     if against:
         raise Refused("\n".join(against), "Nothing was changed.")
     site_works(run)
@@ -316,12 +329,16 @@ def _do(run: Run) -> Outcome:
             facts={"waiting_until": waiting},
         )
     sentences: list[str] = []
+    before = {guest.vmid: facts[guest.vmid].status if guest.vmid in facts else "deleted" for guest in guests}
     for guest in guests:
         if not completed(run, guest):
             sentences += _give_back(run, guest)
             site_works(run)
     _write_undo(run)
-    return Outcome(True, sentences, undo=f"{run.state_dir / 'undo-decommission.json'}: restore the final backups, then these.")
+    table = [{"what": str(guest), "before": before[guest.vmid], "after": "gone"} for guest in guests]
+    record = run.state_dir / "undo-decommission.json"
+    way = f"Restore the final backups, then `cutover undo decommission`; {record} says what was there."
+    return Outcome(True, sentences, undo=way, facts={"table": table, "undo_record": str(record)})
 
 
 def _ask(run: Run, guest: Guest, facts: Facts) -> None:
