@@ -267,3 +267,25 @@ def test_the_memory_that_a_vm_sees_is_counted_in_blocks() -> None:
     small = resize.Inside(4, 8192, 98 * GIB, "ext4", "sda1")
     assert len(resize.not_yet(small, WANTED, "/")) == 3
     assert MIB * 1024 == GIB
+
+
+def test_a_short_hold_on_the_configuration_is_waited_for(lab: Host) -> None:
+    lab.pve.call(lab.pve.hold_config_lock(1001, 60))
+    assert resize.do(lab.run(execute=True)).changed
+    assert len([path for method, path in lab.pve.writes() if method == "PUT" and path.endswith("/1001/config")]) > 1
+
+
+def test_a_vm_that_ha_may_start_elsewhere_needs_room_there_too() -> None:
+    from cutover.checks.host import Room, strains
+    from cutover.site import load
+    from steps.lab.hypervisor import SITE
+
+    limits = load(SITE).limits
+    here = Room(16, 64 * GIB, 32 * GIB, 20 * GIB, "local-lvm", "lvmthin", 800 * GIB, 600 * GIB, 200 * GIB)
+    assert strains(here, (4, 8192, 100), WANTED, limits) == []
+    import dataclasses
+
+    said = strains(dataclasses.replace(here, elsewhere=8 * GIB), (4, 8192, 100), WANTED, limits)
+    assert len(said) == 1
+    assert "another node" in said[0]
+    assert strains(dataclasses.replace(here, elsewhere=16 * GIB), (4, 8192, 100), WANTED, limits) == []

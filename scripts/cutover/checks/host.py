@@ -36,6 +36,8 @@ class Room:
     storage_available: int
     promised_disk: int
     metadata: float = 0.0
+    #: Memory available on the roomiest other node, where HA may have to start the VM there; None where HA does not manage it.
+    elsewhere: int | None = None
 
 
 def strains(room: Room, before: tuple[int, int, int], wanted: Sizes, limits: Limits) -> list[str]:
@@ -67,6 +69,11 @@ def strains(room: Room, before: tuple[int, int, int], wanted: Sizes, limits: Lim
             said.append(
                 f"storage {room.storage} would have promised {ratio:.2f} times its size, and {limits.overcommit:g} are allowed"
             )
+    if room.elsewhere is not None and room.elsewhere < wanted.memory_mb * MIB + reserve:
+        said.append(
+            f"HA may have to start it on another node, and the roomiest has {room.elsewhere / MIB:.0f} MB available for a VM of "
+            f"{wanted.memory_mb} MB"
+        )
     if more_disk > 0 and room.metadata > METADATA_FULL:
         said.append(f"the metadata of {room.storage}'s thin pool is {room.metadata:.0%} full")
     return said
@@ -104,6 +111,10 @@ def look(run: Run) -> Room:
         for pool in api.list(f"nodes/{api.node}/disks/lvmthin"):
             if (pool.get("vg"), pool.get("lv")) == (settings.get("vgname"), settings.get("thinpool")):
                 metadata = int(pool.get("metadata_used") or 0) / max(1, int(pool.get("metadata_size") or 1))
+    elsewhere = None
+    if dict(api.status(vm).get("ha") or {}).get("managed"):
+        others = [row for row in api.list("nodes") if row.get("node") != api.node and row.get("status") == "online"]
+        elsewhere = max((int(row.get("maxmem") or 0) - int(row.get("mem") or 0) for row in others), default=0)
     total = int(memory["total"])
     # `available` is new in Proxmox VE 9; before, free memory is the cautious reading.
     available = int(memory.get("available") or memory.get("free") or 0)
@@ -111,7 +122,7 @@ def look(run: Run) -> Room:
         int((status.get("cpuinfo") or {}).get("cpus") or 0), total, available,
         sum(int(row.get("maxmem") or 0) for row in guests if row.get("status") == "running"),
         storage, str(place.get("type") or ""), int(place.get("total") or 0), int(place.get("avail") or 0),
-        promised_disk(configs, storage), metadata,
+        promised_disk(configs, storage), metadata, elsewhere,
     )  # fmt: skip
 
 
@@ -149,7 +160,7 @@ def key(run: Run) -> Finding:
         return Finding(
             False,
             f"The token {token} cannot even look at everything: it lacks {'; '.join(short['check'])}.",
-            "Paste into the host's shell: " + " && ".join(rights.commands(run.site, "check")),
+            "Paste into the host's shell: " + "; ".join(rights.commands(run.site, "check")),
             facts,
         )
     if extra:

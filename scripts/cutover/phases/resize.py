@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 GIB = 1024**3
 MIB = 1024**2
 TASK_SECONDS = 600.0
+#: How long another one's hold on the configuration is waited for. (Proxmox itself waits 10 s.)
+BUSY_SECONDS = 60.0
 #: A file system keeps something for itself and partitions stand in front of it: this much less than the disk is still all of it.
 FS_TOLERANCE = 0.05
 #: A partition with less than this behind it has all of its disk.
@@ -506,7 +508,12 @@ def _set_sizes(run: Run, state: State, wanted: Sizes) -> list[str]:
         return []
     what = f"Set {vm} to {wanted.cores} cores and {wanted.memory_mb} MB from its next start on"
     with run.door.act("resize.sizes", what, before={"cores": cores, "memory": memory, "pending": dict(state.pending)}) as act:
-        api.change("PUT", f"{api.of(vm)}/config", digest=state.config.get("digest"), **change)
+        # Somebody else's short hold on the configuration passes; a change of it in that time is caught by the digest.
+        api.retry_while_locked(
+            lambda: api.change("PUT", f"{api.of(vm)}/config", digest=state.config.get("digest"), **change),
+            deadline=BUSY_SECONDS,
+            what=f"Setting cores and memory of {vm}",
+        )
         now = look(run)
         act.after = {"pending": dict(now.pending)}
     return [what + "."]
