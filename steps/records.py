@@ -104,9 +104,9 @@ def checked() -> Checked:
 _CHECKS = {
     "every write passes Nginx": ("A4", "gate"),
     "no application uses gRPC": ("A4", "gRPC"),
-    "both servers are alike": ("A5", ""),
-    "nothing stands against the move": ("A7", ""),
-    "Qdrant answers as before": ("D1", ""),
+    "both servers are alike": ("A5", "alike"),
+    "nothing stands against the move": ("A7", "against"),
+    "Qdrant answers as before": ("D1", "same results"),
     "the host has room": ("A1", ""),
     "the new address is one machine's": ("A2", ""),
     "every server is the one the plan names": ("A3", ""),
@@ -137,8 +137,10 @@ def _operator_checks(operator: Operator, checked: Checked, what: str) -> None:
 
 
 @then("the check is met")
-def _check_is_met(checked: Checked) -> None:
+def _check_is_met(checked: Checked, request: pytest.FixtureRequest) -> None:
     assert checked.finding is not None
+    if checked.finding.ok is None and request.config.getoption("--target") == "live":
+        pytest.skip(f"could not be evaluated: {checked.finding.sentence}")  # on the lab it has to be
     assert checked.finding.ok is True, f"{checked.finding.sentence} {checked.finding.hint}"
 
 

@@ -35,6 +35,20 @@ def reasons_against(name: str, info: Mapping[str, Any], shard_keys: Sequence[Any
     return found
 
 
+def bytes_needed(info: Mapping[str, Any], count: int, payload: float) -> int:
+    """About how many bytes a collection of ``count`` records takes on disk while it is being recovered. Generous.
+
+    Vectors, their links in the search index, ``payload`` bytes a record; twice, because segments are rewritten.
+    """
+    params = info["config"]["params"]
+    vectors = params.get("vectors") or {}
+    width = {"float16": 2, "uint8": 1}
+    size = 300.0 + payload + 1000 * len(params.get("sparse_vectors") or {})
+    for one in [vectors] if "size" in vectors else vectors.values():
+        size += int(one["size"]) * width.get(one.get("datatype") or "", 4) * (8 if one.get("multivector_config") else 1)
+    return int(2 * count * size)
+
+
 def grpc_writes(counted: Mapping[tuple[str, int], int]) -> dict[str, int]:
     """gRPC writes since the server started, by method."""
     found: dict[str, int] = {}

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from cutover.bypass import Bypass, by_route, unexplained
-from cutover.movable import defaults_differ, grpc_writes, reasons_against
+from cutover.movable import bytes_needed, defaults_differ, grpc_writes, reasons_against
 from cutover.qdrant import writes_counted
 
 
@@ -65,3 +65,10 @@ def test_only_grpc_writes_count():
 
 def test_other_configuration_is_named():
     assert defaults_differ({"app": {"jwt_rbac": True}}, {"app": {"jwt_rbac": False}}) == ["jwt_rbac: True and False"]
+
+
+def test_room_is_reckoned_generously():
+    assert bytes_needed(info(), 1000, 100) == 2 * 1000 * (300 + 100 + 16)
+    assert bytes_needed(info(vectors={"a": {"size": 100, "datatype": "uint8"}}, sparse_vectors={"s": {}}), 1, 0) == 2 * (
+        300 + 100 + 1000
+    )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Records of each collection that are looked up and searched through Nginx.
 SAMPLE = 20
 #: Seconds within which a record that is being written must have become the same.
-SETTLE = 10.0
+SETTLE = 5.0
 
 
 # -- A4 ---------------------------------------------------------------------------------------------------------------
@@ -108,11 +108,29 @@ def alike(run: Run) -> Finding:
 @check("A7", "Nothing stands against the move", moments={Moment.BEFORE})
 def movable_data(run: Run) -> Finding:
     """Names everything that cannot be moved safely."""
-    reasons = unsafe(run)
+    reasons = unsafe(run) + no_room(run)
     if reasons:
         return Finding(False, f"This cannot be moved safely: {'; '.join(reasons)}.", "Remove these reasons before beginning.")
     names = run.old.collections()
     return Finding(True, f"All {len(names)} collections of {run.old.name} can be moved: {', '.join(names) or 'none'}.")
+
+
+def no_room(run: Run) -> list[str]:
+    """That the new server's file system has too little room, as its guest agent sees it; empty where nobody can say."""
+    try:
+        vm, mount = run.site.guests.new, run.site.resize.mount_point
+        answer = dict(run.proxmox.get(f"{run.proxmox.of(vm)}/agent/get-fsinfo")).get("result") or []
+        system = next(fs for fs in answer if fs.get("mountpoint") == mount)
+        free = int(system["total-bytes"]) - int(system["used-bytes"])
+    except (CutoverError, StopIteration, KeyError, TypeError, ValueError):
+        return []
+    needed = 0
+    for name in run.old.collections():
+        page = run.old.page(name, None, 100, vectors=False)
+        needed += movable.bytes_needed(run.old.info(name), run.old.count(name), len(page) / 100)
+    if needed < free:
+        return []
+    return [f"{run.new.name} has {free / 1e9:.1f} GB free and the records need about {needed / 1e9:.1f} GB"]
 
 
 # -- C3, C5, E5 -------------------------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cutover import bypass, movable, moving
-from cutover.errors import Refused, Unreachable
+from cutover.errors import Failed, Refused, Unreachable
 from cutover.follow import Position
 from cutover.phases import Outcome, Sentence
-from cutover.qdrant import Qdrant, need_same_version, writes_counted
+from cutover.qdrant import Answered, Qdrant, need_same_version, writes_counted
 
 if TYPE_CHECKING:
     from cutover.run import Run
@@ -46,10 +46,20 @@ def do(run: Run) -> Outcome:
     if flags.side != "old":
         raise Refused("The new server serves already; there is nothing to copy to it.", "Look at `status`.")
     refuse_unsafe(run)
-    begun = Position.load(moving.position_path(run)) if flags.recording else None
+    try:
+        return _copy(run, flags.recording)
+    except (Answered, Unreachable) as error:
+        raise Failed(
+            f"The copy was interrupted: {error.sentence}",
+            f"{error.hint} {run.old.name.capitalize()} serves as before; run `copy` again to go on.".strip(),
+        ) from error
+
+
+def _copy(run: Run, recording: bool) -> Outcome:
+    begun = Position.load(moving.position_path(run)) if recording else None
     if begun is None or begun.side != "old":
         moving.position_path(run).unlink(missing_ok=True)  # of an earlier recording, whose log is gone
-        with run.door.act("copy.record", "Record every write that passes Nginx", before={"recording": flags.recording}):
+        with run.door.act("copy.record", "Record every write that passes Nginx", before={"recording": recording}):
             run.gate.start_recording()
         # Written before the first snapshot: whatever is recorded from here on is followed.
         Position(holders={alias: [name] for alias, name in run.old.aliases().items()}).save(moving.position_path(run))
