@@ -5,6 +5,7 @@ A scenario that was skipped, deselected, never began or never ran is *left out*,
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Generator
 from contextlib import suppress
@@ -134,7 +135,12 @@ def _scenario(item: pytest.Item) -> Known | None:
 
 def _name(item: pytest.Item) -> str:
     found = _scenario(item)
-    return found.name if found else str(getattr(item, "callspec", item).id if hasattr(item, "callspec") else item.name)
+    if found:
+        # An outline's row: pytest-bdd hands the row's cells over as this parameter.
+        row = getattr(getattr(item, "callspec", None), "params", {}).get("_pytest_bdd_example", {})
+        return re.sub(r"<([^<>]+)>", lambda match: str(row.get(match[1], match[0])), found.name)
+    callspec = getattr(item, "callspec", None)
+    return str(callspec.id if callspec is not None else item.name)
 
 
 def _note_as_seen(item: pytest.Item) -> None:

@@ -176,7 +176,7 @@ def _counted(passed: Sequence[Evidence], left_out: Sequence[Evidence]) -> str:
     if scenarios:
         words.append(f"{scenarios} example{'s' if scenarios != 1 else ''} shown.")
     if left_out:
-        words.append(f"{len(left_out)} example{'s' if len(left_out) != 1 else ''} left to the lab.")
+        words.append(f"{len(left_out)} example{'s' if len(left_out) != 1 else ''} not carried out here.")
     return " ".join(words)
 
 

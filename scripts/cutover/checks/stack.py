@@ -43,6 +43,12 @@ def deployable(run: Run) -> Finding:
     except Refused as error:
         return Finding(False, error.sentence, error.hint)
     reasons = deploy.refusals(want, deploy.look(run, want), run.site)
+    unset = [f"{name} is not set" for name in want.file.missing(want.variables)]
+    if unset and not run.execute and all(any(reason.startswith(one) for one in unset) for reason in reasons):
+        # Who only looks need not have the keys that a deployment puts into the stack.
+        return Finding(
+            None, f"Nothing else speaks against deploying {want.commit[:8]}, but {', '.join(unset)}.", "Give the keys."
+        )
     if reasons:
         return Finding(False, _told(reasons), "Correct it before anything is deployed.", {"commit": want.commit})
     return Finding(True, f"Nothing speaks against deploying {want.commit[:8]}.", facts={"commit": want.commit})
