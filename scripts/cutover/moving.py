@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: A held write looks again every 200 ms, so it waits up to that much longer than the hold.
 LOOKS_AGAIN = 0.2
-#: Kept for setting the flag and ending the hold.
+#: Kept for setting the flag, which the Nginx host refuses when the hold was over by its clock.
 RESERVE = 0.15
 #: Exact counts are made inside the hold when they take at most this share of it.
 SHARE_OF_COUNTS = 0.2
@@ -225,8 +225,9 @@ def _held(run: Run, verb: str, following: Follower, to: Side, counts: bool) -> M
 
     try:
         with run.door.act(f"{verb}.hold", "Hold writes", before={"serves": names[0]}):
-            gate.hold(budget + RESERVE)
-            # The Nginx host ends the hold after that time in any case; here the time counts from the flag on.
+            gate.hold(budget)
+            # The Nginx host ends the hold after that time in any case, and then refuses the flag; here the time counts from
+            # the moment at which the hold was seen to be in force.
             began = time.monotonic()
         with run.door.act(f"{verb}.last-round", "Bring over the last writes and compare them") as act:
             gate.drain(left())
@@ -248,7 +249,10 @@ def _held(run: Run, verb: str, following: Follower, to: Side, counts: bool) -> M
             )
         left(reserve=0.05)
         with run.door.act(f"{verb}.point", f"Send requests to {names[1]}", before={"serves": names[0]}) as act:
-            (gate.point_to_new if to == "new" else gate.point_to_old)()
+            try:
+                (gate.point_to_new if to == "new" else gate.point_to_old)()
+            except Refused as error:
+                raise TooMuchForAHold(error.sentence) from error
             lap("pointed")
             act.after = {"serves": names[1]}
     except BaseException:
@@ -278,6 +282,33 @@ def after_the_move(run: Run, verb: str) -> Round:
         return following.round()
 
 
+def remove_left_snapshots(run: Run, verb: str, source: Qdrant) -> None:
+    """Remove snapshots that an interrupted copy left on the source; where it is not certain whose one is, say so instead."""
+    entries = run.journal.entries()
+    outcome = {e.of: e for e in entries if e.of is not None}
+    removed = {e.what.split()[3] for e in entries if e.kind == "done" and e.act.endswith(".remove-snapshot")}
+    there = source.collections()
+    for entry in (e for e in entries if e.kind == "intent" and e.act.endswith(".snapshot") and "snapshots" in (e.before or {})):
+        name = entry.before["collection"]
+        if name not in there or entry.what != _snapshot_words(name, source):
+            continue
+        done = outcome.get(entry.seq)
+        ours = (done.after or {}).get("snapshot") if done is not None else None
+        now = {one["name"] for one in source.snapshots(name)}
+        if ours and ours in now and ours not in removed:
+            with run.door.act(f"{verb}.remove-snapshot", f"Remove the snapshot {ours} on {source.name}"):
+                source.delete_snapshot(name, ours)
+        elif done is None and (new := sorted(now - set(entry.before["snapshots"]) - removed)):
+            run.voice.say(
+                f"A copy was interrupted while it took a snapshot of {name}. If nobody else made these on {source.name}, they "
+                f"can be deleted: {', '.join(new)}."
+            )
+
+
+def _snapshot_words(name: str, source: Qdrant) -> str:
+    return f"Take a snapshot of {name} on {source.name}"
+
+
 def base_copy(run: Run, verb: str, source: Qdrant, target: Qdrant, name: str) -> dict[str, Any]:
     """Copy one collection by snapshot into an absent collection; a part that an interrupted copy left is removed first.
 
@@ -289,7 +320,8 @@ def base_copy(run: Run, verb: str, source: Qdrant, target: Qdrant, name: str) ->
         with run.door.act(f"{verb}.remove-part", f"Remove the unfinished copy of {name} on {target.name}"):
             target.delete_collection(name)
     began = time.monotonic()
-    with run.door.act(f"{verb}.snapshot", f"Take a snapshot of {name} on {source.name}", before={"collection": name}) as act:
+    known = {"collection": name, "snapshots": [one["name"] for one in source.snapshots(name)]}
+    with run.door.act(f"{verb}.snapshot", _snapshot_words(name, source), before=known) as act:
         made = source.create_snapshot(name)
         act.after = {"collection": name, "snapshot": made["name"], "size": made.get("size")}
     try:

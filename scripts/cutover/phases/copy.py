@@ -64,6 +64,7 @@ def _copy(run: Run, recording: bool) -> Outcome:
         # Written before the first snapshot: whatever is recorded from here on is followed.
         Position(holders={alias: [name] for alias, name in run.old.aliases().items()}).save(moving.position_path(run))
         run.journal.note("copy.begun", "Recording is on; what was copied before does not count")
+    moving.remove_left_snapshots(run, "copy", run.old)
     copied: dict[str, Any] = {}
     done = _copied(run)
     there = run.new.collections()

@@ -1,0 +1,96 @@
+"""Copying one collection: what it leaves behind when it ends, when it fails, and when it was interrupted."""
+
+from pathlib import Path
+
+import pytest
+
+from cutover import moving, proof, site
+from cutover.errors import Failed
+from cutover.run import Run
+from cutover.secrets import Secrets
+from cutover.voice import Silent
+from steps.unit.pair import KEY, READ_KEY, ROOT, pair_of_servers
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory):
+    with pair_of_servers(tmp_path_factory.mktemp("pair")) as pair:
+        yield pair
+
+
+@pytest.fixture
+def run(servers, tmp_path):
+    servers.clear()
+    text = (ROOT / "site.yaml").read_text()
+    facts = site.parse(text)
+    urls = {"old_url": servers.old.url, "new_url": servers.new.url}
+    facts = facts.model_copy(update={"qdrant": facts.qdrant.model_copy(update=urls)})
+    secrets = Secrets({"QDRANT_API_KEY": KEY, "QDRANT_READ_ONLY_API_KEY": READ_KEY})
+    made = Run(facts, secrets, Path(tmp_path), execute=True, voice=Silent())
+    with made.door.act("test", "Fill"):
+        made.old.ask("PUT", "/collections/docs", {"vectors": {"size": 2, "distance": "Dot"}})
+        made.old.create_index("docs", "n", "integer")
+        made.old.upsert("docs", [{"id": i, "vector": [i, 1], "payload": {"n": i}} for i in range(100)])
+    yield made
+    made.close()
+
+
+def same(run):
+    assert proof.compare_collection(run.old, run.new, "docs").differences == []
+    assert proof.compare_schemas(proof.schema_of(run.old), proof.schema_of(run.new)) == []
+
+
+def snapshots(run):
+    return {one["name"] for one in run.old.snapshots("docs")}
+
+
+def test_a_copy_is_complete_and_leaves_no_snapshot(run):
+    before = snapshots(run)
+    moving.base_copy(run, "copy", run.old, run.new, "docs")
+    same(run)
+    assert snapshots(run) == before
+    assert run.journal.open_intents() == []
+
+
+def test_what_an_interrupted_copy_left_on_the_target_is_replaced(run):
+    with run.door.act("test", "An unfinished copy"):
+        run.new.ask("PUT", "/collections/docs", {"vectors": {"size": 9, "distance": "Dot"}})
+    moving.base_copy(run, "copy", run.old, run.new, "docs")
+    same(run)
+
+
+def test_a_recovery_that_fails_is_said_and_the_snapshot_is_removed(run, servers):
+    before = snapshots(run)
+    words = "Service internal error: No space left on device (os error 28)"
+    route = "/collections/{collection_name}/snapshots/recover"
+    servers.switch("new", fail=[{"method": "PUT", "endpoint": route, "status": 500, "text": words}])
+    with pytest.raises(Failed, match="No space left on device") as failed:
+        moving.base_copy(run, "copy", run.old, run.new, "docs")
+    assert failed.value.exit_code == 3
+    assert "run `copy` again" in failed.value.hint
+    assert snapshots(run) == before
+    servers.switch("new")
+    moving.base_copy(run, "copy", run.old, run.new, "docs")
+    same(run)
+
+
+def test_a_snapshot_that_an_interrupted_copy_left_is_removed(run):
+    known = {"collection": "docs", "snapshots": []}
+    with run.door.act("copy.snapshot", moving._snapshot_words("docs", run.old), before=known) as act:
+        made = run.old.create_snapshot("docs")
+        act.after = {"collection": "docs", "snapshot": made["name"]}
+    assert made["name"] in snapshots(run)
+    moving.remove_left_snapshots(run, "copy", run.old)
+    assert made["name"] not in snapshots(run)
+    moving.remove_left_snapshots(run, "copy", run.old)
+
+
+def test_a_snapshot_that_may_be_somebody_elses_is_named_and_kept(run):
+    run.journal.intent(
+        "copy.snapshot", moving._snapshot_words("docs", run.old), {"collection": "docs", "snapshots": list(snapshots(run))}
+    )
+    with run.door.act("test", "The snapshot that was under way"):
+        made = run.old.create_snapshot("docs")
+    moving.remove_left_snapshots(run, "copy", run.old)
+    assert made["name"] in snapshots(run)
+    assert made["name"] in "".join(run.voice.sentences)
