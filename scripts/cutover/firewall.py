@@ -450,7 +450,7 @@ def read(proxmox: Proxmox) -> Firewall:
     aliases: dict[str, dict[str, dict[str, Any]]] = {}
     sets: dict[str, dict[str, dict[str, Any]]] = {}
     for base in bases:
-        rules[f"{base}/rules"] = tuple(plain(r) for r in proxmox.get(f"{base}/rules"))
+        rules[f"{base}/rules"] = tuple(plain(r) for r in _rules(proxmox, base))
         if base != CLUSTER and owner(base) is None:
             continue  # nodes and VNets have rules only
         aliases[base] = {str(a["name"]).lower(): _content(a) for a in proxmox.get(f"{base}/aliases")}
@@ -471,11 +471,26 @@ def _content(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in entry.items() if k not in {"digest", "ipversion"} and v not in (None, "")}
 
 
+def _rules(proxmox: Proxmox, base: str) -> list[dict[str, Any]]:
+    """A rule list; VNets got theirs with Proxmox VE 8.3, and answer "not implemented" before."""
+    try:
+        found: list[dict[str, Any]] = proxmox.get(f"{base}/rules") or []
+    except CutoverError as error:
+        if "/sdn/" in base and _not_implemented(error):
+            return []
+        raise
+    return found
+
+
+def _not_implemented(error: CutoverError) -> bool:
+    return getattr(error, "status", 0) == 501 or "not implemented" in str(error).lower()
+
+
 def _vnets(proxmox: Proxmox) -> Iterator[str]:
     try:
         found = proxmox.get("cluster/sdn/vnets")
     except CutoverError as error:
-        if "501" in str(error) or "not implemented" in str(error).lower():
+        if _not_implemented(error):
             return
         raise
     for vnet in found or ():

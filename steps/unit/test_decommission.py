@@ -14,6 +14,7 @@ import pytest
 
 from cutover import firewall, verbs, vzdump
 from cutover.errors import CutoverError, Failed, OutcomeUnknown, Refused
+from cutover.journal import Journal
 from cutover.phases import decommission
 from cutover.proxmox import Proxmox
 from cutover.run import Run
@@ -497,6 +498,33 @@ def test_killed_again_and_again_it_completes_and_does_nothing_twice(world: World
         except Killed:
             continue
     assert len(killed) > 8, killed
+    finished(world, before)
+
+
+def test_a_computer_that_dies_at_lines_of_the_journal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dead is dead: after the line at which it dies nothing more is written, not even that an act failed."""
+    before = world.everything()
+    write = Journal._write
+    left, deaths = [0], 0
+
+    def counted(self: Journal, *arguments: Any, **rest: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0 or (left[0] == 0 and deaths % 2):
+            raise Killed  # died just before the line would have been written
+        entry = write(self, *arguments, **rest)
+        if left[0] == 0:
+            raise Killed
+        return entry
+
+    monkeypatch.setattr(Journal, "_write", counted)
+    for number in range(60):
+        left[0] = 6 + number % 9
+        try:
+            world.decommission()
+            break
+        except Killed:
+            deaths += 1
+    assert deaths > 8
     finished(world, before)
 
 

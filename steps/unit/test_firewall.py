@@ -100,6 +100,13 @@ def test_a_group_goes_with_its_uses_when_every_rule_of_it_goes() -> None:
     assert set(after.groups) == {"web", "empty"}
 
 
+def test_rules_of_nodes_and_vnets_count_too() -> None:
+    for path, said in (("nodes/pve/firewall/rules", "node pve"), ("cluster/sdn/vnets/blue/firewall/rules", "VNet blue")):
+        config = made({"type": "forward", "action": "ACCEPT", "enable": 1, "dest": "dc/old"}, at=path, aliases=ALIASES)
+        removal = fw.resolve(config, GOING).removal
+        assert fw.sentences(removal)[0] == f"rule of {said}: forward ACCEPT to dc/old"
+
+
 def test_an_alias_that_somebody_else_uses_is_in_the_way_and_stays() -> None:
     config = made(aliases=ALIASES, sets={"mixed": ["old", "10.0.0.81"]})
     found = fw.resolve(config, GOING)

@@ -270,6 +270,8 @@ def plan(run: Run) -> Sequence[Sentence]:
         volumes = ", ".join(vzdump.options(v)["volume"] for v in row["volumes"].values())
         lines.append(Sentence(f"Delete {guest} with {volumes}{along}", f"{guest} is gone", "Restore its final backup"))
     put_back = "The undo record puts it back in its place"
+    for guest, row in zip(guests, data["guests"], strict=True):
+        lines += [Sentence(f"Left behind by {guest}, for you to judge: {sentence}") for sentence in row["stays"]]
     lines += [Sentence(f"Remove {sentence}", "Firewall", put_back) for sentence in data["firewall"]["removed"]]
     lines += [Sentence(f"Leave: {sentence} (it speaks of others too)") for sentence in data["firewall"]["shared"]]
     for record in data["names"]["records"]:

@@ -122,7 +122,9 @@ def goes_along(facts: Facts) -> list[str]:
 def stays(facts: Facts) -> list[str]:
     """What stays behind on purpose, or because Proxmox does not know of it. Pure."""
     script = facts.config.get("hookscript")
-    return [f"its hook script {script}"] if script else []
+    found = [f"its hook script {script}"] if script else []
+    macs = ", ".join(facts.identity.macs) or "no MAC address"
+    return [*found, f"what this tool cannot see: DHCP reservations ({macs}), monitoring, backups elsewhere, known_hosts"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def look(run: Run) -> Seen:
     rows = [row for row in proxmox.guests() if int(row["vmid"]) != own]
     return Seen(
         configs={int(r["vmid"]): proxmox.get(f"nodes/{r['node']}/{r['type']}/{r['vmid']}/config") for r in rows},
-        pools={str(p["poolid"]): _members(proxmox.get(f"pools/{p['poolid']}")) for p in proxmox.list("pools")},
+        pools={str(p["poolid"]): _members(proxmox.get("pools", poolid=p["poolid"])) for p in proxmox.list("pools")},
         jobs=proxmox.list("cluster/backup"),
         ha=proxmox.list("cluster/ha/resources"),
         replication=proxmox.list("cluster/replication"),
