@@ -22,6 +22,13 @@ Feature: Giving resources and servers back
       And the new server was not restarted
 
     @lab
+    Scenario: A new server that does not start with its new size starts again with its old one
+      Given the plan's servers on a host of their own
+      And the new server did not start again after its resize
+      When the operator undoes the resize
+      Then the new server itself sees its old cores and memory
+
+    @lab
     Scenario: The disk is not taken back without the server's name
       Given the plan's servers on a host of their own
       And a snapshot of the new server from before its resize

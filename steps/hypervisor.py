@@ -105,6 +105,10 @@ def _swap_kinds(lab: Host) -> None:
     lab.pve.add_vm(951, "legacy-951", status="running", config={"memory": 512})
 
 
+def _other_address(lab: Host) -> None:
+    lab.pve.vm(NEW).guest_os.address = "10.0.0.77"
+
+
 def _moved(lab: Host) -> None:
     lab.pve.add_node("elsewhere")
     lab.pve.ct(950).node = "elsewhere"
@@ -113,7 +117,7 @@ def _moved(lab: Host) -> None:
 _TROUBLES: dict[str, Callable[[Host], Any]] = {
     "another server has the address as well": lambda lab: _address(lab, 110, lab.site.guests.new.address),
     "the Nginx server has the new server's address": lambda lab: _address(lab, NGINX, lab.site.guests.new.address),
-    "the new server has another address": lambda lab: setattr(lab.pve.vm(NEW).guest_os, "address", "10.0.0.77"),
+    "the new server has another address": _other_address,
     "the host itself has the address": _host_has_address,
     "the new server does not say its address": lambda lab: setattr(lab.pve.vm(NEW), "guest_os", None),
     "an old server's id was given to another": lambda lab: lab.pve.ct(950).config.update(hostname="new-owner"),
@@ -381,6 +385,14 @@ def _fragile_container(lab: Lab) -> None:
 @given("the new server was resized")
 def _was_resized(operator: Operator) -> None:
     operator.does("resize")
+
+
+@given("the new server did not start again after its resize")
+def _did_not_start_again(lab: Host, operator: Operator) -> None:
+    lab.pve.largest_start_mb = lab.site.resize.before.memory_mb
+    operator.tries("resize")
+    assert "could not be started" in str(operator.was_refused())
+    assert lab.pve.vm(NEW).status == "stopped"
 
 
 @given("the new size waits for a restart")

@@ -384,6 +384,19 @@ class Proxmox:
                 return Not("it is still the machine from before the reboot")
             return True
 
+        try:
+            wait_until(again, deadline=max(1.0, end - time.monotonic()), what=f"{guest} running again", every=self.poll)
+        except TimedOut as late:
+            raise Failed(late.sentence, f"Look at {guest} in Proxmox, then run the command again.") from None
+        self._wait_for_agent(guest, max(1.0, end - time.monotonic()))
+
+    def start(self, guest: Guest, *, deadline: float) -> None:
+        """Start a VM that is down, and return when its agent answers."""
+        path = f"{self.of(guest)}/status/start"
+        self.do_task("POST", path, kind="qmstart", vmid=guest.vmid, what=f"Starting {guest}", deadline=deadline)
+        self._wait_for_agent(guest, deadline)
+
+    def _wait_for_agent(self, guest: Guest, deadline: float) -> None:
         def answers() -> bool | Not:
             try:
                 self.get(f"{self.of(guest)}/agent/info")
@@ -392,10 +405,7 @@ class Proxmox:
             return True
 
         try:
-            wait_until(again, deadline=max(1.0, end - time.monotonic()), what=f"{guest} running again", every=self.poll)
-            wait_until(
-                answers, deadline=max(1.0, end - time.monotonic()), what=f"{guest}'s guest agent answering", every=self.poll
-            )
+            wait_until(answers, deadline=deadline, what=f"{guest}'s guest agent answering", every=self.poll)
         except TimedOut as late:
             raise Failed(late.sentence, f"Look at {guest} in Proxmox, then run the command again.") from None
 

@@ -160,6 +160,8 @@ class LabPve(FakePve):  # type: ignore[misc]
         self.threads = 16
         self.memory_total = 32 * GIB
         self.memory_used_by_host = 2 * GIB
+        #: A VM with more memory does not start (whatever the figures of the host say).
+        self.largest_start_mb = 2**30
         self.thin: dict[str, Values] = {}
         self.backup_jobs: dict[str, Values] = {}
         self.replication: dict[str, Values] = {}
@@ -371,6 +373,9 @@ class LabPve(FakePve):  # type: ignore[misc]
         guest = None if vmid is None else self.guest(vmid)
         if guest is None:
             return
+        if ttype in ("qmreboot", "qmshutdown", "qmstop") and guest.wanted != "running":
+            # A VM that goes down takes what was waiting, whether or not it comes up again.
+            guest.apply_pending()
         if ttype in ("qmstart", "qmrollback") and guest.wanted == "running":
             self._powered_on(guest)
 
@@ -553,6 +558,8 @@ class LabPve(FakePve):  # type: ignore[misc]
             wanted.pop(key, None)
         cores = int(wanted.get("cores", 1)) * int(wanted.get("sockets", 1))
         memory = int(wanted.get("memory", 512))
+        if memory > self.largest_start_mb:
+            raise TaskError("start failed: QEMU exited with code 1: cannot set up guest memory 'pc.ram': Cannot allocate memory")
         if cores > self.threads:
             raise TaskError(f"MAX {self.threads} vcpus allowed per VM on this node")
         if int(wanted.get("vcpus") or 0) > cores:

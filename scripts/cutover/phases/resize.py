@@ -88,10 +88,14 @@ def disk_bytes(config: Mapping[str, Any], name: str) -> int | None:
     return None if size is None else size_bytes(size)
 
 
+def mib(value: Any) -> int:
+    """A number of cores or of MiB as a configuration writes it, ``current=8192`` as well."""
+    return int(str(value).removeprefix("current=").split(",")[0])
+
+
 def sizes_of(config: Mapping[str, Any], disk: str) -> tuple[int, int, int]:
     """(cores, memory in MiB, disk in GiB) that a configuration says; a missing number is Proxmox's default."""
-    memory = str(config.get("memory", 512)).removeprefix("current=")
-    return int(config.get("cores", 1)), int(memory), (disk_bytes(config, disk) or 0) // GIB
+    return int(config.get("cores", 1)), mib(config.get("memory", 512)), (disk_bytes(config, disk) or 0) // GIB
 
 
 # -- what speaks against it ----------------------------------------------------------------------
@@ -112,7 +116,7 @@ def refusals(vm: Guest, state: State, wanted: Sizes, disk: str, *, undoing: bool
         said.append(f"{vm} is managed by HA, which would start or move it while it is being changed.")
     ours = {"cores": wanted.cores, "memory": wanted.memory_mb}
     for key, value in sorted(state.pending.items()):
-        if key not in ours or (str(value) != str(ours[key]) and not undoing):
+        if key not in ours or value is None or (mib(value) != ours[key] and not undoing):
             what = "its removal" if value is None else f"{value}"
             said.append(f"A change of {key} ({what}) waits for the next start of {vm} already; a reboot would apply it too.")
     if str(config.get("sockets", 1)) != "1":
@@ -374,7 +378,7 @@ def _need_no_refusal(run: Run, state: State, *, undoing: bool = False) -> None:
     vm, resize = run.site.guests.new, run.site.resize
     wanted = resize.before if undoing else resize.after
     said = refusals(vm, state, wanted, resize.disk, undoing=undoing)
-    if not state.running:
+    if not state.running and not undoing:
         said.append(f"{vm} is not running: its inside can be neither grown nor proved.")
     short = rights.missing(run, "resize")
     said += [f"The token {run.proxmox.token} lacks {one}." for one in short]
@@ -500,9 +504,9 @@ def _set_sizes(run: Run, state: State, wanted: Sizes) -> list[str]:
     vm, api, disk = run.site.guests.new, run.proxmox, run.site.resize.disk
     cores, memory, _ = sizes_of(state.config, disk)
     change: dict[str, int] = {}
-    if int(state.pending.get("cores") or cores) != wanted.cores:
+    if mib(state.pending.get("cores") or cores) != wanted.cores:
         change["cores"] = wanted.cores
-    if int(state.pending.get("memory") or memory) != wanted.memory_mb:
+    if mib(state.pending.get("memory") or memory) != wanted.memory_mb:
         change["memory"] = wanted.memory_mb
     if not change:
         return []
@@ -550,6 +554,15 @@ def _reboot(run: Run) -> list[str]:
         run.proxmox.reboot(vm, deadline=limit)
         act.after = "up"
     return [f"{vm} was rebooted.", *_compared(run, before)]
+
+
+def _start(run: Run) -> list[str]:
+    """Start a VM that did not come up, and look whether what ran on it before runs again."""
+    vm, api, limit = run.site.guests.new, run.proxmox, run.site.limits.reboot_seconds
+    with run.door.act("resize.start", f"Start {vm}") as act:
+        api.start(vm, deadline=limit)
+        act.after = "up"
+    return [f"{vm} was started.", *_compared(run, _left_to_compare(run))]
 
 
 def _picture(run: Run) -> Picture | None:
@@ -611,7 +624,9 @@ def plan_undo(run: Run) -> list[Sentence]:
     sentences = []
     if {"cores", "memory"} & set(state.pending):
         sentences.append(Sentence(f"Take back what waits for the next start of {vm}; no reboot is needed for that."))
-    if (cores, memory) != (resize.before.cores, resize.before.memory_mb):
+    if not state.running:
+        sentences.append(Sentence(f"Start {vm} with its old sizes; it is not running", f"{vm} runs"))
+    elif (cores, memory) != (resize.before.cores, resize.before.memory_mb):
         sentences.append(
             Sentence(
                 f"Set {vm} from {cores} cores and {memory} MB to {resize.before.cores} cores and {resize.before.memory_mb} MB, "
@@ -637,7 +652,8 @@ def undo(run: Run) -> Outcome:
     state = look(run)
     _need_no_refusal(run, state, undoing=True)
     said: list[str] = []
-    waiting = sorted({"cores", "memory"} & set(state.pending))
+    ours = {"cores": resize.before.cores, "memory": resize.before.memory_mb}
+    waiting = sorted(key for key in ours if key in state.pending and mib(state.pending[key]) != ours[key])
     if waiting:
         what = f"Take back the waiting change of {' and '.join(waiting)} of {vm}"
         with run.door.act("resize.revert", what, before={"pending": dict(state.pending)}) as act:
@@ -646,12 +662,16 @@ def undo(run: Run) -> Outcome:
             act.after = {"pending": dict(state.pending)}
         said.append(what + "; no reboot was needed.")
     cores, memory, size = sizes_of(state.config, resize.disk)
-    if (cores, memory) != (resize.before.cores, resize.before.memory_mb):
+    if (cores, memory) != (resize.before.cores, resize.before.memory_mb) or not state.running:
         said += _set_sizes(run, state, resize.before)
-        said += _reboot(run)
+        said += _reboot(run) if state.running else _start(run)
         cores, memory, size = sizes_of(look(run).config, resize.disk)
         if (cores, memory) != (resize.before.cores, resize.before.memory_mb):
-            raise Failed(f"{vm} runs with {cores} cores and {memory} MB after its reboot.", "Look at it in Proxmox.")
+            raise Failed(f"{vm} runs with {cores} cores and {memory} MB after its start.", "Look at it in Proxmox.")
+        inside = seen_inside(run)
+        if inside.cores != resize.before.cores:
+            raise Failed(f"{vm} itself sees {inside.cores} cores.", "Look at it in Proxmox.")
+        said.append(f"{vm} itself sees {inside.cores} cores and {inside.memory_mb} MB.")
     if not said:
         return Outcome(False, [f"{vm} has {cores} cores and {memory} MB already."])
     if size > resize.before.disk_gb:
