@@ -121,10 +121,7 @@ _TROUBLES: dict[str, Callable[[Host], Any]] = {
     "the host itself has the address": _host_has_address,
     "the new server does not say its address": lambda lab: setattr(lab.pve.vm(NEW), "guest_os", None),
     "an old server's id was given to another": lambda lab: lab.pve.ct(950).config.update(hostname="new-owner"),
-    "an old server is on another node": lambda lab: (
-        lab.pve.add_node("elsewhere"),
-        setattr(lab.pve.ct(950), "node", "elsewhere"),
-    ),
+    "an old server is on another node": _moved,
     "an old server does not exist": lambda lab: lab.pve.cts.remove(lab.pve.ct(953)),
     "a virtual machine has an old server's id": _swap_kinds,
     "an old server moved to another address": lambda lab: _address(lab, OLD, "10.0.0.99"),
