@@ -10,18 +10,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from cutover import baseline
 from cutover.acceptance import BY_LOOKING
+from cutover.errors import Refused
+from cutover.journal import Journal
 from cutover.secrets import NAMES
 from steps.criteria import CRITERIA
 from steps.lab.lab import ROOT, Lab, new_folder
 from steps.lab.world import differences, picture
+from steps.operator import Operator
 
 pytestmark = pytest.mark.slow
 
@@ -159,8 +163,6 @@ def test_what_changed_without_the_plan_is_named(lab_parent: Path) -> None:
 
 def _disturb(lab: Lab) -> None:
     """Somebody deletes an alias, adds an Nginx file, and gives vLLM's guest less memory."""
-    import requests
-
     assert lab.pve is not None
     alias = {"actions": [{"delete_alias": {"alias_name": "current"}}]}
     answer = requests.post(
@@ -173,11 +175,6 @@ def _disturb(lab: Lab) -> None:
 
 
 def test_a_baseline_is_not_taken_after_a_change(site: Lab, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from cutover.errors import Refused
-    from cutover.journal import Journal
-
     run = replace(site.run(execute=False), state_dir=tmp_path)
     journal = Journal(tmp_path, site.site.name)
     journal.intent("resize.sizes", "Something")
@@ -185,3 +182,42 @@ def test_a_baseline_is_not_taken_after_a_change(site: Lab, tmp_path: Path) -> No
     with pytest.raises(Refused, match="was changed at"):
         baseline.take(run)
     assert baseline.load(run) is None
+
+
+def test_after_the_move_only_what_the_plan_named_differs_from_the_baseline(lab_parent: Path) -> None:
+    with Lab(new_folder(lab_parent), seed=lab_parent / "seed") as lab:
+        operator = Operator(lab)
+        looking = operator.run(execute=False)
+        kept = baseline.take(looking)
+        looking.close()
+        for verb in ("backup", "resize", "deploy", "gate", "copy", "switch"):
+            operator.does(verb)
+        answer = requests.post(
+            f"{lab.site.qdrant.public_url}/collections/digits/points/payload?wait=true",
+            json={"payload": {"seen": True}, "points": list(range(900))}, headers={"api-key": lab.keys.qdrant}, timeout=20,
+        )  # fmt: skip
+        assert answer.status_code == 200
+        looking = operator.run(execute=False)
+        found = {title: f for _, title, f in baseline.compare(looking, kept)}
+        with pytest.raises(Refused, match="was changed at"):
+            baseline.take(looking)
+        looking.close()
+    assert [(title, f.sentence) for title, f in found.items() if f.ok is not True] == []
+    assert "were changed meanwhile and left out" in found["Qdrant gives the answers of before the move"].sentence
+    assert "only the gate's" in found["Nginx differs from before only by the gate"].sentence
+    assert "differ as planned" in found["The guests differ from before only by the plan"].sentence
+
+
+def test_the_command_keeps_the_baseline_with_keys_that_only_read(site: Lab, tmp_path: Path) -> None:
+    assert site.pve is not None
+    asked = len(site.pve.writes())
+    words = ["check", "--moment", "before", "--site", str(site.site_file), "--state-dir", str(tmp_path), "--json"]
+    run = subprocess.run(
+        [sys.executable, "-c", "from cutover.cli import app; app()", *words],
+        cwd=tmp_path, env=environment(site), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    said = json.loads(run.stdout)
+    assert "was kept in" in said["baseline"], said
+    assert "names" in said["baseline"]  # the zone is only listed with the key for names
+    assert sorted(one["criterion"] for one in said["checks"] if one["ok"] is False) == []
+    assert site.pve.writes()[asked:] == []
