@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cutover import checks
-from cutover.checks import Moment
+from cutover.checks import Finding, Moment
 from cutover.errors import CutoverError, Refused
 from cutover.voice import Given, Silent
 from cutover.waiting import Not, wait_until
@@ -216,6 +216,7 @@ def play(rehearsal: Rehearsal) -> Report:
     r.chapter("To the end")
     r.step("Give up the way back", r.verb("finish"))
     r.step("Give back the old servers", r.verb("decommission"))
+    r.step("Take the gate out of Nginx for good", r.verb("settle"))
     for criterion, sentence in (
         ("F2", "they were stopped first, and the site lived without them"),
         ("F3", "each has a protected backup that was restored on trial"),
@@ -247,23 +248,17 @@ def _restart(r: Rehearsal) -> list[str]:
     vm.start()
     run = r.lab.run()
 
-    def back() -> bool | Not:
-        try:
-            run.new.version()
-        except CutoverError as error:
-            return Not(error.sentence)
-        return True
+    def back() -> list[Finding] | Not:
+        found = checks.ask_all(run, criteria=["C1", "C3"])
+        open_ = [f"{check.criterion}: {finding.sentence}" for check, finding in found if finding.ok is not True]
+        return Not("; ".join(open_)) if open_ else [finding for _, finding in found]
 
     try:
-        wait_until(back, deadline=60, what="The container's return")
-        findings = checks.ask_all(run, criteria=["C1", "C3"])
+        findings = wait_until(back, deadline=60, what="The container's return")
     finally:
         run.close()
-    for check, finding in findings:
-        if finding.ok is not True:
-            raise Unexpected(f"{check.criterion}: {finding.sentence}")
-    r.shows("C2", True, findings[-1][1].sentence)
-    return [finding.sentence for _, finding in findings]
+    r.shows("C2", True, findings[-1].sentence)
+    return [finding.sentence for finding in findings]
 
 
 def _journal(r: Rehearsal) -> None:

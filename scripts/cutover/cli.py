@@ -192,6 +192,7 @@ _HELP = {
     "follow": "Bring the server that does not serve up to date, once; every move does it by itself.",
     "back": "Move the traffic back to the old server, with everything written since.",
     "finish": "Give up the way back on purpose; the old server is no longer fed.",
+    "settle": "Take the gate out for good, after finish: Nginx asks the new server by itself.",
     "decommission": "Give back the old guests with their firewall rules and DNS entries.",
     "restore": "Bring the old guest back from its backup, where nothing else helps: what was written since is lost.",
     "rollback": "Roll the new VM back to a snapshot from before its disk grew: what was written since is lost.",

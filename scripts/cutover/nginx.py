@@ -99,6 +99,8 @@ class Gate:
             f"cd {shlex.quote(self._folder)} 2>/dev/null || exit 0\n"
             "for f in hold new record; do if [ -f flags/$f ]; then echo $f; fi; done\n"
             "if [ -f before/list ]; then echo installed; fi\n"
+            # Settled: the operator's own file names the new server, and there are no flags any more.
+            "if [ ! -f before/list ] && [ -d was ]; then echo new; fi\n"
             "if [ -f log/writes.jsonl ]; then printf 'log '; wc -c < log/writes.jsonl; fi\n"
             "df -Pk .\n"
         )

@@ -120,6 +120,15 @@ def steps(site: Site) -> list[Step]:
             undo="Each from its final backup; the undo record says what a restore does not bring back.",
             criteria=("F1", "F2", "F3", "F4", "F5"),
         ),
+        Step(
+            verb="settle",
+            title="Take the gate out for good",
+            does=f"Puts {site.nginx.server_file} back as it was before the gate, with the new server's address.",
+            needs="`finish` was done; one reload.",
+            changes="Nginx's configuration.",
+            undo="Edit the address by hand, as before.",
+            criteria=("D1",),
+        ),
     ]
 
 

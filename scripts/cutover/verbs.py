@@ -29,6 +29,7 @@ PHASES = (
     "back",
     "finish",
     "decommission",
+    "settle",
     "restore",
     "rollback",
 )

@@ -1,0 +1,37 @@
+"""Settle: take the gate out for good, when the way back was given up.
+
+The operator's own server file comes back as it was, with one difference: it names the new server. Nginx then passes requests on
+by itself, and nothing depends on flags in a folder any more. Costs one reload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from cutover.phases import Outcome, Sentence
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+
+
+def plan(run: Run) -> Sequence[Sentence]:
+    """What would be done; nothing where there is no gate."""
+    if not run.gate.state().installed:
+        return []
+    file = run.site.nginx.server_file
+    return [
+        Sentence(f"Put {file} back as it was before the gate, with the new server's address", file),
+        Sentence("Test the configuration, reload Nginx, and prove that the new server answers"),
+        Sentence("Remove the gate's files; the copy of the configuration from before stays", run.site.nginx.gate_folder),
+    ]
+
+
+def do(run: Run) -> Outcome:
+    """Take it out. Refused while the way back is open, or the old server serves."""
+    if not run.gate.state().installed:
+        return Outcome(changed=False, sentences=["There is no gate in Nginx."])
+    with run.door.act("settle.gate", "Take the gate out for good", before={"server_file": run.site.nginx.server_file}) as act:
+        act.after = asdict(run.gate.settle())
+    return Outcome(changed=True, sentences=[act.after["sentence"]], facts=act.after)
