@@ -24,6 +24,7 @@ from cutover.secrets import Secrets
 from cutover.site import load
 from steps.criteria import CRITERIA
 from steps.report import CATALOGUE, ROOT, Known, begin, complete, known, now
+from steps.targets.live import LiveSite
 
 RUN = pytest.StashKey[Run]()
 _SEEN = pytest.StashKey[set[tuple[str, int]]]()
@@ -168,10 +169,24 @@ def report_of(config: pytest.Config, place: Place) -> Report:
     return Report(CATALOGUE, [run], waivers)
 
 
+def _draw(config: pytest.Config, run: Run) -> None:
+    """The site's own moves, where it made some and they are still recorded."""
+    site = LiveSite(load(Path(config.getoption("--site"))), Path(config.getoption("--state-dir")))
+    looking = site.run()
+    try:
+        run.moves += [move.as_json() for move in picture.recorded(looking)]
+    except CutoverError as error:
+        run.facts["picture of the move"] = f"could not be drawn: {error.sentence}"
+    finally:
+        looking.close()
+
+
 def finish(config: pytest.Config, place: Place) -> Report:
     """Complete the report and write its files where that was asked for. Secrets of the environment are taken out."""
     run = config.stash[RUN]
     complete(run, config.stash[_SEEN], _known())
+    if place == "live":
+        _draw(config, run)
     redact = Secrets.from_env().redact
     for one in run.evidence:
         one.name, one.sentence, one.reason = redact(one.name), redact(one.sentence), redact(one.reason)

@@ -43,7 +43,7 @@ grid-template-columns:7rem 2.4rem minmax(0,1fr);gap:.2rem .7rem}
 details{margin-top:.3rem}summary{cursor:pointer;color:var(--soft);font-size:.9rem;padding:.15rem 0}
 .ev{margin:.4rem 0 .8rem}.ev ol{margin:.15rem 0;padding-left:1.6rem;font-size:.92rem}
 figure{margin:1rem 0;background:var(--raised);padding:1rem;border-radius:.4rem}
-figure svg{width:100%;height:auto;display:block;font-size:13px}figcaption{margin-top:.5rem}
+figure h3{margin:0 0 .4rem}figure svg{width:100%;height:auto;display:block;font-size:13px}figcaption{margin-top:.5rem}
 svg text{fill:var(--ink)}svg text.soft{fill:var(--soft)}svg .grid{stroke:var(--line)}svg .axis{stroke:var(--soft)}
 svg .old{fill:var(--old)}svg .new{fill:var(--new)}svg .wait{fill:var(--wait)}svg .hold{fill:var(--hold)}
 svg .switch{stroke:var(--ink);stroke-width:2}

@@ -8,18 +8,24 @@ it was answered. Without an application's own record, as on the live site, the p
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cutover.gatelog import Line
-from cutover.journal import Entry
+from cutover.gatelog import Line, lines
+from cutover.journal import Entry, Journal
+
+if TYPE_CHECKING:
+    from cutover.run import Run
 
 #: Width of a bar in seconds, and what is shown before and after the hold.
 BIN = 0.1
 AROUND = 2.5
+#: How much of the gate's log is fetched for a picture of a live site.
+LOG_BYTES = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,9 @@ class _Hold:
     end: float
 
 
-def moves(entries: Iterable[Entry], lines: Sequence[Line], samples: Sequence[Sample] = ()) -> list[Move]:
+def moves(entries: Iterable[Entry], log: Sequence[Line], samples: Sequence[Sample] = ()) -> list[Move]:
     """Every move of the traffic that the journal knows and that something was recorded of. Pure."""
-    found = (_drawn(hold, lines, samples) for hold in _holds(entries))
+    found = (_drawn(hold, log, samples) for hold in _holds(entries))
     return [move for move in found if sum(move.old) + sum(move.new) > 0]
 
 
@@ -93,7 +99,7 @@ def _holds(entries: Iterable[Entry]) -> list[_Hold]:
     return holds
 
 
-def _drawn(hold: _Hold, lines: Sequence[Line], samples: Sequence[Sample]) -> Move:
+def _drawn(hold: _Hold, log: Sequence[Line], samples: Sequence[Sample]) -> Move:
     began = int((hold.begin - AROUND) / BIN) * BIN
     bars = int((hold.end + AROUND - began) / BIN)
     old, new, waiting = [0] * bars, [0] * bars, [0] * bars
@@ -103,7 +109,7 @@ def _drawn(hold: _Hold, lines: Sequence[Line], samples: Sequence[Sample]) -> Mov
         return found if 0 <= found < bars else None
 
     held: dict[str, float] = {}
-    for line in lines:
+    for line in log:
         if line.kind == "held":
             held.setdefault(line.id, line.at)
         elif line.kind in {"passed", "end"} and line.id in held:
@@ -131,6 +137,18 @@ def _drawn(hold: _Hold, lines: Sequence[Line], samples: Sequence[Sample]) -> Mov
         longest=max((s.longest for s in inside), default=None),
         reads=bool(inside),
     )
+
+
+def recorded(run: Run) -> list[Move]:
+    """The moves of a live site, as far as the last ``LOG_BYTES`` of the gate's log reach back. Reads only."""
+    entries = Journal(run.state_dir, run.site.name).entries()
+    if not _holds(entries) or not run.gate.state().installed:
+        return []
+    log = shlex.quote(f"{run.site.nginx.gate_folder}/log/writes.jsonl")
+    found = run.gate.shell.read(f"[ ! -f {log} ] || tail -c {LOG_BYTES} {log}")
+    # The first line may be cut; the last one is only read when it is complete.
+    data = found.out if len(found.out) < LOG_BYTES else found.out.partition(b"\n")[2]
+    return moves(entries, list(lines(data, 0)))
 
 
 # -- drawing ----------------------------------------------------------------------------------------------------------
@@ -203,7 +221,9 @@ def describe(move: Move) -> str:
     """The picture in words."""
     last_old = sum(move.old)
     what = "requests" if move.reads else "writes"
+    began = datetime.fromtimestamp(move.began, UTC).strftime("%H:%M:%S UTC on %Y-%m-%d")
     words = [
+        f"The picture begins at {began}.",
         f"In {len(move.old) * BIN:.1f} s the old server answered {last_old} {what} and the new one {sum(move.new)}.",
         f"Writes were held for {move.release - move.hold:.2f} s; at most {max(move.waiting, default=0)} waited at a time.",
     ]

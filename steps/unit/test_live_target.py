@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from cutover import baseline
+from cutover import picture as picture_of
 from cutover.acceptance import BY_LOOKING
 from cutover.errors import Refused
 from cutover.journal import Journal
@@ -199,10 +200,14 @@ def test_after_the_move_only_what_the_plan_named_differs_from_the_baseline(lab_p
         assert answer.status_code == 200
         looking = operator.run(execute=False)
         found = {title: f for _, title, f in baseline.compare(looking, kept)}
+        drawn = picture_of.recorded(looking)
         with pytest.raises(Refused, match="was changed at"):
             baseline.take(looking)
         looking.close()
     assert [(title, f.sentence) for title, f in found.items() if f.ok is not True] == []
+    assert [(move.title, move.reads, sum(move.new) > 0) for move in drawn] == [
+        ("The traffic moves to the new server", False, True)
+    ]
     assert "were changed meanwhile and left out" in found["Qdrant gives the answers of before the move"].sentence
     assert "only the gate's" in found["Nginx differs from before only by the gate"].sentence
     assert "differ as planned" in found["The guests differ from before only by the plan"].sentence
