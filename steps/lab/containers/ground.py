@@ -211,8 +211,11 @@ class ContainerLab(Lab):
     def _clear(self) -> None:
         with contextlib.suppress(DockerException):
             host.remove_all(self.engine, self.owner)
-        if self._images is not None and self._images.registry is not None:
-            self._images.registry.kill()
+        if self._images is not None:
+            with contextlib.suppress(DockerException):
+                images.forget(self.engine, self._images)
+            if self._images.registry is not None:
+                self._images.registry.kill()
         self._keeper.close()
         self.engine.close()
 

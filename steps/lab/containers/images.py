@@ -8,6 +8,7 @@ it a real digest, so the stack is pinned and pulled as it is on the site. Images
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import io
@@ -42,6 +43,7 @@ PROGRAMS = tuple(
     for word in line.split()
 )
 PACKAGES = ("aiohttp", "numpy", "qdrant-edge-py", "pydantic-core")
+PACKAGES_AT = "/opt/lab/packages"
 SECONDS = 300
 
 
@@ -54,6 +56,7 @@ class Images:
     base: str
     sentence: str
     registry: Process | None = None
+    made: str = ""
 
 
 def pinned(site: str) -> str:
@@ -117,7 +120,17 @@ def _built(engine: docker.DockerClient, reference: str, base: str, folder: Path,
         registry.kill()
         raise
     said = f"an image made here (the real engine behind the lab's REST front, {short}); {name} could not be pulled"
-    return Images("built", f"{repository}:{tag}@{digest}", base, said, registry)
+    return Images("built", f"{repository}:{tag}@{digest}", base, said, registry, made)
+
+
+def forget(engine: docker.DockerClient, images: Images) -> None:
+    """Let go of the name that only this lab's registry knew, and of images made from what is no longer so."""
+    stale = [images.qdrant] if images.kind == "built" else []
+    for image in engine.images.list(filters={"reference": "qdrant-cutover-lab/*"}):
+        stale += [tag for tag in image.tags if tag not in {images.base, images.made}]
+    for name in stale:
+        with contextlib.suppress(APIError):  # another checkout's lab may be using it
+            engine.images.remove(name)
 
 
 def _stand_in(engine: docker.DockerClient, base: str, version: str) -> str:
@@ -163,10 +176,9 @@ def _base(engine: docker.DockerClient) -> str:
     archive.parent.mkdir(parents=True, exist_ok=True)
     try:
         _write(archive, content)
-        engine.api.import_image_from_file(
-            str(archive), repository=BASE, tag=stamp,
-            changes=[f"ENV PATH=/opt/lab/bin:/usr/sbin:/usr/bin PYTHONPATH=/opt/lab:{_site()} PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1"],
-        )  # fmt: skip
+        variables = f"PYTHONPATH=/opt/lab:{PACKAGES_AT} PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1"
+        changes = [f"ENV PATH=/opt/lab/bin:/usr/sbin:/usr/bin {variables}"]
+        engine.api.import_image_from_file(str(archive), repository=BASE, tag=stamp, changes=changes)
         engine.images.get(name)
     finally:
         archive.unlink(missing_ok=True)
@@ -215,8 +227,7 @@ def _packages() -> Iterator[Path]:
         waiting.extend(match[0] for match in needs if match)
         for file in found.files or ():
             path = Path(str(found.locate_file(file)))
-            inside = path.is_file() and _site() in path.parents and path.suffix != ".pyc"
-            if inside and not {"tests", "test"} & set(file.parts):
+            if path.is_file() and path.suffix != ".pyc" and not {"..", "tests", "test"} & set(file.parts):
                 yield path
 
 
@@ -232,7 +243,12 @@ def _libraries(files: Iterable[Path]) -> set[Path]:
 
 
 def _inside(file: Path) -> str:
-    """Where a file of this machine stands in the image: /bin, /lib and so on are links into /usr."""
+    """Where a file of this machine stands in the image: /bin, /lib and so on are links into /usr.
+
+    Packages get a place of their own: a checkout in /tmp must not be one that a container with its own /tmp cannot see.
+    """
+    if _site() in file.parents:
+        return f"{PACKAGES_AT}/{file.relative_to(_site())}"
     return re.sub(r"^/(bin|sbin|lib|lib64)/", r"/usr/\1/", str(file.absolute()))
 
 
@@ -269,5 +285,5 @@ def _write(archive: Path, content: dict[str, Path]) -> None:
             with file.open("rb") as opened:
                 tar.addfile(entry, opened)
         link = tarfile.TarInfo("opt/lab/bin/python")
-        link.type, link.linkname = tarfile.SYMTYPE, str(Path(sys.executable).resolve())
+        link.type, link.linkname = tarfile.SYMTYPE, _inside(Path(sys.executable).resolve())
         tar.addfile(link)

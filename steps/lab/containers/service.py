@@ -75,7 +75,7 @@ class ContainerService:
     def _answers(self) -> bool | Not:
         self.container.reload()
         if self.container.status not in {"running", "created"}:
-            return Not(f"it is {self.container.status}")
+            raise RuntimeError(f"The container {self.name} is {self.container.status}.")
         reason = self._ready()
         return Not(reason) if reason else True
 
