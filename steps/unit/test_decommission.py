@@ -137,6 +137,17 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 
 def test_exactly_the_four_are_gone_and_nothing_else_differs(world: World) -> None:
+    older = {
+        f"backup/vzdump-lxc-952-2026_01_0{day}-02_00_00.tar.zst": {
+            "content": "backup",
+            "format": "tar.zst",
+            "size": 1,
+            "vmid": 952,
+            "ctime": day,
+        }
+        for day in range(1, 7)
+    }
+    world.pve.storages["local"]["volumes"].update(older)
     before = world.everything()
     plan = world.decommission(execute=False)
     data = decommission.overview(world.run(execute=False))
@@ -166,6 +177,7 @@ def test_exactly_the_four_are_gone_and_nothing_else_differs(world: World) -> Non
     assert after["ha"] == before["ha"]
     assert after["acl"] == [row for row in before["acl"] if not re.fullmatch(r"/vms/95[0-3]", row["path"])]
     added = {n: v for n, v in after["volumes"]["local"].items() if n not in before["volumes"]["local"]}
+    assert set(older) <= set(after["volumes"]["local"]), "an older backup was pruned"
     assert sorted(v["vmid"] for v in added.values()) == list(FOUR)
     assert all(v["protected"] for v in added.values())
     assert 9952 not in after["guests"]
