@@ -29,7 +29,8 @@ p{margin:.3rem 0}a{color:inherit}
 .runs{width:100%;border-collapse:collapse;margin:1rem 0;font-size:.9rem}
 .runs th,.runs td{text-align:left;vertical-align:top;padding:.3rem .9rem .3rem 0;border-top:1px solid var(--line);
 overflow-wrap:anywhere}
-.runs th{font-weight:600}.runs th .soft{font-weight:400}.runs.stack td:nth-child(2){white-space:nowrap}
+.runs th{font-weight:600}.runs thead th{white-space:nowrap}
+.runs th .soft{font-weight:400}.runs.stack td:nth-child(2){white-space:nowrap}
 .runs .n{text-align:right;padding-right:1.5rem;white-space:nowrap}
 time{white-space:nowrap}code{font:.92em ui-monospace,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere}
 ul.rows{list-style:none;margin:0;padding:0}
@@ -55,7 +56,8 @@ svg .switch{stroke:var(--ink);stroke-width:2}
 .runs.stack tr{border-top:1px solid var(--line);padding:.4rem 0}.runs.stack tbody th{border:0;padding:0}
 .runs.stack td[data-of]:before{content:attr(data-of) ": ";color:var(--soft)}
 figure{padding:.6rem}figure svg{min-width:34rem}}
-@media print{body{max-width:none;padding:0;font-size:10pt}h2{break-after:avoid}.row,figure,.runs tr{break-inside:avoid}
+@media print{html{font-size:12px}body{max-width:none;padding:0;font-size:1rem}
+h2{break-after:avoid}.row,figure,.runs tr{break-inside:avoid}
 details{display:none}figure{border:1px solid var(--line);background:none}*{print-color-adjust:exact}
 @page{margin:16mm 14mm}}
 """
