@@ -199,12 +199,11 @@ def svg(move: Move, name: str) -> str:
         f"<text x={x(move.switch) + 5} y={_TOP - 18}>switch</text>",
         f"<text x={x(move.hold) - 6} y={_TOP - 18} text-anchor=end>writes held {move.release - move.hold:.2f} s</text>",
     ]
-    first_side, second_side = ("old", "new") if sum(move.old[: bars // 2]) >= sum(move.new[: bars // 2]) else ("new", "old")
     parts += [
-        _rect(first_side, _LEFT, _TOP - 30, 12, 12),
-        f"<text x={_LEFT + 18} y={_TOP - 19}>{first_side} server</text>",
-        f"<text x={_WIDTH - _RIGHT} y={_TOP - 19} text-anchor=end>{second_side} server</text>",
-        _rect(second_side, _WIDTH - _RIGHT - 100, _TOP - 30, 12, 12),
+        _rect("old", _LEFT, _TOP - 30, 12, 12),
+        f"<text x={_LEFT + 18} y={_TOP - 19}>old server</text>",
+        _rect("new", _LEFT + 104, _TOP - 30, 12, 12),
+        f"<text x={_LEFT + 122} y={_TOP - 19}>new server</text>",
         f"<text class=soft x={_LEFT - 44} y={base + _GAP - 8}>writes waiting, at most {max(move.waiting, default=0)}</text>",
     ]
     for second in range(int(bars * BIN) + 1):
