@@ -200,10 +200,10 @@ def svg(move: Move, name: str) -> str:
         f"<text x={x(move.hold) - 6} y={_TOP - 18} text-anchor=end>writes held {move.release - move.hold:.2f} s</text>",
     ]
     parts += [
-        _rect("old", _LEFT, _TOP - 30, 12, 12),
-        f"<text x={_LEFT + 18} y={_TOP - 19}>old server</text>",
-        _rect("new", _LEFT + 104, _TOP - 30, 12, 12),
-        f"<text x={_LEFT + 122} y={_TOP - 19}>new server</text>",
+        _rect("old", 270, 5, 12, 12),
+        "<text x=288 y=16>old server</text>",
+        _rect("new", 380, 5, 12, 12),
+        "<text x=398 y=16>new server</text>",
         f"<text class=soft x={_LEFT - 44} y={base + _GAP - 8}>writes waiting, at most {max(move.waiting, default=0)}</text>",
     ]
     for second in range(int(bars * BIN) + 1):
