@@ -105,6 +105,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         facts = [item for item in items if item.get_closest_marker("fact")]
         items[:] = [item for item in items if not item.get_closest_marker("fact")]
         config.hook.pytest_deselected(items=facts)
+        if place(config) == "container lab":
+            from steps.lab.containers import ADDS_TO, NOT_HERE
+
+            for item in items:
+                if (criterion := criterion_of(item)) and criterion not in ADDS_TO:
+                    item.add_marker(pytest.mark.skip(reason=NOT_HERE))
         return
     others = [item for item in items if not criterion_of(item)]
     items[:] = [item for item in items if criterion_of(item)]
