@@ -19,7 +19,6 @@ import pytest
 from pytest_bdd import given, then, when
 
 from steps.lab.lab import Lab, new_folder
-from steps.lab.neighbours import furnish_firewall
 from steps.names import picture
 from steps.operator import Operator
 
@@ -31,8 +30,6 @@ MOVE = ("deploy", "gate", "copy", "switch", "finish")
 def finished(parent: Path, *, soak_hours: float = 0.0) -> Iterator[Lab]:
     """A lab whose traffic moved, whose way back was given up, and whose firewall knows the old servers."""
     with Lab(new_folder(parent), seed=parent / "seed") as lab:
-        assert lab.pve is not None
-        furnish_firewall(lab.pve, lab.site)
         lab.change_site(limits={"soak_hours": soak_hours})
         operator = Operator(lab, agrees_to=names(lab))
         for verb in MOVE:

@@ -263,11 +263,13 @@ class Lab:
         ]  # fmt: skip
 
     def _start_proxmox(self) -> LabPve:
+        from steps.lab.neighbours import furnish_firewall
         from steps.lab.proxmox import LabPve, furnish
 
         pve = LabPve(self.folder / "pve", self.machines, host=self.network.address(2), port=8006, node=self.site.proxmox.node)
         pve.hardware[self.site.guests.new.vmid] = self.folder / "hardware-1001.json"
         self.operator_token = furnish(pve, self.site)
+        furnish_firewall(pve, self.site)
         pve.serve()
         self.change_site(proxmox={"ca_file": str(pve.certificate)})
         return pve
