@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -54,3 +55,23 @@ def test_every_link_leads_somewhere() -> None:
                 assert target[1:] in heads, target
             elif not target.startswith("http"):
                 assert (page.parent / target.split("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *(p.relative_to(ROOT) for p in ROOT.glob("*.md")),
+        *(
+            p.relative_to(ROOT)
+            for folder in ("docs", "features", "nginx", "stacks", ".github")
+            for p in (ROOT / folder).rglob("*.md")
+        ),
+        *(p.relative_to(ROOT) for p in (ROOT / ".github/workflows").glob("*.yml")),
+    ],
+    ids=str,
+)
+def test_every_program_that_a_page_starts_is_there(page: Path) -> None:
+    named = set(re.findall(r"(?<![\w./-])\./([\w./-]*\w)", (ROOT / page).read_text(encoding="utf-8")))
+    named = {name for name in named if not name.endswith((".yml", ".conf"))}
+    missing = [name for name in sorted(named) if not ((ROOT / name).is_file() and os.access(ROOT / name, os.X_OK))]
+    assert missing == [], missing
