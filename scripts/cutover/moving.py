@@ -184,7 +184,9 @@ def move(run: Run, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
         refuse_bypass(run, verb, watch, name)
     reason: CutoverError | None = None
     for attempt in range(1, ATTEMPTS + 1):
-        counts = _counting_fits(following, (run.site.limits.hold_seconds - LOOKS_AGAIN) * SHARE_OF_COUNTS)
+        # Where time was short once, counting stays outside.
+        share = (run.site.limits.hold_seconds - LOOKS_AGAIN) * SHARE_OF_COUNTS
+        counts = _counting_fits(following, share) and attempt == 1
         catch_up(run, verb, following)
         try:
             moved = _held(run, verb, following, to, counts)

@@ -1,6 +1,7 @@
 """Copying one collection: what it leaves behind when it ends, when it fails, and when it was interrupted."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,13 +14,13 @@ from steps.unit.pair import KEY, READ_KEY, ROOT, pair_of_servers
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory):
+def servers(tmp_path_factory: Any) -> Any:
     with pair_of_servers(tmp_path_factory.mktemp("pair")) as pair:
         yield pair
 
 
 @pytest.fixture
-def run(servers, tmp_path):
+def run(servers: Any, tmp_path: Any) -> Any:
     servers.clear()
     text = (ROOT / "site.yaml").read_text()
     facts = site.parse(text)
@@ -35,16 +36,16 @@ def run(servers, tmp_path):
     made.close()
 
 
-def same(run):
+def same(run: Any) -> Any:
     assert proof.compare_collection(run.old, run.new, "docs").differences == []
     assert proof.compare_schemas(proof.schema_of(run.old), proof.schema_of(run.new)) == []
 
 
-def snapshots(run):
+def snapshots(run: Any) -> Any:
     return {one["name"] for one in run.old.snapshots("docs")}
 
 
-def test_a_copy_is_complete_and_leaves_no_snapshot(run):
+def test_a_copy_is_complete_and_leaves_no_snapshot(run: Any) -> None:
     before = snapshots(run)
     moving.base_copy(run, "copy", run.old, run.new, "docs")
     same(run)
@@ -52,14 +53,14 @@ def test_a_copy_is_complete_and_leaves_no_snapshot(run):
     assert run.journal.open_intents() == []
 
 
-def test_what_an_interrupted_copy_left_on_the_target_is_replaced(run):
+def test_what_an_interrupted_copy_left_on_the_target_is_replaced(run: Any) -> None:
     with run.door.act("test", "An unfinished copy"):
         run.new.ask("PUT", "/collections/docs", {"vectors": {"size": 9, "distance": "Dot"}})
     moving.base_copy(run, "copy", run.old, run.new, "docs")
     same(run)
 
 
-def test_a_recovery_that_fails_is_said_and_the_snapshot_is_removed(run, servers):
+def test_a_recovery_that_fails_is_said_and_the_snapshot_is_removed(run: Any, servers: Any) -> None:
     before = snapshots(run)
     words = "Service internal error: No space left on device (os error 28)"
     route = "/collections/{collection_name}/snapshots/recover"
@@ -74,7 +75,7 @@ def test_a_recovery_that_fails_is_said_and_the_snapshot_is_removed(run, servers)
     same(run)
 
 
-def test_a_snapshot_that_an_interrupted_copy_left_is_removed(run):
+def test_a_snapshot_that_an_interrupted_copy_left_is_removed(run: Any) -> None:
     known = {"collection": "docs", "snapshots": []}
     with run.door.act("copy.snapshot", moving._snapshot_words("docs", run.old), before=known) as act:
         made = run.old.create_snapshot("docs")
@@ -85,7 +86,7 @@ def test_a_snapshot_that_an_interrupted_copy_left_is_removed(run):
     moving.remove_left_snapshots(run, "copy", run.old)
 
 
-def test_a_snapshot_that_may_be_somebody_elses_is_named_and_kept(run):
+def test_a_snapshot_that_may_be_somebody_elses_is_named_and_kept(run: Any) -> None:
     run.journal.intent(
         "copy.snapshot", moving._snapshot_words("docs", run.old), {"collection": "docs", "snapshots": list(snapshots(run))}
     )

@@ -4,6 +4,7 @@ import json
 import random
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from cutover import proof
 from cutover.errors import Refused
 from cutover.follow import CannotFollow, Follower, Position, TooMuchForAHold, alias_moves, happened, index_schema, patch_for
 from cutover.gatelog import Write
+from cutover.qdrant import NotThere
 from cutover.touched import Depth, Touched
 from steps.unit.pair import pair_of_servers
 
@@ -23,39 +25,39 @@ class Record:
     content: dict[str, bytes] = field(default_factory=dict)
     forgotten: list[str] = field(default_factory=list)
 
-    def add(self, side, method, uri, body=None, status=200):
+    def add(self, side: Any, method: Any, uri: Any, body: Any = None, status: Any = 200) -> Any:
         name = f"{len(self.lines):010d}" if body is not None else ""
         self.content[name] = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         self.lines.append(Write(100 * (len(self.lines) + 1), time.time(), method, uri, status, side, name))
 
-    def read_log(self, from_offset):
+    def read_log(self, from_offset: Any) -> Any:
         return [line for line in self.lines if line.offset > from_offset]
 
-    def bodies(self, entries):
+    def bodies(self, entries: Any) -> Any:
         return ((entry, self.content[entry.body]) for entry in entries)
 
-    def forget_bodies(self, entries):
+    def forget_bodies(self, entries: Any) -> Any:
         self.forgotten += [entry.body for entry in entries]
 
 
 class Application:
     """Writes to the serving server and has it written down, as the gate does."""
 
-    def __init__(self, server, record, side):
+    def __init__(self, server: Any, record: Any, side: Any) -> None:
         self.server, self.record, self.side = server, record, side
 
-    def __call__(self, method, uri, body=None):
+    def __call__(self, method: Any, uri: Any, body: Any = None) -> Any:
         path, _, query = uri.partition("?")
         status = 200
         try:
             self.server.ask(method, path, body, params=dict(p.split("=") for p in query.split("&")) if query else None)
-        except proof.NotThere as error:
+        except NotThere as error:
             status = error.status
         self.record.add(self.side, method, uri, body, status)
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory):
+def servers(tmp_path_factory: Any) -> Any:
     with pair_of_servers(tmp_path_factory.mktemp("pair")) as pair:
         yield pair
 
@@ -70,7 +72,7 @@ class Stage:
 
 
 @pytest.fixture
-def stage(servers, tmp_path):
+def stage(servers: Any, tmp_path: Any) -> Any:
     servers.clear()
     old, new = servers.old, servers.new
     with servers.door.act("test", "Fill and follow"):
@@ -78,9 +80,9 @@ def stage(servers, tmp_path):
             server.ask("PUT", "/collections/docs", {"vectors": {"size": 2, "distance": "Dot"}})
             server.upsert("docs", [{"id": i, "vector": [i, 1], "payload": {"n": i}} for i in range(200)])
             server.change_aliases([{"create_alias": {"alias_name": "now", "collection_name": "docs"}}])
-        record = Record()
+        record: Any = Record()
 
-        def copy(name):
+        def copy(name: Any) -> Any:
             made = old.create_snapshot(name)
             if name in new.collections():
                 new.delete_collection(name)
@@ -90,13 +92,13 @@ def stage(servers, tmp_path):
         yield Stage(old, new, record, follower, Application(old, record, "old"))
 
 
-def same(stage):
+def same(stage: Any) -> Any:
     assert proof.compare_schemas(proof.schema_of(stage.old), proof.schema_of(stage.new)) == []
     for name in stage.old.collections():
         assert proof.compare_collection(stage.old, stage.new, name).differences == []
 
 
-def test_every_kind_of_write_is_brought_over(stage):
+def test_every_kind_of_write_is_brought_over(stage: Any) -> None:
     at = "/collections/now/points"
     for method, uri, body in [
         ("PUT", f"{at}?wait=true", {"points": [{"id": 500, "vector": [1, 2], "payload": {"a": -0.0}}]}),
@@ -120,7 +122,7 @@ def test_every_kind_of_write_is_brought_over(stage):
     same(stage)
 
 
-def test_a_write_that_was_only_acknowledged_is_not_read_too_early(stage, servers):
+def test_a_write_that_was_only_acknowledged_is_not_read_too_early(stage: Any, servers: Any) -> None:
     servers.switch("old", apply_delay_ms=100)
     for attempt in range(5):
         ids = random.sample(range(200), 50)
@@ -129,7 +131,7 @@ def test_a_write_that_was_only_acknowledged_is_not_read_too_early(stage, servers
         assert proof.compare_ids(stage.old, stage.new, "docs", ids) == []
 
 
-def test_a_round_that_was_interrupted_is_done_again_without_harm(stage, tmp_path):
+def test_a_round_that_was_interrupted_is_done_again_without_harm(stage: Any, tmp_path: Any) -> None:
     stage.write("POST", "/collections/docs/points/delete?wait=true", {"points": [1, 2, 3]})
     stage.follower.round()
     again = Follower(
@@ -137,11 +139,13 @@ def test_a_round_that_was_interrupted_is_done_again_without_harm(stage, tmp_path
     )
     again.round()
     same(stage)
-    assert Position.load(tmp_path / "other.json").offset == stage.record.lines[-1].offset
+    saved = Position.load(tmp_path / "other.json")
+    assert saved is not None
+    assert saved.offset == stage.record.lines[-1].offset
     assert stage.record.forgotten
 
 
-def test_writes_by_filter_are_answered_by_comparing_everything(stage):
+def test_writes_by_filter_are_answered_by_comparing_everything(stage: Any) -> None:
     stage.write("POST", "/collections/docs/points/delete?wait=true", {"filter": {"must": [{"key": "n", "range": {"lt": 50}}]}})
     stage.write(
         "POST",
@@ -153,7 +157,7 @@ def test_writes_by_filter_are_answered_by_comparing_everything(stage):
     same(stage)
 
 
-def test_inside_a_hold_a_write_by_filter_ends_it_when_comparing_would_take_too_long(stage):
+def test_inside_a_hold_a_write_by_filter_ends_it_when_comparing_would_take_too_long(stage: Any) -> None:
     stage.write("POST", "/collections/docs/points/delete?wait=true", {"filter": {"must": [{"key": "n", "range": {"lt": 50}}]}})
     with pytest.raises(TooMuchForAHold, match="filter"):
         stage.follower.round(held=True, budget=0.0001)
@@ -162,7 +166,7 @@ def test_inside_a_hold_a_write_by_filter_ends_it_when_comparing_would_take_too_l
     same(stage)
 
 
-def test_indexes_settings_aliases_and_collections_are_brought_as_they_are_now(stage):
+def test_indexes_settings_aliases_and_collections_are_brought_as_they_are_now(stage: Any) -> None:
     stage.write(
         "PUT",
         "/collections/docs/index?wait=true",
@@ -191,7 +195,7 @@ def test_indexes_settings_aliases_and_collections_are_brought_as_they_are_now(st
     same(stage)
 
 
-def test_a_write_through_an_alias_that_has_moved_since_is_not_missed(stage):
+def test_a_write_through_an_alias_that_has_moved_since_is_not_missed(stage: Any) -> None:
     stage.write("PUT", "/collections/other", {"vectors": {"size": 2, "distance": "Dot"}})
     stage.follower.round()
     stage.write("PUT", "/collections/now/points?wait=true", {"points": [{"id": 777, "vector": [1, 1]}]})
@@ -202,21 +206,21 @@ def test_a_write_through_an_alias_that_has_moved_since_is_not_missed(stage):
     same(stage)
 
 
-def test_a_collection_is_never_deleted_that_nobody_asked_to_delete(stage):
+def test_a_collection_is_never_deleted_that_nobody_asked_to_delete(stage: Any) -> None:
     stage.new.ask("PUT", "/collections/theirs", {"vectors": {"size": 2, "distance": "Dot"}})
     stage.write("PUT", "/collections/docs/index?wait=true", {"field_name": "n", "field_schema": "integer"})
     stage.follower.round()
     assert "theirs" in stage.new.collections()
 
 
-def test_what_is_not_followed_refuses_with_its_name_and_loses_nothing(stage):
+def test_what_is_not_followed_refuses_with_its_name_and_loses_nothing(stage: Any) -> None:
     stage.record.add("old", "PUT", "/quotas", {"enabled": True})
     with pytest.raises(CannotFollow, match="quotas"):
         stage.follower.round()
     assert stage.follower.position.offset == 0
 
 
-def test_a_collection_with_other_vectors_is_not_replaced_on_the_way_back(stage):
+def test_a_collection_with_other_vectors_is_not_replaced_on_the_way_back(stage: Any) -> None:
     stage.follower.may_replace = False
     stage.write("DELETE", "/collections/docs")
     stage.write("PUT", "/collections/docs", {"vectors": {"size": 5, "distance": "Dot"}})
@@ -227,7 +231,7 @@ def test_a_collection_with_other_vectors_is_not_replaced_on_the_way_back(stage):
     same(stage)
 
 
-def test_a_late_write_is_brought_over_and_a_conflict_keeps_both_versions(stage, tmp_path):
+def test_a_late_write_is_brought_over_and_a_conflict_keeps_both_versions(stage: Any, tmp_path: Any) -> None:
     """The traffic moved to the new server; two writes that had been sent long ago reach the old one."""
     follower = Follower(
         stage.record, stage.new, stage.old, Position(side="new"), tmp_path / "late.json", copy_collection=print, may_replace=False
@@ -248,14 +252,14 @@ def test_a_late_write_is_brought_over_and_a_conflict_keeps_both_versions(stage, 
     assert follower.position.conflicts == 1
 
 
-def test_everything_is_proved_while_somebody_writes(stage):
+def test_everything_is_proved_while_somebody_writes(stage: Any) -> None:
     stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"busy": 1}, "points": [1, 2, 3]})
     compared, differences = stage.follower.prove_everything()
     assert differences == []
     assert sum(c.records for c in compared) == 200
 
 
-def test_a_change_that_nobody_recorded_is_a_difference(stage):
+def test_a_change_that_nobody_recorded_is_a_difference(stage: Any) -> None:
     stage.new.delete("docs", [42])
     stage.old.ask("POST", "/collections/docs/points/payload?wait=true", {"payload": {"secret": 1}, "points": [43]})
     _, differences = stage.follower.prove_everything()
@@ -277,11 +281,11 @@ def test_a_change_that_nobody_recorded_is_a_difference(stage):
         (400, Touched("c", ids=frozenset({1})), True),
     ],
 )
-def test_which_answers_mean_that_something_may_have_happened(status, found, counts):
+def test_which_answers_mean_that_something_may_have_happened(status: Any, found: Any, counts: Any) -> None:
     assert happened(Write(1, 0.0, "POST", "/", status, "old", ""), found) is counts
 
 
-def test_alias_moves_are_read_from_the_request():
+def test_alias_moves_are_read_from_the_request() -> None:
     actions = [
         {"create_alias": {"collection_name": "a", "alias_name": "x"}},
         {"rename_alias": {"old_alias_name": "x", "new_alias_name": "y"}},
@@ -290,7 +294,7 @@ def test_alias_moves_are_read_from_the_request():
     assert alias_moves(json.dumps({"actions": actions}).encode()) == [("x", "a"), ("y", "x")]
 
 
-def test_settings_and_indexes_are_written_as_qdrant_takes_them():
+def test_settings_and_indexes_are_written_as_qdrant_takes_them() -> None:
     config = {
         "params": {"vectors": {"size": 4, "distance": "Dot", "on_disk": True}, "on_disk_payload": True, "replication_factor": 1},
         "hnsw_config": {"m": 8},
@@ -311,14 +315,14 @@ def test_settings_and_indexes_are_written_as_qdrant_takes_them():
     }
 
 
-def test_a_damaged_position_is_named_and_not_guessed(tmp_path):
+def test_a_damaged_position_is_named_and_not_guessed(tmp_path: Any) -> None:
     (tmp_path / "follow.json").write_text("{")
     with pytest.raises(Refused, match="not readable"):
         Position.load(tmp_path / "follow.json")
     assert Position.load(tmp_path / "absent.json") is None
 
 
-def test_position_survives_saving(tmp_path):
+def test_position_survives_saving(tmp_path: Any) -> None:
     position = Position(side="new", offset=7, holders={"now": ["a", "b"]}, moved={"docs": [1, "x"]})
     position.save(tmp_path / "p.json")
     assert Position.load(tmp_path / "p.json") == position

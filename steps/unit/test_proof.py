@@ -2,6 +2,8 @@
 
 import json
 import uuid
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,11 +15,11 @@ from cutover.touched import Depth
 from steps.unit.pair import READ_KEY, pair_of_servers
 
 
-def answer(*records):
+def answer(*records: Any) -> Any:
     return json.dumps({"result": list(records), "status": "ok", "time": 0.1}).encode()
 
 
-def scrolled(*records, following=None):
+def scrolled(*records: Any, following: Any = None) -> Any:
     return json.dumps({"result": {"points": list(records), "next_page_offset": following}, "status": "ok", "time": 0.1}).encode()
 
 
@@ -44,12 +46,12 @@ def scrolled(*records, following=None):
         ({"payload": {"a": {"b": [{}]}}}, {"payload": {"a": {"b": [{"c": None}]}}}, ["payload"]),
     ],
 )
-def test_two_versions_of_a_record(mine, theirs, kinds):
+def test_two_versions_of_a_record(mine: Any, theirs: Any, kinds: Any) -> None:
     pages = answer({"id": 1} | mine), answer({"id": 1} | theirs)
     assert [d.kind for d in compare_answers("docs", *pages, [1])] == kinds
 
 
-def test_missing_and_extra_records_are_named():
+def test_missing_and_extra_records_are_named() -> None:
     found = compare_answers("docs", answer({"id": 1}, {"id": 2}), answer({"id": 2}, {"id": 3}), [1, 2, 3, 4])
     assert found == [Difference("missing", "docs", 1), Difference("extra", "docs", 3)]
 
@@ -65,7 +67,7 @@ values = st.recursive(
 )
 
 
-def exact(value):
+def exact(value: Any) -> Any:
     """An independent idea of sameness: type and text of every leaf."""
     if isinstance(value, dict):
         return {k: exact(v) for k, v in value.items()}
@@ -75,7 +77,7 @@ def exact(value):
 
 
 @given(st.dictionaries(st.text(max_size=2), values, max_size=3), st.dictionaries(st.text(max_size=2), values, max_size=3))
-def test_payloads_are_equal_exactly_when_they_are_the_same(left, right):
+def test_payloads_are_equal_exactly_when_they_are_the_same(left: Any, right: Any) -> None:
     for other in (left, right):
         pages = answer({"id": 1, "payload": left}), answer({"id": 1, "payload": other})
         assert (not compare_answers("docs", *pages, [1])) == (exact(left) == exact(other))
@@ -85,24 +87,26 @@ ids = st.integers(0, 60) | st.integers(0, 15).map(lambda n: str(uuid.UUID(int=n)
 
 
 @given(st.dictionaries(ids, st.integers(0, 2)), st.dictionaries(ids, st.integers(0, 2)), st.integers(1, 5))
-def test_a_whole_comparison_finds_exactly_what_differs(left, right, limit):
+def test_a_whole_comparison_finds_exactly_what_differs(left: Any, right: Any, limit: Any) -> None:
     """Two made-up servers that only know how to page; every size of page must find the same differences."""
 
     class Pages:
-        def __init__(self, content):
+        def __init__(self, content: Any) -> None:
             self.content = sorted(
                 ({"id": k, "payload": {"v": v}, "vector": [1.0]} for k, v in content.items()), key=lambda r: proof._order(r["id"])
             )
 
-        def page(self, _collection, offset, count, **_rest):
+        def page(self, _collection: Any, offset: Any, count: Any, **_rest: Any) -> Any:
             rest = [r for r in self.content if offset is None or proof._order(r["id"]) >= proof._order(offset)]
             following = rest[count]["id"] if len(rest) > count else None
             return scrolled(*rest[:count], following=following)
 
     result = proof.Compared("docs")
+    one: Any = Pages(left)
+    other: Any = Pages(right)
     cut = 30
     for start, end in ((None, cut), (cut, None)):
-        proof._compare_range(Pages(left), Pages(right), "docs", start, end, limit, True, True, result, lambda _n: None)
+        proof._compare_range(one, other, "docs", start, end, limit, True, True, result, lambda _n: None)
     expected = {("missing", k) for k in left.keys() - right.keys()} | {("extra", k) for k in right.keys() - left.keys()}
     expected |= {("payload", k) for k in left.keys() & right.keys() if left[k] != right[k]}
     assert {(d.kind, d.where) for d in result.differences} == expected
@@ -110,7 +114,7 @@ def test_a_whole_comparison_finds_exactly_what_differs(left, right, limit):
     assert result.records == len(left)
 
 
-def test_schemas_are_compared_by_setting_index_and_alias():
+def test_schemas_are_compared_by_setting_index_and_alias() -> None:
     one = Schema(
         {"a": {"params": {"x": 1, "y": {"z": 2}}}, "b": {}}, {"a": {"lang": {"data_type": "keyword"}}, "b": {}}, {"now": "a"}
     )
@@ -127,12 +131,12 @@ def test_schemas_are_compared_by_setting_index_and_alias():
 
 # -- on servers -----------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory):
+def servers(tmp_path_factory: Any) -> Any:
     with pair_of_servers(tmp_path_factory.mktemp("pair")) as pair:
         yield pair
 
 
-KINDS = {
+KINDS: dict[str, tuple[dict[str, Any], Callable[[int], Any]]] = {
     "plain": ({"vectors": {"size": 4, "distance": "Cosine"}}, lambda i: [0.1 * i, 1, -0.5, 3]),
     "many": (
         {"vectors": {"a": {"size": 3, "distance": "Dot"}, "m": {"size": 2, "distance": "Dot", "multivector_config": {"comparator": "max_sim"}}}, "sparse_vectors": {"s": {}}},
@@ -145,7 +149,7 @@ KINDS = {
 
 
 @pytest.fixture(params=sorted(KINDS))
-def copied(servers, request):
+def copied(servers: Any, request: Any) -> Any:
     """A collection of each kind, copied by snapshot, with UUID ids and records without payload."""
     servers.clear()
     settings, vector = KINDS[request.param]
@@ -159,14 +163,14 @@ def copied(servers, request):
         yield servers
 
 
-def test_a_copy_is_the_same_bit_by_bit(copied):
+def test_a_copy_is_the_same_bit_by_bit(copied: Any) -> None:
     found = proof.compare_collection(copied.old, copied.new, "c")
     assert (found.records, found.count) == (298, 0)
     assert proof.compare_counts(copied.old, copied.new, ["c"]) == []
     assert compare_schemas(proof.schema_of(copied.old), proof.schema_of(copied.new)) == []
 
 
-def test_records_read_and_written_back_are_the_same_bit_by_bit(copied):
+def test_records_read_and_written_back_are_the_same_bit_by_bit(copied: Any) -> None:
     from cutover.follow import bring
 
     ids = [r["id"] for r in copied.old.scroll("c", vectors=False)]
@@ -176,7 +180,7 @@ def test_records_read_and_written_back_are_the_same_bit_by_bit(copied):
     assert proof.compare_collection(copied.old, copied.new, "c").differences == []
 
 
-def test_what_was_changed_on_one_side_is_found_and_named(copied):
+def test_what_was_changed_on_one_side_is_found_and_named(copied: Any) -> None:
     uuid5 = str(uuid.UUID(int=5 << 100))
     copied.new.delete("c", [17, uuid5])
     copied.new.ask("POST", "/collections/c/points/payload?wait=true", {"payload": {"n": 1.0}, "points": [1]})

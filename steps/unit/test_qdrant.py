@@ -1,6 +1,7 @@
 """The Qdrant client, against the real engine."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -11,13 +12,13 @@ from steps.unit.pair import KEY, READ_KEY, pair_of_servers
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory):
+def servers(tmp_path_factory: Any) -> Any:
     with pair_of_servers(tmp_path_factory.mktemp("pair")) as pair:
         yield pair
 
 
 @pytest.fixture
-def pair(servers):
+def pair(servers: Any) -> Any:
     servers.clear()
     with servers.door.act("test", "Fill"):
         servers.old.ask("PUT", "/collections/docs", {"vectors": {"size": 4, "distance": "Dot"}})
@@ -26,7 +27,7 @@ def pair(servers):
         yield servers
 
 
-def test_reads_need_no_permission_and_writes_do(pair):
+def test_reads_need_no_permission_and_writes_do(pair: Any) -> None:
     closed = Qdrant(pair.old.url, Door(None), key=READ_KEY)
     assert closed.count("docs") == 300
     with pytest.raises(DoorClosed):
@@ -34,7 +35,7 @@ def test_reads_need_no_permission_and_writes_do(pair):
     assert pair.old.count("docs") == 300
 
 
-def test_the_read_only_key_reads_and_qdrant_itself_refuses_it_to_write(pair):
+def test_the_read_only_key_reads_and_qdrant_itself_refuses_it_to_write(pair: Any) -> None:
     reader = Qdrant(pair.old.url, pair.door, key=READ_KEY, name="the old server")
     assert reader.version() == pair.old.version()
     with pytest.raises(Answered) as refused:
@@ -43,7 +44,7 @@ def test_the_read_only_key_reads_and_qdrant_itself_refuses_it_to_write(pair):
     assert "the old server" in str(refused.value)
 
 
-def test_a_wrong_key_is_named_without_being_shown(pair):
+def test_a_wrong_key_is_named_without_being_shown(pair: Any) -> None:
     stranger = Qdrant(pair.old.url, pair.door, key="not-the-key")
     with pytest.raises(Answered, match="401") as refused:
         stranger.collections()
@@ -51,18 +52,18 @@ def test_a_wrong_key_is_named_without_being_shown(pair):
     assert "QDRANT_API_KEY" in refused.value.hint
 
 
-def test_a_server_that_is_not_there_is_unreachable_and_nothing_happened(pair):
+def test_a_server_that_is_not_there_is_unreachable_and_nothing_happened(pair: Any) -> None:
     nobody = Qdrant("http://127.0.0.1:1", pair.door, key=KEY)
     with pytest.raises(Unreachable):
         nobody.upsert("docs", [{"id": 1, "vector": [1, 1, 1, 1]}])
 
 
-def test_scrolling_gives_every_record_once_in_order(pair):
+def test_scrolling_gives_every_record_once_in_order(pair: Any) -> None:
     ids = [record["id"] for record in pair.old.scroll("docs", limit=7, vectors=False)]
     assert ids == list(range(300))
 
 
-def test_a_snapshot_makes_the_same_collection_on_the_other_server(pair):
+def test_a_snapshot_makes_the_same_collection_on_the_other_server(pair: Any) -> None:
     made = pair.old.create_snapshot("docs")
     url = pair.old.snapshot_url("docs", made["name"])
     with pytest.raises(Answered, match="401"):
@@ -78,12 +79,12 @@ def test_a_snapshot_makes_the_same_collection_on_the_other_server(pair):
     assert made["name"] not in {one["name"] for one in pair.old.snapshots("docs")}
 
 
-def test_downloaded_bytes_are_the_snapshot(pair):
+def test_downloaded_bytes_are_the_snapshot(pair: Any) -> None:
     made = pair.old.create_snapshot("docs")
     assert sum(map(len, pair.old.download("docs", made["name"]))) == made["size"]
 
 
-def test_the_barrier_returns_only_when_acknowledged_writes_are_applied(pair):
+def test_the_barrier_returns_only_when_acknowledged_writes_are_applied(pair: Any) -> None:
     pair.switch("old", apply_delay_ms=50)
     for attempt in range(10):
         ids = random.sample(range(300), 100)
@@ -94,14 +95,14 @@ def test_the_barrier_returns_only_when_acknowledged_writes_are_applied(pair):
         assert {record["payload"]["attempt"] for record in found} == {attempt}
 
 
-def test_a_large_write_is_split(pair, monkeypatch):
+def test_a_large_write_is_split(pair: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("cutover.qdrant.MAX_BODY", 2000)
     pair.old.upsert("docs", [{"id": i, "vector": [1, 1, 1, 1], "payload": {"text": "x" * 300}} for i in range(20)])
     assert pair.old.count("docs") == 300
     assert pair.old.sent["PUT /collections/{collection_name}/points"] > 5
 
 
-def test_own_writes_can_be_told_from_those_of_others(pair):
+def test_own_writes_can_be_told_from_those_of_others(pair: Any) -> None:
     before = writes_counted(pair.old.telemetry())
     sent = pair.old.sent.copy()
     pair.old.delete("docs", [1, 2])
@@ -114,7 +115,7 @@ def test_own_writes_can_be_told_from_those_of_others(pair):
     assert ours[name] == 1
 
 
-def test_missing_things_are_not_there(pair):
+def test_missing_things_are_not_there(pair: Any) -> None:
     with pytest.raises(NotThere):
         pair.old.info("nowhere")
     pair.old.delete_collection("nowhere")

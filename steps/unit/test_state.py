@@ -1,6 +1,7 @@
 """Where the move is, judged from what was seen; nobody is asked."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,9 @@ class Flags:
     recording: bool = True
 
 
-def journal(*acts):
+def journal(*acts: Any) -> Any:
     """Lines of a journal: `act` is a finished act, `act!` a note, `act...` an act without outcome."""
-    lines = []
+    lines: list[Entry] = []
     for act in acts:
         seq = len(lines) + 1
         if act.endswith("!"):
@@ -30,7 +31,7 @@ def journal(*acts):
     return lines
 
 
-def seen(flags, *acts, behind=0, position=None, problem=""):
+def seen(flags: Any, *acts: Any, behind: Any = 0, position: Any = None, problem: Any = "") -> Any:
     return Seen(flags, problem, journal(*acts), position or Position(at=940.0), behind, 1000.0)
 
 
@@ -57,11 +58,11 @@ READY = (*COPIED, "copy.prove", "copy.proved!")
         (None, (), "planned"),
     ],
 )
-def test_the_state_follows_from_the_gate_and_the_journal(flags, acts, state):
+def test_the_state_follows_from_the_gate_and_the_journal(flags: Any, acts: Any, state: Any) -> None:
     assert judge(seen(flags, *acts)).state == state
 
 
-def test_the_lines_say_now_waiting_for_and_what_can_be_done():
+def test_the_lines_say_now_waiting_for_and_what_can_be_done() -> None:
     lines = judge(seen(Flags(side="new"), *READY, "switch.point", behind=12)).lines()
     assert (
         lines[1]
@@ -71,21 +72,21 @@ def test_the_lines_say_now_waiting_for_and_what_can_be_done():
     assert lines[3] == "You can:     back, follow, finish"
 
 
-def test_an_interrupted_act_is_named():
+def test_an_interrupted_act_is_named() -> None:
     assert "interrupted while: Do copy.recover" in judge(seen(Flags(), *COPIED, "copy.recover...")).reason
 
 
-def test_what_may_be_done_is_data_too():
+def test_what_may_be_done_is_data_too() -> None:
     assert judge(seen(Flags(), *READY)).can_switch
     assert not judge(seen(Flags(), *COPIED)).can_switch
     assert judge(seen(Flags(side="new"), *READY)).can_go_back
 
 
-def test_the_age_of_the_way_back_is_spoken_in_the_right_unit():
+def test_the_age_of_the_way_back_is_spoken_in_the_right_unit() -> None:
     said = judge(seen(Flags(side="new"), *READY, behind=1, position=Position(at=1000.0 - 7300))).now
     assert "is 1 write and 2.0 h behind" in said
 
 
-def test_conflicts_are_not_kept_quiet():
+def test_conflicts_are_not_kept_quiet() -> None:
     position = Position(conflicts=2)
     assert "2 late writes conflict" in judge(seen(Flags(side="new"), *READY, position=position)).now

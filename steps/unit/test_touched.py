@@ -3,6 +3,7 @@
 import gzip
 import json
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ UUID = "550e8400-e29b-41d4-a716-446655440000"
 BY_FILTER = {"filter": {"must": [{"key": "lang", "match": {"value": "de"}}]}}
 
 
-def of(method, uri, body=None):
+def of(method: Any, uri: Any, body: Any = None) -> Any:
     return touched(method, uri, b"" if body is None else json.dumps(body).encode())
 
 
@@ -54,7 +55,7 @@ def of(method, uri, body=None):
         ),
     ],
 )
-def test_operations_that_name_records(method, rest, body, ids):
+def test_operations_that_name_records(method: Any, rest: Any, body: Any, ids: Any) -> None:
     found = of(method, f"/collections/docs/{rest}", body)
     assert found == Touched("docs", frozenset(ids))
 
@@ -81,7 +82,7 @@ def test_operations_that_name_records(method, rest, body, ids):
         ("PUT", "vectors/b", {"size": 4}, Depth.EVERYTHING),
     ],
 )
-def test_what_names_no_records_means_the_whole_collection_or_a_refusal(method, rest, body, depth):
+def test_what_names_no_records_means_the_whole_collection_or_a_refusal(method: Any, rest: Any, body: Any, depth: Any) -> None:
     found = of(method, f"/collections/docs/{rest}", body)
     if depth is None:
         assert found.refuse
@@ -89,7 +90,7 @@ def test_what_names_no_records_means_the_whole_collection_or_a_refusal(method, r
         assert (found.whole, bool(found.why)) == (depth, True)
 
 
-def test_a_body_is_read_as_the_client_sent_it_compressed():
+def test_a_body_is_read_as_the_client_sent_it_compressed() -> None:
     body = json.dumps({"points": [1, 2]}).encode()
     for packed in (gzip.compress(body), zlib.compress(body)):
         assert touched("POST", "/collections/c/points/delete", packed).ids == {1, 2}
@@ -107,7 +108,7 @@ def test_a_body_is_read_as_the_client_sent_it_compressed():
         ("DELETE", "/collections/docs/vectors/a"),
     ],
 )
-def test_changes_of_schema_are_marked(method, uri):
+def test_changes_of_schema_are_marked(method: Any, uri: Any) -> None:
     assert of(method, uri).schema
     assert of("POST", "/collections/aliases", {"actions": []}).aliases
 
@@ -124,7 +125,7 @@ def test_changes_of_schema_are_marked(method, uri):
         ("BREW", "/collections/docs/points"),
     ],
 )
-def test_what_is_not_followed_refuses_the_move(method, uri):
+def test_what_is_not_followed_refuses_the_move(method: Any, uri: Any) -> None:
     assert of(method, uri).refuse
 
 
@@ -139,19 +140,19 @@ def test_what_is_not_followed_refuses_the_move(method, uri):
         ("GET", "/collections/docs"),
     ],
 )
-def test_reads_and_snapshot_files_touch_nothing(method, uri):
+def test_reads_and_snapshot_files_touch_nothing(method: Any, uri: Any) -> None:
     assert of(method, uri).nothing
 
 
 @pytest.mark.parametrize("uri", ["//collections//docs//points/", "/collections/%64ocs/points?x=/y", "/collections/docs/points//"])
-def test_spellings_of_a_path_that_qdrant_accepts(uri):
+def test_spellings_of_a_path_that_qdrant_accepts(uri: Any) -> None:
     assert path_of(uri).text == "/collections/docs/points"
     assert of("PUT", uri, {"points": [{"id": 1}]}) == Touched("docs", frozenset({1}))
     assert is_read("POST", uri)
     assert not is_read("PUT", uri)
 
 
-def test_routes_are_named_as_telemetry_counts_them(recorded):
+def test_routes_are_named_as_telemetry_counts_them(recorded: Any) -> None:
     lines = recorded("qdrant-1.18.3.jsonl")
     at = next(i for i, line in enumerate(lines) if line["path"] == "/telemetry")
     counted = set(lines[at]["answer"]["result"]["requests"]["rest"]["responses"])
@@ -160,7 +161,7 @@ def test_routes_are_named_as_telemetry_counts_them(recorded):
     assert counted <= seen | {"GET /telemetry"}
 
 
-def test_every_recorded_write_is_understood(recorded):
+def test_every_recorded_write_is_understood(recorded: Any) -> None:
     for exchange in recorded("qdrant-1.18.3.jsonl"):
         if is_read(exchange["method"], exchange["path"]) or exchange["status"] != 200:
             continue
@@ -171,19 +172,21 @@ def test_every_recorded_write_is_understood(recorded):
 
 
 @given(st.binary(max_size=200), st.sampled_from(["points", "points/delete", "points/batch", "points/payload"]))
-def test_odd_bodies_never_raise_and_are_never_overlooked(body, rest):
+def test_odd_bodies_never_raise_and_are_never_overlooked(body: Any, rest: Any) -> None:
     found = touched("POST" if rest != "points" else "PUT", f"/collections/c/{rest}", body)
     assert found.whole or found.ids or found.refuse or b"[]" in body
 
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["points", "filter", "batch", "ids", "id"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["points", "filter", "batch", "ids", "id"]), inner)
+    ),
     max_leaves=8,
 )
 
 
 @given(json_values)
-def test_odd_json_never_raises(value):
+def test_odd_json_never_raises(value: Any) -> None:
     for rest in ("points/delete", "points/batch", "points/vectors"):
         touched("POST", f"/collections/c/{rest}", json.dumps(value).encode())
