@@ -374,7 +374,8 @@ class Proxmox:
 
         def again() -> bool | Not:
             for task in self.tasks("qmstart", guest.vmid):
-                if task["upid"] not in known and task_state(task.get("status")) == "error":
+                # A running task is listed with the status RUNNING and without an end.
+                if task["upid"] not in known and task.get("endtime") and task_state(task.get("status")) == "error":
                     raise Failed(f"{guest} shut down for its reboot and could not be started: {task['status']}.",
                                  f"Look at {guest} in Proxmox; `cutover undo resize` gives it its old sizes.")  # fmt: skip
             now = self.status(guest)

@@ -410,7 +410,8 @@ class LabPve(FakePve):  # type: ignore[misc]
                 continue
             if p.get("errors") and task.get("exitstatus") in (None, "OK"):
                 continue
-            found.append(self._task_view(task, True))
+            # What runs is listed as RUNNING, so that nobody takes a missing status for an end.
+            found.append(self._task_view(task, True) | ({"status": "RUNNING"} if running else {}))
         found.sort(key=lambda task: (-task["starttime"], -task["pid"]))
         start = int(p.get("start") or 0)
         shown: web.Response = ok(found[start : start + int(p.get("limit") or 50)])

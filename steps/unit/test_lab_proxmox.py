@@ -292,3 +292,18 @@ def test_a_wrong_token_is_said_to_be_one(lab: Host) -> None:
     object.__setattr__(run.secrets, "values", {**run.secrets.values, "PROXMOX_TOKEN_SECRET": "nonsense"})
     with pytest.raises(WrongUsage, match="does not accept the token"):
         Proxmox(lab.site.proxmox, run.secrets, run.door).get("version")
+
+
+def test_a_running_task_is_listed_as_running_and_is_no_failure(lab: Host) -> None:
+    """A start that takes its time during a reboot must not be taken for one that failed."""
+    vm(lab).start_secs = 30
+    change(lab, "PUT", f"{QEMU}/config", cores=6)
+    run = lab.run(execute=True)
+    with run.door.act("reboot", "Reboot"):
+        run.proxmox.reboot(lab.site.guests.new, deadline=20)
+    assert vm(lab).guest_os.cores == 6
+    lab.pve.time_scale = 1.0
+    upid = change(lab, "POST", "nodes/pve/vzdump", vmid=952, storage="local")
+    listed = next(one for one in lab.runs[-1].proxmox.tasks("vzdump", 952) if one["upid"] == upid)
+    assert listed["status"] == "RUNNING"
+    assert "endtime" not in listed
