@@ -27,12 +27,12 @@ MOVE = ("deploy", "gate", "copy", "switch", "finish")
 
 # -- the stage ----------------------------------------------------------------------------------------
 @contextmanager
-def finished(parent: Path, *, soak_hours: float = 0.0) -> Iterator[Lab]:
+def finished(parent: Path, *, soak_hours: float = 0.0, settled: bool = False) -> Iterator[Lab]:
     """A lab whose traffic moved, whose way back was given up, and whose firewall knows the old servers."""
     with Lab(new_folder(parent), seed=parent / "seed") as lab:
         lab.change_site(limits={"soak_hours": soak_hours})
         operator = Operator(lab, agrees_to=names(lab))
-        for verb in MOVE:
+        for verb in (*MOVE, "settle") if settled else MOVE:
             operator.does(verb)
         yield lab
 
@@ -66,8 +66,8 @@ class GivenBack:
 
 @pytest.fixture(scope="session")
 def given_back(lab_parent: Path) -> Iterator[GivenBack]:
-    """A site that gave its old servers back once; nothing is changed there any more."""
-    with finished(lab_parent) as lab:
+    """A site that gave its old servers back once, with Nginx without a gate already; nothing is changed there any more."""
+    with finished(lab_parent, settled=True) as lab:
         before = picture(lab)
         Operator(lab, agrees_to=names(lab)).does("decommission")
         undo = json.loads((lab.state_dir / "undo-decommission.json").read_text(encoding="utf-8"))

@@ -44,7 +44,11 @@ def loaded(run: Run) -> Finding:
     return Finding(True, f"The gate is loaded; requests go to the {state.side} server.", facts={"side": state.side})
 
 
-@check("E1", "Nginx's configuration from before is there, or can be put back byte for byte", moments=set(Moment))
+@check(
+    "E1",
+    "Nginx's configuration from before is there, or can be put back byte for byte",
+    moments=set(Moment) - {Moment.BEFORE_DELETING},
+)
 def restorable(run: Run) -> Finding:
     """Without a gate: the operator's own file leads to the old server. With it: the kept copy leads to the file that is there."""
     installer = run.gate.installer
