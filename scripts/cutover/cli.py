@@ -66,15 +66,21 @@ class Page:
     out: Console
     data: dict[str, Any]
 
-    def line(self, text: str = "", style: str = "", *, indent: int = 0) -> None:
-        """One line for people; on a terminal what wraps stays indented, in a pipe a line is a line."""
+    def line(self, text: str = "", style: str = "", *, indent: int = 0, mark: str = "") -> None:
+        """One line for people, after a ``mark``; on a terminal what wraps stays indented, in a pipe a line is a line."""
         if self.as_json:
             return
         shown = Text.from_markup(self.terminal.shown(text), style=style)
-        if self.out.is_terminal:
+        if self.out.is_terminal and mark:
+            hanging = Table.grid(padding=(0, 1, 0, 0))
+            hanging.add_column(no_wrap=True)
+            hanging.add_column(overflow="fold")  # a digest is shown whole
+            hanging.add_row(Text(mark, style=style), shown)
+            self.out.print(Padding(hanging, (0, 0, 0, indent)))
+        elif self.out.is_terminal:
             self.out.print(Padding(shown, (0, 0, 0, indent)))
         else:
-            self.out.print(" " * indent, shown, sep="")
+            self.out.print(" " * indent, f"{mark} " if mark else "", shown, sep="")
 
 
 def _guarded(
@@ -132,11 +138,11 @@ def _show_plan(page: Page, sentences: Sequence[Sentence]) -> None:
         page.line("Nothing to do: it is already so.")
         return
     for number, sentence in enumerate(sentences, start=1):
-        page.line(f"{number}. {sentence.text}", indent=2)
+        page.line(sentence.text, indent=2, mark=f"{number}.")
         if sentence.changes:
-            page.line(f"changes: {sentence.changes}", "yellow", indent=5)
+            page.line(sentence.changes, "yellow", indent=5, mark="changes:")
         if sentence.undo:
-            page.line(f"undone:  {sentence.undo}", "dim", indent=5)
+            page.line(sentence.undo, "dim", indent=5, mark="undone: ")
 
 
 def _do(verb: str, run: Run, page: Page, *, undo: bool = False) -> int:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -177,6 +178,31 @@ def test_reports_of_two_sites_are_not_merged() -> None:
     two = run("live", "2026-11-24T10:00:00Z", passed("A1"), site="office")
     with pytest.raises(WrongUsage, match="home-lab, office"):
         merge([report(everything("live")), report(two)])
+
+
+def _command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from cutover.cli import app; app()", "report", *words],
+        cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_merges_folders(tmp_path: Path) -> None:
+    report(everything()).write(tmp_path / "lab")
+    report(run("live", "2026-11-24T12:00:00Z", failed("A2"))).write(tmp_path / "live")
+    (tmp_path / "waivers.yaml").write_text("- {criterion: A2, reason: agreed, until: 2999-01-01}\n")
+    said = _command("lab", "live", "--into", "both", "--site", "elsewhere/site.yaml", cwd=tmp_path)
+    assert (said.returncode, said.stdout.splitlines()[0]) == (1, "One of 36 criteria is not met: A2.")
+    said = _command("lab", "live", "--into", "both", "--waivers", "waivers.yaml", cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert {f.name for f in (tmp_path / "both").iterdir()} == {"acceptance.html", "acceptance.md", "acceptance.json"}
+    assert len(read(tmp_path / "both").runs) == 2
+
+
+def test_the_command_says_what_is_not_a_report(tmp_path: Path) -> None:
+    said = _command("nowhere", cwd=tmp_path)
+    assert (said.returncode, "There is no report at nowhere" in said.stderr) == (2, True)
+    assert "Traceback" not in said.stderr
 
 
 # -- waivers ----------------------------------------------------------------------------------------------------------
