@@ -173,7 +173,7 @@ def _new_server_dies(operator: Operator, new_server: object, monkeypatch: pytest
 
 @given("writes may be held for less time than the proof needs")
 def _short_hold(lab: Lab) -> None:
-    lab.change_site(limits={"hold_seconds": 0.36})
+    lab.change_site(limits={"hold_seconds": 0.41})
 
 
 def _side(operator: Operator) -> str:

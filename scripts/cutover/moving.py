@@ -23,8 +23,8 @@ from cutover.waiting import TimedOut
 if TYPE_CHECKING:
     from cutover.run import Run
 
-#: A held write looks again every 200 ms, so it waits up to that much longer than the hold.
-LOOKS_AGAIN = 0.2
+#: A held write looks again every 200 ms, so it waits up to that much longer than the hold, and a little to be answered.
+LOOKS_AGAIN = 0.25
 #: Kept for setting the flag, which the Nginx host refuses when the hold was over by its clock.
 RESERVE = 0.15
 #: Exact counts are made inside the hold when they take at most this share of it.
