@@ -265,7 +265,7 @@ class Proxmox:
             return new[0] if new else Not("no such task")
 
         try:
-            return wait_until(look, deadline=max(3.0, 6 * self.poll), what="The task", every=self.poll)
+            return wait_until(look, deadline=6 * self.poll, what="The task", every=self.poll)
         except TimedOut:
             return None
 
