@@ -1,0 +1,56 @@
+"""The guide's evening, as a stranger would do it: every numbered command of the page, in its order, as a command of its own.
+
+The site is a lab; nothing but ``site.yaml`` and the keys in the environment is different from a real one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from steps.lab.lab import ROOT, Lab, new_folder
+
+pytestmark = pytest.mark.slow
+
+
+def numbered() -> list[list[str]]:
+    """The first command of every numbered line of the evening."""
+    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    evening = text.split("## The evening of the move")[1].split("\n## ")[0]
+    found = re.findall(r"(?m)^\d+\. \*\*[^*]+\*\* `\./cutover ([^`]+)`", evening)
+    return [command.split() for command in found]
+
+
+def test_the_page_has_the_whole_plan_in_order() -> None:
+    verbs = [words[0] for words in numbered()]
+    assert verbs == [
+        "check", "backup", "resize", "deploy", "gate", "copy", "status", "switch", "check", "finish", "decommission", "settle",
+    ]  # fmt: skip
+
+
+def test_a_stranger_carries_out_the_page(lab_parent: Path) -> None:
+    with Lab(new_folder(lab_parent), seed=lab_parent / "seed") as lab:
+        names = [lab.site.name, *(guest.name for guest in lab.site.guests.to_decommission())]
+        consent = ["--yes", *(word for name in names for word in ("--yes-destroy", name))]
+        env = os.environ | lab.env | {"CUTOVER_SITE": str(lab.site_file), "CUTOVER_STATE_DIR": str(lab.state_dir)}
+
+        def carry_out(words: list[str]) -> subprocess.CompletedProcess[str]:
+            more = consent if "--execute" in words else []
+            command = [str(ROOT / "cutover"), *words, *more]
+            return subprocess.run(command, cwd="/", env=env, capture_output=True, text=True, timeout=240, check=False)
+
+        for words in numbered():
+            ended = carry_out(words)
+            assert ended.returncode == 0, f"{' '.join(words)}: {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
+            if words == ["status"]:
+                assert ended.stdout.startswith("ready"), ended.stdout
+            if words[0] == "switch":
+                assert "Writes were held for" in ended.stdout
+        assert "finished" in carry_out(["status"]).stdout
+        secrets = [value for name, value in lab.env.items() if name not in {"PROXMOX_TOKEN_ID", "DNS_TSIG_NAME"}]
+        journal = (lab.state_dir / "journal.jsonl").read_text(encoding="utf-8")
+        assert not [value for value in secrets if value in journal]
