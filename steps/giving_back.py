@@ -19,7 +19,7 @@ import pytest
 from pytest_bdd import given, then, when
 
 from steps.lab.lab import Lab, new_folder
-from steps.names import picture
+from steps.names import own, picture
 from steps.operator import Operator
 
 MOVE = ("deploy", "gate", "copy", "switch", "finish")
@@ -173,6 +173,12 @@ def _unreadable(lab: Lab) -> None:
 @given("the operator types the names of only three old servers", target_fixture="names_typed")
 def _three_names(lab: Lab) -> set[str]:
     return names(lab) - {lab.site.guests.old.name}
+
+
+@given("the operator types every name")
+def _every_name(lab: Lab, operator: Operator, was_here: dict[str, Any]) -> None:
+    del was_here
+    operator.agrees_to = names(lab)
 
 
 @pytest.fixture
@@ -348,6 +354,27 @@ def _restored_first(lab: Lab) -> None:
         run.close()
     wanted = ["vzdump.test-restore", "vzdump.scratch-removed", "decommission.delete"] * 4
     assert [act for act in acts if act in set(wanted)] == wanted
+
+
+@then("each old server was backed up once and deleted once")
+def _once(lab: Lab, was_here: dict[str, Any]) -> None:
+    assert lab.pve is not None
+    now = picture(lab)
+    assert set(was_here["guests"]) - set(now["guests"]) == set(old_ones(lab))
+    new = [entry["vmid"] for name, entry in now["backups"].items() if name not in was_here["backups"]]
+    assert sorted(new) == old_ones(lab)
+    ids = "|".join(map(str, old_ones(lab)))
+    deletions = [path for method, path in lab.pve.writes() if method == "DELETE" and re.fullmatch(rf".*/lxc/(?:{ids})", path)]
+    assert len(deletions) == len(old_ones(lab)), deletions
+
+
+@then("every rule and name that went can be put back in its place")
+def _can_be_put_back(lab: Lab, operator: Operator, was_here: dict[str, Any]) -> None:
+    operator.does("decommission", undo=True)
+    now = picture(lab)
+    kept = {path: rules for path, rules in was_here["firewall"]["rules"].items() if not own(lab, path)}
+    assert now["firewall"]["rules"] == kept
+    assert now["names"] == was_here["names"]
 
 
 @then("exactly the approved servers are gone")
