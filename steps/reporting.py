@@ -174,6 +174,9 @@ def _draw(config: pytest.Config, run: Run) -> None:
     site = LiveSite(load(Path(config.getoption("--site"))), Path(config.getoption("--state-dir")))
     looking = site.run()
     try:
+        entries = looking.journal.entries()
+        if entries:
+            run.facts["journal"] = f"{looking.journal.path}: {entries[-1].seq} lines, the last of {entries[-1].at}"
         run.moves += [move.as_json() for move in picture.recorded(looking)]
     except CutoverError as error:
         run.facts["picture of the move"] = f"could not be drawn: {error.sentence}"
