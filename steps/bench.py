@@ -220,7 +220,11 @@ def _given(lab: Lab, old: str, new: str) -> None:
     before = f"{lab.network.address(152)}:6333"
     file = Path(lab.site.nginx.server_file)
     file.write_text(file.read_text().replace(before, urlsplit(old).netloc))
-    lab.change_site(qdrant={"old_url": old, "new_url": new})
+    guests = {
+        role: getattr(lab.site.guests, role).model_dump() | {"address": urlsplit(url).hostname}
+        for role, url in (("old", old), ("new", new))
+    }
+    lab.change_site(qdrant={"old_url": old, "new_url": new}, guests=guests)
     key = os.environ.get("QDRANT_API_KEY", "")
     lab.keys = replace(lab.keys, qdrant=key, qdrant_read_only=os.environ.get("QDRANT_READ_ONLY_API_KEY", key))
 
@@ -234,7 +238,7 @@ def _new_server(lab: Lab) -> Process:
 def main(argv: list[str] | None = None) -> int:
     """Measure and print; 0 when everything was measured."""
     parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--old", help="URL of a real source server; it must be empty")
+    parser.add_argument("--old", help="URL of a real source server; it must be empty, and on another address than --new")
     parser.add_argument("--new", help="URL of a real target server; it must be empty")
     parser.add_argument("--storage", type=Path, help="the source's folder of collections, for comparing with a plain copy")
     parser.add_argument("--sizes", default="1000,5000", help="numbers of records (default: %(default)s)")
