@@ -276,7 +276,9 @@ def main(argv: list[str] | None = None) -> int:
     table = Table("what", "", "", "remark", box=None, padding=(0, 2, 0, 0))
     for row in bench.rows:
         table.add_row(row.what, f"{row.value:,.3f}", row.unit, row.remark)
-    Console().print(table)
+    wide = Console()
+    wide.width = max(wide.width, 140)  # a number that is cut off is no number
+    wide.print(table)
     return 0
 
 

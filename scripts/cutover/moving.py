@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 LOOKS_AGAIN = 0.25
 #: Kept for setting the flag, which the Nginx host refuses when the hold was over by its clock.
 RESERVE = 0.15
-#: Exact counts are made inside the hold when they take at most this share of it.
-SHARE_OF_COUNTS = 0.2
+#: Exact counts are made inside the hold when they take at most this share of it; they are what grows with the collection.
+SHARE_OF_COUNTS = 0.1
 #: A round during a move is "short" after at most this many rounds, or the writers are faster than following.
 ROUNDS = 60
 ATTEMPTS = 5

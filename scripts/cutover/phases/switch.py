@@ -65,7 +65,11 @@ def move(run: Run, verb: str, to: Side) -> Outcome:
     moved, proved = moving.move(run, verb, to)
     last = moving.after_the_move(run, verb)
     left = moving.server(run, moving.OTHER[to])
-    counts = "" if moved.counts else " Exact counts were compared just before the hold; inside they would take too long."
+    counts = (
+        ""
+        if moved.counts
+        else " Exact counts were left out there, because they take too long; every record had been compared just before."
+    )
     return Outcome(
         changed=True,
         sentences=[
