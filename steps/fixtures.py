@@ -17,6 +17,7 @@ from cutover.site import load
 from steps.lab.lab import Lab, new_folder
 from steps.operator import Operator
 from steps.report import GROUND
+from steps.reporting import RUN
 from steps.targets.live import LiveSite
 
 
@@ -49,6 +50,7 @@ def _on_containers(request: pytest.FixtureRequest, own: bool) -> Iterator[Lab]:
     turns = request.getfixturevalue("_container_turns")
     lab = turns.own() if own else turns.shared()
     request.config.stash[GROUND].update(turns.facts)
+    request.config.stash[RUN].image = lab.site.qdrant.image  # where it had to be made here, that is not the one that ships
     try:
         yield lab
     finally:
