@@ -75,6 +75,14 @@ prepare_programs() {
     ) 9>"$ROOT/.setup.lock" || { say "apt could not install ${packages[*]}; see above."; exit 2; }
 }
 
+# actionlint comes as a Go module; where there is no Go, its test is skipped and says so.
+prepare_actionlint() {
+    [ -x "$VENV/bin/actionlint" ] && return
+    command -v go >/dev/null || return 0
+    say "Building actionlint (once)."
+    GOBIN="$VENV/bin" GOFLAGS=-mod=mod go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 2>/dev/null || say "actionlint could not be built; its test is skipped."
+}
+
 prepare() {
     local group="$1"
     shift

@@ -131,7 +131,9 @@ def place(config: pytest.Config) -> Place:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.stash[RUN].evidence:
+    if hasattr(session.config, "workeroutput"):
+        reporting.hand_over(session.config)
+    elif session.config.stash[RUN].evidence:
         session.config.stash[_REPORT] = finish(session.config, place(session.config))
 
 

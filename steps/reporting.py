@@ -5,10 +5,12 @@ A scenario that was skipped, deselected, never began or never ran is *left out*,
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Generator
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,28 @@ def _note_as_seen(item: pytest.Item) -> None:
 @cache
 def _known() -> tuple[Known, ...]:
     return tuple(known(ROOT / "features"))
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+def hand_over(config: pytest.Config) -> None:
+    """A worker of pytest-xdist gives what it saw to the process that writes the report."""
+    run = config.stash[RUN]
+    seen = sorted(config.stash[_SEEN])
+    config.workeroutput["acceptance"] = json.dumps(  # type: ignore[attr-defined]
+        {"evidence": [asdict(one) for one in run.evidence], "moves": run.moves, "seen": seen}
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker saw. Of one that died nothing is known: its scenarios are left out, which is not a pass."""
+    given = getattr(node, "workeroutput", {}).get("acceptance")
+    if given is not None:
+        taken = json.loads(given)
+        run = node.config.stash[RUN]
+        run.evidence += [Evidence(**one) for one in taken["evidence"]]
+        run.moves += taken["moves"]
+        node.config.stash[_SEEN].update((file, line) for file, line in taken["seen"])
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
