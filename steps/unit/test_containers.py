@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from cutover import verbs
 from cutover.waiting import Not, wait_until
 from steps.lab.containers import host
 from steps.lab.containers.ground import Bridges, ContainerLab, NoContainers
+from steps.lab.containers.images import cache_folder
 from steps.lab.engine import EngineError
 from steps.lab.lab import ROOT, new_folder
 from steps.lab.network import Network
@@ -35,11 +37,28 @@ with ContainerLab(Path(sys.argv[1]), records=False) as lab:
 """
 
 
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Tests that count what is on the engine wait for each other, also in other processes."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with (cache_folder() / "tests.lock").open("w") as lock:
+
+        def free() -> bool | Not:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return Not("another test uses it")
+            return True
+
+        wait_until(free, deadline=400, what="the Docker engine to be free")
+        yield
+
+
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Iterator[docker.DockerClient]:
     if request.config.getoption("--lab") != "embedded":  # one lab at a time on one engine
         request.getfixturevalue("_container_turns").close()
-    with contextlib.closing(host.client()) as client:
+    with one_at_a_time(), contextlib.closing(host.client()) as client:
         host.sweep(client)
         yield client
 
@@ -49,7 +68,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[docker.DockerClient]:
 
 def test_why_there_are_no_containers_is_said_plainly() -> None:
     code = "from steps.lab.containers import host; print(host.why_not())"
-    env = {**os.environ, "DOCKER_HOST": "unix:///nonexistent/docker.sock", "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
+    env = {**os.environ, "DOCKER_HOST": "unix:///nonexistent/docker.sock", "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts/lib'}"}
     said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True).stdout
     assert said.startswith(("no Docker engine answers here", "there is no docker command here"))
 
@@ -91,7 +110,7 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
 )
 def test_an_interrupted_run_leaves_nothing(engine: docker.DockerClient, lab_parent: Path, how: int, when: str) -> None:
     before = host.inventory(engine)
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts/lib'}"}
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(LABS), str(new_folder(lab_parent))],
         cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -145,12 +164,17 @@ def test_a_volume_of_somebody_else_is_never_used(engine: docker.DockerClient, la
 
 @pytest.fixture(scope="class")
 def ground(lab_parent: Path, request: pytest.FixtureRequest) -> Iterator[ContainerLab]:
+    """A lab whose stack is deployed and serves."""
     if request.config.getoption("--lab") != "embedded":
         request.getfixturevalue("_container_turns").close()
-    with contextlib.closing(host.client()) as client:
+    with one_at_a_time(), contextlib.closing(host.client()) as client:
         host.sweep(client)
         before = host.inventory(client)
         with ContainerLab(new_folder(lab_parent)) as lab:
+            for verb in ("deploy", "gate", "copy", "switch"):
+                outcome = carry_out(lab, verb).outcome
+                assert outcome is not None
+                assert outcome.changed
             yield lab
         assert host.inventory(client) == before
 
@@ -181,12 +205,8 @@ def healthy(lab: ContainerLab) -> bool | Not:
 @needs_docker
 @pytest.mark.slow
 class TestTheShippedStack:
-    """In this order: deployed, used, restarted."""
-
     def test_it_is_deployed_by_compose_and_proved(self, ground: ContainerLab) -> None:
-        outcome = carry_out(ground, "deploy").outcome
-        assert outcome is not None
-        assert outcome.changed
+        wait_until(lambda: healthy(ground), deadline=60, what="a healthy container")
         found = inspected(ground)
         assert found["Config"]["Image"] == ground.site.qdrant.image
         assert found["Config"]["Labels"]["com.docker.compose.project"] == "qdrant"
@@ -226,8 +246,6 @@ class TestTheShippedStack:
         assert asked(ground, "/readyz").ok
 
     def test_the_traffic_moves_to_it(self, ground: ContainerLab) -> None:
-        for verb in ("gate", "copy", "switch"):
-            carry_out(ground, verb)
         at = f"{ground.site.qdrant.public_url}/collections"
         through = requests.get(at, headers={"api-key": ground.keys.qdrant}, timeout=10).json()["result"]
         assert {one["name"] for one in through["collections"]} == {"digits", "mixed"}
@@ -236,6 +254,7 @@ class TestTheShippedStack:
     @pytest.mark.parametrize("hard", [False, True], ids=["a restart", "a power cut"])
     def test_it_comes_back_with_its_data_after(self, ground: ContainerLab, hard: bool) -> None:
         vm, before = ground.machines[1001], inspected(ground)
+        wait_until(lambda: healthy(ground), deadline=60, what="a healthy container")
         vm.stop(hard=hard)
         assert not inspected(ground)["State"]["Running"]
         with pytest.raises(requests.ConnectionError):
@@ -255,6 +274,7 @@ class TestTheShippedStack:
         ground.machines[1001].start()
         lost.reload()
         assert lost.status == "exited"
+        lost.remove()
 
     def test_the_report_says_what_it_was_shown_on(self, ground: ContainerLab) -> None:
         assert ground.facts["ground"].startswith("containers (Docker ")
