@@ -1,6 +1,9 @@
 """`decommission` as a script of its own: `python scripts/decommission.py --site site.yaml`."""
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
 
 from cutover.cli import app
 

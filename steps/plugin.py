@@ -49,6 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--state-dir", default=str(ROOT / ".state"), help="where the journal of a live site is")
     group.addoption("--allow-changes", metavar="SITE", default="", help="let a live run change things; SITE is the site's name")
     group.addoption("--moment", choices=[str(m) for m in Moment], default="", help="facts of this moment (default: by the state)")
+    group.addoption("--thorough", action="store_true", help="run what takes more than half a minute, too (@slow)")
     group.addoption("--report", metavar="FOLDER", default="", help="write acceptance.md, .html and .json there")
 
 
@@ -102,6 +103,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """On a live target only features run; what may not be done there is skipped with the reason, so it shows as *not shown*."""
     if config.getoption("--target") == "lab":
+        if not config.getoption("--thorough"):
+            slow = [item for item in items if item.get_closest_marker("slow")]
+            items[:] = [item for item in items if not item.get_closest_marker("slow")]
+            config.hook.pytest_deselected(items=slow)
         facts = [item for item in items if item.get_closest_marker("fact")]
         items[:] = [item for item in items if not item.get_closest_marker("fact")]
         config.hook.pytest_deselected(items=facts)

@@ -161,9 +161,9 @@ def _known() -> tuple[Known, ...]:
 def hand_over(config: pytest.Config) -> None:
     """A worker of pytest-xdist gives what it saw to the process that writes the report."""
     run = config.stash[RUN]
-    seen = sorted(config.stash[_SEEN])
+    ran: set[tuple[str, int]] = config.stash[_SEEN]
     config.workeroutput["acceptance"] = json.dumps(  # type: ignore[attr-defined]
-        {"evidence": [asdict(one) for one in run.evidence], "moves": run.moves, "seen": seen}
+        {"evidence": [asdict(one) for one in run.evidence], "moves": run.moves, "seen": sorted(ran)}
     )
 
 
@@ -176,7 +176,8 @@ def pytest_testnodedown(node: Any) -> None:
         run = node.config.stash[RUN]
         run.evidence += [Evidence(**one) for one in taken["evidence"]]
         run.moves += taken["moves"]
-        node.config.stash[_SEEN].update((file, line) for file, line in taken["seen"])
+        seen: set[tuple[str, int]] = node.config.stash[_SEEN]
+        seen.update((file, line) for file, line in taken["seen"])
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------

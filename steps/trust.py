@@ -100,7 +100,7 @@ def _run_and_die(lab: Lab, operator: Operator, verb: str, line: int, *, before: 
     words = [sys.executable, "-m", "steps.killed", verb, "--site", str(lab.site_file), "--state-dir", str(lab.state_dir)]
     words += [word for name in operator.agrees_to for word in ("--agree", name)]
     words += ["--at", str(line), *(["--before"] if before else [])]
-    env = {**os.environ, **lab.env, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}"}
+    env = {**os.environ, **lab.env, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts/lib'}"}
     return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False)
 
 

@@ -64,7 +64,7 @@ class Host:
             "QDRANT__SERVICE__API_KEY": self.keys["QDRANT_API_KEY"],
             "QDRANT__SERVICE__READ_ONLY_API_KEY": self.keys["QDRANT_READ_ONLY_API_KEY"],
             "QDRANT__STORAGE__STORAGE_PATH": str(root / "storage"), "QDRANT__STORAGE__SNAPSHOTS_PATH": str(root / "snapshots"),
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts/lib'}",
         }  # fmt: skip
         self.machines[952].services.append(
             Process([sys.executable, "-m", "steps.lab.qdrant"], env=env, cwd=ROOT, log=self.folder / "qdrant.log",

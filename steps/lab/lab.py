@@ -61,7 +61,7 @@ def python_process(module: str, *words: str, folder: Path, name: str, env: Mappi
     """A stand-in of this package as a process, ready when it listens."""
     return Process(
         [sys.executable, "-m", module, *words],
-        env={"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}", "PYTHONUNBUFFERED": "1", **env},
+        env={"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts/lib'}", "PYTHONUNBUFFERED": "1", **env},
         cwd=ROOT,
         log=folder / f"{name}.log",
         ready=listening(host, port),

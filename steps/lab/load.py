@@ -100,7 +100,7 @@ class Load:
         self.process = Process(
             [sys.executable, "-m", "steps.lab.load"],
             env={
-                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")]),
+                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts/lib")]),
                 "LOAD": json.dumps(settings),
                 "LOAD_KEY": key,
             },

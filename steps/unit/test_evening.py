@@ -21,7 +21,7 @@ def numbered() -> list[list[str]]:
     """The first command of every numbered line of the evening."""
     text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
     evening = text.split("## The evening of the move")[1].split("\n## ")[0]
-    found = re.findall(r"(?m)^\d+\. \*\*[^*]+\*\* `\./cutover ([^`]+)`", evening)
+    found = re.findall(r"(?m)^\d+\. \*\*[^*]+\*\* `\./scripts/cutover ([^`]+)`", evening)
     return [command.split() for command in found]
 
 
@@ -40,7 +40,7 @@ def test_a_stranger_carries_out_the_page(lab_parent: Path) -> None:
 
         def carry_out(words: list[str]) -> subprocess.CompletedProcess[str]:
             more = consent if "--execute" in words else []
-            command = [str(ROOT / "cutover"), *words, *more]
+            command = [str(ROOT / "scripts/cutover"), *words, *more]
             return subprocess.run(command, cwd="/", env=env, capture_output=True, text=True, timeout=240, check=False)
 
         for words in numbered():

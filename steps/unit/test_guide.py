@@ -27,13 +27,13 @@ def test_every_state_is_listed_with_what_can_be_done() -> None:
 
 def test_every_command_of_the_pages_exists() -> None:
     for page in PAGES:
-        named = set(re.findall(r"\./cutover ([a-z]+)", page.read_text(encoding="utf-8")))
+        named = set(re.findall(r"\./scripts/cutover ([a-z]+)", page.read_text(encoding="utf-8")))
         assert named <= OTHERS | set(PHASES), named - OTHERS - set(PHASES)
 
 
 @pytest.mark.parametrize("verb", sorted(PHASES))
 def test_every_step_is_in_the_guide(verb: str) -> None:
-    assert re.search(rf"\./cutover {verb}\b", GUIDE), verb
+    assert re.search(rf"\./scripts/cutover {verb}\b", GUIDE), verb
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

@@ -60,7 +60,7 @@ def environment(lab: Lab) -> dict[str, str]:
         "PORTAINER_API_KEY": lab.keys.portainer,
         "QDRANT_READ_ONLY_API_KEY": lab.keys.qdrant_read_only,
         "VLLM_API_KEY": lab.keys.vllm,
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts/lib'}",
     }
 
 

@@ -531,7 +531,7 @@ class TestHold:
             "with door.act('t', 'Hold'):\n    gate.hold(0.8)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         )
         killed = subprocess.run(
-            [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")}, timeout=20, check=False
+            [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(ROOT / "scripts/lib")}, timeout=20, check=False
         )
         assert killed.returncode == -signal.SIGKILL
         assert stage.gate.state().held

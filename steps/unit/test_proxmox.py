@@ -62,7 +62,7 @@ def test_the_reason_of_a_failed_job_is_read_from_its_log() -> None:
         warned.must("Backing up")
     for state in ("unknown", "timeout"):
         with pytest.raises(OutcomeUnknown):
-            TaskEnd("UPID:x", state, "").must("Backing up")  # type: ignore[arg-type]
+            TaskEnd("UPID:x", state, "").must("Backing up")
 
 
 def test_without_an_act_nothing_is_sent(lab: Host) -> None:
@@ -131,7 +131,8 @@ def test_wrong_settings_are_named_before_anything_is_contacted(lab: Host, token:
 def test_the_secret_is_never_in_an_error(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     secret: Any = lab.pve.apitokens[lab.token]
     run = lab.run()
-    for broken in (lambda: lab.pve.set_node_offline("pve"), lambda: lab.pve.apitokens.update({lab.token: "other"})):
+    breaks: tuple[Any, ...] = (lambda: lab.pve.set_node_offline("pve"), lambda: lab.pve.apitokens.update({lab.token: "other"}))
+    for broken in breaks:
         broken()
         with pytest.raises((Unreachable, WrongUsage)) as error:
             run.proxmox.get("nodes/pve/status")

@@ -183,7 +183,7 @@ def test_reports_of_two_sites_are_not_merged() -> None:
 def _command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", "from cutover.cli import app; app()", "report", *words],
-        cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")}, capture_output=True, text=True, timeout=60, check=False,
+        cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT / "scripts/lib")}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 

@@ -129,7 +129,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "test_small.py").write_text(STEPS)
     (folder / "pytest.ini").write_text("[pytest]\naddopts = -p steps.plugin\n")
     env = os.environ | {
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}", "QDRANT_API_KEY": "s3cret-key",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts/lib'}", "QDRANT_API_KEY": "s3cret-key",
     }  # fmt: skip
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--report", "out", "test_small.py"],

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 def served(folder: Path, *words: str, port: int = PORT) -> Process:
     return Process(
         [sys.executable, "-m", "steps.lab.vllm", "--host", HOST, "--port", str(port), *words],
-        env={"VLLM_API_KEY": "let-me-in", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}"},
+        env={"VLLM_API_KEY": "let-me-in", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts/lib'}"},
         log=folder / "vllm.log",
         ready=listening(HOST, port),
     )

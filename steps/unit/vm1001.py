@@ -94,7 +94,7 @@ class Vm1001:
             **config,
         }  # fmt: skip
         (folder / "vm.json").write_text(json.dumps(self.config))
-        env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
+        env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'scripts/lib'}"}
         self.vm = Process(
             [sys.executable, "-m", "steps.lab.portainer", "--config", folder / "vm.json"],
             log=folder / "vm.log", env=env, cwd=ROOT, ready=listening(self.address, 9443), name="VM 1001",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cutover.errors import Refused
 
-SHIPPED = Path(__file__).resolve().parents[2] / "nginx"
+SHIPPED = Path(__file__).resolve().parents[3] / "nginx"
 #: The values that stand in the shipped files.
 FOLDER = "/var/lib/qdrant-gate"
 OLD = "10.0.0.152:6333"

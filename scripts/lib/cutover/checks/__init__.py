@@ -73,9 +73,7 @@ def registered() -> list[Check]:
 
 def ask_all(run: Run, *, moment: Moment | None = None, criteria: Sequence[str] = ()) -> list[tuple[Check, Finding]]:
     """Ask every check of a moment and of these criteria (default: all)."""
-    chosen = [
-        c for c in registered() if (moment is None or moment in c.moments) and (not criteria or c.criterion in criteria)
-    ]
+    chosen = [c for c in registered() if (moment is None or moment in c.moments) and (not criteria or c.criterion in criteria)]
     return [(c, ask(c, run)) for c in chosen]
 
 

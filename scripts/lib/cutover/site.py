@@ -374,10 +374,7 @@ def _twice(facts: Iterable[tuple[Where, object, str]]) -> Iterable[tuple[Where, 
 
 def _contradictions_in(tree: CommentedMap) -> Iterable[tuple[Where, str]]:
     """As much of :func:`contradictions` as a broken file allows."""
-    sizes = [
-        tree.get("resize", {}).get(k) if isinstance(tree.get("resize"), CommentedMap) else None
-        for k in ("before", "after")
-    ]
+    sizes = [tree.get("resize", {}).get(k) if isinstance(tree.get("resize"), CommentedMap) else None for k in ("before", "after")]
     if all(isinstance(size, CommentedMap) for size in sizes):
         yield from _shrinks(sizes[0], sizes[1])  # type: ignore[arg-type]
     guests = tree.get("guests")
@@ -419,9 +416,7 @@ def _sentence(problem: Any) -> str:
         return f"expected {context['error']}, found {shown}"
     if kind == "union_tag_invalid":
         return f"expected `kind` to be one of {context['expected_tags']}, found {context['tag']!r}"
-    said = (
-        str(problem["msg"]).removeprefix("Input should be ").removeprefix("String should ").removeprefix("List should ")
-    )
+    said = str(problem["msg"]).removeprefix("Input should be ").removeprefix("String should ").removeprefix("List should ")
     return f"expected {said}, found {shown}"
 
 

@@ -100,9 +100,7 @@ class Journal:
         # Somebody may have written between our reading and our lock.
         self._entries = list(read(self.path, self._site)) if self.path.exists() else []
         if not self._entries:
-            self._write(
-                "opened", "journal", f"Journal of site {self._site}", extra={"site": self._site, "format": FORMAT}
-            )
+            self._write("opened", "journal", f"Journal of site {self._site}", extra={"site": self._site, "format": FORMAT})
 
     def unlock(self) -> None:
         """Give the journal back."""
