@@ -208,7 +208,7 @@ for _verb in verbs.PHASES:
     app.command(_verb, help=_HELP[_verb])(_phase_command(_verb))
 
 
-@app.command("undo", help="Undo a step: resize, deploy, gate or copy.")
+@app.command("undo", help="Undo a step: resize, deploy, gate, copy, or what decommission took out of firewall and DNS.")
 def undo_command(
     step: Annotated[str, typer.Argument(help="The step to undo.")],
     site: SiteFile = SITE,

@@ -70,7 +70,6 @@ _OTHER_WAY = {
     "switch": "Use `cutover back`.",
     "back": "Use `cutover switch`.",
     "finish": "The way back was given up on purpose.",
-    "decommission": "Restore the guests from their final backups; the undo record says what else was there.",
     "backup": "A backup is not undone.",
 }
 
