@@ -70,7 +70,7 @@ def server(folder: Path, address: str, port: int = 6333, **env: str) -> Process:
 @contextmanager
 def pair_of_servers(folder: Path) -> Iterator[Pair]:
     """Two fresh servers for the length of a block."""
-    net = f"127.{100 + os.getpid() % 100}.{os.getpid() // 100 % 250}"
+    net = f"127.{100 + os.getpid() % 100}.{1 + os.getpid() // 100 % 250}"  # never .0: those are the labs'
     addresses = [f"{net}.152", f"{net}.101"]
     processes = [server(folder / name, address) for name, address in zip(("old", "new"), addresses, strict=True)]
     journal = Journal(folder / "state", "pair")

@@ -8,10 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import ipaddress
-import itertools
 import json
-import os
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +25,7 @@ from cutover.run import Run
 from cutover.secrets import Secrets
 from cutover.voice import Given
 from steps.lab.git import Repository
+from steps.lab.network import Network
 from steps.lab.portainer import idle_image, qdrant_image
 from steps.lab.processes import Process, listening
 
@@ -36,7 +34,6 @@ KEY = "ptr_" + "k" * 40
 VIEWER = "ptr_" + "v" * 40
 QDRANT_KEY, QDRANT_READ_KEY = "the-write-key-of-the-lab", "the-read-key-of-the-lab"
 NEWER = "qdrant/qdrant:v1.18.4@sha256:" + "4" * 64
-_numbers = itertools.count(os.getpid() % 200)
 
 
 def certificate(folder: Path, address: str) -> tuple[Path, Path]:
@@ -59,23 +56,14 @@ def certificate(folder: Path, address: str) -> tuple[Path, Path]:
     return folder / "tls.crt", folder / "tls.key"
 
 
-def free_network() -> int:
-    """N such that nobody uses 127.N.0.101 here."""
-    for _ in range(200):
-        number = 20 + next(_numbers) % 200
-        with socket.socket() as trial, contextlib.suppress(OSError):
-            trial.bind((f"127.{number}.0.101", 9443))
-            return number
-    raise RuntimeError("no free loopback network")
-
-
 class Vm1001:
     """The VM, its Git server, and a site.yaml that fits them."""
 
     def __init__(self, folder: Path, *, version: str = "2.23.0", **config: Any) -> None:
         self.folder = folder
         self.runs: list[Run] = []
-        self.net = free_network()
+        self._network = Network.take()
+        self.net = self._network.number
         self.address, self.git_address = f"127.{self.net}.0.101", f"127.{self.net}.0.20"
         crt, key = certificate(folder, self.address)
         self.site = sites.parse(self._site(crt))
@@ -177,3 +165,4 @@ class Vm1001:
         finally:
             self.vm.stop(grace=10)
             self.git.stop(grace=2)
+            self._network.give_back()
