@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cutover import checks
+from cutover.acceptance import Verdict
 from cutover.checks import Finding, Moment
 from cutover.errors import CutoverError, Refused
 from cutover.voice import Given, Silent
@@ -33,7 +34,6 @@ from steps.lab.lab import Lab
 from steps.lab.load import Load, Report
 from steps.lab.processes import stop_everything
 from steps.operator import Operator
-from steps.report import Verdict
 
 #: The steps in which traffic moves.
 MOVES = ("Move the traffic to the new server", "Go back to the old server", "Move the traffic")
