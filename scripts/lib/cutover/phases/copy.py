@@ -100,24 +100,47 @@ def _copy(run: Run, recording: bool) -> Outcome:
 def plan_undo(run: Run) -> Sequence[Sentence]:
     """What undoing would remove."""
     ours = sorted(_ours(run) & set(run.new.collections()))
+    recording = [Sentence("Stop recording and remove what was recorded")] if ours or run.gate.state().recording else []
     return [
+        *recording,
         *(Sentence(f"Remove the copy of {name} on {run.new.name}", f"{run.new.name}: collection {name}") for name in ours),
-        Sentence("Stop recording and remove what was recorded"),
     ]
 
 
 def undo(run: Run) -> Outcome:
-    """Remove what was copied, and stop recording. Refused while the new server serves."""
-    if run.gate.state().side != "old":
-        raise Refused("The new server serves; its data cannot be removed.", "Go `back` first.")
+    """Stop recording, and remove what was copied. Refused unless Nginx itself says that the old server serves."""
     removed = sorted(_ours(run) & set(run.new.collections()))
-    for name in removed:
-        with run.door.act("copy.remove", f"Remove {name} on {run.new.name}", before={"collection": name}):
-            run.new.delete_collection(name)
+    if not removed and not run.gate.state().recording:
+        return Outcome(changed=False, sentences=[f"Nothing of a copy is on {run.new.name}, and nothing is recorded."])
+    need_old_serves(run)
+    # First what can be refused: as long as nothing was removed, a refusal is one.
     with run.door.act("copy.stop-recording", "Stop recording and remove what was recorded"):
         run.gate.stop_recording()
         moving.position_path(run).unlink(missing_ok=True)
+    for name in removed:
+        with run.door.act("copy.remove", f"Remove {name} on {run.new.name}", before={"collection": name}):
+            run.new.delete_collection(name)
     return Outcome(changed=True, sentences=[f"Removed from {run.new.name}: {', '.join(removed) or 'nothing'}."])
+
+
+def need_old_serves(run: Run) -> None:
+    """Refuse to remove data from the new server unless a worker of Nginx says that the old one is asked.
+
+    Flags alone are not enough: a folder that is missing, or not the right one, looks like flags that are not set.
+    """
+    given_up = next((e for e in reversed(run.journal.entries()) if e.act in {"finish.given-up", "copy.begun"}), None)
+    if given_up is not None and given_up.act == "finish.given-up":
+        raise Refused("The way back was given up: the new server has the only data that is up to date.", "It is not removed.")
+    if run.gate.state().side != "old":
+        raise Refused("The new server serves; its data cannot be removed.", "Go `back` first.")
+    seen = run.gate.loaded()
+    if seen is None:
+        raise Refused(
+            "Nginx does not answer as the gate, so it is not known which server it asks; nothing was removed.",
+            "Look at nginx.gate_folder and qdrant.public_url in site.yaml, or put the gate in (`gate`).",
+        )
+    if "new" in str(seen.get("flags", "")).split():
+        raise Refused("Nginx asks the new server; its data cannot be removed.", "Go `back` first.")
 
 
 def refuse_unsafe(run: Run) -> None:
