@@ -10,6 +10,26 @@ from steps.lab.world import differences, records
 from steps.operator import Operator
 
 
+def test_a_new_server_that_is_gone_does_not_keep_the_recording_on(lab_parent: Path) -> None:
+    with Lab(new_folder(lab_parent), seed=lab_parent / "seed") as lab:
+        operator = Operator(lab, agrees_to={lab.site.name})
+        for verb in ("deploy", "gate", "copy"):
+            operator.does(verb)
+        operator.does("back")  # it never left: nothing to do, and no refusal that speaks of a way back given up
+        operator.does("deploy", undo=True)
+
+        operator.tries("copy", undo=True)
+        assert operator.error is not None
+        assert operator.error.exit_code == 3
+        assert "Nothing is recorded any more" in str(operator.error)
+        assert not lab.run().gate.state().recording
+        operator.does("gate", undo=True)
+
+        operator.does("deploy")  # with the volumes of before
+        operator.does("copy", undo=True)  # without a gate, Nginx's configuration says whom it asks
+        assert records(lab, lab.site.qdrant.new_url) == {"aliases": []}
+
+
 def test_data_that_is_served_is_never_removed(lab_parent: Path) -> None:
     with Lab(new_folder(lab_parent), seed=lab_parent / "seed") as lab:
         operator = Operator(lab, agrees_to={lab.site.name})
@@ -21,7 +41,7 @@ def test_data_that_is_served_is_never_removed(lab_parent: Path) -> None:
         folder = Path(lab.site.nginx.gate_folder)
 
         operator.tries("copy", undo=True)
-        assert "The new server serves" in str(operator.was_refused())
+        assert "sends its users to the new server" in str(operator.was_refused())
 
         # A folder that is not there looks like flags that are not set; the workers know better.
         gone = lab.change_site(nginx={"gate_folder": f"{folder}-of-somebody-else"})

@@ -89,7 +89,7 @@ def obstacles(facts: Facts, *, worker_user: str, http_folder: str, old: str) -> 
 
 def _said(configuration: str, name: str) -> list[str]:
     """The first words after every directive of this name."""
-    found = re.findall(rf"(?:^|[;{{}}])\s*{name}\s+([^\s;]+)", _uncommented(configuration), re.MULTILINE)
+    found = re.findall(rf"(?:^|[;{{}}])\s*{name}\s+([^\s;]+)", uncommented(configuration), re.MULTILINE)
     return [word.strip("\"'") for word in found]
 
 
@@ -98,12 +98,13 @@ def _passes_grpc(configuration: str, old: str) -> bool:
     for target in _said(configuration, "grpc_pass"):
         host = re.sub(r"^grpcs?://", "", target).rsplit(":", 1)[0]
         upstream = rf"upstream\s+{re.escape(host)}\s*\{{[^}}]*\b{re.escape(old)}[:;]"
-        if host == old or re.search(upstream, _uncommented(configuration)):
+        if host == old or re.search(upstream, uncommented(configuration)):
             return True
     return False
 
 
-def _uncommented(configuration: str) -> str:
+def uncommented(configuration: str) -> str:
+    """Without the lines that are comments."""
     return re.sub(r"(?m)^\s*#.*$", "", configuration)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cutover import bypass, movable, moving
+from cutover import bypass, movable, moving, serving
 from cutover.errors import Failed, Refused, Unreachable
 from cutover.follow import Position
 from cutover.phases import Outcome, Sentence
@@ -99,48 +99,48 @@ def _copy(run: Run, recording: bool) -> Outcome:
 
 def plan_undo(run: Run) -> Sequence[Sentence]:
     """What undoing would remove."""
-    ours = sorted(_ours(run) & set(run.new.collections()))
-    recording = [Sentence("Stop recording and remove what was recorded")] if ours or run.gate.state().recording else []
+    there, recording = _there(run), run.gate.state().recording
+    ours = sorted(_ours(run) & there) if there is not None else []
+    if not ours and not recording:
+        return []
     return [
-        *recording,
+        Sentence("Stop recording and remove what was recorded"),
         *(Sentence(f"Remove the copy of {name} on {run.new.name}", f"{run.new.name}: collection {name}") for name in ours),
     ]
 
 
 def undo(run: Run) -> Outcome:
-    """Stop recording, and remove what was copied. Refused unless Nginx itself says that the old server serves."""
-    removed = sorted(_ours(run) & set(run.new.collections()))
-    if not removed and not run.gate.state().recording:
+    """Stop recording, and remove what was copied. Refused where users are, or may be, on the new server.
+
+    A new server that does not answer is no reason to go on recording: what is on it stays, and is said.
+    """
+    there, flags, ours = _there(run), run.gate.state(), _ours(run)
+    if not flags.recording and not (ours & there if there is not None else ours):
         return Outcome(changed=False, sentences=[f"Nothing of a copy is on {run.new.name}, and nothing is recorded."])
-    need_old_serves(run)
+    serving.need_old_serves(run)
     # First what can be refused: as long as nothing was removed, a refusal is one.
-    with run.door.act("copy.stop-recording", "Stop recording and remove what was recorded"):
-        run.gate.stop_recording()
-        moving.position_path(run).unlink(missing_ok=True)
+    if flags.installed:  # also where nothing is recorded: bodies may be left of a run that was killed here
+        with run.door.act("copy.stop-recording", "Stop recording and remove what was recorded"):
+            run.gate.stop_recording()
+            moving.position_path(run).unlink(missing_ok=True)
+    if there is None:
+        raise Failed(
+            f"Nothing is recorded any more, but {run.new.name} does not answer: what was copied to it is still there.",
+            "Run `undo copy` again when it answers, or remove its volumes with `undo deploy`.",
+        )
+    removed = sorted(ours & there)
     for name in removed:
         with run.door.act("copy.remove", f"Remove {name} on {run.new.name}", before={"collection": name}):
             run.new.delete_collection(name)
     return Outcome(changed=True, sentences=[f"Removed from {run.new.name}: {', '.join(removed) or 'nothing'}."])
 
 
-def need_old_serves(run: Run) -> None:
-    """Refuse to remove data from the new server unless a worker of Nginx says that the old one is asked.
-
-    Flags alone are not enough: a folder that is missing, or not the right one, looks like flags that are not set.
-    """
-    given_up = next((e for e in reversed(run.journal.entries()) if e.act in {"finish.given-up", "copy.begun"}), None)
-    if given_up is not None and given_up.act == "finish.given-up":
-        raise Refused("The way back was given up: the new server has the only data that is up to date.", "It is not removed.")
-    if run.gate.state().side != "old":
-        raise Refused("The new server serves; its data cannot be removed.", "Go `back` first.")
-    seen = run.gate.loaded()
-    if seen is None:
-        raise Refused(
-            "Nginx does not answer as the gate, so it is not known which server it asks; nothing was removed.",
-            "Look at nginx.gate_folder and qdrant.public_url in site.yaml, or put the gate in (`gate`).",
-        )
-    if "new" in str(seen.get("flags", "")).split():
-        raise Refused("Nginx asks the new server; its data cannot be removed.", "Go `back` first.")
+def _there(run: Run) -> set[str] | None:
+    """The collections of the new server; None where it does not answer."""
+    try:
+        return set(run.new.collections())
+    except Unreachable:
+        return None
 
 
 def refuse_unsafe(run: Run) -> None:

@@ -53,6 +53,8 @@ def move(run: Run, verb: str, to: Side) -> Outcome:
     """Move the traffic in either direction; see the module's first paragraph."""
     flags = run.gate.state()
     target = moving.server(run, to)
+    if flags.side == to and not flags.recording:
+        return Outcome(False, [f"{target.name.capitalize()} serves already, and nothing is recorded."])
     if not flags.recording:
         raise Refused(
             "Writes are not recorded, so they cannot be followed.",
