@@ -60,6 +60,14 @@ Feature: Merging is deploying
         | asks for more memory than there is         | MB, and the VM has   |
 
     @lab
+    Scenario: A merge that could not be taken back does not reach a service that users are on
+      Given the stack is deployed
+      And users are served by it
+      When a change is merged that changes nothing of importance, and it is deployed
+      Then it is refused because "nothing would lead back to it"
+      And the running container was not touched
+
+    @lab
     Scenario: The same merge is an outage where nobody looks
       Given the stack is deployed
       When a change that names an image that does not exist is sent to Portainer without a look

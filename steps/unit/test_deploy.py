@@ -236,6 +236,7 @@ REFUSED = {
     ("services:", "services: ["): "is not valid YAML",
     ("restart: unless-stopped", "restart: sometimes"): "reboot",
     ("stop_grace_period: 60s", "stop_grace_period: 60s\n    nonsense: 1"): "Compose does not accept the file",
+    (PINNED, "v1.18.3@sha256:" + "d" * 60): "no digest that can be one",
     (PINNED, "v1.18.3@sha256:" + "d" * 64): "cannot be pulled: manifest for .* not found",
     ("${QDRANT_API_KEY:?", "${QDRANT_OTHER_KEY:?"): "QDRANT_OTHER_KEY is not set",
     ("mem_limit: 3072m", "mem_limit: 10230m"): "Qdrant may take 10230 MB, and the VM has",
@@ -391,6 +392,24 @@ def test_without_a_way_back_the_operator_is_told_the_commands(one: Vm1001) -> No
     assert good == one.repository.head()
     assert "The stack went back to" in fails(one, secrets=TOKEN)
     assert serves(one)
+
+
+def test_users_are_not_put_on_a_deployment_that_could_not_be_taken_back(one: Vm1001) -> None:
+    deployed(one)
+    good = one.repository.head()
+    one.merge(("start_period: 5m", "start_period: 4m"))
+    run = one.run()
+    assert any("None by itself" in sentence.undo for sentence in deploy.plan(run))  # nobody is on it: it is only said
+    run.journal.note("switch.finished", "The new server serves")
+    run.close()
+    refusal = fails(one, Refused)
+    assert "nothing would lead back to it" in refusal
+    assert f"git push origin rollback-{good[:8]}" in refusal
+    assert stack(one)["GitConfig"]["ConfigHash"] == good
+    assert serves(one)
+    one.repository.point("refs/tags/good", good)
+    assert deployed(one).changed
+    one.repository._git("update-ref", "-d", "refs/tags/good")
 
 
 def test_a_first_deployment_that_fails_says_what_is_left(vm: Vm1001) -> None:

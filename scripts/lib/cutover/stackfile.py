@@ -9,7 +9,6 @@ check a change before it is merged and a commit before it is deployed.
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
 import re
 import shutil
@@ -34,6 +33,7 @@ GRACE_SECONDS = 30
 COMPOSE_SECONDS = 30
 
 _VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?:(?P<how>:?[-?+])(?P<rest>[^}]*))?\}|\$(?P<bare>[A-Za-z_]\w*)")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([bkmgt]?)i?b?$", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|us|h|m|s)")
@@ -59,6 +59,11 @@ class Image:
     def pinned(self) -> str:
         """``name@digest``, the form in which an engine lists what it has."""
         return f"{self.name}@{self.digest}"
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it has a digest that an engine can be asked for."""
+        return bool(_DIGEST.fullmatch(self.digest))
 
     def __str__(self) -> str:
         return self.name + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
@@ -213,6 +218,8 @@ def _mistakes(file: StackFile, site: Site) -> Iterator[str]:
 def _image_mistakes(file: StackFile, site: Site) -> Iterator[str]:
     if not file.image.tag or file.image.tag == "latest" or not file.image.digest:
         yield f"The image {file.image} is not pinned. Write name:tag@sha256:digest, so that pulls give the same bytes."
+    elif not file.image.is_pinned:
+        yield f"The image {file.image} has no digest that can be one: after sha256: come 64 hexadecimal digits."
     elif str(file.image) != site.qdrant.image:
         yield f"The image is {file.image}, site.yaml says {site.qdrant.image}. Change both in one commit."
 
@@ -224,7 +231,7 @@ def _port_mistakes(file: StackFile, site: Site) -> Iterator[str]:
     for port in file.ports:
         if port.target == "6334":
             yield "gRPC (6334) is published. Nginx cannot hold or record gRPC writes: do not publish it."
-        elif not port.address or ipaddress.ip_address(port.address).is_unspecified:
+        elif not port.address or port.address in {"0.0.0.0", "::", "[::]"}:  # noqa: S104
             yield f"Port {port.published or port.target} is published to every address. Write {right}:6333."
         elif port != expected:
             yield (f"The file publishes {port.address}:{port.published}, site.yaml expects {right}.")

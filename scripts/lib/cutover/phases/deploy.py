@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cutover import http, portainer, stackfile
+from cutover import http, portainer, serving, stackfile
 from cutover.errors import CutoverError, DoorClosed, Failed, OutcomeUnknown, Refused, Unreachable
 from cutover.phases import Outcome, Sentence
 from cutover.portainer import PROJECT, SERVICE, Answered, Stack
@@ -99,6 +99,10 @@ class Situation:
     cores: int
     memory: int
     compose_says: str | None
+    way_back: bool = True
+    """Whether Portainer can go back to the commit that runs now; it takes branches and tags only."""
+    users: bool = False
+    """Whether users are on the service that runs now; only asked where there is no way back."""
 
 
 def look(run: Run, want: Wanted) -> Situation:
@@ -115,26 +119,44 @@ def look(run: Run, want: Wanted) -> Situation:
     others = [row for row in rows if row not in own]
     container = next((row for row in own if (row.get("Labels") or {}).get(SERVICE) == SERVICE_NAME), None)
     image = want.file.image
-    here = up and server.image(str(image)) is not None
+    ask = up and image.is_pinned  # an engine answers 400 to a digest that cannot be one; the file's mistakes name it
+    here = ask and server.image(str(image)) is not None
     info = server.info() if up else {}
     running = container is not None and container.get("State") == "running"
+    stack = server.stack(name)
+    found = server.container(container["Id"]) if container else None
+    way_back = _way_back(run, want, stack, found)
     return Situation(
         version=server.version,
         teardown=server.behaviour.teardown,
         role=int(server.user().get("Role") or 0),
         environment_up=up,
-        stack=server.stack(name),
-        container=server.container(container["Id"]) if container else None,
+        stack=stack,
+        container=found,
         others=[row for row in (*others, *own) if container is None or row["Id"] != container["Id"]],
         others_memory=sum(server.memory_used(row["Id"]) for row in others if row.get("State") == "running"),
         volumes={m.volume: server.volume(m.volume) for m in want.file.mounts if m.volume} if up else {},
         image_here=here,
-        image_problem=None if here or not up else server.in_registry(f"{image.name}@{image.digest}"),
+        image_problem=None if here or not ask else server.in_registry(f"{image.name}@{image.digest}"),
         port_answers=not running and _answers(site.qdrant.new_url),
         cores=int(info.get("NCPU") or 0),
         memory=int(info.get("MemTotal") or 0),
         compose_says=stackfile.compose_says(want.file.text, want.variables, name),
+        way_back=way_back,
+        users=not way_back and bool(serving.why_new_may_serve(run)),
     )
+
+
+def _way_back(run: Run, want: Wanted, stack: Stack | None, container: Mapping[str, Any] | None) -> bool:
+    """Whether a deployment that fails can be taken back to what runs healthily now; True where nothing does."""
+    if stack is None or not _healthy(container) or stack.commit in {"", want.commit} or run.secrets.get("GIT_TOKEN"):
+        return True
+    references = Repository(run.site.portainer.repository, run.secrets).references()
+    return reference_for(references, stack.commit, preferred=stack.reference) is not None
+
+
+def _healthy(container: Mapping[str, Any] | None) -> bool:
+    return container is not None and (container["State"].get("Health") or {}).get("Status") == "healthy"
 
 
 def _answers(url: str) -> bool:
@@ -163,7 +185,17 @@ def refusals(want: Wanted, seen: Situation, site: Site) -> list[str]:
     found += _port_refusals(want, seen, site)
     found += _volume_refusals(seen, name)
     found += _room_refusals(want, seen)
+    if seen.users and seen.stack is not None:
+        short = seen.stack.commit[:8]
+        found.append(
+            f"Users are on the Qdrant that runs at {short}, and nothing would lead back to it: Portainer goes to branches and "
+            f"tags only, and none is at that commit. {_make_a_tag(short)}, or set a GIT_TOKEN that may push one."
+        )
     return found
+
+
+def _make_a_tag(short: str) -> str:
+    return f"Make one (git tag rollback-{short} {short} && git push origin rollback-{short})"
 
 
 def _stack_refusals(seen: Situation, site: Site) -> Iterable[str]:
@@ -428,7 +460,9 @@ def plan(run: Run) -> Sequence[Sentence]:
             Sentence(
                 f"Redeploy the stack {name} from {want.reference} at {want.commit[:8]} (now {was}).",
                 "the container is made anew; requests to it fail for some seconds",
-                f"If the proof fails the stack goes back to {was}.",
+                f"If the proof fails the stack goes back to {was}."
+                if situation.way_back
+                else f"None by itself: no branch or tag is at {was}. {_make_a_tag(was)} first to have one.",
             )
         )
     sentences.append(_following(run.site.portainer.auto_update.mode, situation))
@@ -616,9 +650,8 @@ def reference_for(references: Mapping[str, str], commit: str, *, preferred: str)
 
 def before_it(run: Run, want: Wanted, situation: Situation) -> str | None:
     """The commit to go back to: what ran healthily until now, else the last one that was proved. None where neither is."""
-    stack, container = situation.stack, situation.container
-    healthy = container is not None and (container["State"].get("Health") or {}).get("Status") == "healthy"
-    if stack is not None and healthy and stack.commit and stack.commit != want.commit:
+    stack = situation.stack
+    if stack is not None and _healthy(situation.container) and stack.commit and stack.commit != want.commit:
         return stack.commit
     for entry in reversed(run.journal.entries()):
         if entry.act == "deploy.stack" and entry.kind == "done" and isinstance(entry.after, dict):
@@ -650,8 +683,8 @@ def roll_back(run: Run, before: Stack, commit: str, container: Mapping[str, Any]
         if run.secrets.get("GIT_TOKEN") is None:
             raise Failed(
                 f"{because} Going back to {short} needs a branch or tag at that commit, and there is none.",
-                f"Make one (git tag rollback-{short} {short} && git push origin rollback-{short}) or revert the change, "
-                "then run `deploy` again. Or set GIT_TOKEN so that this is done for you.",
+                f"{_make_a_tag(short)} or revert the change, then run `deploy` again. Or set GIT_TOKEN so that this is done for "
+                "you.",
             )
         with run.door.act("deploy.tag", f"Tag {short} to go back to it", before={"tag": None}) as act:
             repository.tag(f"rollback-{short}", commit, run.door)
@@ -729,7 +762,7 @@ def _remove(run: Run) -> Outcome:
         return Outcome(False, ["There is no such stack, and no container of it."])
     if stack is None:
         raise Refused(f"There are containers of {name!r}, but Portainer has no such stack. Remove them by hand.")
-    _nobody_uses_it(run)
+    serving.need_old_serves(run)
     _remember(run, "before the stack was removed")
     volumes = sorted({m["Name"] for row in left for m in row.get("Mounts") or [] if m.get("Name")})
     before = {"stack": stack.id, "commit": stack.commit, "reference": stack.reference, "volumes": volumes}
@@ -761,17 +794,6 @@ def _remove(run: Run) -> Outcome:
     return Outcome(True, [f"The stack {name} is removed: container and network are gone. {kept}"], "`deploy` makes it again.")
 
 
-def _nobody_uses_it(run: Run) -> None:
-    """:class:`Refused` while Nginx sends its users there; asked of Nginx, or of the journal where Nginx cannot be asked."""
-    try:
-        on_new = run.gate.state().side == "new"
-    except CutoverError:
-        moves = [e.act for e in run.journal.entries() if e.act in {"switch.finished", "back.finished"}]
-        on_new = moves[-1:] == ["switch.finished"]
-    if on_new:
-        raise Refused("Nginx sends its users to the new server. Go back first (`cutover back`), then remove it.")
-
-
 def remove_data(run: Run, only: Collection[str] | None = None) -> Outcome:
     """Delete the volumes that a removed stack has left (``only`` these), each after its name was typed.
 
@@ -783,6 +805,7 @@ def remove_data(run: Run, only: Collection[str] | None = None) -> Outcome:
     ours = [volume for volume in our_volumes(run) if only is None or volume in only]
     if not ours:
         return Outcome(False, ["There are no volumes of it."])
+    serving.need_old_serves(run)
     for volume in ours:
         run.consent.by_name(volume, f"The volume {volume} and everything in it is deleted. There is no way back.")
     for volume in ours:
