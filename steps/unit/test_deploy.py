@@ -229,6 +229,26 @@ def test_a_webhook_keeps_its_address(one: Vm1001) -> None:
         one.site = old
 
 
+def test_what_the_stack_follows_is_set_without_touching_the_container(vm: Vm1001) -> None:
+    deployed(vm)
+    running, old = container(vm), vm.site
+    none = {**old.portainer.model_dump(), "auto_update": {"mode": "none", "interval": "5m"}}
+    try:
+        vm.site = sites.Site.model_validate({**old.model_dump(), "portainer": none})
+        run = vm.run()
+        assert [sentence.text for sentence in deploy.plan(run)] == [
+            "Let no commit deploy itself: only `cutover deploy` does, which looks first."
+        ]
+        run.close()
+        assert "the container was not touched" in deployed(vm).sentences[0]
+        assert not (stack(vm)["AutoUpdate"] or {}).get("Interval")
+        now = container(vm)
+        assert (now["Id"], now["State"]["StartedAt"]) == (running["Id"], running["State"]["StartedAt"])
+        assert not deployed(vm).changed
+    finally:
+        vm.site = old
+
+
 # -- refused before it hurts ------------------------------------------------------------------------
 
 
@@ -605,7 +625,7 @@ def test_what_is_gone_back_to(
             act.after = {"commit": commit}
     there = Stack.of({"Id": 1, "Name": "qdrant", "Status": 1, "GitConfig": {"URL": "u", "ConfigHash": at}})
     situation = deploy.Situation(
-        version="2.23.0", teardown=True, role=1, environment_up=True, stack=there,
+        version="2.23.0", role=1, environment_up=True, stack=there,
         container={"Id": "c", "State": {"Status": "running", "Health": {"Status": health}}}, others=[], others_memory=0,
         volumes={}, image_here=True, image_problem=None, port_answers=False, cores=6, memory=1 << 33, compose_says=None,
     )  # fmt: skip

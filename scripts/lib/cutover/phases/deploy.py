@@ -85,7 +85,6 @@ class Situation:
     """Everything that decides whether a deployment can work, seen before it."""
 
     version: str
-    teardown: bool
     role: int
     environment_up: bool
     stack: Stack | None
@@ -128,7 +127,6 @@ def look(run: Run, want: Wanted) -> Situation:
     way_back = _way_back(run, want, stack, found)
     return Situation(
         version=server.version,
-        teardown=server.behaviour.teardown,
         role=int(server.user().get("Role") or 0),
         environment_up=up,
         stack=stack,
@@ -420,24 +418,22 @@ def updates_as_wanted(site: Site, stack: Stack) -> bool:
 # -- the phase ----------------------------------------------------------------------------------------
 
 
-def is_done(run: Run, want: Wanted, seen: Seen) -> bool:
-    """Whether nothing is left to do: it runs as wanted, with these variables, and follows new commits as it should."""
-    stack = seen.stack
-    return (
-        stack is not None
-        and not shortfalls(want, seen)
-        and stack.reference == want.reference
-        and dict(stack.variables) == dict(want.variables)
-        and updates_as_wanted(run.site, stack)
-    )
+def runs_as_wanted(want: Wanted, seen: Seen) -> bool:
+    """Whether the container needs nothing: it is the merged commit's, proved, with these variables. Pure."""
+    return seen.stack is not None and not shortfalls(want, seen) and dict(seen.stack.variables) == dict(want.variables)
+
+
+def follows_as_wanted(run: Run, want: Wanted, seen: Seen) -> bool:
+    """Whether the stack follows the branch and its new commits as it should."""
+    return seen.stack is not None and seen.stack.reference == want.reference and updates_as_wanted(run.site, seen.stack)
 
 
 def plan(run: Run) -> Sequence[Sentence]:
     """What would be done. :class:`Refused` where the deployment would fail; empty where it is done already."""
     want = wanted(run)
     seen = see(run, want)
-    if is_done(run, want, seen):
-        return []
+    if runs_as_wanted(want, seen):
+        return [] if follows_as_wanted(run, want, seen) else [_following(run)]
     situation = look(run, want)
     refuse(refusals(want, situation, run.site))
     name, image = run.site.portainer.stack, want.file.image
@@ -465,17 +461,18 @@ def plan(run: Run) -> Sequence[Sentence]:
                 else f"None by itself: no branch or tag is at {was}. {_make_a_tag(was)} first to have one.",
             )
         )
-    sentences.append(_following(run.site.portainer.auto_update.mode, situation))
+    sentences.append(_following(run))
     return sentences
 
 
-def _following(mode: str, situation: Situation) -> Sentence:
+def _following(run: Run) -> Sentence:
+    mode, server = run.site.portainer.auto_update.mode, run.portainer
     if mode == "none":
         return Sentence("Let no commit deploy itself: only `cutover deploy` does, which looks first.")
     danger = ""
-    if situation.teardown:
+    if server.behaviour.teardown:
         danger = (
-            f"Portainer {situation.version} takes the service down when an update that it makes by itself fails, and "
+            f"Portainer {server.version} takes the service down when an update that it makes by itself fails, and "
             "does not ask first: merge nothing that the checks have not passed, or let auto_update be none"
         )
     return Sentence(f"Let the stack follow new commits by {mode}.", danger)
@@ -492,8 +489,8 @@ def do(run: Run) -> Outcome:
     """Deploy what the reference is at, and prove it; go back to the commit before it where the proof fails."""
     want = wanted(run)
     seen = see(run, want)
-    if is_done(run, want, seen):
-        return Outcome(False, [f"The stack runs as wanted, at {want.commit[:8]}."], facts=_facts(want, seen))
+    if runs_as_wanted(want, seen):
+        return _let_follow(run, want, seen)
     if by_itself := _deployed_by_itself(run, want, seen):
         return by_itself
     situation = look(run, want)
@@ -517,6 +514,25 @@ def do(run: Run) -> Outcome:
         "its digest as pinned, healthy, answering with its key."
     )
     return Outcome(True, [sentence], "`cutover undo deploy` removes the container; its volumes stay.", _facts(want, seen))
+
+
+def _let_follow(run: Run, want: Wanted, seen: Seen) -> Outcome:
+    """What runs stays as it is, and is not restarted; only what the stack follows is set, where it is not as wanted."""
+    facts, sentence = _facts(want, seen), f"The stack runs as wanted, at {want.commit[:8]}."
+    if seen.stack is None or follows_as_wanted(run, want, seen):
+        return Outcome(False, [sentence], facts=facts)
+    _set_following(run, want, seen.stack, auto_update(run.site, seen.stack))
+    return Outcome(True, [f"{sentence} What it follows was set; the container was not touched."], facts=facts)
+
+
+def _set_following(run: Run, want: Wanted, stack: Stack, follow: Mapping[str, Any] | None) -> None:
+    before = {"commit": stack.commit, "reference": stack.reference}
+    with run.door.act("deploy.follow", f"Let the stack follow {want.reference}", before=before) as act:
+        try:
+            _follow(run, want, stack, follow)
+        except Answered as error:
+            raise Failed(f"Portainer could not set what the stack follows: {error.reason}.", error.hint) from None
+        act.after = {"commit": want.commit, "reference": want.reference}
 
 
 def _deployed_by_itself(run: Run, want: Wanted, seen: Seen) -> Outcome | None:
@@ -694,10 +710,7 @@ def roll_back(run: Run, before: Stack, commit: str, container: Mapping[str, Any]
     try:
         stack = run.portainer.stack(before.name)
         if stack is not None and untouched(want, see(run, want), old_container):
-            facts = {"commit": stack.commit, "reference": stack.reference}
-            with run.door.act("deploy.follow", f"Let the stack follow {short} again", before=facts) as act:
-                _follow(run, want, stack, None)
-                act.after = {"commit": want.commit, "reference": reference}
+            _set_following(run, want, stack, None)
             return f"The container of {short} was not touched and still serves; the stack follows that commit again."
         submit(run, want, stack, run.portainer.service(before.name, SERVICE_NAME), updates=False)
     except (Failed, OutcomeUnknown) as error:
