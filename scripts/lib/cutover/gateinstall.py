@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: `auth_delay` came with 1.17.10.
 OLDEST_NGINX = (1, 17, 10)
+#: What the gate makes in its folder; everything else there is somebody else's and stays.
+_OURS = re.compile(r"flags|log|bodies|before|before\.new|installed|was|turn\.[0-9a-f]+")
 #: Part of every ordinary build, unless it was left out on purpose.
 _NEEDED = ("rewrite", "map", "proxy", "mirror", "empty_gif", "limit_conn", "access", "auth_basic", "upstream_keepalive")
 
@@ -57,9 +59,10 @@ class Facts:
     server_text: str
     backed_up: bool
     is_root: bool
+    foreign: Sequence[str] = ()  # what is in the gate's folder and not the gate's
 
 
-def obstacles(facts: Facts, *, worker_user: str, http_folder: str, old: str) -> list[str]:
+def obstacles(facts: Facts, *, worker_user: str, http_folder: str, folder: str, old: str) -> list[str]:
     """Why the gate could not work there, as sentences; empty when it can. Pure."""
     found = []
     number = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", facts.version)
@@ -80,6 +83,11 @@ def obstacles(facts: Facts, *, worker_user: str, http_folder: str, old: str) -> 
         found.append(f"Its workers run as {user[0]}, but site.yaml says nginx.worker_user: {worker_user}.")
     if not any(f"{PurePosixPath(http_folder).name}/" in name for name in _said(facts.configuration, "include")):
         found.append(f"Nothing from {http_folder} is included in its configuration (`include {http_folder}/*.conf;` in `http`).")
+    if facts.foreign:
+        found.append(
+            f"{folder} holds what is not the gate's: {', '.join(facts.foreign[:3])}{', ...' if len(facts.foreign) > 3 else ''}. "
+            "The gate needs a folder of its own (nginx.gate_folder in site.yaml)."
+        )
     if _passes_grpc(facts.configuration, old.rsplit(":", 1)[0]):
         found.append(
             "It also passes gRPC to the old Qdrant; the gate cannot hold or record gRPC. Move those clients to REST first."
@@ -143,6 +151,7 @@ class Installer:
             raise Refused(
                 f"nginx.server_file cannot be read: {text.reason}.", "Name the file that proxies Qdrant today in site.yaml."
             )
+        there = shell.read(f"[ ! -d {q(self._folder)} ] || ls -A {q(self._folder)}")
         return Facts(
             version=build.text.splitlines()[0] if build.text else "",
             build=build.text,
@@ -151,11 +160,13 @@ class Installer:
             server_text=text.out.decode("utf-8", errors="surrogateescape"),
             backed_up=shell.read(f"[ -f {q(self._folder)}/before/list ]").code == 0,
             is_root=shell.read("id -u").text == "0",
+            foreign=[name for name in there.text.splitlines() if not _OURS.fullmatch(name) and name != "lost+found"],
         )
 
     def refusals(self, facts: Facts) -> list[str]:
         """Why the gate cannot be installed here; empty when it can."""
-        return obstacles(facts, worker_user=self._nginx.worker_user, http_folder=self._nginx.http_folder, old=self._old)
+        nginx = self._nginx
+        return obstacles(facts, worker_user=nginx.worker_user, http_folder=nginx.http_folder, folder=self._folder, old=self._old)
 
     def wanted(self, facts: Facts) -> dict[str, bytes]:
         """Path to content of every file that the gate changes or adds, the server file last."""
@@ -168,7 +179,7 @@ class Installer:
                 f"{facts.server_file} includes the gate already, and this tool did not put it there.",
                 "Take it out by hand (README in nginx/), so that the tool knows what was there before.",
             )
-        text = gatefiles.with_gate(original, old=self._old, where=facts.server_file)
+        text = gatefiles.with_gate(original, old=self._old, where=facts.server_file, around=facts.configuration)
         return found | {facts.server_file: text.encode("utf-8", errors="surrogateescape")}
 
     def _before(self, path: str) -> str:
@@ -279,7 +290,7 @@ class Installer:
         if asked.text != "blind":
             return
         if not existed:
-            shell.change(f"rm -rf {q(self._folder)}", f"remove the folder {self._folder}")
+            self._remove_folder()
         raise self._blind()
 
     def _blind(self) -> Refused:
@@ -448,8 +459,17 @@ class Installer:
             raise Failed(
                 f"The files are as before, but a read through Nginx is answered with {through}, by the old server with {direct}."
             )
-        self._gate.shell.change(f"rm -rf {q(self._folder)}", f"remove the folder {self._folder}")
+        self._remove_folder()
         return [path for _, path in listed]
+
+    def _remove_folder(self) -> None:
+        """Only what the gate made; a folder that holds something else stays, with that."""
+        folder = q(self._folder)
+        self._gate.shell.change(
+            f"cd {folder} && rm -rf flags log bodies installed turn.* before before.new was && cd / || exit 1\n"
+            f"rmdir {folder} 2>/dev/null || true",
+            f"remove the folder {self._folder}",
+        )
 
     # --- Staying with the new server ---------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ def restorable(run: Run) -> Finding:
         if run.gate.loaded() is not None:
             return Finding(False, "There is a gate that this tool did not put in, so what was there before is not known.")
         try:
-            gatefiles.with_gate(facts.server_text, old=old, where=facts.server_file)
+            gatefiles.with_gate(facts.server_text, old=old, where=facts.server_file, around=facts.configuration)
         except Refused as refused:
             return Finding(False, refused.sentence, refused.hint)
         return Finding(True, f"{facts.server_file} is the operator's own, and passes requests to the old server.")
