@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from cutover import gatefiles
 from cutover.errors import CutoverError, Failed, Refused
 from cutover.shell import Answer, written
+from cutover.site import netloc
 from cutover.waiting import Not, TimedOut, wait_until
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Installer:
         self._folder = nginx.gate_folder
         self._command = f"{q(nginx.binary)} -c {q(nginx.main_config)}"
         self._snippets = str(PurePosixPath(nginx.main_config).parent / "snippets")
-        self._old = urlsplit_netloc(gate.site.qdrant.old_url)
+        self._old = netloc(gate.site.qdrant.old_url)
         self._pid_path = ""
 
     # --- Looking -----------------------------------------------------------------------------------------------------
@@ -485,7 +486,7 @@ class Installer:
             )
         self._refuse_foreign_changes()
         path, public, new_url = facts.server_file, self._gate.site.qdrant.public_url, self._gate.site.qdrant.new_url
-        text = gatefiles.with_new_address(self._before(path), old=self._old, new=urlsplit_netloc(new_url), where=path)
+        text = gatefiles.with_new_address(self._before(path), old=self._old, new=netloc(new_url), where=path)
         gated, others = self.wanted(facts), [other for kind, other in self._list() if kind == "absent"]
         try:
             self._write(path, text.encode("utf-8", errors="surrogateescape"))
@@ -509,14 +510,6 @@ class Installer:
         answer = self._gate.shell.change(f"cd {q(self._folder)} || exit 1\n{script}", what, deadline=60)
         if answer.code != 0:
             raise Failed(f"The Nginx host could not {what}: {answer.reason}.")
-
-
-def urlsplit_netloc(url: str) -> str:
-    """``host:port`` of an address."""
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
 def _emerg(answer: Answer) -> str:

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from cutover.errors import Refused
-from cutover.site import Site
+from cutover.site import Site, netloc
 
 SERVICE = "qdrant"
 STORAGE, SNAPSHOTS = "/qdrant/storage", "/qdrant/snapshots"
@@ -220,7 +220,7 @@ def _image_mistakes(file: StackFile, site: Site) -> Iterator[str]:
 def _port_mistakes(file: StackFile, site: Site) -> Iterator[str]:
     wanted = urlsplit(site.qdrant.new_url)
     expected = Port(wanted.hostname or "", str(wanted.port or 80), "6333")
-    right = f"{expected.address}:{expected.published}"
+    right = netloc(site.qdrant.new_url)
     for port in file.ports:
         if port.target == "6334":
             yield "gRPC (6334) is published. Nginx cannot hold or record gRPC writes: do not publish it."
