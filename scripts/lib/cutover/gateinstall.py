@@ -413,15 +413,17 @@ class Installer:
     def remove(self) -> Installed:
         shell = self._gate.shell
         if shell.read(f"[ -f {q(self._folder)}/before/list ]").code != 0:
-            if self._gate.loaded() is None:
-                return Installed(False, [], "There is no gate.")
-            raise Refused(
-                "There is a gate that this tool did not install, so it does not know what was there before.",
-                "Take it out by hand.",
-            )
+            return self._nothing_to_take_out()
         self._refuse_foreign_changes()
         paths = self._put_back()
         return Installed(True, paths, f"{paths[-1]} is byte for byte what it was before the gate, and is loaded.")
+
+    def _nothing_to_take_out(self) -> Installed:
+        if self._gate.loaded() is None:
+            return Installed(False, [], "There is no gate.")
+        raise Refused(
+            "There is a gate that this tool did not install, so it does not know what was there before.", "Take it out by hand."
+        )
 
     def _refuse_foreign_changes(self) -> None:
         kind, path = self._list()[-1]
@@ -478,12 +480,7 @@ class Installer:
         """Take the gate out while the new server serves: the operator's own file comes back, naming the new server."""
         facts = self.facts()
         if not facts.backed_up:
-            if self._gate.loaded() is None:
-                return Installed(False, [], "There is no gate.")
-            raise Refused(
-                "There is a gate that this tool did not install, so it does not know what was there before.",
-                "Take it out by hand.",
-            )
+            return self._nothing_to_take_out()
         self._refuse_foreign_changes()
         path, public, new_url = facts.server_file, self._gate.site.qdrant.public_url, self._gate.site.qdrant.new_url
         text = gatefiles.with_new_address(self._before(path), old=self._old, new=netloc(new_url), where=path)
