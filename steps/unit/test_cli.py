@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -139,6 +140,33 @@ def test_every_command_speaks_json(site: Path) -> None:
     assert "There is no report at nowhere" in json.loads(report.stdout)["error"]["sentence"]
     for words in (["plan"], ["status"], ["history"], ["rights"], ["resize"], ["undo", "moon"]):
         assert json.loads(cutover(site, *words, "--json").stdout)["exit_code"] in {0, 2}, words
+
+
+@pytest.mark.parametrize("step", ["resize", "decommission"])
+def test_a_step_as_a_script_of_its_own_needs_no_packages_to_begin_with(site: Path, step: str) -> None:
+    """The Python that starts it has none of ours: the launcher finds them."""
+    env = {name: value for name, value in os.environ.items() if name not in NAMES} | {"CUTOVER_VENV": sys.prefix}
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", str(ROOT / f"scripts/{step}.py"), "--site", str(site), "--state-dir", "state"],
+        cwd=site.parent, env=env, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2, ended
+    assert ended.stderr.startswith("Not started: PROXMOX_TOKEN_ID is not set"), ended.stderr
+
+
+def test_names_are_whole_on_a_narrow_terminal(site: Path) -> None:
+    import pty
+
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ |= {"COLUMNS": "40", "PYTHONPATH": str(ROOT / "scripts/lib"), "TERM": "xterm"}
+        os.execv(sys.executable, [sys.executable, "-c", "from cutover.cli import app; app()", "keys"])
+    said = b""
+    with contextlib.suppress(OSError), os.fdopen(terminal, "rb") as screen:  # EIO is how a terminal says that it ended
+        while piece := screen.read1():
+            said += piece
+    os.waitpid(child, 0)
+    assert [name for name in NAMES if name not in said.decode()] == []
 
 
 def test_the_rights_can_be_pasted(site: Path) -> None:

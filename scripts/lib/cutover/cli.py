@@ -101,6 +101,8 @@ class Page:
                 self.line(" ".join(" ".join(cells).split("\n")))
             return
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for last in [False] * (len(rows[0]) - 1) + [True]:
+            table.add_column(no_wrap=not last, overflow="fold")  # names are whole, also on a narrow terminal
         for row in rows:
             table.add_row(*(Text.from_markup(self.terminal.shown(text), style=style) for text, style in row))
         self.out.print(table)
