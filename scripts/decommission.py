@@ -1,11 +1,9 @@
-"""`decommission` as a script of its own: `python scripts/decommission.py --site site.yaml`."""
+"""`./scripts/cutover decommission` as a script of its own: `python scripts/decommission.py --site site.yaml`."""
 
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
-
-from cutover.cli import app
-
 if __name__ == "__main__":
-    app(["decommission", *sys.argv[1:]])
+    launcher = str(Path(__file__).resolve().with_name("cutover"))  # which also sets up the packages
+    os.execv(launcher, [launcher, "decommission", *sys.argv[1:]])  # noqa: S606

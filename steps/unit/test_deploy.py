@@ -286,10 +286,8 @@ def test_without_the_checks_the_same_merge_is_an_outage(one: Vm1001) -> None:
     assert not serves(one)
 
 
-def test_a_taken_port_is_named_with_its_owner(one: Vm1001) -> None:
-    with socket.create_server((one.address, 6333)):
-        assert "Something already answers at" in fails(one, Refused)
-    text = one.compose().replace("qdrant_storage", "other_storage").replace("qdrant_snapshots", "other_snapshots")
+def another_stack(one: Vm1001, text: str) -> None:
+    """Somebody else's stack, made in Portainer from a file of its own."""
     one.repository.commit({"other.yml": text}, "Another stack", branch="other")
     env = [{"name": n, "value": "x"} for n in ("QDRANT_API_KEY", "QDRANT_READ_ONLY_API_KEY")]
     body = {
@@ -297,18 +295,19 @@ def test_a_taken_port_is_named_with_its_owner(one: Vm1001) -> None:
         "ComposeFile": "other.yml", "Env": env,
     }  # fmt: skip
     assert one.ask("POST", "/api/stacks/create/standalone/repository?endpointId=1", body).status_code == 200
+
+
+def test_a_taken_port_is_named_with_its_owner(one: Vm1001) -> None:
+    with socket.create_server((one.address, 6333)):
+        assert "Something already answers at" in fails(one, Refused)
+    text = one.compose().replace("qdrant_storage", "other_storage").replace("qdrant_snapshots", "other_snapshots")
+    another_stack(one, text)
     assert "already published by the container other-qdrant-1" in fails(one, Refused)
 
 
 def test_a_volume_of_another_stack_is_not_taken(one: Vm1001) -> None:
     text = one.compose().replace(":6333:6333", ":7333:6333")
-    one.repository.commit({"other.yml": text}, "Another stack", branch="other")
-    env = [{"name": n, "value": "x"} for n in ("QDRANT_API_KEY", "QDRANT_READ_ONLY_API_KEY")]
-    body = {
-        "Name": "other", "RepositoryURL": one.site.portainer.repository, "RepositoryReferenceName": "refs/heads/other",
-        "ComposeFile": "other.yml", "Env": env,
-    }  # fmt: skip
-    assert one.ask("POST", "/api/stacks/create/standalone/repository?endpointId=1", body).status_code == 200
+    another_stack(one, text)
     said = fails(one, Refused)
     assert "The volume qdrant_storage belongs to the stack other" in said
     assert "The container other-qdrant-1 uses the volume qdrant_snapshots" in said

@@ -123,11 +123,28 @@ class TestTheOperatorsFile:
             (PLAIN + "}", "Line 7 has a closing brace"),
             ("server { ; }", "where a directive is expected"),
             (gated(PLAIN), "has no location"),
+            (PLAIN.replace("proxy_pass", "proxy_set_header api-key x; proxy_pass"), r"sets the header `api-key` \(line 4\)"),
+            (PLAIN.replace("listen", "proxy_set_header api-key x;\n listen"), r"sets the header `api-key` \(line 2\)"),
+            (f"http {{ proxy_set_header Authorization x; {PLAIN} }}", r"sets the header `Authorization` \(line 1\)"),
         ],
     )
     def test_what_the_gate_cannot_replace_is_refused_by_line(self, text: str, words: str) -> None:
         with pytest.raises(Refused, match=words):
             gated(text)
+
+    def test_a_header_from_outside_the_file_is_refused_where_it_is_in_force(self) -> None:
+        around = "# configuration file /etc/nginx/nginx.conf:\nevents {}\nhttp {\n  proxy_set_header api-key x;\n}\n"
+        with pytest.raises(Refused, match=r"sets the header `api-key`"):
+            with_gate(PLAIN, old=OLD, where="qdrant.conf", around=around)
+        # nginx takes headers from outside only where the location has none of its own.
+        own = PLAIN.replace("proxy_pass", "proxy_set_header Host $host; proxy_pass")
+        assert INCLUDE in with_gate(own, old=OLD, where="qdrant.conf", around=around)
+        other = around.replace("http {", "http { server { listen 1; ").replace("x;", "x; }")
+        assert INCLUDE in with_gate(PLAIN, old=OLD, where="qdrant.conf", around=other)
+
+    @pytest.mark.parametrize("name", ["Host", "x-real-ip", "X-Forwarded-Host", "Upgrade", "Connection"])
+    def test_headers_that_qdrant_does_not_look_at_are_no_obstacle(self, name: str) -> None:
+        assert INCLUDE in gated(PLAIN.replace("proxy_pass", f"proxy_set_header {name} x; proxy_pass"))
 
     @given(st.text(alphabet="ab/;{}#'\"\\$ \n", max_size=60))
     def test_any_text_is_read_or_refused(self, text: str) -> None:

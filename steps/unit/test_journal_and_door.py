@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from cutover import http
 from cutover.door import Door
-from cutover.errors import DoorClosed, OutcomeUnknown, Refused, Unreachable
+from cutover.errors import DoorClosed, Failed, OutcomeUnknown, Refused, Unreachable
 from cutover.journal import Journal
 
 
@@ -60,6 +61,33 @@ def test_a_torn_last_line_is_cut_off_and_a_broken_one_is_refused(journal: Journa
     journal.path.write_text("\n".join([lines[0], "not json", *lines[1:]]) + "\n")
     with pytest.raises(Refused, match=r"journal\.jsonl:2: this line"):
         Journal(journal.path.parent, "home")
+
+
+@pytest.mark.parametrize(
+    "line", ['{"seq": 1, "at": "t", "kind": "dream"}', '{"seq": 1, "at": "t", "kind": "opened", "extra": 1}', "\xff"]
+)
+def test_a_line_that_is_none_of_ours_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "journal.jsonl").write_text(line + "\n", encoding="latin-1")
+    with pytest.raises(Refused, match=r"journal\.jsonl:1: this line"):
+        Journal(tmp_path, "home")
+
+
+def test_where_the_journal_cannot_be_written_nothing_is_done(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").symlink_to("/dev/full")
+    journal, done = Journal.__new__(Journal), []
+    vars(journal).update(path=tmp_path / "journal.jsonl", _site="home", _redact=str, _lock_file=0, _entries=[])
+    with pytest.raises(Failed, match="cannot be written: No space left on device"), Door(journal).act("x", "X"):
+        done.append("x")
+    assert done == []
+
+
+def test_a_line_that_was_written_by_half_does_not_stay(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = journal.path.read_bytes()
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: real(handle, data[:10]))
+    with pytest.raises(Failed, match="No space left"):
+        journal.note("x", "X")
+    assert journal.path.read_bytes() == before
 
 
 def test_a_second_operator_is_refused(journal: Journal) -> None:

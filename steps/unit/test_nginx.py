@@ -206,6 +206,31 @@ class TestInstall:
         assert bare.gate.loaded() is None
         assert bare.put().json()["side"] == "old"
 
+    def test_is_refused_in_a_folder_that_holds_what_is_not_the_gates(self, bare: Stage) -> None:
+        folder = bare.way.host.gate_folder
+        folder.mkdir()
+        folder.chmod(0o700)
+        (folder / "data.db").write_text("dear")
+        with pytest.raises(Refused, match=r"holds what is not the gate's: data\.db"):
+            bare.gate.install()
+        assert [file.name for file in folder.iterdir()] == ["data.db"]
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+    def test_removing_it_leaves_what_somebody_else_put_into_its_folder(self, bare: Stage) -> None:
+        bare.gate.install()
+        folder = bare.way.host.gate_folder
+        (folder / "data.db").write_text("dear")
+        assert bare.gate.remove().changed
+        assert [file.name for file in folder.iterdir()] == ["data.db"]
+
+    def test_a_header_that_nginx_adds_for_qdrant_is_not_lost(self, bare: Stage) -> None:
+        file = bare.way.host.server_file
+        file.write_text("".join(line for line in file.read_text().splitlines(True) if "proxy_set_header" not in line))
+        (bare.way.host.http_folder / "key.conf").write_text("proxy_set_header api-key secret;\n")
+        with pytest.raises(Refused, match="sets the header `api-key`"):
+            bare.gate.install()
+        assert not bare.way.host.gate_folder.exists()
+
     def test_a_configuration_that_nginx_refuses_is_put_back(self, bare: Stage) -> None:
         (bare.way.host.http_folder / "zz.conf").write_text(
             'map "" $qdrant_gate_write { default 5; }\nupstream qdrant_old { server 127.0.0.1:1; }\n'
@@ -331,7 +356,9 @@ class TestObstacles:
 
     def told(self, **other: Any) -> list[str]:
         facts = Facts(**{**{k: getattr(self.good, k) for k in Facts.__dataclass_fields__}, **other})
-        return obstacles(facts, worker_user="www-data", http_folder="/etc/nginx/conf.d", old="10.0.0.152:6333")
+        return obstacles(
+            facts, worker_user="www-data", http_folder="/etc/nginx/conf.d", folder="/var/lib/qdrant-gate", old="10.0.0.152:6333"
+        )
 
     def test_none_on_an_ordinary_nginx(self) -> None:
         assert self.told() == []
@@ -345,6 +372,7 @@ class TestObstacles:
         [
             ({"version": "nginx version: nginx/1.14.2"}, "1.14.2 is too old"),
             ({"version": "Apache/2.4"}, "not nginx"),
+            ({"foreign": ["lib", "log.1"]}, "/var/lib/qdrant-gate holds what is not the gate's: lib, log.1"),
             ({"build": ""}, "without the module auth_request"),
             ({"build": "--with-http_auth_request_module --without-http_mirror_module"}, "without the module mirror"),
             ({"configuration": "user nginx;\ninclude conf.d/*.conf;"}, "run as nginx, but site.yaml"),
@@ -359,7 +387,7 @@ class TestObstacles:
             ),
         ],
     )
-    def test_each_is_named(self, facts: dict[str, str], words: str) -> None:
+    def test_each_is_named(self, facts: dict[str, Any], words: str) -> None:
         (sentence,) = self.told(**facts)
         assert words in sentence
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutover.errors import WrongUsage
-from cutover.site import Site, WrongSite, load, parse
+from cutover.site import Site, WrongSite, load, netloc, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "site.yaml").read_text(encoding="utf-8")
@@ -65,7 +65,9 @@ def test_all_mistakes_come_at_once_with_their_lines() -> None:
     ("old", "new", "where", "said"),
     [
         ("url: https://pve.home.arpa:8006", "url: pve.home.arpa", "proxmox.url", "an address such as"),
-        ("name: home-lab", "name: 'home lab'", "name", "pattern"),
+        ("name: home-lab", "name: 'home lab'", "name", "expected a name of letters, digits"),
+        ("name: home-lab", "name: !our lab", "name", "expected text, found a value with the tag !our"),
+        ("name: home-lab", "name: true", "name", "expected text, found true"),
         ("version: 1.18.3", "version: 1.19.0", "qdrant.image", "is not version 1.19.0"),
         ("@sha256:0bd9", "", "qdrant.image", "pinned by tag and digest"),
         ("old_url: http://10.0.0.152:6333", "old_url: http://10.0.0.101:6333", "qdrant.old_url", "is not on LXC 952"),
@@ -75,12 +77,72 @@ def test_all_mistakes_come_at_once_with_their_lines() -> None:
         ("  binary: nginx", "  binary: nginx\n  bogus: 1", "nginx.bogus", "not a field"),
         ("node: pve", "node: [", "YAML", ""),
         ("address: vllm.home.arpa", "address: 10.0.0.300", "guests.vllm.address", "an IP address or a host name"),
+        ("address: vllm.home.arpa", "address: NGINX.home.arpa", "guests.vllm.address", "already that of guests.nginx"),
+        (
+            "name: legacy-951",
+            "name: legacy-950",
+            "guests.legacy[1].name",
+            "the name legacy-950 is already that of guests.legacy[0]",
+        ),
+        ("name: legacy-951", "name: portainer", "guests.legacy[1].name", "already that of guests.new"),
+        ("address: 10.0.0.101}", "address: portainer.home.arpa}", "guests.new.address", "expected an IP address"),
+        ("old_url: http://10.0.0.152:6333", "old_url: http://10.0.0.152:0", "qdrant.old_url", "an address such as"),
+        ("old_url: http://10.0.0.152:6333", "old_url: https://10.0.0.152:6333", "qdrant.old_url", "plain HTTP"),
+        ("new_url: http://10.0.0.101:6333", "new_url: http://10.0.0.101:6333/q", "qdrant.new_url", "plain HTTP"),
+        ("http://nginx.home.arpa:6333", "http://nginx.home.arpa:6333/q", "qdrant.public_url", "without a path"),
+        ("http://nginx.home.arpa:6333", "http://10.0.0.152:6333/", "qdrant.public_url", "has to go through Nginx"),
+        ("gate_folder: /var/lib/qdrant-gate", "gate_folder: /", "nginx.gate_folder", "a folder of its own"),
+        ("gate_folder: /var/lib/qdrant-gate", "gate_folder: /srv", "nginx.gate_folder", "a folder of its own"),
+        ("gate_folder: /var/lib/qdrant-gate", "gate_folder: /run/qdrant-gate", "nginx.gate_folder", "survives a reboot"),
+        ("gate_folder: /var/lib/qdrant-gate", "gate_folder: /var/lib/../etc", "nginx.gate_folder", "plain letters"),
+        ("gate_folder: /var/lib/qdrant-gate", "gate_folder: /var/lib/a gate;", "nginx.gate_folder", "plain letters"),
+        ("gate_folder: /var/lib/qdrant-gate", "gate_folder: /etc/nginx/conf.d", "nginx.gate_folder", "is nginx.http_folder"),
+        ("server_file: /etc/nginx/conf.d/qdrant.conf", "server_file: /etc/nginx/conf.d", "nginx.server_file", "expected a file"),
+        ("main_config: /etc/nginx/nginx.conf", 'main_config: "/etc/nginx/a\\nb"', "nginx.main_config", "an absolute path"),
+        ("binary: nginx", "binary: ''", "nginx.binary", "expected some text"),
+        ("shell: [ssh, root@nginx.home.arpa]", "shell: ['']", "nginx.shell[0]", "expected some text"),
+        ("reload: [nginx, -s, reload]", "reload: []", "nginx.reload", "expected at least one entry, found []"),
+        ("reference: refs/heads/main", "reference: main", "portainer.reference", "refs/heads/<branch>"),
+        ("compose_file: stacks/", "compose_file: ../stacks/", "portainer.compose_file", "inside the repository"),
+        (
+            "https://git.home.arpa/infra/qdrant-cutover.git",
+            "git@git.home.arpa:infra/q.git",
+            "portainer.repository",
+            "such as https://",
+        ),
+        ("interval: 5m", "interval: 0s", "portainer.auto_update.interval", "a time such as 5m"),
+        ("interval: 5m", "interval: 5 min", "portainer.auto_update.interval", "a time such as 5m"),
+        ("soak_hours: 168", "soak_hours: .inf", "limits.soak_hours", "a finite number"),
+        ("soak_hours: 168", "soak_hours: 1.0e+300", "limits.soak_hours", "expected a number less than or equal to 8760"),
+        ("vmid: 801", "vmid: 1", "guests.vllm.vmid", "expected a number greater than or equal to 100, found 1"),
     ],
 )
 def test_each_mistake_says_what_to_write(old: str, new: str, where: str, said: str) -> None:
     found = mistakes(changed((old, new)))
     assert where in found, found
     assert said in found[where][1]
+
+
+def test_two_documents_are_one_too_many() -> None:
+    assert mistakes(TEXT + "\n---\nname: other\n")["YAML"][1].startswith("expected a single document")
+
+
+def test_debians_own_layout_and_addresses_of_version_6_are_fine() -> None:
+    site = parse(changed(
+        ("server_file: /etc/nginx/conf.d/qdrant.conf", "server_file: /etc/nginx/sites-enabled/qdrant"),
+        ("address: 10.0.0.101}", "address: 'FD00:0::1'}"), ("new_url: http://10.0.0.101:6333", "new_url: 'http://[fd00::1]:6333'"),
+        ("address: 10.0.0.152}", "address: Qdrant.home.arpa}"), ("http://10.0.0.152:6333", "http://QDRANT.home.arpa"),
+        ("gate_folder: /var/lib/qdrant-gate", "gate_folder: /var/lib/qdrant-gate/"),
+    ))  # fmt: skip
+    assert site.guests.new.address == "fd00::1"
+    assert (netloc(site.qdrant.new_url), netloc(site.qdrant.old_url)) == ("[fd00::1]:6333", "qdrant.home.arpa:80")
+    assert site.nginx.gate_folder == "/var/lib/qdrant-gate"
+
+
+def test_a_ca_file_is_meant_beside_the_site_file() -> None:
+    site = parse(changed(("ca_file: null ", "ca_file: keys/root.pem ")), Path("/srv/site/site.yaml"))
+    assert site.proxmox.ca_file == "/srv/site/keys/root.pem"
+    assert parse(changed(("ca_file: null ", "ca_file: /etc/root.pem "))).proxmox.ca_file == "/etc/root.pem"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -120,3 +120,9 @@ def test_image_references_are_taken_apart(reference: str, parts: tuple[str, str,
     image = stackfile.Image.parse(reference)
     assert (image.name, image.tag, image.digest) == parts
     assert str(image) == reference
+
+
+def test_a_compose_that_cannot_run_on_this_machine_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "docker" else None)
+    assert stackfile.compose_binary() == ["/usr/bin/docker", "compose"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +122,53 @@ def test_the_keys_have_the_names_that_the_tool_reads() -> None:
     assert all(name == secret and name in NAMES for name, secret in given)
     acceptance = (ROOT / ".github/workflows/acceptance.yml").read_text(encoding="utf-8")
     assert set(NAMES) <= set(re.findall(r"secrets\.(\w+)", acceptance))
+
+
+def test_a_refused_deployment_says_why_in_its_summary() -> None:
+    """What was refused is said on stderr."""
+    (run,) = [step["run"] for step in FLOWS["deploy"]["jobs"]["deploy"]["steps"] if "cutover deploy" in step.get("run", "")]
+    assert "2>&1 | tee" in run
+
+
+@pytest.mark.parametrize("flow", ["deploy", "acceptance"])
+def test_both_flows_look_at_the_same_journal(flow: str) -> None:
+    (job,) = [job for job in FLOWS[flow]["jobs"].values() if "environment" in job]
+    (env,) = [step["env"] for step in job["steps"] if "CUTOVER_STATE_DIR" in step.get("env", {})]
+    assert env["CUTOVER_STATE_DIR"] == "${{ vars.CUTOVER_STATE_DIR || '/var/lib/qdrant-cutover' }}"
+
+
+def test_a_live_run_looks_where_the_environment_says(tmp_path: Path) -> None:
+    env = os.environ | {"CUTOVER_STATE_DIR": str(tmp_path / "state"), "CUTOVER_SITE": str(tmp_path / "other.yaml")}
+    (tmp_path / "other.yaml").write_text((ROOT / "site.yaml").read_text().replace("name: home-lab", "name: elsewhere"))
+    words = ["--target", "live", "--collect-only", "-p", "no:cacheprovider", "steps/test_site.py"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert f"site: elsewhere, journal in {tmp_path / 'state'}" in ended.stdout, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "needs"),
+    [
+        (["--target", "live", "steps/test_features.py"], ["prepare test git"]),
+        (["--target=live", "--report", "live"], ["prepare test git"]),
+        (["steps/unit", "-k", "live"], ["prepare dev nginx knotd git", "actionlint"]),
+    ],
+    ids=" ".join,
+)
+def test_looking_at_the_live_site_needs_no_servers_of_the_lab(tmp_path: Path, words: list[str], needs: list[str]) -> None:
+    scripts = tmp_path / "scripts"
+    (tmp_path / "venv/bin").mkdir(parents=True)
+    scripts.mkdir()
+    (scripts / "test").write_bytes((ROOT / "scripts/test").read_bytes())
+    (scripts / "setup.sh").write_text(
+        f'ROOT={tmp_path}\nVENV={tmp_path}/venv\nprepare() {{ echo "prepare $*"; }}\nprepare_actionlint() {{ echo actionlint; }}\n'
+    )
+    python = tmp_path / "venv/bin/python"
+    python.write_text('#!/bin/sh\necho ran "$@"\n')
+    python.chmod(0o755)
+    ended = subprocess.run(["bash", str(scripts / "test"), *words], capture_output=True, text=True, timeout=10, check=True)
+    assert ended.stdout.splitlines() == [*needs, f"ran -m pytest {' '.join(words)}"]
 
 
 def test_renovate_finds_the_image_in_the_site_file() -> None:

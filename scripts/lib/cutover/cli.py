@@ -7,7 +7,9 @@ changed, then it failed (run it again); 4 the outcome is unknown (look first).
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,7 +18,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -24,8 +25,8 @@ from rich.text import Text
 from cutover import __version__, checks, plan, rights, verbs
 from cutover.checks import Check, Finding, Moment
 from cutover.console import Asking, Terminal
-from cutover.errors import CutoverError, Refused
-from cutover.journal import Journal
+from cutover.errors import CutoverError, Refused, WrongUsage
+from cutover.journal import Journal, now, usable
 from cutover.phases import Sentence
 from cutover.run import Run
 from cutover.secrets import NAMES, Secrets
@@ -61,10 +62,17 @@ STATE = Path(".state")
 class Page:
     """What one command prints: for people on stdout, or everything as one JSON object."""
 
+    secrets: Secrets
     terminal: Terminal
     as_json: bool
     out: Console
     data: dict[str, Any]
+
+    @classmethod
+    def of(cls, verb: str, as_json: bool, execute: bool = False) -> Page:
+        secrets = Secrets.from_env()
+        out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        return cls(secrets, Terminal(secrets, quiet=as_json), as_json, out, {"verb": verb, "executed": execute})
 
     def line(self, text: str = "", style: str = "", *, indent: int = 0, mark: str = "") -> None:
         """One line for people, after a ``mark``; on a terminal what wraps stays indented, in a pipe a line is a line."""
@@ -82,6 +90,23 @@ class Page:
         else:
             self.out.print(" " * indent, f"{mark} " if mark else "", shown, sep="")
 
+    def rows(self, rows: Sequence[Sequence[tuple[str, str]]]) -> None:
+        """Rows of cells (text, style): columns on a terminal, in a pipe a line a row."""
+        if self.as_json or not rows:
+            return
+        if not self.out.is_terminal:
+            widths = [max(len(row[at][0]) for row in rows) for at in range(len(rows[0]) - 1)]
+            for row in rows:
+                cells = [text.ljust(width) for (text, _), width in zip(row, [*widths, 0], strict=True)]
+                self.line(" ".join(" ".join(cells).split("\n")))
+            return
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for last in [False] * (len(rows[0]) - 1) + [True]:
+            table.add_column(no_wrap=not last, overflow="fold")  # names are whole, also on a narrow terminal
+        for row in rows:
+            table.add_row(*(Text.from_markup(self.terminal.shown(text), style=style) for text, style in row))
+        self.out.print(table)
+
 
 def _guarded(
     verb: str,
@@ -94,38 +119,69 @@ def _guarded(
     yes: bool = False,
     names: Sequence[str] = (),
 ) -> None:
-    """Run ``work`` with a run for the site; every outcome becomes a sentence and an exit code, never a traceback."""
-    secrets = Secrets.from_env()
-    terminal = Terminal(secrets, quiet=as_json)
-    page = Page(
-        terminal, as_json, Console(highlight=False, soft_wrap=not sys.stdout.isatty()), {"verb": verb, "executed": execute}
-    )
-    run: Run | None = None
-    try:
+    """Run ``work`` with a run for the site."""
+
+    def with_a_run(page: Page) -> int:
         site = load(site_file)
         page.data["site"] = site.name
-        consent = Asking(terminal, *names, yes=yes)
-        run = Run(site, secrets, state_dir, execute=execute, voice=terminal, consent=consent)
-        code = work(run, page)
+        usable(state_dir, writing=execute)
+        consent = Asking(page.terminal, *names, yes=yes)
+        run = Run(site, page.secrets, state_dir, execute=execute, voice=page.terminal, consent=consent)
+        try:
+            return work(run, page)
+        finally:
+            with suppress(CutoverError):
+                run.close()
+
+    _end(verb, as_json, with_a_run, execute=execute, state_dir=state_dir)
+
+
+def _end(verb: str, as_json: bool, work: Callable[[Page], int], *, execute: bool = False, state_dir: Path | None = None) -> None:
+    """Every outcome becomes a sentence and an exit code, never a traceback."""
+    page = Page.of(verb, as_json, execute)
+    shown = page.terminal.shown
+    try:
+        code = work(page)
     except CutoverError as error:
         code = error.exit_code
-        page.data["error"] = {"sentence": secrets.redact(error.sentence), "hint": secrets.redact(error.hint)}
-        terminal.err.print(f"[b red]{_word(code)}[/b red] {terminal.shown(error.sentence)}")
+        page.data["error"] = {"sentence": page.secrets.redact(error.sentence), "hint": page.secrets.redact(error.hint)}
+        page.terminal.err.print(f"[b red]{_word(code)}[/b red] {shown(error.sentence)}")
         if error.hint:
-            terminal.err.print(terminal.shown(error.hint))
+            page.terminal.err.print(shown(error.hint))
     except KeyboardInterrupt:
         code = 3 if execute else 1
         said = "Stopped. What was being done is in the journal; run the same command again to go on, or look at `status`."
         page.data["error"] = {"sentence": said if execute else "Stopped; nothing was changed.", "hint": ""}
-        terminal.err.print(page.data["error"]["sentence"])
-    finally:
-        if run is not None:
-            with suppress(CutoverError):
-                run.close()
+        page.terminal.err.print(page.data["error"]["sentence"])
+    except BrokenPipeError:  # nobody reads what is printed any more
+        raise
+    except Exception as error:
+        code = 4 if execute else 1
+        said = page.secrets.redact(f"{type(error).__name__}: {error}")
+        hint = _kept(page.secrets.redact(traceback.format_exc()), state_dir)
+        if execute:
+            hint = f"Look at `status` before anything is repeated. {hint}"
+        page.data["error"] = {"sentence": f"This should not happen: {said}", "hint": page.secrets.redact(hint)}
+        page.terminal.err.print(f"[b red]This should not happen:[/b red] {shown(said)}")
+        page.terminal.err.print(shown(hint))
     if as_json:
         page.data["exit_code"] = code
-        sys.stdout.write(secrets.redact(json.dumps(page.data, ensure_ascii=False, indent=2, default=str)) + "\n")
+        sys.stdout.write(page.secrets.redact(json.dumps(page.data, ensure_ascii=False, indent=2, default=str)) + "\n")
     raise typer.Exit(code)
+
+
+def _kept(where: str, folder: Path | None) -> str:
+    """Keep where the tool failed for whoever mends it; the operator gets a sentence."""
+    try:
+        if folder is not None:
+            usable(folder, writing=True)
+            file = folder / "unexpected.txt"
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as kept:
+                kept.write(f"{now()}\n{where}\n")
+            return f"It is a fault of this tool; {file} says where."
+    except (OSError, WrongUsage):
+        pass
+    return f"It is a fault of this tool: {where.strip().splitlines()[-2].strip()}."
 
 
 def _word(code: int) -> str:
@@ -148,8 +204,7 @@ def _show_plan(page: Page, sentences: Sequence[Sentence]) -> None:
 def _do(verb: str, run: Run, page: Page, *, undo: bool = False) -> int:
     name = f"undo {verb}" if undo else verb
     if not run.execute:
-        module = verbs.phase(verb)
-        if not undo and hasattr(module, "overview"):
+        if not undo and hasattr(module := verbs.phase(verb), "overview"):
             page.data["overview"] = module.overview(run)
             for row in page.data["overview"].get("table", ()):
                 waits = f", {row['pending']} waits for the next start" if row["pending"] != row["now"] else ""
@@ -255,21 +310,18 @@ def check_command(
 
     def work(run: Run, page: Page) -> int:
         found: list[tuple[Check, Finding]] = []
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        for one in checks.registered():
-            if (moment is not None and moment not in one.moments) or (criterion and one.criterion not in criterion):
-                continue
+        for one in checks.chosen(moment, criterion or ()):
             run.voice.say(f"{one.criterion} {one.title}")
             found.append((one, checks.ask(one, run)))
         if not criterion:
             found += _baseline(run, page, moment)
+        rows = []
         for one, finding in found:
-            mark, style = {True: ("✔", "green"), False: ("✘", "red"), None: ("?", "yellow")}[finding.ok]
             said = finding.sentence + (f"\n{finding.hint}" if finding.hint and finding.ok is not True else "")
-            table.add_row(f"[{style}]{mark}[/{style}]", one.criterion, page.terminal.shown(said))
+            mark = {True: ("✔", "green"), False: ("✘", "red"), None: ("?", "yellow")}[finding.ok]
+            rows.append((mark, (one.criterion, ""), (said, "")))
         page.data["checks"] = [{"criterion": one.criterion, "title": one.title, **asdict(finding)} for one, finding in found]
-        if not as_json:
-            page.out.print(table)
+        page.rows(rows)
         unmet = sum(f.ok is False for _, f in found)
         open_ = sum(f.ok is None for _, f in found)
         page.line()
@@ -287,8 +339,9 @@ def _baseline(run: Run, page: Page, moment: Moment | None) -> list[tuple[Check, 
 
     if moment is Moment.BEFORE:
         try:
+            usable(run.state_dir, writing=True)
             kept = baseline.take(run)
-        except Refused as error:
+        except (Refused, WrongUsage) as error:
             page.data["baseline"] = f"No baseline was kept: {error}"
         else:
             left_out = "".join(f" Without {name}: {why}" for name, why in kept.missing.items())
@@ -319,24 +372,20 @@ def report_command(
     as_json: AsJson = False,
 ) -> None:
     """Contacts nothing."""
-    from cutover import acceptance
 
-    try:
+    def work(page: Page) -> int:
+        from cutover import acceptance
+
         reports = [acceptance.read(folder) for folder in folders]
         known = {c.id for report in reports for c in report.criteria}
         merged = acceptance.merge(reports, acceptance.waivers_of(waivers or site.parent / "waivers.yaml", known))
-        files = merged.write(into)
-    except CutoverError as error:
-        Console(stderr=True, highlight=False).print(f"[b red]{_word(error.exit_code)}[/b red] {escape(str(error))}")
-        raise typer.Exit(error.exit_code) from None
-    if as_json:
-        typer.echo(json.dumps({"headline": merged.headline(), "summary": merged.summary(), "files": [str(f) for f in files]}))
-    else:
-        typer.echo(merged.headline())
-        typer.echo(merged.summary())
-        typer.echo(f"Written: {', '.join(map(str, files))}")
-    unmet = any(row.verdict == "not met" and not row.waived for row in merged.rows())
-    raise typer.Exit(1 if unmet else 0)
+        files = [str(file) for file in merged.write(into)]
+        page.data |= {"headline": merged.headline(), "summary": merged.summary(), "files": files}
+        for said in (merged.headline(), merged.summary(), f"Written: {', '.join(files)}"):
+            page.line(said)
+        return 1 if any(row.verdict == "not met" and not row.waived for row in merged.rows()) else 0
+
+    _end("report", as_json, work)
 
 
 @app.command("status", help="Where the move is, what it waits for, and what you can do.")
@@ -378,23 +427,34 @@ def rights_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: 
 
     def work(run: Run, page: Page) -> int:
         page.data["commands"] = {step: rights.commands(run.site, step) for step in rights.STEPS}
+        page.line(
+            "# For the shell of the Proxmox host, as root. `token add` shows a token's secret once: it is PROXMOX_TOKEN_SECRET,"
+        )
+        page.line("# and cutover@pve!STEP is PROXMOX_TOKEN_ID. Version 8 has VM.Monitor where these have VM.GuestAgent.*")
+        shown: set[str] = set()
         for step, commands in page.data["commands"].items():
             page.line(f"# {step}", "b")
             for command in commands:
-                page.line(command)
+                if command not in shown:  # the user and the pool are those of several steps
+                    page.line(command)
+            shown |= set(commands)
         return 0
 
     _guarded("rights", site, state_dir, as_json, work)
 
 
 @app.command("keys", help="Which keys this tool reads from the environment, and which are set.")
-def keys_command() -> None:
+def keys_command(as_json: AsJson = False) -> None:
     """Names only, never values."""
-    secrets = Secrets.from_env()
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for name, meaning in NAMES.items():
-        table.add_row(name, "[green]set[/green]" if secrets.get(name) else "[dim]not set[/dim]", meaning)
-    Console(highlight=False).print(table)
+
+    def work(page: Page) -> int:
+        there = {name: page.secrets.get(name) is not None for name in NAMES}
+        page.data["keys"] = {name: {"set": there[name], "meaning": meaning} for name, meaning in NAMES.items()}
+        words = {True: ("set", "green"), False: ("not set", "dim")}
+        page.rows([((name, ""), words[there[name]], (meaning, "")) for name, meaning in NAMES.items()])
+        return 0
+
+    _end("keys", as_json, work)
 
 
 def _version(value: bool) -> None:

@@ -6,6 +6,7 @@ cursor or recolour the screen. Colours follow NO_COLOR and are off where nobody 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,13 +25,21 @@ def plain(text: str) -> str:
     return "".join(c if c in "\n\t" or (c.isprintable()) else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+class _Steady(Console):
+    """Goes on in silence when nobody reads any more (``| head``, a closed window): what is said must not end what is done."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 class Terminal:
     """A voice for people: one line a step, a bar for long work when a person looks."""
 
     def __init__(self, secrets: Secrets, *, quiet: bool = False) -> None:
         self._secrets = secrets
         self._quiet = quiet
-        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.err = _Steady(stderr=True, highlight=False, soft_wrap=True)
 
     def shown(self, text: str) -> str:
         """What may be shown of a text: no secrets, no control characters, no markup."""

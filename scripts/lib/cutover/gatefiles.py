@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cutover.errors import Refused
 
-SHIPPED = Path(__file__).resolve().parents[3] / "nginx"
+_PACKAGE = Path(__file__).resolve().parent
+#: Where the files are read from: ``nginx/`` of the repository, or what an installed package has of it.
+SHIPPED = _PACKAGE / "shipped" if (_PACKAGE / "shipped").is_dir() else _PACKAGE.parents[2] / "nginx"
 #: The values that stand in the shipped files.
 FOLDER = "/var/lib/qdrant-gate"
 OLD = "10.0.0.152:6333"
@@ -159,12 +162,16 @@ _REPLACED = {
     "proxy_redirect", "client_max_body_size", "client_body_buffer_size", "sendfile", "tcp_nopush", "tcp_nodelay",
 }  # fmt: skip
 
+#: Headers that say who asks and how; Qdrant does not look at them.
+_FOR_INFORMATION = re.compile(r"(?i)upgrade|connection|host|x-real-ip|x-forwarded-.+|x-request-id|x-scheme")
 
-def with_gate(text: str, *, old: str, where: str) -> str:
+
+def with_gate(text: str, *, old: str, where: str, around: str = "") -> str:
     """The operator's server file with its ``location /`` to the old Qdrant replaced by the gate's include.
 
-    ``old`` is the old server's ``host:port``, ``where`` the file's path for sentences. Refused, naming the line, where
-    there is no such location, more than one, or one that holds what the gate would lose.
+    ``old`` is the old server's ``host:port``, ``where`` the file's path for sentences, ``around`` the whole configuration
+    as ``nginx -T`` prints it. Refused, naming the line, where there is no such location, more than one, or one that holds
+    what the gate would lose.
     """
     try:
         tree = parse(text)
@@ -178,7 +185,38 @@ def with_gate(text: str, *, old: str, where: str) -> str:
             f"The location at {where}:{location.line} holds more than the gate replaces: {named}.",
             "Move it into the server block around it, where it stays in force, and try again.",
         )
+    _refuse_headers(tree, location, where, around)
     return text[: location.start] + INCLUDE + text[location.end :]
+
+
+def _refuse_headers(tree: Sequence[Directive], location: Directive, where: str, around: str) -> None:
+    """A header that Nginx adds, such as Qdrant's key, would be lost: the gate sets its own, and Nginx takes those of one level.
+
+    In force are those of the innermost level that sets any: the location, the blocks around it, `http` (also from another file).
+    """
+    blocks = [one for one in _walk(tree) if one.block is not None and one.start <= location.start and location.end <= one.end]
+    levels = [one.block or [] for one in reversed(blocks)] + [list(tree)]
+    inside = next((set_ for level in levels if (set_ := _headers(level))), [])
+    if inside:
+        said = [(d, f" (line {d.line})") for d in inside]
+    else:
+        whole = []
+        with suppress(Refused):  # what other modules write (Lua) need not be readable here; Nginx has accepted it
+            whole = parse(around)
+        said = [(d, "") for level in (whole, *(d.block or [] for d in whole if d.name == "http")) for d in _headers(level)]
+    ours = {d.words[1].lower() for d in _headers(parse((SHIPPED / "qdrant-gate-proxy.conf").read_text(encoding="utf-8")))}
+    for header, line in said:
+        name = header.words[1]
+        if name.lower() not in ours and not _FOR_INFORMATION.fullmatch(name):
+            raise Refused(
+                f"{where}: Nginx sets the header `{name}`{line} for Qdrant, and the gate would drop it.",
+                "Write the line into nginx/qdrant-gate-proxy.conf of this repository; a secret as a variable that a `map` in a "
+                "file on the Nginx host gives.",
+            )
+
+
+def _headers(level: Sequence[Directive]) -> list[Directive]:
+    return [d for d in level if d.name == "proxy_set_header" and len(d.words) > 1]
 
 
 def with_new_address(text: str, *, old: str, new: str, where: str) -> str:

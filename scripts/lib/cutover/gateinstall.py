@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from cutover import gatefiles
 from cutover.errors import CutoverError, Failed, Refused
 from cutover.shell import Answer, written
+from cutover.site import netloc
 from cutover.waiting import Not, TimedOut, wait_until
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 #: `auth_delay` came with 1.17.10.
 OLDEST_NGINX = (1, 17, 10)
+#: What the gate makes in its folder; everything else there is somebody else's and stays.
+_OURS = re.compile(r"flags|log|bodies|before|before\.new|installed|was|turn\.[0-9a-f]+")
 #: Part of every ordinary build, unless it was left out on purpose.
 _NEEDED = ("rewrite", "map", "proxy", "mirror", "empty_gif", "limit_conn", "access", "auth_basic", "upstream_keepalive")
 
@@ -57,9 +60,10 @@ class Facts:
     server_text: str
     backed_up: bool
     is_root: bool
+    foreign: Sequence[str] = ()  # what is in the gate's folder and not the gate's
 
 
-def obstacles(facts: Facts, *, worker_user: str, http_folder: str, old: str) -> list[str]:
+def obstacles(facts: Facts, *, worker_user: str, http_folder: str, folder: str, old: str) -> list[str]:
     """Why the gate could not work there, as sentences; empty when it can. Pure."""
     found = []
     number = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", facts.version)
@@ -80,6 +84,11 @@ def obstacles(facts: Facts, *, worker_user: str, http_folder: str, old: str) -> 
         found.append(f"Its workers run as {user[0]}, but site.yaml says nginx.worker_user: {worker_user}.")
     if not any(f"{PurePosixPath(http_folder).name}/" in name for name in _said(facts.configuration, "include")):
         found.append(f"Nothing from {http_folder} is included in its configuration (`include {http_folder}/*.conf;` in `http`).")
+    if facts.foreign:
+        found.append(
+            f"{folder} holds what is not the gate's: {', '.join(facts.foreign[:3])}{', ...' if len(facts.foreign) > 3 else ''}. "
+            "The gate needs a folder of its own (nginx.gate_folder in site.yaml)."
+        )
     if _passes_grpc(facts.configuration, old.rsplit(":", 1)[0]):
         found.append(
             "It also passes gRPC to the old Qdrant; the gate cannot hold or record gRPC. Move those clients to REST first."
@@ -118,7 +127,7 @@ class Installer:
         self._folder = nginx.gate_folder
         self._command = f"{q(nginx.binary)} -c {q(nginx.main_config)}"
         self._snippets = str(PurePosixPath(nginx.main_config).parent / "snippets")
-        self._old = urlsplit_netloc(gate.site.qdrant.old_url)
+        self._old = netloc(gate.site.qdrant.old_url)
         self._pid_path = ""
 
     # --- Looking -----------------------------------------------------------------------------------------------------
@@ -144,6 +153,7 @@ class Installer:
             raise Refused(
                 f"nginx.server_file cannot be read: {text.reason}.", "Name the file that proxies Qdrant today in site.yaml."
             )
+        there = shell.read(f"[ ! -d {q(self._folder)} ] || ls -A {q(self._folder)}")
         return Facts(
             version=build.text.splitlines()[0] if build.text else "",
             build=build.text,
@@ -152,11 +162,13 @@ class Installer:
             server_text=text.out.decode("utf-8", errors="surrogateescape"),
             backed_up=shell.read(f"[ -f {q(self._folder)}/before/list ]").code == 0,
             is_root=shell.read("id -u").text == "0",
+            foreign=[name for name in there.text.splitlines() if not _OURS.fullmatch(name) and name != "lost+found"],
         )
 
     def refusals(self, facts: Facts) -> list[str]:
         """Why the gate cannot be installed here; empty when it can."""
-        return obstacles(facts, worker_user=self._nginx.worker_user, http_folder=self._nginx.http_folder, old=self._old)
+        nginx = self._nginx
+        return obstacles(facts, worker_user=nginx.worker_user, http_folder=nginx.http_folder, folder=self._folder, old=self._old)
 
     def wanted(self, facts: Facts) -> dict[str, bytes]:
         """Path to content of every file that the gate changes or adds, the server file last."""
@@ -169,7 +181,7 @@ class Installer:
                 f"{facts.server_file} includes the gate already, and this tool did not put it there.",
                 "Take it out by hand (README in nginx/), so that the tool knows what was there before.",
             )
-        text = gatefiles.with_gate(original, old=self._old, where=facts.server_file)
+        text = gatefiles.with_gate(original, old=self._old, where=facts.server_file, around=facts.configuration)
         return found | {facts.server_file: text.encode("utf-8", errors="surrogateescape")}
 
     def _before(self, path: str) -> str:
@@ -280,7 +292,7 @@ class Installer:
         if asked.text != "blind":
             return
         if not existed:
-            shell.change(f"rm -rf {q(self._folder)}", f"remove the folder {self._folder}")
+            self._remove_folder()
         raise self._blind()
 
     def _blind(self) -> Refused:
@@ -402,15 +414,17 @@ class Installer:
     def remove(self) -> Installed:
         shell = self._gate.shell
         if shell.read(f"[ -f {q(self._folder)}/before/list ]").code != 0:
-            if self._gate.loaded() is None:
-                return Installed(False, [], "There is no gate.")
-            raise Refused(
-                "There is a gate that this tool did not install, so it does not know what was there before.",
-                "Take it out by hand.",
-            )
+            return self._nothing_to_take_out()
         self._refuse_foreign_changes()
         paths = self._put_back()
         return Installed(True, paths, f"{paths[-1]} is byte for byte what it was before the gate, and is loaded.")
+
+    def _nothing_to_take_out(self) -> Installed:
+        if self._gate.loaded() is None:
+            return Installed(False, [], "There is no gate.")
+        raise Refused(
+            "There is a gate that this tool did not install, so it does not know what was there before.", "Take it out by hand."
+        )
 
     def _refuse_foreign_changes(self) -> None:
         kind, path = self._list()[-1]
@@ -449,8 +463,17 @@ class Installer:
             raise Failed(
                 f"The files are as before, but a read through Nginx is answered with {through}, by the old server with {direct}."
             )
-        self._gate.shell.change(f"rm -rf {q(self._folder)}", f"remove the folder {self._folder}")
+        self._remove_folder()
         return [path for _, path in listed]
+
+    def _remove_folder(self) -> None:
+        """Only what the gate made; a folder that holds something else stays, with that."""
+        folder = q(self._folder)
+        self._gate.shell.change(
+            f"cd {folder} && rm -rf flags log bodies installed turn.* before before.new was && cd / || exit 1\n"
+            f"rmdir {folder} 2>/dev/null || true",
+            f"remove the folder {self._folder}",
+        )
 
     # --- Staying with the new server ---------------------------------------------------------------------------------
 
@@ -458,15 +481,10 @@ class Installer:
         """Take the gate out while the new server serves: the operator's own file comes back, naming the new server."""
         facts = self.facts()
         if not facts.backed_up:
-            if self._gate.loaded() is None:
-                return Installed(False, [], "There is no gate.")
-            raise Refused(
-                "There is a gate that this tool did not install, so it does not know what was there before.",
-                "Take it out by hand.",
-            )
+            return self._nothing_to_take_out()
         self._refuse_foreign_changes()
         path, public, new_url = facts.server_file, self._gate.site.qdrant.public_url, self._gate.site.qdrant.new_url
-        text = gatefiles.with_new_address(self._before(path), old=self._old, new=urlsplit_netloc(new_url), where=path)
+        text = gatefiles.with_new_address(self._before(path), old=self._old, new=netloc(new_url), where=path)
         gated, others = self.wanted(facts), [other for kind, other in self._list() if kind == "absent"]
         try:
             self._write(path, text.encode("utf-8", errors="surrogateescape"))
@@ -490,14 +508,6 @@ class Installer:
         answer = self._gate.shell.change(f"cd {q(self._folder)} || exit 1\n{script}", what, deadline=60)
         if answer.code != 0:
             raise Failed(f"The Nginx host could not {what}: {answer.reason}.")
-
-
-def urlsplit_netloc(url: str) -> str:
-    """``host:port`` of an address."""
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
 def _emerg(answer: Answer) -> str:

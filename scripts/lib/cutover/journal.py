@@ -9,6 +9,7 @@ A journal belongs to one site and one format. Only one operator can hold it at a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -17,9 +18,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from cutover.errors import Refused
+from cutover.errors import Failed, Refused, WrongUsage
 
 FORMAT = 1
 Kind = Literal["opened", "intent", "done", "failed", "unknown", "note"]
@@ -28,6 +29,20 @@ Kind = Literal["opened", "intent", "done", "failed", "unknown", "note"]
 def now() -> str:
     """UTC, RFC 3339, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def usable(folder: Path, *, writing: bool) -> None:
+    """Whether a state folder can be read, and made and written where ``writing``; :class:`WrongUsage` with the reason."""
+    try:
+        if writing:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.exists():
+            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            if writing and not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "it cannot be written")
+    except OSError as error:
+        reason = "it is not a folder" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        raise WrongUsage(f"The state folder {folder} cannot be used: {reason}.", "Name another one with --state-dir.") from None
 
 
 @dataclass(frozen=True)
@@ -135,12 +150,7 @@ class Journal:
         entry = Entry(seq=seq, at=now(), kind=kind, act=act, what=what, **rest)
         fields = {k: v for k, v in vars(entry).items() if v not in (None, "", {})}
         line = self._redact(json.dumps(fields, ensure_ascii=False, default=str)) + "\n"
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(handle, line.encode())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _append(self.path, line.encode())
         # What later readers see is what is on the disk, redacted and through JSON.
         entry = _entry(json.loads(line))
         self._entries.append(entry)
@@ -155,13 +165,42 @@ class Journal:
                 os.fsync(file.fileno())
 
 
+def _append(path: Path, line: bytes) -> None:
+    """One line, on the disk when this returns; where that is not possible nothing of it stays, and :class:`Failed` says why."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            end = os.fstat(handle).st_size
+            try:
+                if os.write(handle, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(handle)
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(handle, end)
+                raise
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise Failed(
+            f"The journal {path} cannot be written: {error.strerror}.",
+            "Nothing is done that cannot be written down. Mend that, then run the same command again.",
+        ) from None
+
+
 def _entry(fields: dict[str, Any]) -> Entry:
-    return Entry(**{"what": "", "act": "", **fields})
+    entry = Entry(**{"what": "", "act": "", **fields})
+    if entry.kind not in get_args(Kind) or not isinstance(entry.seq, int) or not isinstance(entry.extra, dict):
+        raise ValueError
+    return entry
 
 
 def read(path: Path, site: str | None = None) -> Iterator[Entry]:
     """The lines of a journal. :class:`Refused` where it is of another site, a newer format, or broken inside."""
-    lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}.", "The journal is the record of what was done.") from None
     torn = lines.pop()  # empty when the file ends as it should
     del torn
     for number, line in enumerate(lines, start=1):

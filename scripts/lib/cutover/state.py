@@ -70,7 +70,7 @@ class Seen:
     position: Position | None
     behind_writes: int | None
     now: float
-    busy: bool = False
+    folder: str = ""
 
 
 def status(run: Run) -> Status:
@@ -85,7 +85,7 @@ def status(run: Run) -> Status:
     behind = None
     if flags is not None and flags.recording and position is not None:
         behind = sum(1 for e in run.gate.read_log(position.offset) if e.side)
-    return judge(Seen(flags, problem, run.journal.entries(), position, behind, time.time()))
+    return judge(Seen(flags, problem, run.journal.entries(), position, behind, time.time(), str(run.state_dir)))
 
 
 def judge(seen: Seen) -> Status:
@@ -95,7 +95,10 @@ def judge(seen: Seen) -> Status:
     open_ = [e for e in entries if e.kind == "intent" and e.seq not in {o.of for o in entries}]
     if seen.flags is None:
         if not _begun(entries):
-            return _status("planned", last, "nothing was copied yet", "The old server serves.", "you", seen)
+            says = f"nothing was copied yet, says the journal{f' in {seen.folder}' if seen.folder else ''}"
+            return _status(
+                "planned", last, says, f"Nginx could not be asked which server serves: {seen.gate_problem}", "you", seen
+            )
         return _status("unknown", last, seen.gate_problem, "Nginx could not be asked which server serves.", "Nginx", seen)
     side, held = seen.flags.side, seen.flags.held
     serves = f"The {side} server serves"

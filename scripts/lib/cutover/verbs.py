@@ -58,6 +58,9 @@ def can_undo(verb: str) -> bool:
 
 def plan(verb: str, run: Run, *, undo: bool = False) -> Sequence[Sentence]:
     """What the verb would do now. Reads only."""
+    if undo and verb not in PHASES:
+        able = ", ".join(one for one in PHASES if can_undo(one))
+        raise WrongUsage(f"{verb!r} is not a step of the plan.", f"Steps that can be undone are {able}.")
     module = phase(verb)
     if not undo:
         return list(module.plan(run))
@@ -67,10 +70,14 @@ def plan(verb: str, run: Run, *, undo: bool = False) -> Sequence[Sentence]:
 
 
 _OTHER_WAY = {
+    "backup": "A backup is kept; delete it by hand when it is no longer wanted.",
     "switch": "Use `cutover back`.",
+    "follow": "It only brings over what was written; `cutover undo copy` empties the new server.",
     "back": "Use `cutover switch`.",
     "finish": "The way back was given up on purpose.",
-    "backup": "A backup is not undone.",
+    "settle": "Edit the address in Nginx's configuration by hand, as before the gate.",
+    "restore": "What was written since that backup is lost; another backup can be restored.",
+    "rollback": "What was written since that snapshot is lost.",
 }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from cutover.errors import CutoverError
+from cutover.errors import CutoverError, WrongUsage
 
 if TYPE_CHECKING:
     from cutover.run import Run
@@ -71,10 +71,24 @@ def registered() -> list[Check]:
     return sorted(_REGISTER, key=lambda c: (c.criterion, c.title))
 
 
+def chosen(moment: Moment | None = None, criteria: Sequence[str] = ()) -> list[Check]:
+    """The checks of a moment and of these criteria (default: all); :class:`WrongUsage` where that is none."""
+    wanted, known = [name.upper() for name in criteria], sorted({one.criterion for one in registered()})
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise WrongUsage(
+            f"There is no check of {', '.join(unknown)}. There are checks of {', '.join(known)}.",
+            "Other criteria are shown by their scenarios only; see features/README.md.",
+        )
+    found = [c for c in registered() if (moment is None or moment in c.moments) and (not wanted or c.criterion in wanted)]
+    if not found:
+        raise WrongUsage(f"Nothing is asked about {', '.join(wanted)} at the moment {moment}.", "Leave --moment out.")
+    return found
+
+
 def ask_all(run: Run, *, moment: Moment | None = None, criteria: Sequence[str] = ()) -> list[tuple[Check, Finding]]:
     """Ask every check of a moment and of these criteria (default: all)."""
-    chosen = [c for c in registered() if (moment is None or moment in c.moments) and (not criteria or c.criterion in criteria)]
-    return [(c, ask(c, run)) for c in chosen]
+    return [(one, ask(one, run)) for one in chosen(moment, criteria)]
 
 
 def ask(one: Check, run: Run) -> Finding:

@@ -8,6 +8,7 @@ from cutover import gatefiles
 from cutover.checks import Finding, Moment, check
 from cutover.errors import Refused
 from cutover.nginx import ROOM_TO_RECORD_MB
+from cutover.site import netloc
 
 if TYPE_CHECKING:
     from cutover.run import Run
@@ -53,12 +54,12 @@ def restorable(run: Run) -> Finding:
     """Without a gate: the operator's own file leads to the old server. With it: the kept copy leads to the file that is there."""
     installer = run.gate.installer
     facts = installer.facts()
-    old = run.site.qdrant.old_url.removeprefix("http://")
+    old = netloc(run.site.qdrant.old_url)
     if not facts.backed_up:
         if run.gate.loaded() is not None:
             return Finding(False, "There is a gate that this tool did not put in, so what was there before is not known.")
         try:
-            gatefiles.with_gate(facts.server_text, old=old, where=facts.server_file)
+            gatefiles.with_gate(facts.server_text, old=old, where=facts.server_file, around=facts.configuration)
         except Refused as refused:
             return Finding(False, refused.sentence, refused.hint)
         return Finding(True, f"{facts.server_file} is the operator's own, and passes requests to the old server.")
