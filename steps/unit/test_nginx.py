@@ -349,6 +349,25 @@ class TestObstacles:
             self.told(configuration="include /etc/nginx/conf.d/*.conf;\n#user x;\n location / { grpc_pass 10.0.0.9:6334; }") == []
         )
 
+    def test_another_way_to_the_old_server_is_named(self) -> None:
+        """What does not pass the gate is neither held nor recorded, and goes on writing to the server that was left."""
+        mine = "server {\n location / { proxy_pass http://10.0.0.152:6333; }\n}\n"
+        start = "# configuration file /etc/nginx/nginx.conf:\nuser www-data;\ninclude conf.d/*.conf;\n\n"
+
+        def told(other: str, *, mine: str = mine) -> list[str]:
+            dumped = f"{start}# configuration file /etc/nginx/conf.d/q.conf:\n{mine}\n"
+            return self.told(configuration=f"{dumped}# configuration file /etc/nginx/conf.d/o.conf:\n{other}\n", server_text=mine)
+
+        assert told("server { location / { proxy_pass http://10.0.0.81:8000; } }") == []
+        assert told("#server { location / { proxy_pass http://10.0.0.152:6333; } }") == []
+        (direct,) = told("server { listen 80; location /vectors/ { proxy_pass http://10.0.0.152:6333/; } }")
+        assert direct.startswith("/etc/nginx/conf.d/o.conf passes requests to the old Qdrant, too")
+        (named,) = told("upstream q { server 10.0.0.152:6333; }\nserver { location / { proxy_pass http://q; } }")
+        assert named.startswith("/etc/nginx/conf.d/o.conf ")
+        beside = mine.replace("server {", "server {\n location /collections/ { proxy_pass http://10.0.0.152:6333/collections/; }")
+        (within,) = told("", mine=beside)
+        assert within.startswith("/etc/nginx/conf.d/q.conf, beside")
+
     @pytest.mark.parametrize(
         ("facts", "words"),
         [
