@@ -441,8 +441,7 @@ class Follower:
         if not self.may_replace and not gone:
             raise CannotFollow(
                 f"On {self.source.name} {why}, which {self.target.name} cannot be brought to record by record.",
-                f"{self.source.name} serves, and the way back is closed. It opens when {name} has the settings from before; "
-                "or give it up (`finish`).",
+                f"{self.source.name} serves, and the way back is closed until {name} has the settings from before.",
             )
         self.say(f"Copying {name} again: {why}.")
         self.copy_collection(name)
