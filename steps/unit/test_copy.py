@@ -95,3 +95,14 @@ def test_a_snapshot_that_may_be_somebody_elses_is_named_and_kept(run: Any) -> No
     moving.remove_left_snapshots(run, "copy", run.old)
     assert made["name"] in snapshots(run)
     assert made["name"] in "".join(run.voice.sentences)
+
+
+def test_an_alias_of_the_same_name_on_the_target_does_not_turn_the_copy_to_another_collection(run: Any) -> None:
+    """Recovering follows an alias: the collection it points to would be overwritten."""
+    with run.door.act("test", "An alias from before"):
+        run.new.ask("PUT", "/collections/other", {"vectors": {"size": 2, "distance": "Dot"}})
+        run.new.upsert("other", [{"id": 7, "vector": [7, 7]}])
+        run.new.change_aliases([{"create_alias": {"alias_name": "docs", "collection_name": "other"}}])
+    moving.base_copy(run, "copy", run.old, run.new, "docs")
+    assert run.new.count("other") == 1
+    assert proof.compare_collection(run.old, run.new, "docs").differences == []

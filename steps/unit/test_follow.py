@@ -12,7 +12,7 @@ from cutover import proof
 from cutover.errors import Refused
 from cutover.follow import CannotFollow, Follower, Position, TooMuchForAHold, alias_moves, happened, index_schema, patch_for
 from cutover.gatelog import Write
-from cutover.qdrant import NotThere
+from cutover.qdrant import Answered
 from cutover.touched import Depth, Touched
 from steps.unit.pair import pair_of_servers
 
@@ -51,7 +51,7 @@ class Application:
         status = 200
         try:
             self.server.ask(method, path, body, params=dict(p.split("=") for p in query.split("&")) if query else None)
-        except NotThere as error:
+        except Answered as error:
             status = error.status
         self.record.add(self.side, method, uri, body, status)
 
@@ -222,8 +222,7 @@ def test_what_is_not_followed_refuses_with_its_name_and_loses_nothing(stage: Any
 
 def test_a_collection_with_other_vectors_is_not_replaced_on_the_way_back(stage: Any) -> None:
     stage.follower.may_replace = False
-    stage.write("DELETE", "/collections/docs")
-    stage.write("PUT", "/collections/docs", {"vectors": {"size": 5, "distance": "Dot"}})
+    stage.write("PUT", "/collections/docs/vectors/more?wait=true", {"dense": {"size": 5, "distance": "Dot"}})
     with pytest.raises(CannotFollow, match="settings of docs were changed"):
         stage.follower.round()
     stage.follower.may_replace = True
@@ -326,3 +325,65 @@ def test_position_survives_saving(tmp_path: Any) -> None:
     position = Position(side="new", offset=7, holders={"now": ["a", "b"]}, moved={"docs": [1, "x"]})
     position.save(tmp_path / "p.json")
     assert Position.load(tmp_path / "p.json") == position
+
+
+def test_a_collection_that_gave_its_name_to_an_alias_is_gone_on_the_other_server_too(stage: Any) -> None:
+    """How a collection is replaced the first time without changing its users: build, delete, point the old name."""
+    vectors = {"vectors": {"size": 2, "distance": "Dot"}}
+    stage.write("PUT", "/collections/docs_v2", vectors)
+    stage.write("PUT", "/collections/docs_v2/points?wait=true", {"points": [{"id": 1, "vector": [7, 7], "payload": {"v": 2}}]})
+    stage.write("DELETE", "/collections/docs")
+    swap = {"create_alias": {"alias_name": "docs", "collection_name": "docs_v2"}}
+    stage.write("POST", "/collections/aliases", {"actions": [swap]})
+    stage.write("PUT", "/collections/docs/points?wait=true", {"points": [{"id": 2, "vector": [8, 8]}]})
+    stage.follower.round()
+    assert stage.new.aliases() == {"docs": "docs_v2"}
+    same(stage)
+
+
+def test_a_collection_that_took_the_name_of_an_alias_does_not_overwrite_what_the_alias_meant(stage: Any) -> None:
+    stage.write("POST", "/collections/aliases", {"actions": [{"delete_alias": {"alias_name": "now"}}]})
+    stage.write("PUT", "/collections/now", {"vectors": {"size": 2, "distance": "Dot"}})
+    stage.write("PUT", "/collections/now/points?wait=true", {"points": [{"id": 1, "vector": [7, 7]}]})
+    stage.follower.round()
+    assert stage.new.count("docs") == 200
+    assert stage.new.collections() == ["docs", "now"]
+    same(stage)
+
+
+def test_an_index_that_was_only_acknowledged_is_not_looked_at_too_early(stage: Any, servers: Any) -> None:
+    servers.switch("old", apply_delay_ms=200)
+    stage.write("PUT", "/collections/docs/index", {"field_name": "n", "field_schema": "integer"})
+    stage.follower.round()
+    servers.switch("old")
+    assert "n" in stage.new.info("docs")["payload_schema"]
+    same(stage)
+
+
+def test_a_batch_that_was_refused_in_the_middle_is_followed_up_to_there(stage: Any) -> None:
+    few, others = ({"must": [{"key": "n", "range": {"gte": n, "lt": n + 3}}]} for n in (0, 3))
+    operations = [{"delete": {"filter": few}}, {"delete_vectors": {"filter": others, "vector": ["no-such-vector"]}}]
+    stage.write("POST", "/collections/docs/points/batch?wait=true", {"operations": operations})
+    assert stage.record.lines[-1].status == 400
+    assert stage.old.count("docs") == 197
+    stage.follower.round()
+    same(stage)
+
+
+def test_changes_of_aliases_that_were_refused_in_the_middle_are_followed_up_to_there(stage: Any) -> None:
+    first = {"create_alias": {"alias_name": "then", "collection_name": "docs"}}
+    taken = {"create_alias": {"alias_name": "docs", "collection_name": "docs"}}
+    stage.write("POST", "/collections/aliases", {"actions": [first, taken]})
+    assert stage.record.lines[-1].status == 409
+    assert "then" in stage.old.aliases()
+    stage.follower.round()
+    same(stage)
+
+
+def test_a_collection_that_was_deleted_and_made_anew_with_other_vectors_is_replaced_on_the_way_back_too(stage: Any) -> None:
+    stage.follower.may_replace = False
+    stage.write("DELETE", "/collections/docs")
+    stage.write("PUT", "/collections/docs", {"vectors": {"size": 3, "distance": "Dot"}})
+    stage.write("PUT", "/collections/docs/points?wait=true", {"points": [{"id": 1, "vector": [7, 7, 7]}]})
+    stage.follower.round()
+    same(stage)

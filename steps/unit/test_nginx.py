@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -48,6 +49,14 @@ def site_of(way: Gateway, **nginx: Any) -> sites.Site:
     text = io.StringIO()
     yaml.dump(tree, text)
     return sites.parse(text.getvalue())
+
+
+def _works_in(process: Path) -> str:
+    """The working directory of a process that may end meanwhile."""
+    try:
+        return str((process / "cwd").readlink())
+    except OSError:
+        return ""
 
 
 class Stage:
@@ -367,6 +376,25 @@ class TestObstacles:
             self.told(configuration="include /etc/nginx/conf.d/*.conf;\n#user x;\n location / { grpc_pass 10.0.0.9:6334; }") == []
         )
 
+    def test_another_way_to_the_old_server_is_named(self) -> None:
+        """What does not pass the gate is neither held nor recorded, and goes on writing to the server that was left."""
+        mine = "server {\n location / { proxy_pass http://10.0.0.152:6333; }\n}\n"
+        start = "# configuration file /etc/nginx/nginx.conf:\nuser www-data;\ninclude conf.d/*.conf;\n\n"
+
+        def told(other: str, *, mine: str = mine) -> list[str]:
+            dumped = f"{start}# configuration file /etc/nginx/conf.d/q.conf:\n{mine}\n"
+            return self.told(configuration=f"{dumped}# configuration file /etc/nginx/conf.d/o.conf:\n{other}\n", server_text=mine)
+
+        assert told("server { location / { proxy_pass http://10.0.0.81:8000; } }") == []
+        assert told("#server { location / { proxy_pass http://10.0.0.152:6333; } }") == []
+        (direct,) = told("server { listen 80; location /vectors/ { proxy_pass http://10.0.0.152:6333/; } }")
+        assert direct.startswith("/etc/nginx/conf.d/o.conf passes requests to the old Qdrant, too")
+        (named,) = told("upstream q { server 10.0.0.152:6333; }\nserver { location / { proxy_pass http://q; } }")
+        assert named.startswith("/etc/nginx/conf.d/o.conf ")
+        beside = mine.replace("server {", "server {\n location /collections/ { proxy_pass http://10.0.0.152:6333/collections/; }")
+        (within,) = told("", mine=beside)
+        assert within.startswith("/etc/nginx/conf.d/q.conf, beside")
+
     @pytest.mark.parametrize(
         ("facts", "words"),
         [
@@ -616,6 +644,31 @@ class TestHold:
             stage.gate.hold(1.0)
         assert not stage.gate.state().held
 
+    def test_does_not_outlive_a_restart_of_the_host(self, stage: Stage) -> None:
+        """Then nobody is left who would end it: the clock is gone, and the folder of the flags survives on purpose."""
+        stage.gate.hold(1.2)
+        clock = [p for p in Path("/proc").glob("[0-9]*") if _works_in(p) == str(stage.way.host.gate_folder)]
+        assert clock
+        for process in clock:
+            os.kill(int(process.name), signal.SIGKILL)
+        for memory in ("/run", "/dev/shm"):
+            for file in Path(memory).glob("qdrant-gate-hold.*"):
+                file.unlink()
+        assert not stage.gate.state().held
+        assert "hold" not in stage.way.state()["flags"].split()
+        until(lambda: stage.put().elapsed.total_seconds() < 0.2, "A write that does not wait", deadline=3)
+
+    def test_one_after_the_other_keeps_no_write_longer_than_one(self, stage: Stage) -> None:
+        """A held write looks again every 200 ms, so it could sleep from one hold into the next, and be answered with 503."""
+        stage.gate.start_recording()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            stage.gate.hold(1.3)
+            held = pool.submit(stage.put)
+            until(lambda: len(stage.way.lines("held")) >= 5, "A write that was held for 0.8 s")
+            stage.gate.release()
+            stage.gate.hold(1.0)
+            assert held.result().status_code == 200
+
     def test_longer_than_clients_wait_is_refused(self, stage: Stage) -> None:
         with pytest.raises(Refused, match="not possible"):
             stage.gate.hold(1.5)
@@ -737,6 +790,45 @@ class TestSwitch:
             assert (entry.status, entry.side) == (0, "unknown")
             assert stage.gate.body(entry) == b"lost"
 
+    def test_the_write_of_a_killed_worker_is_named_to_every_round_until_it_was_followed(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            lost = pool.submit(stage.put, b"lost", X_Lab_Delay="2")
+            os.kill(int(stage.way.logged(1, "begin")[0]["pid"]), signal.SIGKILL)
+            with pytest.raises(OSError, match="Connection"):
+                lost.result()
+        (entry,) = stage.gate.read_log(0)  # nothing is held: a round while applications go on
+        assert (entry.side, entry.uri) == ("unknown", UPSERT)
+        assert stage.gate.read_log(entry.offset) == [entry]  # the round was interrupted: it is done again
+        stage.gate.forget_bodies([entry])
+        assert stage.gate.read_log(entry.offset) == []
+        (again,) = stage.client().read_log(0)  # another run cannot know that, and needs the body
+        assert stage.gate.body(again) == b"lost"
+        until(lambda: stage.way.old.under_way == 0, "The end of the write on the server")
+
+    def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(self, stage: Stage) -> None:
+        """After a restart of the host numbers come again, and the worker may well have the one from before."""
+        stage.gate.start_recording()
+        stage.put()
+        worker = stage.way.lines("begin")[0]["pid"]
+        line = {"n": "begin", "id": "f" * 32, "at": "1000.000", "pid": worker, "method": "PUT", "uri": UPSERT, "body": ""}
+        with stage.way.log.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        stage.gate.hold(1.2)
+        stage.gate.drain(1.0)
+        assert [entry.side for entry in stage.gate.read_log(0)] == ["old", "unknown"]
+
+    def test_a_log_that_was_cut_is_never_taken_for_a_quiet_one(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        stage.put()
+        end = stage.way.log.stat().st_size
+        stage.way.log.write_text("")  # as logrotate does with `copytruncate`
+        stage.put()
+        with pytest.raises(Failed, match="shorter than what was read of it"):
+            stage.gate.read_log(2 * end)
+        with pytest.raises(Failed, match="shorter than what was read of it"):
+            stage.client().read_log(2 * end)
+
     def test_another_run_of_the_tool_sees_what_is_under_way(self, stage: Stage) -> None:
         stage.gate.start_recording()
         stage.put()
@@ -779,5 +871,5 @@ def test_lines_of_the_log_come_apart_and_join_as_they_should() -> None:
     way.feed(gatelog.lines(text, 0))
     assert len(way.passed) == 1, "lines that were fed before change nothing"
     assert list(gatelog.lines(text[:-30], 0))[-1].kind == "end", "a line that is still being written waits"
-    assert way.died([7])[0].body == "0001"
+    assert way.died({7: None})[0].body == "0001"
     assert way.open == []

@@ -194,3 +194,14 @@ def test_what_was_changed_on_one_side_is_found_and_named(copied: Any) -> None:
     }
     assert {d.kind for d in proof.compare_ids(copied.old, copied.new, "c", [17, 1, 42, 2])} == {"missing", "payload", "extra"}
     assert proof.compare_counts(copied.old, copied.new, ["c"])
+
+
+def test_a_payload_that_looks_like_the_end_of_an_answer_is_compared_too() -> None:
+    """`status` is what many a payload calls a field, and what follows the result in every answer of Qdrant."""
+
+    def answer(status: str) -> bytes:
+        payload = f'{{"a":1,"status":"{status}"}}'
+        return f'{{"result":[{{"id":1,"payload":{payload},"vector":[1.0,2.0]}}],"status":"ok","time":0.0001}}'.encode()
+
+    found = proof.compare_answers("docs", answer("open"), answer("paid"), [1])
+    assert [(d.kind, d.where, d.detail) for d in found] == [("payload", 1, "field status")]

@@ -50,6 +50,8 @@ RATE = {Depth.IDS: 100_000, Depth.PAYLOAD: 20_000, Depth.EVERYTHING: 5_000}
 _OTHER: dict[Side, Side] = {"old": "new", "new": "old"}
 #: Qdrant refused the request before doing anything.
 _NOT_DONE = frozenset({400, 401, 403, 405, 409, 411, 413, 415, 422})
+#: The same where a request consists of several steps: it was not even begun.
+_NOT_BEGUN = frozenset({401, 405, 411, 413, 415})
 
 
 class TooMuchForAHold(CutoverError):
@@ -149,9 +151,10 @@ def happened(entry: Written, found: Touched) -> bool:
     """Whether a recorded write can have changed anything. Pure.
 
     A write that names records counts whatever its status, because Qdrant may have applied a part of it; one that names none
-    is not counted when Qdrant refused it before doing anything.
+    is not counted when Qdrant refused it before doing anything. A batch, or several changes of aliases, may have been refused
+    in the middle.
     """
-    return bool(found.ids) or entry.status not in _NOT_DONE
+    return bool(found.ids) or entry.status not in (_NOT_BEGUN if found.in_steps else _NOT_DONE)
 
 
 def alias_moves(body: bytes) -> list[tuple[str, str]]:
@@ -240,17 +243,19 @@ class Follower:
                 raise TooMuchForAHold("A write that had been sent long ago has just reached the server left behind.")
             done.late += self._bring_late(self._work(late), work)
         there = self._names if held else set(self.source.collections())
-        if work.schema or work.gone or any(c not in there for c in work.collections):
-            if held:
-                raise TooMuchForAHold(f"While writes were held, {'; '.join(work.reasons) or 'a collection changed'}.")
+        schema = work.schema or work.gone or any(c not in there for c in work.collections)
+        if schema and held:
+            raise TooMuchForAHold(f"While writes were held, {'; '.join(work.reasons) or 'a collection changed'}.")
+        # Before settings and indexes are read as well: an index that was only acknowledged is not listed yet.
+        fresh = ((work.collections | work.schema) & there) - passed
+        self.source.barrier(fresh)
+        passed |= fresh
+        if schema:
             self._bring_schema(work, there)
             done.schema = True
         if work.aliases:
             self.bring_aliases()
             done.schema = True
-        fresh = {c for c in work.collections if c in there} - passed
-        self.source.barrier(fresh)
-        passed |= fresh
         for name in work.collections & there:
             self._bring_ids(name, work.ids.get(name, set()))
             done.ids.setdefault(name, set()).update(work.ids.get(name, set()))
@@ -277,8 +282,10 @@ class Follower:
                 )
             if found.aliases and not found.collection:
                 self._alias_request(body, work)
-            work.add(found, self._meant_by(found.collection))
-            if entry.method.upper() == "DELETE" and not path_of(entry.uri).rest and found.collection:
+            itself = entry.method.upper() in {"PUT", "DELETE"} and not path_of(entry.uri).rest
+            # Creating and deleting mean the name itself, whatever an alias of that name points to; all else may mean either.
+            work.add(found, {found.collection} if itself else self._meant_by(found.collection))
+            if itself and entry.method.upper() == "DELETE":
                 work.gone.add(found.collection)
         return work
 
@@ -403,12 +410,13 @@ class Follower:
                 continue
             if not on_target:
                 self.say(f"Copying {name}, which was created meanwhile.")
+                self.target.free_name(name)
                 self.copy_collection(name)
                 continue
-            self._bring_settings(name)
+            self._bring_settings(name, gone=name in work.gone)
         self.bring_aliases()
 
-    def _bring_settings(self, name: str) -> None:
+    def _bring_settings(self, name: str, *, gone: bool) -> None:
         mine, theirs = self.source.info(name), self.target.info(name)
         if mine["config"] != theirs["config"]:
             with suppress(Answered):
@@ -417,7 +425,7 @@ class Follower:
             left = proof.compare_schemas(_only(name, mine), _only(name, theirs))
             left = [d for d in left if d.kind == "setting"]
             if left:
-                self._replace(name, f"settings of {name} were changed ({proof.summary(left, 2)})")
+                self._replace(name, f"settings of {name} were changed ({proof.summary(left, 2)})", gone=gone)
                 return
         indexes, others = _indexes(mine), _indexes(theirs)
         for field_ in sorted({*indexes, *others}):
@@ -428,11 +436,12 @@ class Follower:
             if field_ in indexes:
                 self.target.create_index(name, field_, index_schema(indexes[field_]))
 
-    def _replace(self, name: str, why: str) -> None:
-        if not self.may_replace:
+    def _replace(self, name: str, why: str, *, gone: bool) -> None:
+        # What somebody asked to delete before it was made anew is nobody's way back any more.
+        if not self.may_replace and not gone:
             raise CannotFollow(
                 f"On {self.source.name} {why}, which {self.target.name} cannot be brought to record by record.",
-                f"{self.source.name} serves. The way back is closed until {name} is copied again: `cutover copy`.",
+                f"{self.source.name} serves, and the way back is closed until {name} has the settings from before.",
             )
         self.say(f"Copying {name} again: {why}.")
         self.copy_collection(name)

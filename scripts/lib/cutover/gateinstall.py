@@ -93,6 +93,28 @@ def obstacles(facts: Facts, *, worker_user: str, http_folder: str, folder: str, 
         found.append(
             "It also passes gRPC to the old Qdrant; the gate cannot hold or record gRPC. Move those clients to REST first."
         )
+    found += [
+        f"{where} passes requests to the old Qdrant, too; the gate could neither hold nor record them, and after the switch they "
+        "would still go there. Let it pass them to the server that gets the gate, or take it out."
+        for where in _other_ways(facts, old)
+    ]
+    return found
+
+
+def _other_ways(facts: Facts, old: str) -> list[str]:
+    """Where else requests are passed to the old server: other files, or the server file beside the place that gets the gate."""
+    plain = uncommented(facts.configuration)
+    servers = re.findall(r"upstream\s+(\S+)\s*\{([^}]*)\}", plain)
+    names = {old} | {name for name, inside in servers if re.search(rf"\bserver\s+{re.escape(old)}[\s;]", inside)}
+    ours = facts.server_text.encode("utf-8", errors="surrogateescape").decode(errors="replace").strip()
+    # `nginx -T` says of every file where it begins.
+    parts = re.split(r"(?m)^# configuration file (.+):\n", facts.configuration)
+    found = []
+    for path, text in zip(parts[1::2], parts[2::2], strict=True):
+        here = [t for t in _said(text, "proxy_pass") if re.sub(r"^https?://", "", t).split("/")[0] in names]
+        is_ours = bool(ours) and text.strip() == ours
+        if len(here) > (1 if is_ours and not facts.backed_up else 0):
+            found.append(f"{path}, beside the place that gets the gate," if is_ours else path)
     return found
 
 

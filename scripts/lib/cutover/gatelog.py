@@ -9,7 +9,7 @@ the log does not name yet will find the hold. That makes "is a write still under
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -110,6 +110,11 @@ class UnderWay:
         return [one.write for one in self._open.values() if not one.waiting]
 
     @property
+    def waiting(self) -> list[Write]:
+        """Writes that were held when they last looked, and have not looked again."""
+        return [one.write for one in self._open.values() if one.waiting]
+
+    @property
     def open(self) -> list[Write]:
         """Writes that are not over, waiting or not."""
         return [one.write for one in self._open.values()]
@@ -119,9 +124,19 @@ class UnderWay:
         """The nginx processes that carry them."""
         return {one.pid for one in self._open.values()}
 
-    def died(self, processes: Iterable[int]) -> list[Write]:
-        """Take out the writes of processes that are gone. A write that was waiting was never sent."""
-        gone = set(processes)
-        lost = [one.write for one in self._open.values() if one.pid in gone and not one.waiting]
-        self._open = {key: one for key, one in self._open.items() if one.pid not in gone}
+    def died(self, began: Mapping[int, int | None]) -> list[Write]:
+        """Take out the writes of processes that are gone, and return those that may have been sent.
+
+        ``began`` says when each process began, in whole seconds since 1970; None where there is none. One that began after
+        the write is another one with the same number. A write that was waiting was never sent.
+        """
+
+        def gone(one: _Open) -> bool:
+            if one.pid not in began:
+                return False
+            then = began[one.pid]
+            return then is None or then > one.write.at + 2  # it is counted in whole seconds
+
+        lost = [one.write for one in self._open.values() if gone(one) and not one.waiting]
+        self._open = {key: one for key, one in self._open.items() if not gone(one)}
         return lost

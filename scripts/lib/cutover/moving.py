@@ -321,6 +321,9 @@ def base_copy(run: Run, verb: str, source: Qdrant, target: Qdrant, name: str) ->
     if name in target.collections():
         with run.door.act(f"{verb}.remove-part", f"Remove the unfinished copy of {name} on {target.name}"):
             target.delete_collection(name)
+    elif name in target.aliases():
+        with run.door.act(f"{verb}.remove-alias", f"Remove the alias {name} on {target.name}; {source.name} has a collection"):
+            target.free_name(name)
     began = time.monotonic()
     known = {"collection": name, "snapshots": [one["name"] for one in source.snapshots(name)]}
     with run.door.act(f"{verb}.snapshot", _snapshot_words(name, source), before=known) as act:

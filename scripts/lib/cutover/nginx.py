@@ -16,7 +16,7 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -238,19 +238,34 @@ class Gate:
             raise Refused(f"A hold of {seconds:g} s is not possible; the gate answers held writes after {LONGEST_HOLD} s.")
         if self.state().held:
             self.release()
-        self._catch_up()  # so that reading the log inside the hold is short
+        # Also so that reading the log inside the hold is short.
+        wait_until(self._nobody_waits, deadline=2.0, what="The end of the waiting of writes that were held before", every=0.01)
         token = randomness.token_hex(8)
         # The clock first: a hold without a clock could outlive a killed tool.
         clock = (
             f"(trap '' HUP; sleep {seconds:g} 2>/dev/null || sleep {max(1, round(seconds))}; "
             f'if mkdir turn.{token} 2>/dev/null && [ "$(cat flags/hold)" = {token} ]; then rm -f flags/hold; fi; '
-            f"sleep 5; rm -rf turn.{token}) "
+            f'sleep 5; rm -rf turn.{token} "$m"/qdrant-gate-hold.{token}) '
             "</dev/null >/dev/null 2>&1 &\n"
         )
-        flag = f"printf %s {token} > flags/.hold && mv flags/.hold flags/hold"
+        # The flag is a link into memory, so that it does not survive a restart of the host, as its clock does not.
+        memory = "for m in /run /dev/shm flags; do if [ -d $m ] && [ -w $m ]; then break; fi; done\n"
+        clock = memory + 'case $m in /*) ;; *) m="$PWD/flags" ;; esac\n' + clock
+        flag = (
+            f'printf %s {token} > "$m"/qdrant-gate-hold.{token} && rm -f flags/.hold '
+            f'&& ln -s "$m"/qdrant-gate-hold.{token} flags/.hold && mv -f flags/.hold flags/hold'
+        )
         self._change(f"[ ! -f flags/hold ] || exit 8\n{clock}{flag}", "set the flag hold")
         self._hold = token
         self._need_held()
+
+    def _nobody_waits(self) -> bool | Not:
+        """A write that was held looks again every 200 ms. Held once more before it does, it would wait for two holds."""
+        self._catch_up()
+        if self._under_way.waiting:
+            self._bury()
+        waiting = len(self._under_way.waiting)
+        return Not(f"{waiting} have not looked again") if waiting else True
 
     def _need_held(self) -> None:
         """Ask nginx itself: a folder that was closed, or a configuration that was replaced, since the gate was put in."""
@@ -344,16 +359,33 @@ class Gate:
         found = self._under_way.processes
         if not found:
             return
-        tests = "; ".join(f"[ -d /proc/{pid} ] || echo {pid}" for pid in sorted(found))
-        gone = [int(pid) for pid in self.shell.read(f"[ -d /proc/self ] || exit 1\n{tests}; true").text.split()]
-        self._lost += self._under_way.died(gone)
+        # Numbers come again, at the latest when the host was restarted; when a process began tells them apart. Ages are
+        # counted from a process that begins now, because a container's uptime is not in the same measure as these.
+        script = (
+            "[ -d /proc/self ] || exit 1\n"
+            "began() { sed 's/.*) //' /proc/$1/stat 2>/dev/null | cut -d' ' -f20; }\n"
+            "now=$(date +%s); mine=$(began self); hz=$(getconf CLK_TCK 2>/dev/null || echo 100)\n"
+            f"for pid in {' '.join(map(str, sorted(found)))}; do\n"
+            "  then=$(began $pid)\n"
+            '  if [ -n "$then" ]; then echo $pid $((now - (mine - then) / hz)); else echo $pid; fi\n'
+            "done"
+        )
+        said = (line.split() for line in self.shell.output(script, "The processes of nginx cannot be seen").decode().splitlines())
+        began = {int(words[0]): int(words[1]) if len(words) > 1 else None for words in said if words}
+        self._lost += self._under_way.died(began)
 
     def _pieces(self, offset: int) -> Iterator[tuple[int, bytes]]:
         """(position, complete lines) from a position to the end of the log."""
         while True:
             answer = self.shell.read(
-                f"{self._cd}[ -f log/writes.jsonl ] || exit 0\ntail -c +{offset + 1} log/writes.jsonl | head -c {PIECE}"
+                f"{self._cd}s=$(wc -c 2>/dev/null < log/writes.jsonl); [ ${{s:-0}} -ge {offset} ] || exit 7\n"
+                f"[ -f log/writes.jsonl ] || exit 0\ntail -c +{offset + 1} log/writes.jsonl | head -c {PIECE}"
             )
+            if answer.code == 7:
+                raise Failed(
+                    "The gate's log is shorter than what was read of it: it was cut or replaced, so it does not say everything.",
+                    "`undo copy`, then begin the copy again.",
+                )
             if answer.code not in {0, 9}:
                 raise CutoverError(f"The gate's log cannot be read: {answer.reason}.")
             data = answer.out[: answer.out.rfind(b"\n") + 1]
@@ -374,16 +406,19 @@ class Gate:
         return int(start or 0) + data.rfind(b"\n") + 1
 
     def read_log(self, from_offset: int) -> Sequence[Written]:
-        """The writes that ended, from a position on; lost ones (see :meth:`drain`) come last, once."""
+        """The writes that ended, from a position on. Last come those whose nginx process died with them, until forgotten."""
+        if self._under_way.offset < from_offset:
+            self._catch_up()
         found: list[Write] = []
         for start, data in self._pieces(from_offset):
             read = list(gatelog.lines(data, start))
             if start <= self._under_way.offset:
                 self._under_way.feed(read)
             found += [line.write for line in read if line.kind == "end" and line.write is not None]
-        lost, self._lost = self._lost, []
+        if self._under_way.passed:
+            self._bury()
         end = found[-1].offset if found else from_offset
-        return [*found, *(Write(end, w.at, w.method, w.uri, w.status, w.side, w.body) for w in lost)]
+        return [*found, *(replace(lost, offset=end) for lost in self._lost)]
 
     def stragglers(self, from_offset: int, side: Side) -> Sequence[Written]:
         """Writes since a position that reached another server than ``side``. After a move there should be none."""
@@ -439,7 +474,10 @@ class Gate:
     def forget_bodies(self, entries: Iterable[Written]) -> None:
         """Remove bodies that both servers have."""
         entries = list(entries)
-        names = (_safe(entry.body) for entry in entries if entry.body)
+        # Another run of this tool finds a lost write again, and then needs its body.
+        names = (_safe(entry.body) for entry in entries if entry.body and entry.side != "unknown")
+        followed = {replace(entry, offset=0) for entry in entries if isinstance(entry, Write) and entry.side == "unknown"}
+        self._lost = [lost for lost in self._lost if replace(lost, offset=0) not in followed]
         while batch := list(islice(names, NAMES_AT_ONCE)):
             self._change(f"cd bodies || exit 9\nrm -f {' '.join(batch)}", f"remove {len(batch)} recorded bodies")
 

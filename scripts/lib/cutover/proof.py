@@ -33,7 +33,7 @@ PAGE_BYTES = 4 * 1024 * 1024
 KEPT = 100_000
 
 _NEGATIVE_ZERO = re.compile(rb"-0\.0(?![0-9])")
-_AFTER_RESULT = re.compile(rb',\s*"status"\s*:')
+_AFTER_RESULT = re.compile(rb',\s*"status"\s*:(?!.*,\s*"status"\s*:)', re.DOTALL)  # the last one: payloads may have one, too
 _NEXT = re.compile(rb'"next_page_offset"\s*:\s*(null|\d+|"[^"]*")\s*\}\s*$')
 
 

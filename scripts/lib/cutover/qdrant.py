@@ -172,6 +172,11 @@ class Qdrant:
         """All actions in one request, which Qdrant applies together."""
         self.ask("POST", "/collections/aliases", {"actions": list(actions)})
 
+    def free_name(self, name: str) -> None:
+        """Remove an alias of this name. Recovering a collection would follow it, and overwrite what it points to."""
+        if name in self.aliases():
+            self.change_aliases([{"delete_alias": {"alias_name": name}}])
+
     def create_index(self, collection: str, field: str, schema: Any) -> None:
         """Create a payload index and wait for it."""
         path = f"/collections/{_q(collection)}/index"

@@ -52,6 +52,8 @@ class Touched:
     whole: Depth = Depth.NOTHING
     schema: bool = False
     aliases: bool = False
+    in_steps: bool = False
+    """Qdrant does this in several steps, and one that it refuses leaves those before it done."""
     refuse: str = ""
     why: str = ""
 
@@ -87,7 +89,7 @@ def touched(method: str, uri: str, body: bytes) -> Touched:
         return Touched()
     path, verb = path_of(uri), method.upper()
     if path.text == "/collections/aliases" and verb == "POST":
-        return Touched(aliases=True, why="aliases were changed")
+        return Touched(aliases=True, in_steps=True, why="aliases were changed")
     name = path.collection
     if not name:
         return Touched(refuse=f"{verb} {path.text} changes the server itself, which is not followed")
@@ -98,7 +100,7 @@ def touched(method: str, uri: str, body: bytes) -> Touched:
         what = "created" if verb == "PUT" else "deleted"
         return Touched(name, whole=Depth.EVERYTHING, schema=True, aliases=True, why=f"collection {name} was {what}")
     if operation == "PATCH":
-        return Touched(name, schema=True, why=f"settings of {name} were changed")
+        return Touched(name, schema=True, in_steps=True, why=f"settings of {name} were changed")
     if verb in {"PUT", "DELETE"} and path.rest.split("/")[0] == "index":
         return Touched(name, schema=True, why=f"payload indexes of {name} were changed")
     if verb in {"PUT", "DELETE"} and len(path.segments) == 4 and path.segments[2] == "vectors":
@@ -116,9 +118,10 @@ def _points(name: str, operation: str, body: bytes) -> Touched:
         found = _Found()
         _POINT_OPERATIONS[operation](document, found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError, EOFError, zlib.error) as error:
-        return Touched(name, whole=Depth.EVERYTHING, why=f"a body of {operation} on {name} could not be read ({error})"[:200])
+        why = f"a body of {operation} on {name} could not be read ({error})"[:200]
+        return Touched(name, whole=Depth.EVERYTHING, in_steps=operation == "POST points/batch", why=why)
     why = f"{operation} on {name} chose its records by a filter" if found.whole else ""
-    return Touched(name, frozenset(found.ids), whole=found.whole, why=why)
+    return Touched(name, frozenset(found.ids), whole=found.whole, in_steps=operation == "POST points/batch", why=why)
 
 
 def _unpacked(body: bytes) -> bytes:

@@ -371,7 +371,10 @@ class Collection:
         infos = [shard.engine.info() for shard in self.shards]
         schema = {}
         for field, declared in sorted(self.schema.items()):
-            points = sum(info.payload_schema[field].points for info in infos if field in info.payload_schema)
+            indexed = [info.payload_schema[field] for info in infos if field in info.payload_schema]
+            if not indexed:
+                continue  # acknowledged and still waiting: the real server, too, lists what its segments have
+            points = sum(one.points for one in indexed)
             if isinstance(declared, str):
                 schema[field] = {"data_type": declared, "points": points}
             else:

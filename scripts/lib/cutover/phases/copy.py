@@ -53,6 +53,11 @@ def do(run: Run) -> Outcome:
             f"The copy was interrupted: {error.sentence}",
             f"{error.hint} {run.old.name.capitalize()} serves as before; run `copy` again to go on.".strip(),
         ) from error
+    except Refused as error:
+        if not run.gate.state().recording:
+            raise
+        # Recording is on and collections are there: that is not "nothing was changed".
+        raise Failed(error.sentence, error.hint) from error
 
 
 def _copy(run: Run, recording: bool) -> Outcome:
@@ -61,9 +66,10 @@ def _copy(run: Run, recording: bool) -> Outcome:
         moving.position_path(run).unlink(missing_ok=True)  # of an earlier recording, whose log is gone
         with run.door.act("copy.record", "Record every write that passes Nginx", before={"recording": recording}):
             run.gate.start_recording()
+        # The note first: the position says that this was done, and must not say so of copies from an earlier recording.
+        run.journal.note("copy.begun", "Recording is on; what was copied before does not count")
         # Written before the first snapshot: whatever is recorded from here on is followed.
         Position(holders={alias: [name] for alias, name in run.old.aliases().items()}).save(moving.position_path(run))
-        run.journal.note("copy.begun", "Recording is on; what was copied before does not count")
     moving.remove_left_snapshots(run, "copy", run.old)
     copied: dict[str, Any] = {}
     done = _copied(run)
@@ -129,9 +135,12 @@ def undo(run: Run) -> Outcome:
             "Run `undo copy` again when it answers, or remove its volumes with `undo deploy`.",
         )
     removed = sorted(ours & there)
-    for name in removed:
-        with run.door.act("copy.remove", f"Remove {name} on {run.new.name}", before={"collection": name}):
-            run.new.delete_collection(name)
+    try:
+        for name in removed:
+            with run.door.act("copy.remove", f"Remove {name} on {run.new.name}", before={"collection": name}):
+                run.new.delete_collection(name)
+    except (Answered, Unreachable) as error:
+        raise Failed(f"Recording was stopped, but not every copy was removed: {error.sentence}", error.hint) from error
     return Outcome(changed=True, sentences=[f"Removed from {run.new.name}: {', '.join(removed) or 'nothing'}."])
 
 
@@ -181,11 +190,17 @@ def _answers(server: Qdrant) -> bool:
 
 
 def _ours(run: Run) -> set[str]:
-    """Collections on the new server that this tool made there, finished or not."""
+    """Collections on the new server that this tool made there, finished or not, and has not removed again."""
     found: set[str] = set()
+    removing: dict[int, str] = {}
     for entry in run.journal.entries():
         if entry.kind == "intent" and entry.act.endswith(".recover"):
             found.add(entry.before["collection"])
+        elif entry.kind == "intent" and entry.act == "copy.remove":
+            removing[entry.seq] = entry.before["collection"]
+        elif entry.kind == "done" and entry.act == "copy.remove":
+            # Whatever has this name from now on is somebody else's.
+            found.discard(removing.get(entry.of or 0, ""))
     return found
 
 

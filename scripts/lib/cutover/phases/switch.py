@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cutover import moving
-from cutover.errors import Refused
+from cutover.errors import CutoverError, Failed, Refused
+from cutover.follow import Round
 from cutover.gate import Side
 from cutover.phases import Outcome, Sentence
 
@@ -49,6 +50,17 @@ def plan_move(run: Run, to: Side) -> Sequence[Sentence]:
     ]
 
 
+def _after_the_move(run: Run, verb: str, serving: str) -> Round:
+    """The first round in the other direction. That it fails does not undo the move, and must not look like a refusal of it."""
+    try:
+        return moving.after_the_move(run, verb)
+    except CutoverError as error:
+        raise Failed(
+            f"{serving.capitalize()} serves, but the other server could not be brought up to date: {error.sentence}",
+            f"{error.hint} What is written is recorded; `cutover follow` goes on.".strip(),
+        ) from error
+
+
 def move(run: Run, verb: str, to: Side) -> Outcome:
     """Move the traffic in either direction; see the module's first paragraph."""
     flags = run.gate.state()
@@ -62,10 +74,10 @@ def move(run: Run, verb: str, to: Side) -> Outcome:
         )
     if flags.side == to:
         moving.end_abandoned_hold(run, verb)
-        last = moving.after_the_move(run, verb)
+        last = _after_the_move(run, verb, target.name)
         return Outcome(False, [f"{target.name.capitalize()} serves already."], facts={"late": last.late})
     moved, proved = moving.move(run, verb, to)
-    last = moving.after_the_move(run, verb)
+    last = _after_the_move(run, verb, target.name)
     left = moving.server(run, moving.OTHER[to])
     counts = (
         ""
