@@ -31,6 +31,7 @@ pytest_plugins = [
     "steps.stack",
     "steps.hypervisor",
     "steps.llm",
+    "steps.meanwhile",
     "steps.names",
     "steps.giving_back",
 ]

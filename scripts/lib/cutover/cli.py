@@ -166,7 +166,9 @@ def _do(verb: str, run: Run, page: Page, *, undo: bool = False) -> int:
     if result.outcome is not None:
         page.data["outcome"] = asdict(result.outcome)
         for sentence in result.outcome.sentences:
-            page.line(f"✔ {sentence}", "green")
+            page.line(sentence, "green", mark="✔")
+        for warning in result.outcome.warnings:
+            page.line(warning, "yellow", mark="!")
         if result.outcome.undo:
             page.line(f"Way back: {result.outcome.undo}", "dim")
     return 0
