@@ -13,6 +13,7 @@ shorter than the time between two questions.
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -131,7 +132,7 @@ class Watch:
             return []
         asked = {who: f"asked {count} times" if count != 1 else "asked once" for who, count in counts.items()}
         if self.expected:
-            asked[PORTAINER] += f", away for {_length(self.expected)} with the announced restart"
+            asked[PORTAINER] += f", away for at most {_length(self.expected)} with the announced restart"
         return ["Meanwhile " + " and ".join(f"{who} ({how})" for who, how in asked.items()) + " were as before."]
 
     def warnings(self) -> list[str]:
@@ -282,12 +283,12 @@ def _time(at: str) -> float:
 
 
 def _length(gaps: Sequence[Answer]) -> str:
-    """How long Portainer was away: from the first wrong answer to the end of the last one, step by step."""
+    """How long Portainer was away at most, step by step: as long as no right answer came, and the second before that."""
     seconds = 0.0
     for step in {a.since for a in gaps}:
         gap = [a for a in gaps if a.since == step]
-        seconds += _time(gap[-1].at) + gap[-1].ms / 1000 - _time(gap[0].at)
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        seconds += _time(gap[-1].at) + gap[-1].ms / 1000 - _time(gap[0].at) + EVERY
+    return f"{math.ceil(seconds)} s"
 
 
 def _clock(at: str) -> str:
@@ -325,7 +326,7 @@ def judge(who: str, answers: Sequence[Answer], entries: Sequence[Entry]) -> Judg
     if silent := [step for step in moved if not any(a.step == step for a in mine)]:
         return Judgement(None, f"Nobody asked {who} during {_listed(silent)}, so it is not known whether it answered.", facts)
     slowest = max(a.ms for a in mine if not a.wrong)
-    but = f" It was away for {_length(gap)} with the announced restart of its server." if gap else ""
+    but = f" It was away for at most {_length(gap)} with the announced restart of its server." if gap else ""
     said = (
         f"{who} was asked {len(mine)} times between {_clock(mine[0].at)} and {_clock(mine[-1].at)}, during "
         f"{_listed(list(dict.fromkeys(a.step for a in mine)))}; every answer was right, the slowest took {slowest} ms.{but}"
