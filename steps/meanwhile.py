@@ -88,7 +88,7 @@ def _found(operator: Operator, who: str) -> Finding:
 def _not_met(operator: Operator, who: str, reason: str) -> None:
     found = _found(operator, who)
     assert found.ok is False, found.sentence
-    assert reason in found.sentence
+    assert reason in found.sentence, found.sentence
 
 
 @then(parsers.re("it is met that (?P<who>vLLM|Portainer) answered all the time(?P<but>, but for the announced restart)?"))
