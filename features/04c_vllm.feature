@@ -29,3 +29,17 @@ Feature: vLLM is left in peace
         | stopped              | does not say through Nginx      |
         | was restarted        | it was restarted                |
         | got another model    | it served lab/parrot-1b         |
+
+    @changes
+    Scenario: The tool itself asks vLLM all the time while it works, and keeps the answers
+      Given traffic moved to the new server
+      When the operator checks that vLLM answered all the time
+      Then the check is met
+
+    @lab
+    Scenario: It is noticed when vLLM is away for a moment while traffic moves
+      Given both servers hold the same data
+      And vLLM is away for a moment while the operator works
+      When the operator moves the traffic
+      Then the traffic moved, and the operator is warned about vLLM
+      And from then on it is not met that vLLM answered all the time, because "502 Bad Gateway"

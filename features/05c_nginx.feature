@@ -1,6 +1,6 @@
 Feature: Giving Nginx back
-  Users come in through Nginx, and it is the one place where a wrong file takes everything down. What the move needs there is
-  put in beside the operator's own configuration, and leaves nothing behind.
+  Users come in through Nginx, and a wrong file there takes everything down. The move puts a gate in beside the operator's own
+  configuration: it can hold writes for a moment and send users to the other server. When it is taken out it leaves nothing behind.
 
   @E1
   Rule: Nginx's configuration is restored byte for byte and serves the old server

@@ -82,6 +82,8 @@ def _names_as_before(lab: Lab, site_before: dict[str, Any], site_after: dict[str
     theirs = {f"{guest.name}.home.arpa." for guest in lab.site.guests.to_decommission()} | {"vectors.home.arpa."}
     gone = [entry for entry in site_before["names"] if entry[0] in theirs or entry[2] in theirs]
     assert len(gone) == 9, gone
+    left = [entry for entry in site_after["names"] if entry in gone]
+    assert not left, f"names of the old servers are still there: {left}"
     assert site_after["names"] == [entry for entry in site_before["names"] if entry not in gone]
 
 

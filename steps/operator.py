@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,25 @@ if TYPE_CHECKING:
     from steps.lab.lab import Lab
 
 
+class Listening(Silent):
+    """Hears the tool's first sentence, and lets something happen at that moment; the tool waits as long."""
+
+    def __init__(self, happens: Callable[[], None]) -> None:
+        super().__init__()
+        self._happens: Callable[[], None] | None = happens
+
+    def say(self, sentence: str) -> None:
+        super().say(sentence)
+        happens, self._happens = self._happens, None
+        if happens is not None:
+            happens()
+
+
 @dataclass
 class Operator:
     """Someone at the keyboard. A refusal is kept in ``error`` for the Then to look at; ``said`` is what was shown meanwhile.
 
-    ``agrees_to`` are the names that this operator types when asked for them.
+    ``agrees_to`` are the names that this operator types when asked for them. ``happens`` happens once, while a verb is carried out.
     """
 
     lab: Lab
@@ -28,10 +43,11 @@ class Operator:
     result: Result | None = None
     error: CutoverError | None = None
     said: list[str] = field(default_factory=list)
+    happens: Callable[[], None] | None = None
 
     def run(self, *, execute: bool = True) -> Run:
         """A run as the command line makes it."""
-        voice = Silent()
+        voice = Listening(self.happens) if execute and self.happens is not None else Silent()
         self.said = voice.sentences
         return self.lab.run(execute=execute, consent=Given(*self.agrees_to, yes=self.says_yes), voice=voice)
 

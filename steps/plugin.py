@@ -32,6 +32,7 @@ pytest_plugins = [
     "steps.stack",
     "steps.hypervisor",
     "steps.llm",
+    "steps.meanwhile",
     "steps.names",
     "steps.giving_back",
 ]

@@ -116,9 +116,11 @@ _CHECKS = {
     "the merged file may run": ("B4", ""),
     "Portainer runs what was merged": ("C1", ""),
     "the container comes back after a restart": ("C2", ""),
-    "Portainer is as before": ("D2", ""),
+    "Portainer is as before": ("D2", "as before"),
+    "Portainer answered all the time": ("D2", "all the time"),
     "new merges are followed": ("H1", ""),
-    "vLLM is untouched": ("D3", ""),
+    "vLLM is untouched": ("D3", "untouched"),
+    "vLLM answered all the time": ("D3", "all the time"),
     "the names of the old servers are known": ("F5", ""),
     "the site works without the old server": ("F2", ""),
 }

@@ -97,7 +97,24 @@ def moves_of(operator: Any = None, application: Any = None) -> list[dict[str, An
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return in_words(first) if isinstance(error, AssertionError) else first
+
+
+def in_words(said: str) -> str:
+    """A reason that is a sentence; what an assertion without words of its own says is code, and is put into words."""
+    if not said.startswith("assert ") and said != "AssertionError":
+        return said
+    claim = said.removeprefix("assert ").removeprefix("AssertionError")
+    if claim in {"", "False", "None", "not True", "0", "[]", "{}", "set()"} or claim.startswith("<"):
+        return "it is not so"
+    found, equals, wanted = claim.partition(" == ")
+    if equals:
+        return f"found {found}, expected {wanted}"
+    found, inside, wanted = claim.partition(" in ")
+    if inside and not found.startswith("not "):
+        return f"{found} is not in {wanted}"
+    return f"it is not so: {claim}"
 
 
 # -- outcomes ---------------------------------------------------------------------------------------------------------

@@ -197,7 +197,8 @@ def _journal_has_the_old_sizes(lab: Lab) -> None:
         if entry.kind == "intent" and isinstance(entry.before, dict):
             old |= entry.before
     sizes = lab.site.resize.before
-    assert str(sizes.cores) in str(old) and str(sizes.memory_mb) in str(old), old
+    known = str(sizes.cores) in str(old) and str(sizes.memory_mb) in str(old)
+    assert known, f"of what was there before, the journal has only {old}"
 
 
 @given("a journal with a line that cannot be read")

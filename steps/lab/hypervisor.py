@@ -35,7 +35,9 @@ class Host:
         """``qdrant``: the old server's machine really runs one, at ``site.qdrant.old_url``."""
         self.folder = folder
         self.machines = Machines()
-        self.site = load(SITE)
+        plan = load(SITE)
+        # There is no vLLM on a host alone; whoever asks for it asks this machine.
+        self.site = plan.model_copy(update={"vllm": plan.vllm.model_copy(update={"public_url": "http://127.0.0.1:9"})})
         for guest in self.site.guests.all():
             kind = "lxc" if guest.kind == "lxc" else "qemu"
             machine = Machine(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from steps.lab.lab import ROOT
+from steps.reporting import in_words
 
 FEATURE = """\
 Feature: A chapter
@@ -196,6 +197,21 @@ def test_one_row_of_an_outline_is_enough(told: dict[str, Any]) -> None:
 def test_criteria_that_were_not_part_of_the_run_are_not_shown(told: dict[str, Any]) -> None:
     assert {r["verdict"] for r in told["criteria"] if not r["id"].startswith("A")} == {"not shown"}
     assert row(told, "D1")["reason"].endswith(": it did not run")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("3 records differ", "3 records differ"),
+        ("assert False", "it is not so"),
+        ("AssertionError", "it is not so"),
+        ("assert 6 == 4", "found 6, expected 4"),
+        ("assert 'gone' in 'all is well'", "'gone' is not in 'all is well'"),
+        ("assert 1 > 2", "it is not so: 1 > 2"),
+    ],
+)
+def test_an_assertion_without_words_is_put_into_words(said: str, words: str) -> None:
+    assert in_words(said) == words
 
 
 def test_the_terminal_says_what_is_not_met(told: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ def lab(tmp_path: Path) -> Iterator[Host]:
 def test_without_execute_nothing_is_changed(lab: Host) -> None:
     run = lab.run()
     sentences = resize.plan(run)
-    assert [s.text.split(" of ")[0] for s in sentences[:3]] == ["Set cores", "Set memory (MB)", "Set disk scsi0 (GB)"]
+    assert [s.text.split(" of ")[0] for s in sentences[:3]] == ["Set cores", "Set memory", "Set disk scsi0"]
     assert any("Reboot VM 1001 (portainer) once" in s.text for s in sentences)
     with pytest.raises(DoorClosed):
         resize.do(run)

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from cutover import __version__, checks, plan, rights, verbs
 from cutover.checks import Check, Finding, Moment
-from cutover.console import Asking, Terminal
+from cutover.console import Asking, Terminal, marked
 from cutover.errors import CutoverError, Refused, WrongUsage
 from cutover.journal import Journal, now, usable
 from cutover.phases import Sentence
@@ -80,11 +80,7 @@ class Page:
             return
         shown = Text.from_markup(self.terminal.shown(text), style=style)
         if self.out.is_terminal and mark:
-            hanging = Table.grid(padding=(0, 1, 0, 0))
-            hanging.add_column(no_wrap=True)
-            hanging.add_column(overflow="fold")  # a digest is shown whole
-            hanging.add_row(Text(mark, style=style), shown)
-            self.out.print(Padding(hanging, (0, 0, 0, indent)))
+            self.out.print(marked(mark, shown, indent=indent, style=style))
         elif self.out.is_terminal:
             self.out.print(Padding(shown, (0, 0, 0, indent)))
         else:
@@ -106,6 +102,22 @@ class Page:
         for row in rows:
             table.add_row(*(Text.from_markup(self.terminal.shown(text), style=style) for text, style in row))
         self.out.print(table)
+
+    def whole(self, text: str) -> None:
+        """A line to copy: never broken, however narrow the terminal is."""
+        if not self.as_json:
+            self.out.print(self.terminal.shown(text), soft_wrap=True)
+
+    def table(self, rows: Sequence[Sequence[str]], titles: Sequence[str]) -> None:
+        """A small table; the first column is text, the others stand to the right."""
+        if self.as_json:
+            return
+        made = Table(box=None, padding=(0, 3, 0, 0), show_header=True, header_style="dim")
+        for number, title in enumerate(titles):
+            made.add_column(title, justify="right" if number else "left")
+        for row in rows:
+            made.add_row(*(self.terminal.shown(cell) for cell in row))
+        self.out.print(Padding(made, (0, 0, 1, 2)))
 
 
 def _guarded(
@@ -193,12 +205,19 @@ def _show_plan(page: Page, sentences: Sequence[Sentence]) -> None:
     if not sentences:
         page.line("Nothing to do: it is already so.")
         return
+    wide = len(str(len(sentences)))
     for number, sentence in enumerate(sentences, start=1):
-        page.line(sentence.text, indent=2, mark=f"{number}.")
+        page.line(_ended(sentence.text), indent=2, mark=f"{number:>{wide}}.")
         if sentence.changes:
-            page.line(sentence.changes, "yellow", indent=5, mark="changes:")
+            page.line(_ended(sentence.changes), "yellow", indent=4 + wide, mark="changes:")
         if sentence.undo:
-            page.line(sentence.undo, "dim", indent=5, mark="undone: ")
+            undo = "It cannot be undone." if sentence.undo == "None" else _ended(sentence.undo)
+            page.line(undo, "dim", indent=4 + wide, mark="undone: ")
+
+
+def _ended(text: str) -> str:
+    """A sentence ends with its period."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _do(verb: str, run: Run, page: Page, *, undo: bool = False) -> int:
@@ -206,11 +225,13 @@ def _do(verb: str, run: Run, page: Page, *, undo: bool = False) -> int:
     if not run.execute:
         if not undo and hasattr(module := verbs.phase(verb), "overview"):
             page.data["overview"] = module.overview(run)
-            for row in page.data["overview"].get("table", ()):
-                waits = f", {row['pending']} waits for the next start" if row["pending"] != row["now"] else ""
-                page.line(f"{row['what']:<18} now {row['now']:>6}   wanted {row['wanted']:>6}{waits}", indent=2)
         sentences = verbs.plan(verb, run, undo=undo)
         page.line(f"What `{name}` would do on {run.site.name}:", "b")
+        if rows := page.data.get("overview", {}).get("table"):
+            waits = [row["pending"] if row["pending"] != row["now"] else "" for row in rows]
+            titles = ["", "now", "wanted"] + (["waits for the next start"] if any(waits) else [])
+            cells = [[row["what"], row["now"], row["wanted"], wait][: len(titles)] for row, wait in zip(rows, waits, strict=True)]
+            page.table([[str(cell) for cell in row] for row in cells], titles)
         _show_plan(page, sentences)
         if sentences:
             page.line()
@@ -221,9 +242,11 @@ def _do(verb: str, run: Run, page: Page, *, undo: bool = False) -> int:
     if result.outcome is not None:
         page.data["outcome"] = asdict(result.outcome)
         for sentence in result.outcome.sentences:
-            page.line(f"✔ {sentence}", "green")
+            page.line(sentence, "green", mark="✔")
+        for warning in result.outcome.warnings:
+            page.line(warning, "yellow", mark="!")
         if result.outcome.undo:
-            page.line(f"Way back: {result.outcome.undo}", "dim")
+            page.line(_ended(result.outcome.undo), "dim", mark="Way back:")
     return 0
 
 
@@ -288,11 +311,11 @@ def plan_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: As
         page.line(f"The plan for {run.site.name}", "b")
         for number, (step, at) in enumerate(where, start=1):
             page.line()
-            page.line(
-                f"{number:>2}. {step.title}  (cutover {step.verb})" + (f"  done {at}" if at else ""), "b green" if at else "b"
-            )
-            for name, text in (("", step.does), ("needs", step.needs), ("changes", step.changes), ("undone", step.undo)):
-                page.line(f"{name + ': ' if name else ''}{text}", "" if not name else "dim", indent=4)
+            done = f"  ✔ done {at}" if at else ""
+            page.line(f"{step.title}  (cutover {step.verb}){done}", "b green" if at else "b", mark=f"{number:>2}.")
+            page.line(step.does, indent=4)
+            for name, text in (("needs:  ", step.needs), ("changes:", step.changes), ("undone: ", step.undo)):
+                page.line(text, "dim", indent=4, mark=name)
         return 0
 
     _guarded("plan", site, state_dir, as_json, work)
@@ -413,7 +436,7 @@ def history_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json:
         page.data["entries"] = [asdict(e) for e in entries]
         words = {"intent": "…", "done": "✔", "failed": "✘", "unknown": "?", "note": "·", "opened": "·"}
         for e in entries:
-            page.line(f"{e.at}  {words[e.kind]} {e.what}" + (f" ({e.reason})" if e.reason else ""))
+            page.line(e.what + (f" ({e.reason})" if e.reason else ""), mark=f"{e.at}  {words[e.kind]}")
         if not entries:
             page.line("Nothing has been done yet.")
         return 0
@@ -436,7 +459,7 @@ def rights_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: 
             page.line(f"# {step}", "b")
             for command in commands:
                 if command not in shown:  # the user and the pool are those of several steps
-                    page.line(command)
+                    page.whole(command)
             shown |= set(commands)
         return 0
 

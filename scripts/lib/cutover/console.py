@@ -13,7 +13,10 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from cutover.errors import Refused
 from cutover.secrets import Secrets
@@ -33,13 +36,23 @@ class _Steady(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
+def marked(mark: str, text: Text, *, indent: int = 0, style: str = "") -> Padding:
+    """A text behind a mark; what wraps stays behind the mark, and words stay whole."""
+    hanging = Table.grid(padding=(0, 1, 0, 0))
+    hanging.add_column(no_wrap=True)
+    hanging.add_column(overflow="fold")  # a digest is shown whole
+    hanging.add_row(Text(mark, style=style), text)
+    return Padding(hanging, (0, 0, 0, indent))
+
+
 class Terminal:
     """A voice for people: one line a step, a bar for long work when a person looks."""
 
     def __init__(self, secrets: Secrets, *, quiet: bool = False) -> None:
         self._secrets = secrets
         self._quiet = quiet
-        self.err = _Steady(stderr=True, highlight=False, soft_wrap=True)
+        # Where a person looks, lines break between words; in a file or a pipe a line is a line.
+        self.err = _Steady(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
     def shown(self, text: str) -> str:
         """What may be shown of a text: no secrets, no control characters, no markup."""
@@ -47,8 +60,12 @@ class Terminal:
 
     def say(self, sentence: str) -> None:
         """One line on stderr."""
-        if not self._quiet:
-            self.err.print(f"[dim]·[/dim] {self.shown(sentence)}")
+        if self._quiet:
+            return
+        if self.err.is_terminal:
+            self.err.print(marked("·", Text.from_markup(self.shown(sentence)), style="dim"))
+        else:
+            self.err.print(f"· {self.shown(sentence)}")
 
     @contextmanager
     def progress(self, what: str, total: int | None, unit: str) -> Iterator[Advance]:

@@ -126,11 +126,15 @@ class Picture:
 class Portainer:
     """One Portainer server and the environment (Docker engine) that site.yaml names."""
 
-    def __init__(self, settings: Settings, secrets: Secrets, door: Door) -> None:
+    def __init__(
+        self, settings: Settings, secrets: Secrets, door: Door, *,
+        timeout: tuple[float, float] = (http.CONNECT_SECONDS, http.READ_SECONDS),
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._secrets = secrets
         tls = http.Tls(Path(settings.ca_file) if settings.ca_file else None, settings.fingerprint)
-        self._session = http.session(door, tls=tls, headers={"X-API-Key": secrets.need("PORTAINER_API_KEY")})
+        headers = {"X-API-Key": secrets.need("PORTAINER_API_KEY")}
+        self._session = http.session(door, tls=tls, headers=headers, timeout=timeout)
         self.url = settings.url
 
     # -- one request ------------------------------------------------------------------------------
@@ -406,10 +410,32 @@ class Portainer:
         self.docker("DELETE", f"/volumes/{quote(name, safe='')}")
 
     # -- before and after -------------------------------------------------------------------------
+    def glance(self) -> Picture:
+        """The same in four cheap requests, for who asks all the time: of containers only which there are and whether they run."""
+        self._ask_anew()
+        return Picture(
+            version=self.version,
+            instance=self.instance,
+            environments={e["Name"]: int(e.get("Status") or 0) for e in self.environments()},
+            stacks={s.name: {"id": s.id, "status": s.status, "commit": s.commit} for s in self.stacks()},
+            containers={
+                row["Names"][0].lstrip("/"): {
+                    "id": row["Id"], "status": row["State"], "project": (row.get("Labels") or {}).get(PROJECT, ""),
+                }
+                for row in self.containers()
+                if row.get("Names")
+            },
+            volumes=(),
+        )  # fmt: skip
+
+    def _ask_anew(self) -> None:
+        """Forget its version: a restart may have changed it."""
+        self.__dict__.pop("_status", None)
+        self.__dict__.pop("version", None)
+
     def picture(self) -> Picture:
         """Portainer and its VM as they are now."""
-        self.__dict__.pop("_status", None)  # asked anew: a restart may have changed it
-        self.__dict__.pop("version", None)
+        self._ask_anew()
         rows = {}
         for row in self.containers():
             found = self.container(row["Id"])

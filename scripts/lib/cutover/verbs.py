@@ -1,17 +1,19 @@
 """Carrying out a step of the plan: the one function that the command line, the features and the rehearsal call.
 
 Without ``--execute`` a verb only shows its plan. With it, the plan is made again from what is true now, the phase
-acts through the door and proves its result, and the journal gets a line that the step is complete.
+acts through the door and proves its result, and the journal gets a line that the step is complete. Meanwhile the neighbours are
+asked whether they notice anything (see :mod:`cutover.meanwhile`).
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cutover.errors import WrongUsage
+from cutover import meanwhile
+from cutover.errors import CutoverError, WrongUsage
 from cutover.phases import Outcome, Sentence
 
 if TYPE_CHECKING:
@@ -90,8 +92,28 @@ def carry_out(verb: str, run: Run, *, undo: bool = False) -> Result:
     if not run.execute:
         return Result(verb, sentences, None)
     module = phase(verb)
-    outcome: Outcome = module.undo(run) if undo else module.do(run)
+    watch: meanwhile.Watch | None = None
+    try:
+        with meanwhile.watching(run, f"undo {verb}" if undo else verb) as watch:
+            outcome: Outcome = module.undo(run) if undo else module.do(run)
+    except CutoverError:
+        for warning in watch.warnings() if watch else ():
+            run.voice.say(warning)
+        raise
+    outcome = _with(outcome, watch)
     # A step that has to wait (the soak time) is not complete yet; it is run again.
     end = "undone" if undo else "waiting" if "waiting_until" in outcome.facts else "finished"
     run.journal.note(f"{verb}.{end}", " ".join(outcome.sentences), changed=outcome.changed)
     return Result(verb, sentences, outcome)
+
+
+def _with(outcome: Outcome, watch: meanwhile.Watch) -> Outcome:
+    """The outcome with what was seen of the neighbours; where nothing was changed only what is wrong is said."""
+    if not outcome.changed:
+        return replace(outcome, warnings=[*outcome.warnings, *watch.warnings()])
+    return replace(
+        outcome,
+        sentences=[*outcome.sentences, *watch.said()],
+        facts={**outcome.facts, "meanwhile": watch.facts()},
+        warnings=[*outcome.warnings, *watch.warnings(), *watch.gaps()],
+    )

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.errors import Refused, Unreachable
-from cutover.http import session
+from cutover.http import CONNECT_SECONDS, READ_SECONDS, session
 
 if TYPE_CHECKING:
     from cutover.door import Door
@@ -61,14 +61,18 @@ class Portrait:
 class Vllm:
     """The public address of vLLM. Every method raises :class:`Unreachable` or :class:`Refused` with what it said."""
 
-    def __init__(self, settings: Settings, secrets: Secrets, door: Door) -> None:
+    def __init__(
+        self, settings: Settings, secrets: Secrets, door: Door, *,
+        timeout: tuple[float, float] = (CONNECT_SECONDS, READ_SECONDS), keep_connection: bool = True,
+    ) -> None:  # fmt: skip
         self.url = settings.public_url
         self._model = settings.model
         key = secrets.get("VLLM_API_KEY")
         self._http = session(
             door,
             is_read=lambda method, path: method == "GET" or (method == "POST" and path in _ASKS),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=({"Authorization": f"Bearer {key}"} if key else {}) | ({} if keep_connection else {"Connection": "close"}),
+            timeout=timeout,
         )
 
     def healthy(self) -> bool:
@@ -133,4 +137,5 @@ def _said(answer: Any) -> str:
         error = answer.json()["error"]
         return str(error["message"] if isinstance(error, dict) else error).rstrip(".")
     except (ValueError, KeyError, TypeError):
-        return " ".join(re.sub(r"<[^>]*>", " ", answer.text).split())[:120] or "nothing"
+        page = re.sub(r"(?is)<title>.*?</title>|<hr>.*", "", answer.text)  # Nginx says everything twice, and its name
+        return " ".join(re.sub(r"<[^>]*>", " ", page).split())[:120] or "nothing"

@@ -1,4 +1,4 @@
-"""vLLM, the other service behind the same Nginx: untouched, all the time (criterion D3).
+"""vLLM, the other service behind the same Nginx: untouched, and answering all the time (criterion D3).
 
 The first time it is asked by a command that may change things, its portrait goes into the journal; every later time it is
 compared with that one.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cutover import meanwhile
 from cutover.checks import Finding, Moment, check
 from cutover.vllm import Portrait
 
@@ -44,3 +45,11 @@ def untouched(run: Run) -> Finding:
         return Finding(False, f"vLLM is not what it was: {'; '.join(wrong)}.", _HINT, now.as_json())
     same = "the same answer" if now.answer and before.answer else "an answer"
     return Finding(True, f"vLLM answers through Nginx as before: {', '.join(now.models)}, {same}.", facts=now.as_json())
+
+
+@check("D3", "vLLM answered through Nginx all the time while the tool worked", moments={Moment.AFTER})
+def answered_meanwhile(run: Run) -> Finding:
+    """What was recorded while steps were carried out."""
+    found = meanwhile.judge(meanwhile.VLLM, meanwhile.load(run), run.journal.entries())
+    hint = "Look at Nginx's error log of that moment, and at vLLM's own." if found.ok is False else ""
+    return Finding(found.ok, found.sentence, hint, found.facts)

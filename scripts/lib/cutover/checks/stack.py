@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cutover import portainer, stackfile
+from cutover import meanwhile, portainer, stackfile
 from cutover.checks import Finding, Moment, check
 from cutover.errors import Refused
 from cutover.phases import deploy
@@ -108,6 +108,14 @@ def portainer_as_before(run: Run) -> Finding:
     rebooted = " All of them were restarted together since." if restarted else ""
     said = f"Portainer {before.version} has the same environments, {counted} and containers as at {taken.at}.{rebooted}"
     return Finding(True, said)
+
+
+@check("D2", "Portainer answered all the time while the tool worked", moments={Moment.AFTER})
+def answered_meanwhile(run: Run) -> Finding:
+    """What was recorded while steps were carried out; the announced restart of its server does not count."""
+    found = meanwhile.judge(meanwhile.PORTAINER, meanwhile.load(run), run.journal.entries())
+    hint = "Look at Portainer's log and at its server, at that moment." if found.ok is False else ""
+    return Finding(found.ok, found.sentence, hint, found.facts)
 
 
 @check("H1", "The stack follows new commits as site.yaml says", moments={Moment.AFTER})

@@ -26,12 +26,16 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a phase did. ``changed`` is False where there was nothing to do; ``facts`` is for machines (``--json``)."""
+    """What a phase did. ``changed`` is False where there was nothing to do; ``facts`` is for machines (``--json``).
+
+    ``warnings`` are what went wrong beside the step: the step itself is done.
+    """
 
     changed: bool
     sentences: Sequence[str] = ()
     undo: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 class Phase(Protocol):

@@ -37,7 +37,7 @@ def plan(run: Run) -> Sequence[Sentence]:
     return sentences
 
 
-_UNDO = "`undo copy` removes the copied collections and stops recording"
+_UNDO = "`cutover undo copy` removes the copied collections and stops recording"
 
 
 def do(run: Run) -> Outcome:

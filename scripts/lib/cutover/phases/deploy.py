@@ -589,7 +589,7 @@ def submit(run: Run, want: Wanted, stack: Stack | None, container: Mapping[str, 
     follow = auto_update(site, stack) if updates else None
     what = f"{'Redeploy' if stack else 'Make'} the stack {site.portainer.stack} at {want.commit[:8]}"
     with run.door.act("deploy.stack", what, before=before) as act:
-        run.voice.say(f"{what}.")
+        run.voice.say(f"{'Redeploying' if stack else 'Making'} the stack {site.portainer.stack} at {want.commit[:8]}.")
         lost: OutcomeUnknown | None = None
         try:
             if stack is None:

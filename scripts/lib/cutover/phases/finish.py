@@ -43,7 +43,7 @@ def do(run: Run) -> Outcome:
     proved = moving.prove(run, "finish", following)
     run.consent.by_name(
         run.site.name,
-        f"the way back: {run.old.name} will no longer receive what is written, and `back` will no longer be possible",
+        f"The way back will be lost: {run.old.name} will no longer receive what is written, and `back` will not be possible.",
     )
     with run.door.act("finish.stop-recording", "Stop recording and remove what was recorded"):
         run.gate.stop_recording()

@@ -15,7 +15,7 @@ from cutover.phases import Outcome, Sentence
 if TYPE_CHECKING:
     from cutover.run import Run
 
-_UNDO = "`undo gate` restores Nginx's configuration byte for byte"
+_UNDO = "`cutover undo gate` restores Nginx's configuration byte for byte"
 
 
 def _is_in(run: Run) -> bool:

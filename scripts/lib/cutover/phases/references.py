@@ -115,7 +115,7 @@ def goes_along(facts: Facts) -> list[str]:
     found += [f"the access rule {row.get('roleid')} for {row.get('ugid')} on /vms/{vmid}" for row in facts.acl]
     found += [f"its snapshot {name}" for name in facts.snapshots]
     rules = len(facts.own_firewall.get("rules") or ())
-    found += [f"its own {rules} firewall rules (they are in the final backup)"] if rules else []
+    found += [f"its own {rules} firewall rule{'' if rules == 1 else 's'} (in the final backup)"] if rules else []
     return found
 
 

@@ -187,6 +187,17 @@ class Row:
     def differs(self) -> bool:
         return self.now != self.wanted
 
+    @property
+    def name(self) -> str:
+        """Without its unit."""
+        return self.what.partition(" (")[0]
+
+    @property
+    def unit(self) -> str:
+        """As it stands behind a number."""
+        unit = self.what.partition(" (")[2].rstrip(")")
+        return f" {unit}" if unit else ""
+
 
 def table(state: State, wanted: Sizes, disk: str) -> list[Row]:
     """What is, what waits, and what is wanted. Pure."""
@@ -416,9 +427,9 @@ def plan(run: Run) -> list[Sentence]:
         _need_room(run)
     sentences = [
         Sentence(
-            f"Set {row.what} of {vm} from {row.now} to {row.wanted}"
+            f"Set {row.name} of {vm} from {row.now} to {row.wanted}{row.unit}"
             + (f" ({row.pending} waits for the next start already)" if row.pending != row.now else ""),
-            changes=f"{row.what} of {vm}",
+            changes=f"{row.name} of {vm}",
             undo="stays grown: a disk cannot shrink" if row.what.startswith("disk") else "set back by `cutover undo resize`",
         )
         for row in rows
@@ -478,7 +489,8 @@ def do(run: Run) -> Outcome:
         with run.door.act("resize.grow-inside", f"Grow the file system inside {vm}", before=_facts(seen_inside(run))) as act:
             grown = grow_inside(run)
             act.after = grown
-        said += [f"Inside: {one}." for one in grown]
+        if grown:
+            said.append(f"Inside it, the file system was given the new room ({', '.join(one.split(':')[0] for one in grown)}).")
     inside = seen_inside(run)
     missing = not_yet(inside, wanted, resize.mount_point)
     if missing:
@@ -520,7 +532,7 @@ def _set_sizes(run: Run, state: State, wanted: Sizes) -> list[str]:
         )
         now = look(run)
         act.after = {"pending": dict(now.pending)}
-    return [what + "."]
+    return [f"{vm} has {wanted.cores} cores and {wanted.memory_mb} MB from its next start on."]
 
 
 def _grow_disk(run: Run, wanted_gb: int) -> list[str]:
@@ -540,7 +552,7 @@ def _grow_disk(run: Run, wanted_gb: int) -> list[str]:
         act.after = {"gb": now}
         if now != wanted_gb:
             raise Failed(f"The task ended well, but disk {disk} of {vm} has {now} GB.", "Look at it in Proxmox.")
-    return [what + "."]
+    return [f"Disk {disk} of {vm} was grown from {size} to {wanted_gb} GB."]
 
 
 def _reboot(run: Run) -> list[str]:

@@ -44,7 +44,7 @@ def plan_move(run: Run, to: Side) -> Sequence[Sentence]:
             f"Hold writes (at most {run.site.limits.hold_seconds:g} s), bring over the last ones, compare, "
             f"and send requests to {target.name}",
             "Nginx host: one flag file",
-            "`back`" if to == "new" else "`switch`",
+            "`cutover back`" if to == "new" else "`cutover switch`",
         ),
         Sentence(f"Keep {source.name} up to date from then on", source.name),
     ]
@@ -88,7 +88,7 @@ def move(run: Run, verb: str, to: Side) -> Outcome:
         changed=True,
         sentences=[
             f"{target.name.capitalize()} serves. Writes were held for {moved.held:.2f} s.{counts}",
-            f"{moved.records} records were brought over while they were held.",
+            _brought(moved.records),
             f"{left.name.capitalize()} is kept up to date, so that nothing is lost on the way back.",
         ],
         undo="`cutover back`" if to == "new" else "`cutover switch`",
@@ -102,3 +102,9 @@ def move(run: Run, verb: str, to: Side) -> Outcome:
             "proved": proved,
         },
     )
+
+
+def _brought(records: int) -> str:
+    if not records:
+        return "No record had to be brought over in that time."
+    return f"{records} record{'' if records == 1 else 's'} had to be brought over and compared in that time."
