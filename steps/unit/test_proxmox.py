@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cutover.errors import DoorClosed, Failed, OutcomeUnknown, Unreachable, WrongUsage
+from cutover.errors import DoorClosed, Failed, OutcomeUnknown, Refused, Unreachable, WrongUsage
 from cutover.proxmox import Proxmox, ProxmoxRefused, TaskEnd, kind_of, task_state
 from cutover.secrets import Secrets
 from steps.lab.hypervisor import Host, host
@@ -134,6 +134,6 @@ def test_the_secret_is_never_in_an_error(lab: Host, monkeypatch: pytest.MonkeyPa
     breaks: tuple[Any, ...] = (lambda: lab.pve.set_node_offline("pve"), lambda: lab.pve.apitokens.update({lab.token: "other"}))
     for broken in breaks:
         broken()
-        with pytest.raises((Unreachable, WrongUsage)) as error:
+        with pytest.raises((Unreachable, Refused)) as error:
             run.proxmox.get("nodes/pve/status")
         assert secret not in str(error.value)

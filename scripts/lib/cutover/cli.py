@@ -25,6 +25,7 @@ from cutover import __version__, checks, plan, rights, verbs
 from cutover.checks import Check, Finding, Moment
 from cutover.console import Asking, Terminal
 from cutover.errors import CutoverError, Refused
+from cutover.honest import honest
 from cutover.journal import Journal
 from cutover.phases import Sentence
 from cutover.run import Run
@@ -106,7 +107,8 @@ def _guarded(
         page.data["site"] = site.name
         consent = Asking(terminal, *names, yes=yes)
         run = Run(site, secrets, state_dir, execute=execute, voice=terminal, consent=consent)
-        code = work(run, page)
+        with honest(run):
+            code = work(run, page)
     except CutoverError as error:
         code = error.exit_code
         page.data["error"] = {"sentence": secrets.redact(error.sentence), "hint": secrets.redact(error.hint)}

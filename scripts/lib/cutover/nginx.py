@@ -128,7 +128,7 @@ class Gate:
             said = answer.json()
             if answer.status_code == 200 and said["gate"] == 1:
                 return dict(said)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
         return None
 
@@ -256,7 +256,7 @@ class Gate:
             f"sleep 5; rm -rf turn.{token}) "
             "</dev/null >/dev/null 2>&1 &\n"
         )
-        flag = f"printf %s {token} > flags/.hold && mv flags/.hold flags/hold"
+        flag = f"printf %s {token} > flags/.hold && mv flags/.hold flags/hold || {{ rm -f flags/.hold; exit 1; }}"
         self._change(f"[ ! -f flags/hold ] || exit 8\n{clock}{flag}", "set the flag hold")
         self._hold = token
         self._need_held()
@@ -483,7 +483,12 @@ class Gate:
         if answer.code == 9:
             raise Refused(f"There is no folder {self._folder} on {self.shell.where}.", "Install the gate first.")
         if answer.code != 0:
-            raise Failed(f"The Nginx host could not {what}: {answer.reason}.")
+            raise Failed(f"The Nginx host could not {what}: {answer.reason}.", self._no_room())
+
+    def _no_room(self) -> str:
+        """That the disk is full, where it is: a shell's own words for it are often "I/O error"."""
+        free = self.state().free_mb
+        return f"Its disk is full ({free} MB left): make room there." if 0 <= free < LEAST_FREE_MB else ""
 
     # --- What the installer needs ------------------------------------------------------------------------------------
 

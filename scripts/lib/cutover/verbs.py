@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.errors import WrongUsage
+from cutover.honest import honest
 from cutover.phases import Outcome, Sentence
 
 if TYPE_CHECKING:
@@ -59,11 +60,12 @@ def can_undo(verb: str) -> bool:
 def plan(verb: str, run: Run, *, undo: bool = False) -> Sequence[Sentence]:
     """What the verb would do now. Reads only."""
     module = phase(verb)
-    if not undo:
-        return list(module.plan(run))
-    if not hasattr(module, "undo"):
+    if undo and not hasattr(module, "undo"):
         raise WrongUsage(f"`{verb}` has no undo of its own.", _OTHER_WAY.get(verb, ""))
-    return list(module.plan_undo(run)) if hasattr(module, "plan_undo") else [Sentence(f"Undo `{verb}`.")]
+    with honest(run):
+        if not undo:
+            return list(module.plan(run))
+        return list(module.plan_undo(run)) if hasattr(module, "plan_undo") else [Sentence(f"Undo `{verb}`.")]
 
 
 _OTHER_WAY = {
@@ -83,8 +85,9 @@ def carry_out(verb: str, run: Run, *, undo: bool = False) -> Result:
     if not run.execute:
         return Result(verb, sentences, None)
     module = phase(verb)
-    outcome: Outcome = module.undo(run) if undo else module.do(run)
-    # A step that has to wait (the soak time) is not complete yet; it is run again.
-    end = "undone" if undo else "waiting" if "waiting_until" in outcome.facts else "finished"
-    run.journal.note(f"{verb}.{end}", " ".join(outcome.sentences), changed=outcome.changed)
+    with honest(run):
+        outcome: Outcome = module.undo(run) if undo else module.do(run)
+        # A step that has to wait (the soak time) is not complete yet; it is run again.
+        end = "undone" if undo else "waiting" if "waiting_until" in outcome.facts else "finished"
+        run.journal.note(f"{verb}.{end}", " ".join(outcome.sentences), changed=outcome.changed)
     return Result(verb, sentences, outcome)
