@@ -9,20 +9,26 @@ the day it is made. What every cell must show is :func:`judge`.
 
 from __future__ import annotations
 
+import argparse
 import re
+import sys
+import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
-from cutover import repository
+from cutover import checks, repository
 from cutover.console import plain
+from cutover.errors import Refused
 from cutover.http import DoorAdapter
+from steps.lab.lab import ROOT, new_folder
 from steps.lab.wired import WiredLab, keep
-from steps.lab.wires import AFTER, FAULTS, Broken, Call, kinds
+from steps.lab.wires import AFTER, FAULTS, MOST_HITS, MOST_SECONDS, Broken, Call, kinds
 from steps.lab.world import Picture, differences, picture
 from steps.operator import Operator
 
@@ -51,6 +57,7 @@ class Step:
 
 #: In the order of an evening; each is broken where it stands, and then carried out unbroken.
 EVENING = (
+    Step("check D3"),
     Step("backup"), Step("resize"), Step("deploy"), Step("gate"), Step("copy"), Step("switch"), Step("follow"), Step("back"),
     Step("copy", undo=True), Step("gate", undo=True), Step("deploy", undo=True), Step("resize", undo=True),
 )  # fmt: skip
@@ -161,10 +168,24 @@ class Matrix:
         self._back: Callable[[], None] | None = None
         self._secrets = [v for k, v in lab.env.items() if k not in {"PROXMOX_TOKEN_ID", "DNS_TSIG_NAME"}]
 
+    def tries(self, step: Step) -> None:
+        """Carry a step out; what goes wrong is kept in the operator's ``error``."""
+        if step.verb.startswith("check "):
+            run = self.operator.run(execute=False)
+            try:
+                found = [f for _, f in checks.ask_all(run, criteria=step.verb.split()[1:])]
+            finally:
+                run.close()
+            unmet = next((f for f in found if f.ok is not True), None)
+            self.operator.error = None if unmet is None else Refused(unmet.sentence, unmet.hint)
+        else:
+            self.operator.tries(step.verb, undo=step.undo)
+
     def do(self, step: Step) -> None:
         """Carry a step out unbroken."""
         self.lab.wires.forget()
-        self.operator.does(step.verb, undo=step.undo)
+        self.tries(step)
+        assert self.operator.error is None, f"{step.name}: {self.operator.error}"
 
     def arrive(self, step: Step) -> Learned:
         """The site stands before ``step``: learn what it does, and be before it again."""
@@ -178,7 +199,7 @@ class Matrix:
     def leave(self, step: Step) -> list[str]:
         """Carry the step out at last, on the site that was refused so often: what is left of that, a sentence each."""
         self.lab.wires.forget()
-        self.operator.tries(step.verb, undo=step.undo)
+        self.tries(step)
         if self.operator.error is not None:
             return [f"after all that was refused, it does not work any more: {self.operator.error}"]
         return _same(self.learned[step].after, picture(self.lab))
@@ -203,7 +224,7 @@ class Matrix:
         self.lab.wires.arm(broken)
         try:
             with impatient(cell.fault):
-                self.operator.tries(cell.step.verb, undo=cell.step.undo)
+                self.tries(cell.step)
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             shown.code, shown.sentence = -1, f"{type(error).__name__}: {error}"
@@ -232,7 +253,7 @@ class Matrix:
             left = _same(wanted, after)
             if left:
                 return [f"it said that it was done, but {left}"]
-        self.operator.tries(cell.step.verb, undo=cell.step.undo)
+        self.tries(cell.step)
         if self.operator.error is not None:
             return [f"it does not go on when the fault is gone: {self.operator.error}"]
         left = _same(wanted, picture(self.lab))
@@ -291,3 +312,159 @@ _CALLED = {
 def _names(said: str, cell: Cell) -> bool:
     """Whether a sentence says who it was."""
     return any(name.lower() in said.lower() for name in _CALLED[cell.call.server])
+
+
+# -- the whole of it ----------------------------------------------------------------------------------
+
+#: Faults that are much alike, by what they mean to whoever asked.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "no connection": ("refused", "expired certificate", "another's certificate"),
+    "no": ("401", "403", "404", "409", "429"),
+    "a server's error": ("500", "502"),
+    "no answer": ("reset", "lost", "hang"),
+    "half an answer": ("half a body", "wrong type", "huge"),
+    "a lie": ("null", "other shape", "empty", "deep", "escapes"),
+}
+
+
+def family(fault: str) -> str:
+    """What sort of fault it is."""
+    return next(name for name, faults in FAMILIES.items() if fault in faults)
+
+
+def quick(every: Iterable[Cell]) -> list[Cell]:
+    """A choice for every day: each server meets each family of faults at a read, and writes meet every fault once."""
+    met: set[tuple[str, str, str]] = set()
+    chosen: list[Cell] = []
+    for cell in sorted(every, key=lambda cell: (cell.nth > 1, FAULTS.index(cell.fault))):
+        key = (cell.call.server, "read", family(cell.fault)) if cell.call.reads else ("any", "write", cell.fault)
+        if key not in met:
+            met.add(key)
+            chosen.append(cell)
+    return chosen
+
+
+def carry_out(lab: WiredLab, choose: Callable[[Step, list[Cell]], list[Cell]], say: Callable[[Shown], None]) -> list[str]:
+    """The whole evening, each step broken first in the chosen ways and then carried out; what is wrong at the end of a step."""
+    matrix, wrong = Matrix(lab), []
+    for step in EVENING:
+        every = list(cells(step, matrix.arrive(step).calls))
+        for cell in choose(step, every):
+            say(matrix.show(cell))
+        wrong += [f"{step.name}: {said}" for said in matrix.leave(step)]
+    return wrong
+
+
+def table(shown: Sequence[Shown], calls: int) -> str:
+    """The result for people: a row a fault, with what the tool said of it."""
+    met = [one for one in shown if one.met]
+    lines = [
+        "# What the tool says when something breaks",
+        "",
+        "Generated by `python -m steps.faults`; do not edit. Each step of the plan was carried out on a lab whose servers stand behind",
+        (
+            "wires, which learned its calls; then again for every call and every fault with exactly that call broken, for "
+            f"{MOST_SECONDS:g} seconds or"
+        ),
+        f"{MOST_HITS} times, from its first time on or from its last. The command was judged each time: no traceback, an exit code that is",
+        "true of the servers as they then were, a sentence that says who and why, and with the fault gone the same command completes and",
+        "leaves the site as an unbroken run does.",
+        "",
+        (
+            f"* {calls} kinds of calls in {len({one.cell.step for one in shown})} steps, {len(shown)} cells, {len(met)} in which the call was "
+            "made and broken."
+        ),
+        f"* {sum(one.code == -1 for one in shown)} tracebacks, {sum(bool(one.wrong) for one in shown)} cells in which something was wrong.",
+        f"* Exit codes: {_codes(met)}.",
+        "",
+        "| fault | cells | ended with | an example of what is said |",
+        "|---|---:|---|---|",
+    ]
+    for fault in FAULTS:
+        mine = [one for one in met if one.cell.fault == fault]
+        if mine:
+            example = next((one for one in mine if one.sentence and not one.wrong), mine[0])
+            said = (
+                f"`{example.cell.step.name}`, {example.cell.call.server}: {_neutral(example.sentence)}"
+                if example.sentence
+                else "goes on by itself"
+            )
+            lines.append(f"| {fault} | {len(mine)} | {_codes(mine)} | {said} |")
+    lines += ["", "| server | calls | cells | ended with |", "|---|---:|---:|---|"]
+    for server in dict.fromkeys(one.cell.call.server for one in met):
+        mine = [one for one in met if one.cell.call.server == server]
+        lines.append(f"| {server} | {len({one.cell.call for one in mine})} | {len(mine)} | {_codes(mine)} |")
+    wrong = [one for one in shown if one.wrong]
+    if wrong:
+        lines += ["", "## Not as it should be", "", *(f"* {one.cell}: {'; '.join(one.wrong)}" for one in wrong)]
+    return "\n".join(lines) + "\n"
+
+
+def _codes(shown: Sequence[Shown]) -> str:
+    counted = Counter(one.code for one in shown)
+    return ", ".join(f"{counted[code]} x {code}" for code in sorted(counted))
+
+
+def _neutral(said: str) -> str:
+    """A sentence without what differs from run to run, as one cell of a table."""
+    for pattern, word in (
+        (r"127\.\d+\.0\.", "10.0.0."),
+        (r"UPID:[^ )]+", "UPID:..."),
+        (r"/tmp/\S+", "..."),
+        (r"\b[0-9a-f]{8,64}\b", "..."),
+    ):
+        said = re.sub(pattern, word, said)
+    said = plain(" ".join(said.split())).replace("|", "/")
+    return said if len(said) <= 260 else said[:257] + "..."
+
+
+def main() -> int:
+    """Run the matrix and write the page; 1 where something is not as it should be."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--into", type=Path, default=ROOT / "docs" / "faults.md")
+    parser.add_argument("--quick", action="store_true", help="only the choice of every day")
+    parser.add_argument("--step", action="append", help="only this step (can be repeated), for example: backup, 'undo gate'")
+    parser.add_argument("--minutes", type=float, default=1e9, help="break each step for at most so long")
+    options = parser.parse_args()
+    shown: list[Shown] = []
+    calls: set[tuple[Step, Call]] = set()
+    ends: dict[Step, float] = {}
+
+    def choose(step: Step, every: list[Cell]) -> list[Cell]:
+        if options.step and step.name not in options.step:
+            return []
+        calls.update((step, cell.call) for cell in every)
+        chosen = quick(every) if options.quick else covering(every) + [cell for cell in every if cell not in set(covering(every))]
+        ends[step] = time.monotonic() + options.minutes * 60
+        return Until(chosen, lambda: time.monotonic() < ends[step])
+
+    def say(one: Shown) -> None:
+        shown.append(one)
+        print(f"{'X' if one.wrong else '.'} {one.cell} -> {one.code} ({one.seconds:.1f} s)", *one.wrong, sep="\n    ", flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="cutover-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with WiredLab(new_folder(folder), seed=folder / "seed") as lab:
+            wrong = carry_out(lab, choose, say)
+    options.into.write_text(table(shown, len(calls)), encoding="utf-8")
+    print(*wrong, f"{len(shown)} cells; written: {options.into}", sep="\n")
+    return 1 if wrong or any(one.wrong for one in shown) else 0
+
+
+class Until(list[Cell]):
+    """Cells, as long as there is time."""
+
+    def __init__(self, chosen: Iterable[Cell], time_left: Callable[[], bool]) -> None:
+        super().__init__(chosen)
+        self._time_left = time_left
+
+    def __iter__(self) -> Iterator[Cell]:
+        for cell in super().__iter__():
+            if not self._time_left():
+                return
+            yield cell
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -99,3 +99,16 @@ def test_a_journal_that_cannot_be_written_does_not_hide_what_happened(
         raise error
     assert found.value is error
     assert len(Journal(run.state_dir, SITE.name).open_intents()) == 1
+
+
+def test_what_was_taken_back_was_not_changed(run: Run) -> None:
+    with pytest.raises(Refused), honest(run), run.door.act("gate.install", "Put the gate in"):
+        run.door.happened("write qdrant.conf")
+        run.door.taken_back()
+        raise Refused("It does not work; everything was put back.")
+    with run.door.act("copy.recover", "Recover"):
+        run.door.happened("PUT recover")
+    with pytest.raises(Failed), honest(run), run.door.act("gate.install", "Put the gate in"):
+        run.door.happened("write qdrant.conf")
+        run.door.taken_back()
+        raise Refused("It does not work; everything was put back.")

@@ -37,6 +37,7 @@ class Door:
         self._journal = journal
         self._acts = 0
         self._lasting = 0
+        self._changed_before = ""
         self._lock = threading.Lock()
         self.changed = ""
         self.heard = ""
@@ -60,6 +61,8 @@ class Door:
         act = Act(self._journal.intent(name, what, before))
         with self._lock:
             self._acts += 1
+            if not passing and not self._lasting:
+                self._changed_before = self.changed
             self._lasting += not passing
         try:
             yield act
@@ -83,6 +86,11 @@ class Door:
         with self._lock:
             if self._lasting and not self.changed:
                 self.changed = request
+
+    def taken_back(self) -> None:
+        """Called by who made everything as it was before the act that is open."""
+        with self._lock:
+            self.changed = self._changed_before
 
     def require(self, request: str) -> None:
         """Called by every client before it sends a change; :class:`DoorClosed` where no act is open."""

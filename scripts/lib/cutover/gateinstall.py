@@ -280,6 +280,7 @@ class Installer:
             return
         if not existed:
             shell.change(f"rm -rf {q(self._folder)}", f"remove the folder {self._folder}")
+            self._gate.door.taken_back()
         raise self._blind()
 
     def _blind(self) -> Refused:
@@ -390,8 +391,10 @@ class Installer:
             self._put_back()
         except CutoverError as again:
             return Failed(
-                f"{error.sentence} Putting the files back failed as well: {again.sentence}", "Run `remove` once that is right."
+                f"{error.sentence} Putting the files back failed as well: {again.sentence}",
+                "Run `undo gate` once that is right; until then the files in Nginx's folders may be the gate's.",
             )
+        self._gate.door.taken_back()
         if isinstance(error, Refused):
             return Refused(error.sentence, f"{error.hint} Everything was put back as it was.".strip())
         return Failed(f"The gate was not installed: {error.sentence}", "Everything was put back as it was.")

@@ -206,7 +206,7 @@ def gateway(answer: requests.Response) -> bool:
 
 def words_of(answer: requests.Response) -> str:
     """What an error says, in a line: a page of a proxy without its markup."""
-    text = re.sub(r"<(title|style|script)[^>]*>.*?</\1>|<[^>]*>", " ", answer.text, flags=re.DOTALL | re.IGNORECASE)
+    text = re.sub(r"<(style|script)[^>]*>.*?</\1>|<[^>]*>", " ", answer.text, flags=re.DOTALL | re.IGNORECASE)
     return " ".join(text.split())[:200] or str(answer.reason or "no reason")
 
 

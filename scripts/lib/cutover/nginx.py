@@ -199,6 +199,7 @@ class Gate:
             wait_until(self._all_recorded, deadline=deadline, what="The end of the last unrecorded write", every=0.05)
         except CutoverError as error:
             self._change("rm -f flags/record && " + _synced("flags"), "remove the flag record")
+            self._door.taken_back()
             if isinstance(error, TimedOut):
                 raise Refused(
                     f"Recording was not begun: {error.sentence}",
@@ -495,6 +496,10 @@ class Gate:
     @property
     def site(self) -> Site:
         return self._site
+
+    @property
+    def door(self) -> Door:
+        return self._door
 
     def answers(self, url: str, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         """How Qdrant at ``url`` answers one request, with the key; for comparing the ways to it."""
