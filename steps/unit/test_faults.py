@@ -11,7 +11,7 @@ from cutover.door import Door
 from cutover.errors import OutcomeUnknown, Unreachable
 from cutover.http import session
 from cutover.journal import Journal
-from steps.faults import EVENING, FAMILIES, Cell, Shown, Step, carry_out, cells, covering, family, judge, quick, table
+from steps.faults import EVENING, FAMILIES, Cell, Quick, Shown, Step, carry_out, cells, covering, family, judge, table
 from steps.lab.lab import ROOT, new_folder
 from steps.lab.wired import WiredLab
 from steps.lab.wires import FAULTS, Call
@@ -45,8 +45,11 @@ def test_a_certificate_is_only_wrong_where_there_is_one() -> None:
 def test_the_choices_leave_no_fault_out() -> None:
     made = list(cells(STEP, [READ, WRITE]))
     assert {(c.call.reads, c.fault) for c in covering(made)} == {(reads, fault) for reads in (True, False) for fault in FAULTS}
-    assert {c.fault for c in quick(made) if not c.call.reads} == set(FAULTS)
-    assert {family(c.fault) for c in quick(made) if c.call.reads} == set(FAMILIES)
+    quick = Quick()
+    chosen = quick.choose(made)
+    assert {c.fault for c in chosen if not c.call.reads} == set(FAULTS)
+    assert {family(c.fault) for c in chosen if c.call.reads} == set(FAMILIES)
+    assert quick.choose(made) == []
 
 
 # -- what a cell must show ----------------------------------------------------------------------------
@@ -128,20 +131,12 @@ def test_a_wire_breaks_the_call_that_it_is_told_to_and_no_other(lab: WiredLab, t
 
 
 def test_a_choice_of_every_day(lab: WiredLab) -> None:
-    met: set[tuple[str, str]] = set()
-    steps = {Step("check D3"), Step("backup"), Step("deploy"), Step("copy")}
+    quick, steps = Quick(), {Step("check D3"), Step("backup"), Step("deploy"), Step("copy")}
     wrong: list[str] = []
     chosen: list[Cell] = []
 
     def choose(step: Step, every: list[Cell]) -> list[Cell]:
-        if step not in steps:
-            return []
-        mine = []
-        for cell in quick(every):
-            key = (cell.call.server, family(cell.fault)) if cell.call.reads else ("any", cell.fault)
-            if key not in met:
-                met.add(key)
-                mine.append(cell)
+        mine = quick.choose(every) if step in steps else []
         chosen.extend(mine)
         return mine
 

@@ -9,6 +9,7 @@ import pytest
 
 from cutover.errors import CutoverError, DoorClosed, Failed, OutcomeUnknown, Refused, Unreachable, WrongUsage
 from cutover.honest import honest
+from cutover.http import fields
 from cutover.journal import Journal
 from cutover.run import Run
 from cutover.secrets import Secrets
@@ -112,3 +113,11 @@ def test_what_was_taken_back_was_not_changed(run: Run) -> None:
         run.door.happened("write qdrant.conf")
         run.door.taken_back()
         raise Refused("It does not work; everything was put back.")
+
+
+def test_a_field_that_an_answer_lacks_is_missed_in_words() -> None:
+    told = fields({"data": [{"vmid": 952}]}, "Proxmox, asked GET cluster/resources,")
+    assert told == {"data": [{"vmid": 952}]} and told["data"][0]["vmid"] == 952 and told.get("other") is None
+    with pytest.raises(Unreachable, match=r"^Proxmox, asked GET cluster/resources, did not say 'status'\.") as missed:
+        told["data"][0]["status"]
+    assert isinstance(missed.value, KeyError)

@@ -185,9 +185,31 @@ def says_no(status: int) -> bool:
 def json_of(answer: requests.Response, who: str) -> Any:
     """The JSON of a successful answer. What is not JSON was not said by ``who``; nobody knows then what became of a change."""
     try:
-        return answer.json()
+        return fields(answer.json(), f"{who}, asked {answer.request.method} {(answer.request.url or '').split('?')[0]},")
     except (ValueError, RecursionError):
         raise not_like(answer, who) from None
+
+
+class Lacks(Unreachable, KeyError):
+    """An answer without a field that it must have. (A :class:`KeyError` too, for whoever can do without it.)"""
+
+
+class Fields(dict[str, Any]):
+    """The fields of an answer. One that is not there is missed in words: a liar's answer ends like a lost one."""
+
+    def __init__(self, found: Mapping[str, Any], who: str) -> None:
+        super().__init__(found)
+        self._who = who
+
+    def __missing__(self, key: str) -> Any:
+        raise Lacks(f"{self._who} did not say {key!r}.", "Look whether that is the right server, and at what stands between.")
+
+
+def fields(value: Any, who: str) -> Any:
+    """An answer's JSON, every object in it :class:`Fields`."""
+    if isinstance(value, dict):
+        return Fields({key: fields(inner, who) for key, inner in value.items()}, who)
+    return [fields(inner, who) for inner in value] if isinstance(value, list) else value
 
 
 def not_like(answer: requests.Response, who: str) -> CutoverError:

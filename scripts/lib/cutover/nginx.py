@@ -126,7 +126,8 @@ class Gate:
             return None
         try:
             said = answer.json()
-            if answer.status_code == 200 and said["gate"] == 1:
+            known = isinstance(said["files"], str) and isinstance(said["flags"], str) and int(said["pid"]) > 0
+            if answer.status_code == 200 and said["gate"] == 1 and known:
                 return dict(said)
         except (ValueError, KeyError, TypeError, RecursionError):
             pass

@@ -298,7 +298,7 @@ class Proxmox:
             if method == "GET":
                 raise Unreachable(said, f"Look at {self.settings.url} in a browser.")
             raise OutcomeUnknown(f"{said} The request was sent.", "Look whether it happened before doing it again.")
-        return answer
+        return http.fields(answer, f"Proxmox, asked {shown},")
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
