@@ -9,12 +9,12 @@ import pytest
 
 from cutover.door import Door
 from cutover.errors import OutcomeUnknown, Unreachable
-from cutover.http import session
+from cutover.http import DoorAdapter, session
 from cutover.journal import Journal
 from steps.faults import EVENING, FAMILIES, Cell, Quick, Shown, Step, carry_out, cells, covering, family, judge, table
 from steps.lab.lab import ROOT, new_folder
 from steps.lab.wired import WiredLab
-from steps.lab.wires import FAULTS, Call
+from steps.lab.wires import FAULTS, Broken, Call
 
 READ = Call("Proxmox", "GET", "/api2/json/cluster/resources", reads=True)
 WRITE = Call("Proxmox", "POST", "/api2/json/nodes/pve/vzdump", reads=False)
@@ -100,8 +100,6 @@ def test_the_page_that_ships_is_of_this_matrix() -> None:
 
 
 def test_a_wire_breaks_the_call_that_it_is_told_to_and_no_other(lab: WiredLab, tmp_path: Path) -> None:
-    from steps.lab.wires import Broken
-
     journal = Journal(tmp_path, "wires")
     door = Door(journal)
     http = session(door, headers={"api-key": lab.keys.qdrant}, timeout=(2.0, 2.0))
@@ -125,6 +123,34 @@ def test_a_wire_breaks_the_call_that_it_is_told_to_and_no_other(lab: WiredLab, t
     assert http.get(put).status_code == 200, "the answer was lost, not the request"
     with door.act("x", "X"):
         assert http.delete(put).json()["result"] is True
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("reset", "closed the connection|reset by peer"),
+        ("half a body", "ends in the middle"),
+        ("huge", "larger than 1 MB"),
+        ("hang", "no answer within 1 s"),
+        ("lost", "closed the connection|reset by peer"),
+    ],
+)
+def test_a_lost_answer_is_unreachable_to_who_read_and_unknown_to_who_wrote(
+    lab: WiredLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+) -> None:
+    monkeypatch.setattr(DoorAdapter, "most", 1 << 20)
+    monkeypatch.setattr(DoorAdapter, "longest", 1.0)
+    door = Door(Journal(tmp_path, "wires"))
+    http = session(door, headers={"api-key": lab.keys.qdrant})
+    url, old = f"{lab.site.qdrant.old_url}/collections/digits", "the old server"
+    lab.wires.arm(Broken(Call(old, "GET", "/collections/{collection}", reads=True), fault))
+    with pytest.raises(Unreachable, match=said):
+        http.get(url)
+    assert door.changed == ""
+    lab.wires.arm(Broken(Call(old, "PATCH", "/collections/{collection}", reads=False), fault))
+    with pytest.raises(OutcomeUnknown, match=said), door.act("x", "X"):
+        http.patch(url, json={})
+    assert door.changed.startswith("PATCH ")
 
 
 # -- the matrix ---------------------------------------------------------------------------------------
