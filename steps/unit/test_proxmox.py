@@ -137,3 +137,13 @@ def test_the_secret_is_never_in_an_error(lab: Host, monkeypatch: pytest.MonkeyPa
         with pytest.raises((Unreachable, Refused)) as error:
             run.proxmox.get("nodes/pve/status")
         assert secret not in str(error.value)
+
+
+def test_the_page_of_a_proxy_is_said_without_its_markup() -> None:
+    from proxmoxer.core import ResourceException
+
+    from cutover.proxmox import _sorted
+
+    page = "<html><head><title>502 Bad Gateway</title></head><body><hr>proxy/1.0</body></html>"
+    said = str(_sorted(ResourceException(502, "Bad Gateway", page, {"errors": page.encode()}), "POST x", "POST", "cutover@pve!a"))
+    assert "502 Bad Gateway proxy/1.0" in said and "<" not in said and "b'" not in said

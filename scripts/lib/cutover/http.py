@@ -228,8 +228,14 @@ def gateway(answer: requests.Response) -> bool:
 
 def words_of(answer: requests.Response) -> str:
     """What an error says, in a line: a page of a proxy without its markup."""
-    text = re.sub(r"<(style|script)[^>]*>.*?</\1>|<[^>]*>", " ", answer.text, flags=re.DOTALL | re.IGNORECASE)
-    return " ".join(text.split())[:200] or str(answer.reason or "no reason")
+    return without_markup(answer.text)[:300] or str(answer.reason or "no reason")
+
+
+def without_markup(text: str) -> str:
+    """The words of a page, at most a line of them. A text that is no page stays as it is."""
+    if not re.search(r"<(html|!doctype|head|body)", text, re.IGNORECASE):
+        return " ".join(text.split())
+    return " ".join(re.sub(r"<(style|script)[^>]*>.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL | re.IGNORECASE).split())[:200]
 
 
 def _never_sent(error: Exception) -> bool:

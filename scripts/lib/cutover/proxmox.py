@@ -457,8 +457,10 @@ class AgentResult:
 
 def _sorted(error: ResourceException, shown: str, method: str, token: str) -> CutoverError:
     """The error of this project that an answer of Proxmox is."""
-    status, text = int(error.status_code), " ".join(str(error.content or error.status_message or "").split())
-    errors = error.errors if isinstance(error.errors, dict) else {}
+    status, text = int(error.status_code), http.without_markup(str(error.content or error.status_message or ""))
+    # Bytes are what proxmoxer makes of a body that is not Proxmox' JSON: a page of something in between.
+    told = error.errors if isinstance(error.errors, dict) else {}
+    errors = {name: said for name, said in told.items() if not isinstance(said, bytes)}
     if errors:
         text = "; ".join(f"{name}: {' '.join(str(said).split())}" for name, said in errors.items())
     if status == 401:
