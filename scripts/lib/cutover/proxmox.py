@@ -44,6 +44,9 @@ READ_SECONDS = 40.0
 _PROXY_STATUS = frozenset({502, 503, 504, 595, 596, 599})
 _READ_TRIES = 4
 
+#: A task's name: node, process, start, type, guest, user.
+_UPID = re.compile(r"UPID:[A-Za-z0-9.-]+:[0-9A-Fa-f]+:[0-9A-Fa-f]+:[0-9A-Fa-f]+:[\w-]+:[^\s:/]*:[^\s:/]+:")
+
 Rows = list[dict[str, Any]]
 Kind = Literal["gone", "locked", "busy", "changed", "protected", "denied", "no-quorum", "refused"]
 
@@ -257,14 +260,18 @@ class Proxmox:
             parameters["vmid"] = vmid  # these name their guest in the body, not in the path
         try:
             upid = self.change(method, path, **parameters)
-        except OutcomeUnknown as lost:
-            begun = self._begun(kind, vmid, before)
-            if begun is None:
-                raise OutcomeUnknown(f"{what}: {lost.sentence}; no task for it can be found", lost.hint) from None
-            return begun
-        if not isinstance(upid, str) or not upid.startswith("UPID:"):
-            raise Failed(f"{what}: Proxmox answered {upid!r} instead of a task, so nothing was started.")
-        return upid
+            if isinstance(upid, str) and _UPID.fullmatch(upid):
+                return upid
+            # What is no task's name cannot be followed; whether a task began is asked of the list.
+            lost = OutcomeUnknown(
+                "Proxmox answered something else instead of a task.", "Look at its tasks before doing it again."
+            )
+        except OutcomeUnknown as error:
+            lost = error
+        begun = self._begun(kind, vmid, before)
+        if begun is None:
+            raise OutcomeUnknown(f"{what}: {lost.sentence.rstrip('.')}; no task for it can be found.", lost.hint)
+        return begun
 
     def _begun(self, kind: str, vmid: int | None, before: set[str]) -> str | None:
         """The task that a lost answer would have named, waited for during a few seconds."""
