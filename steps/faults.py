@@ -334,30 +334,43 @@ def family(fault: str) -> str:
 
 @dataclass
 class Quick:
-    """A choice for every day, over several steps: each server meets each family of faults at a read, and writes meet every
-    fault once; and each server one late read. Early ones first, because most of them end early."""
+    """A choice for every day, over several steps: each server meets each family of faults at a read and one of them late, after
+    something was changed; each family is met at a write; and no fault is left out. Early ones first, because most end early.
+    """
 
     met: set[tuple[str, str, str]] = field(default_factory=set)
+    faults: set[str] = field(default_factory=set)
 
     def choose(self, every: Iterable[Cell]) -> list[Cell]:
         """What is still to be met, of these."""
         chosen: list[Cell] = []
-        for cell in sorted(every, key=lambda cell: (cell.nth > 1, FAULTS.index(cell.fault))):
-            key = (cell.call.server, "read", family(cell.fault)) if cell.call.reads else ("any", "write", cell.fault)
+        # What only few servers can have comes first, or another fault of its family takes its place.
+        rest = sorted(every, key=lambda cell: (cell.nth > 1, "certificate" not in cell.fault, FAULTS.index(cell.fault)))
+        for cell in (*(c for c in rest if c.fault not in self.faults), *rest):
+            key = (cell.call.server, "read", family(cell.fault)) if cell.call.reads else ("any", "write", family(cell.fault))
             if cell.call.reads and cell.nth > 1:
-                key = (cell.call.server, "late read", "any")  # after something was changed: who says what then?
+                key = (cell.call.server, "late read", "any")
             if key not in self.met:
                 self.met.add(key)
+                self.faults.add(cell.fault)
                 chosen.append(cell)
         return chosen
 
 
-def carry_out(lab: WiredLab, choose: Callable[[Step, list[Cell]], list[Cell]], say: Callable[[Shown], None]) -> list[str]:
-    """The whole evening, each step broken first in the chosen ways and then carried out; what is wrong at the end of a step."""
+Choose = Callable[[Step, list[Cell]], Iterable[Cell]]
+
+
+def carry_out(lab: WiredLab, choose: Choose, say: Callable[[Shown], None], *, steps: Sequence[Step] = EVENING) -> list[str]:
+    """An evening, as far as the last of ``steps``, which are broken in the chosen ways before they are carried out.
+
+    Answers what is wrong at the end of a step.
+    """
     matrix, wrong = Matrix(lab), []
-    for step in EVENING:
-        every = list(cells(step, matrix.arrive(step).calls))
-        for cell in choose(step, every):
+    for step in EVENING[: 1 + max(EVENING.index(step) for step in steps)]:
+        if step not in steps:
+            matrix.do(step)
+            continue
+        for cell in choose(step, list(cells(step, matrix.arrive(step).calls))):
             say(matrix.show(cell))
         wrong += [f"{step.name}: {said}" for said in matrix.leave(step)]
     return wrong
@@ -428,52 +441,40 @@ def _neutral(said: str) -> str:
 
 def main() -> int:
     """Run the matrix and write the page; 1 where something is not as it should be."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--into", type=Path, default=ROOT / "docs" / "faults.md")
     parser.add_argument("--quick", action="store_true", help="only the choice of every day")
     parser.add_argument("--step", action="append", help="only this step (can be repeated), for example: backup, 'undo gate'")
     parser.add_argument("--minutes", type=float, default=1e9, help="break each step for at most so long")
     options = parser.parse_args()
     shown: list[Shown] = []
-    quick = Quick()
-    calls: set[tuple[Step, Call]] = set()
-    ends: dict[Step, float] = {}
+    quick, calls = Quick(), set[tuple[Step, Call]]()
 
-    def choose(step: Step, every: list[Cell]) -> list[Cell]:
-        if options.step and step.name not in options.step:
-            return []
+    def choose(step: Step, every: list[Cell]) -> Iterator[Cell]:
         calls.update((step, cell.call) for cell in every)
         first = covering(every)
-        chosen = quick.choose(every) if options.quick else [*first, *(cell for cell in every if cell not in set(first))]
-        ends[step] = time.monotonic() + options.minutes * 60
-        return Until(chosen, lambda: time.monotonic() < ends[step])
+        end = time.monotonic() + options.minutes * 60
+        for cell in quick.choose(every) if options.quick else [*first, *(cell for cell in every if cell not in set(first))]:
+            if time.monotonic() > end:
+                return
+            yield cell
 
     def say(one: Shown) -> None:
         shown.append(one)
         print(f"{'X' if one.wrong else '.'} {one.cell} -> {one.code} ({one.seconds:.1f} s)", *one.wrong, sep="\n    ", flush=True)
 
+    wrong: list[str] = ["The matrix did not come to its end."]
     with tempfile.TemporaryDirectory(prefix="cutover-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        with WiredLab(new_folder(folder), seed=folder / "seed") as lab:
-            wrong = carry_out(lab, choose, say)
-    options.into.write_text(table(shown, len(calls)), encoding="utf-8")
+        try:
+            with WiredLab(new_folder(folder), seed=folder / "seed") as lab:
+                steps = [step for step in EVENING if not options.step or step.name in options.step]
+                wrong = carry_out(lab, choose, say, steps=steps)
+        finally:  # also of a run that was stopped: what was shown was shown
+            options.into.write_text(table(shown, len(calls)), encoding="utf-8")
     print(*wrong, f"{len(shown)} cells; written: {options.into}", sep="\n")
     return 1 if wrong or any(one.wrong for one in shown) else 0
-
-
-class Until(list[Cell]):
-    """Cells, as long as there is time."""
-
-    def __init__(self, chosen: Iterable[Cell], time_left: Callable[[], bool]) -> None:
-        super().__init__(chosen)
-        self._time_left = time_left
-
-    def __iter__(self) -> Iterator[Cell]:
-        for cell in super().__iter__():
-            if not self._time_left():
-                return
-            yield cell
 
 
 if __name__ == "__main__":
