@@ -48,6 +48,32 @@ Feature: Trust
         | gate   |
         | copy   |
         | switch |
+        | back   |
+
+    @changes @slow
+    Scenario Outline: The <server> loses its power again and again during the <step>
+      Given the site right before the <step>
+      When the <server> loses its power at every point of the <step>, and each time the operator starts again
+      Then the <step> is complete
+      And nothing was done twice
+      And applications still find every record
+
+      Examples:
+        | step   | server     |
+        | backup | old server |
+        | resize | new VM     |
+        | deploy | new VM     |
+        | gate   | Nginx host |
+        | gate   | old server |
+        | copy   | old server |
+        | copy   | new VM     |
+        | copy   | Nginx host |
+        | switch | old server |
+        | switch | new VM     |
+        | switch | Nginx host |
+        | back   | old server |
+        | back   | new VM     |
+        | back   | Nginx host |
 
     @changes
     Scenario: A second operator is told to wait

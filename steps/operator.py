@@ -44,12 +44,16 @@ class Operator:
     error: CutoverError | None = None
     said: list[str] = field(default_factory=list)
     happens: Callable[[], None] | None = None
+    #: Called with every run before anything is done with it.
+    prepare: Callable[[Run], None] = lambda run: None
 
     def run(self, *, execute: bool = True) -> Run:
         """A run as the command line makes it."""
         voice = Listening(self.happens) if execute and self.happens is not None else Silent()
         self.said = voice.sentences
-        return self.lab.run(execute=execute, consent=Given(*self.agrees_to, yes=self.says_yes), voice=voice)
+        run = self.lab.run(execute=execute, consent=Given(*self.agrees_to, yes=self.says_yes), voice=voice)
+        self.prepare(run)
+        return run
 
     def tries(self, verb: str, *, execute: bool = True, undo: bool = False) -> None:
         """Carry out a verb; what goes wrong is kept."""

@@ -13,12 +13,14 @@ from pytest_bdd import given, parsers, then, when
 
 from cutover.journal import Journal
 from cutover.verbs import PHASES
+from cutover.waiting import Not, TimedOut, wait_until
 from steps.lab.lab import ROOT, Lab
 from steps.lab.world import Picture, differences, picture
 from steps.operator import Operator
+from steps.rebooted import PowerCut
 
 #: The steps of the plan that have to be done before each one.
-FORWARD = ("backup", "resize", "deploy", "gate", "copy", "switch")
+FORWARD = ("backup", "resize", "deploy", "gate", "copy", "switch", "back")
 #: More deaths than any step has points; a test that gets here goes in circles.
 MOST_DEATHS = 200
 
@@ -94,6 +96,47 @@ def _dies_at_every_point(lab: Lab, operator: Operator, step: str) -> None:
     else:
         raise AssertionError(f"{step} did not end after {MOST_DEATHS} starts")
     assert deaths, f"{step} has no journaled point at which it could be interrupted"
+
+
+@when(parsers.parse("the {server} loses its power at every point of the {step}, and each time the operator starts again"))
+def _power_lost_at_every_point(lab: Lab, operator: Operator, server: str, step: str) -> None:
+    guests = lab.site.guests
+    machine = lab.machines[{"old server": guests.old, "new VM": guests.new, "Nginx host": guests.nginx}[server].vmid]
+    cuts = 0
+    for line in range(1, MOST_DEATHS):
+        was = picture(lab)
+        cut = PowerCut(machine, line)
+        operator.prepare = cut.prepare
+        try:
+            operator.tries(step)
+        finally:
+            cut.wait()
+            operator.prepare = lambda run: None
+        code = operator.error.exit_code if operator.error is not None else 0
+        assert code in {0, 1, 3, 4}, f"after {cuts} cuts: {operator.error}"
+        if code == 1:
+            assert (left := _changed(was, lab)) == [], f"{operator.error} Nothing was changed, it says, but: {left}"
+        if not cut.happened:
+            assert operator.error is None, f"after {cuts} cuts, with the power on: {operator.error}"
+            break
+        cuts += 1
+    else:
+        raise AssertionError(f"{step} did not end after {MOST_DEATHS} starts")
+    assert cuts, f"{step} has no journaled point at which the power could go"
+
+
+def _changed(was: Picture, lab: Lab) -> list[str]:
+    """What differs, once what was started with the machine is as far as it was."""
+
+    def same() -> bool | Not:
+        left = differences(was, picture(lab))
+        return Not("; ".join(left)) if left else True
+
+    try:
+        wait_until(same, deadline=10, what="The site being as it was", every=0.2)
+    except TimedOut as late:
+        return [late.sentence]
+    return []
 
 
 def _run_and_die(lab: Lab, operator: Operator, verb: str, line: int, *, before: bool) -> subprocess.CompletedProcess[str]:

@@ -133,6 +133,7 @@ class Engine:
 
     ``address`` is the VM's own address; publishing to another one fails as it does with Docker. ``local`` are the
     images that are there, ``registry`` those that can be pulled. ``patience`` caps a health check's interval (seconds).
+    ``behind``: where something of the lab stands at a published address, the address at which the process really listens.
     """
 
     def __init__(
@@ -146,8 +147,10 @@ class Engine:
         memory_mb: int = 8192,
         patience: float = 0.5,
         knobs: Mapping[str, Any] | None = None,
+        behind: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.address = folder, address
+        self.behind = dict(behind or {})
         self.known = list(images)
         self.cores, self.memory = cores, memory_mb * 2**20
         self.patience = patience
@@ -316,6 +319,7 @@ class Engine:
                 taken = [(p["HostIp"] or self.address, int(p["HostPort"])) for p in other.published]
                 if other is not container and self.running(other) and (host, number) in taken:
                     raise EngineError(500, f"{where}Bind for {host}:{number} failed: port is already allocated")
+            host = self.behind.get(host, host)
             # A process that was killed a moment ago may still be going away; anything that stays is someone else's.
             deadline = time.monotonic() + 1.0
             while True:

@@ -80,13 +80,13 @@ class Authority:
         file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         return cls(file, key, certificate)
 
-    def issue(self, name: str, address: str) -> tuple[Path, Path]:
+    def issue(self, name: str, address: str, *, expired: bool = False) -> tuple[Path, Path]:
         """Certificate and key for an address: (cert.pem, key.pem)."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.ip_address(address))])
         certificate = (
-            _builder(subject, self._certificate.subject, key)
+            _builder(subject, self._certificate.subject, key, days=-1 if expired else 30)
             .add_extension(names, critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -99,7 +99,9 @@ class Authority:
         return cert_file, key_file
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, days: int = 30
+) -> x509.CertificateBuilder:
     # Without a key usage extension, as the authorities of older Proxmox clusters are.
     now = dt.datetime.now(dt.UTC)
     return (
@@ -108,6 +110,6 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=30))
+        .not_valid_before(now - dt.timedelta(days=2))
+        .not_valid_after(now + dt.timedelta(days=days))
     )

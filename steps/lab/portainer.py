@@ -228,6 +228,7 @@ class Portainer:
                 memory_mb=memory,
                 patience=float(config.get("patience", 0.5)),
                 knobs=self.knobs,
+                behind=config.get("behind"),
             )
         self.instance = str(uuid.uuid4())
         self.stacks: dict[int, dict[str, Any]] = {}

@@ -286,11 +286,11 @@ def test_the_pinned_fingerprint_and_the_ca_are_both_enough_and_neither_is_not(la
 
 
 def test_a_wrong_token_is_said_to_be_one(lab: Host) -> None:
-    from cutover.errors import WrongUsage
+    from cutover.errors import Refused
 
     run = lab.run()
     object.__setattr__(run.secrets, "values", {**run.secrets.values, "PROXMOX_TOKEN_SECRET": "nonsense"})
-    with pytest.raises(WrongUsage, match="does not accept the token"):
+    with pytest.raises(Refused, match="does not accept the token"):
         Proxmox(lab.site.proxmox, run.secrets, run.door).get("version")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cutover.errors import DoorClosed, Failed, OutcomeUnknown, Unreachable, WrongUsage
+from cutover.errors import DoorClosed, Failed, OutcomeUnknown, Refused, Unreachable, WrongUsage
 from cutover.proxmox import Proxmox, ProxmoxRefused, TaskEnd, kind_of, task_state
 from cutover.secrets import Secrets
 from steps.lab.hypervisor import Host, host
@@ -134,6 +134,35 @@ def test_the_secret_is_never_in_an_error(lab: Host, monkeypatch: pytest.MonkeyPa
     breaks: tuple[Any, ...] = (lambda: lab.pve.set_node_offline("pve"), lambda: lab.pve.apitokens.update({lab.token: "other"}))
     for broken in breaks:
         broken()
-        with pytest.raises((Unreachable, WrongUsage)) as error:
+        with pytest.raises((Unreachable, Refused)) as error:
             run.proxmox.get("nodes/pve/status")
         assert secret not in str(error.value)
+
+
+def test_the_page_of_a_proxy_is_said_without_its_markup() -> None:
+    from proxmoxer.core import ResourceException
+
+    from cutover.proxmox import _sorted
+
+    page = "<html><head><title>502 Bad Gateway</title></head><body><hr>proxy/1.0</body></html>"
+    said = str(_sorted(ResourceException(502, "Bad Gateway", page, {"errors": page.encode()}), "POST x", "POST", "cutover@pve!a"))
+    assert "502 Bad Gateway proxy/1.0" in said and "<" not in said and "b'" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("UPID:pve:0003F5A1:00E2B4C9:66A1B2C3:vzdump:952:cutover@pve!backup:", True),
+        ("UPID:pve-2.lab:0003F5A1:00E2B4C9:66A1B2C3:qmreboot:1001:root@pam:", True),
+        ("UPID:pve:0003F5A1:00E2B4C9:66A1B2C3:vzdump::cutover@pve!backup:", True),
+        ("UPID:pve:0003F5A1:00E2B4C9:66A1B2C3:vzdump:952:cutover@pve!backup:\x1b[2J", False),
+        ("UPID:pve:0003F5A1:00E2B4C9:66A1B2C3:vzdump:952:a@pve:/../../access/users", False),
+        ("UPID:", False),
+        ("OK", False),
+    ],
+)
+def test_only_a_tasks_name_is_followed(name: str, is_one: bool) -> None:
+    """A hostile name was asked about again and again until the task's deadline."""
+    from cutover.proxmox import _UPID
+
+    assert bool(_UPID.fullmatch(name)) is is_one

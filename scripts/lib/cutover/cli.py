@@ -7,9 +7,7 @@ changed, then it failed (run it again); 4 the outcome is unknown (look first).
 from __future__ import annotations
 
 import json
-import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -22,11 +20,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cutover import __version__, checks, plan, rights, verbs
+from cutover import __version__, checks, defects, plan, rights, verbs
 from cutover.checks import Check, Finding, Moment
 from cutover.console import Asking, Terminal, marked
 from cutover.errors import CutoverError, Refused, WrongUsage
-from cutover.journal import Journal, now, usable
+from cutover.journal import Journal, usable
 from cutover.phases import Sentence
 from cutover.run import Run
 from cutover.secrets import NAMES, Secrets
@@ -170,7 +168,7 @@ def _end(verb: str, as_json: bool, work: Callable[[Page], int], *, execute: bool
     except Exception as error:
         code = 4 if execute else 1
         said = page.secrets.redact(f"{type(error).__name__}: {error}")
-        hint = _kept(page.secrets.redact(traceback.format_exc()), state_dir)
+        hint = f"It is a mistake in this tool; {defects.keep(state_dir, page.secrets, error)}."
         if execute:
             hint = f"Look at `status` before anything is repeated. {hint}"
         page.data["error"] = {"sentence": f"This should not happen: {said}", "hint": page.secrets.redact(hint)}
@@ -180,20 +178,6 @@ def _end(verb: str, as_json: bool, work: Callable[[Page], int], *, execute: bool
         page.data["exit_code"] = code
         sys.stdout.write(page.secrets.redact(json.dumps(page.data, ensure_ascii=False, indent=2, default=str)) + "\n")
     raise typer.Exit(code)
-
-
-def _kept(where: str, folder: Path | None) -> str:
-    """Keep where the tool failed for whoever mends it; the operator gets a sentence."""
-    try:
-        if folder is not None:
-            usable(folder, writing=True)
-            file = folder / "unexpected.txt"
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as kept:
-                kept.write(f"{now()}\n{where}\n")
-            return f"It is a fault of this tool; {file} says where."
-    except (OSError, WrongUsage):
-        pass
-    return f"It is a fault of this tool: {where.strip().splitlines()[-2].strip()}."
 
 
 def _word(code: int) -> str:

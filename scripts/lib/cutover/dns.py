@@ -281,8 +281,13 @@ class Rfc2136:
 
     def _carry_out(self, update: dns.update.UpdateMessage, zone: str, what: str) -> None:
         self._door.require(f"DNS UPDATE of zone {zone} at {self._place.server}: {what}")
-        code = self._send(update, what, writes=True).rcode()
+        try:
+            code = self._send(update, what, writes=True).rcode()
+        except OutcomeUnknown:
+            self._door.happened(f"{what} at {self.title}")
+            raise
         if code == dns.rcode.NOERROR:
+            self._door.happened(f"{what} at {self.title}")
             return
         if code in {dns.rcode.NXRRSET, dns.rcode.YXRRSET, dns.rcode.NXDOMAIN, dns.rcode.YXDOMAIN}:
             raise Refused(

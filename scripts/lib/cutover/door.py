@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from cutover.errors import DoorClosed, OutcomeUnknown
+from cutover.errors import CutoverError, DoorClosed, OutcomeUnknown
 from cutover.journal import Entry, Journal
 
 
@@ -29,13 +29,18 @@ class Act:
 class Door:
     """Open with a journal, closed without one.
 
-    An act is open for all threads of the process, because a copy writes from several.
+    An act is open for all threads of the process, because a copy writes from several. ``changed`` is what was changed first, in
+    words, and stays empty as long as no server has carried anything out; ``heard`` is the request that was answered last.
     """
 
     def __init__(self, journal: Journal | None = None) -> None:
         self._journal = journal
         self._acts = 0
+        self._lasting = 0
+        self._changed_before = ""
         self._lock = threading.Lock()
+        self.changed = ""
+        self.heard = ""
 
     @property
     def is_open(self) -> bool:
@@ -43,9 +48,10 @@ class Door:
         return self._journal is not None
 
     @contextmanager
-    def act(self, name: str, what: str, *, before: Any = None) -> Iterator[Act]:
+    def act(self, name: str, what: str, *, before: Any = None, passing: bool = False) -> Iterator[Act]:
         """Carry out one change. ``name`` is for machines (``resize.memory``), ``what`` for people, ``before`` for the
-        undo.
+        undo. ``passing``: what it changes ends by itself or only keeps up with what is there (a hold, a round of following), so
+        that somebody who is refused afterwards can be told that nothing was changed.
 
         Raises :class:`DoorClosed` without ``--execute``. An :class:`OutcomeUnknown` inside is journaled as *unknown*,
         any other error as *failed*; a process that is killed inside leaves an intent without outcome.
@@ -55,19 +61,36 @@ class Door:
         act = Act(self._journal.intent(name, what, before))
         with self._lock:
             self._acts += 1
+            if not passing and not self._lasting:
+                self._changed_before = self.changed
+            self._lasting += not passing
         try:
             yield act
         except OutcomeUnknown as error:
-            self._journal.unknown(act.intent, str(error))
+            with suppress(CutoverError):  # a journal that cannot be written must not hide what happened; its intent stays open
+                self._journal.unknown(act.intent, str(error))
             raise
         except BaseException as error:
-            self._journal.failed(act.intent, str(error) or type(error).__name__, act.after)
+            with suppress(CutoverError):
+                self._journal.failed(act.intent, str(error) or type(error).__name__, act.after)
             raise
         else:
             self._journal.done(act.intent, act.after)
         finally:
             with self._lock:
                 self._acts -= 1
+                self._lasting -= not passing
+
+    def happened(self, request: str) -> None:
+        """Called by every client when a change was carried out, or may have been."""
+        with self._lock:
+            if self._lasting and not self.changed:
+                self.changed = request
+
+    def taken_back(self) -> None:
+        """Called by who made everything as it was before the act that is open."""
+        with self._lock:
+            self.changed = self._changed_before
 
     def require(self, request: str) -> None:
         """Called by every client before it sends a change; :class:`DoorClosed` where no act is open."""

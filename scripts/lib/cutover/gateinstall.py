@@ -315,6 +315,7 @@ class Installer:
             return
         if not existed:
             self._remove_folder()
+            self._gate.door.taken_back()
         raise self._blind()
 
     def _blind(self) -> Refused:
@@ -425,8 +426,10 @@ class Installer:
             self._put_back()
         except CutoverError as again:
             return Failed(
-                f"{error.sentence} Putting the files back failed as well: {again.sentence}", "Run `remove` once that is right."
+                f"{error.sentence} Putting the files back failed as well: {again.sentence}",
+                "Run `undo gate` once that is right; until then the files in Nginx's folders may be the gate's.",
             )
+        self._gate.door.taken_back()
         if isinstance(error, Refused):
             return Refused(error.sentence, f"{error.hint} Everything was put back as it was.".strip())
         return Failed(f"The gate was not installed: {error.sentence}", "Everything was put back as it was.")

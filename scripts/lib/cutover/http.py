@@ -13,12 +13,13 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import requests
@@ -27,7 +28,7 @@ from urllib3.exceptions import MaxRetryError, NewConnectionError
 from urllib3.exceptions import SSLError as Urllib3SSLError
 
 from cutover.door import Door
-from cutover.errors import OutcomeUnknown, Unreachable, WrongUsage
+from cutover.errors import CutoverError, OutcomeUnknown, Unreachable, WrongUsage
 
 IsRead = Callable[[str, str], bool]
 """(method, path with query) -> whether the request only reads."""
@@ -72,10 +73,21 @@ class Tls:
 
 
 class DoorAdapter(HTTPAdapter):
-    """Sends a request only when it reads or when an act is open."""
+    """Sends a request only when it reads or when an act is open.
 
-    def __init__(self, door: Door, is_read: IsRead, tls: Tls, timeout: tuple[float, float], pool: int = 16) -> None:
+    ``longest`` (seconds) bounds what any caller is willing to wait; None: as long as the caller says. ``most`` (bytes) bounds an
+    answer that is read whole, so that a server that never ends cannot take all memory.
+    """
+
+    longest: ClassVar[float | None] = None
+    most: ClassVar[int] = 256 << 20
+
+    def __init__(
+        self, door: Door, is_read: IsRead, tls: Tls, timeout: tuple[float, float], pool: int = 16,
+        no: Callable[[int], bool] | None = None,
+    ) -> None:  # fmt: skip
         self._door = door
+        self._says_no = no or says_no
         self._is_read = is_read
         self._tls = tls
         self._timeout = timeout
@@ -114,26 +126,116 @@ class DoorAdapter(HTTPAdapter):
         given = kwargs.get("timeout")
         if not isinstance(given, tuple):
             kwargs["timeout"] = (self._timeout[0], max(self._timeout[1], given or 0))
+        if self.longest is not None:
+            kwargs["timeout"] = (self._timeout[0], min(kwargs["timeout"][1], self.longest))
         try:
-            return super().send(request, *args, **kwargs)
-        except requests.exceptions.SSLError as error:
-            raise Unreachable(f"{shown}: {_tls_sentence(error)}") from None
-        except requests.exceptions.ConnectTimeout:
-            raise Unreachable(f"{shown}: no connection within {kwargs['timeout'][0]:g} s.") from None
-        except requests.exceptions.ConnectionError as error:
-            if reads or _never_sent(error):
-                raise Unreachable(f"{shown}: {_plain(error)}") from None
-            raise OutcomeUnknown(
-                f"{shown}: the connection was lost after the request was sent ({_plain(error)})",
-                "Look whether it happened before doing it again.",
-            ) from None
-        except requests.exceptions.Timeout:
-            waited = f"no answer within {kwargs['timeout'][1]:g} s"
-            if reads:
-                raise Unreachable(f"{shown}: {waited}.") from None
-            raise OutcomeUnknown(
-                f"{shown}: {waited}, and the request was sent.", "Look whether it happened before doing it again."
-            ) from None
+            answer = super().send(request, *args, **kwargs)
+            if not reads and not self._says_no(answer.status_code):
+                self._door.happened(shown)
+            if not kwargs.get("stream"):
+                self._read_whole(answer)
+        except (requests.exceptions.RequestException, _TooMuchError) as error:
+            sorted_ = _sorted(error, shown, reads=reads, timeout=kwargs["timeout"])
+            if isinstance(sorted_, OutcomeUnknown):
+                self._door.happened(shown)
+            raise sorted_ from None
+        self._door.heard = shown
+        answer.cutover_reads = reads  # type: ignore[attr-defined]
+        return answer
+
+    def _read_whole(self, answer: requests.Response) -> None:
+        """Read the body here, where it is known whether what goes wrong with it is that of a change."""
+        body = bytearray()
+        for piece in answer.iter_content(1 << 16):
+            body += piece
+            if len(body) > self.most:
+                answer.close()
+                raise _TooMuchError(f"its answer is larger than {self.most >> 20} MB")
+        answer._content = bytes(body)
+
+
+class _TooMuchError(Exception):
+    """An answer that does not end."""
+
+
+def _sorted(error: Exception, shown: str, *, reads: bool, timeout: tuple[float, float]) -> CutoverError:
+    """The error of this project that a failed request is: it never got there, it only read, or nobody knows."""
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return Unreachable(f"{shown}: no connection within {timeout[0]:g} s.")
+    if isinstance(error, requests.exceptions.SSLError) and _before_the_request(error):
+        return Unreachable(f"{shown}: {_tls_sentence(error)}")
+    if _never_sent(error):
+        return Unreachable(f"{shown}: {_plain(error)}")
+    if isinstance(error, requests.exceptions.Timeout) or "Read timed out" in str(error):
+        reason = f"no answer within {timeout[1]:g} s."
+    else:
+        reason = _plain(error)
+    if reads:
+        return Unreachable(f"{shown}: {reason}")
+    return OutcomeUnknown(
+        f"{shown}: the request was sent, and its answer was lost: {reason}", "Look whether it happened before doing it again."
+    )
+
+
+def says_no(status: int) -> bool:
+    """Whether a status says that a change was not made. A server's own error (5xx) says nothing about that."""
+    return 300 <= status < 500
+
+
+def json_of(answer: requests.Response, who: str) -> Any:
+    """The JSON of a successful answer. What is not JSON was not said by ``who``; nobody knows then what became of a change."""
+    try:
+        return fields(answer.json(), f"{who}, asked {answer.request.method} {(answer.request.url or '').split('?')[0]},")
+    except (ValueError, RecursionError):
+        raise not_like(answer, who) from None
+
+
+class Lacks(Unreachable, KeyError):
+    """An answer without a field that it must have. (A :class:`KeyError` too, for whoever can do without it.)"""
+
+
+class Fields(dict[str, Any]):
+    """The fields of an answer. One that is not there is missed in words: a liar's answer ends like a lost one."""
+
+    def __init__(self, found: Mapping[str, Any], who: str) -> None:
+        super().__init__(found)
+        self._who = who
+
+    def __missing__(self, key: str) -> Any:
+        raise Lacks(f"{self._who} did not say {key!r}.", "Look whether that is the right server, and at what stands between.")
+
+
+def fields(value: Any, who: str) -> Any:
+    """An answer's JSON, every object in it :class:`Fields`."""
+    if isinstance(value, dict):
+        return Fields({key: fields(inner, who) for key, inner in value.items()}, who)
+    return [fields(inner, who) for inner in value] if isinstance(value, list) else value
+
+
+def not_like(answer: requests.Response, who: str) -> CutoverError:
+    """The error of an answer that ``who`` would not give."""
+    request = answer.request
+    said = f"What answered {request.method} {(request.url or '').split('?')[0]} does not answer like {who}."
+    if getattr(answer, "cutover_reads", True):
+        return Unreachable(said, "Look at its address in site.yaml, and at what stands between.")
+    return OutcomeUnknown(f"{said} The request was sent.", "Look whether it happened before doing it again.")
+
+
+def gateway(answer: requests.Response) -> bool:
+    """Whether a change was answered by something in front of the server: then nobody knows what became of it."""
+    return answer.status_code in {502, 503, 504} and not getattr(answer, "cutover_reads", True)
+
+
+def words_of(answer: requests.Response) -> str:
+    """What an error says, in a line: a page of a proxy without its markup."""
+    return without_markup(answer.text)[:300] or str(answer.reason or "no reason")
+
+
+def without_markup(text: str) -> str:
+    """The words of a page, at most a line of them. A text that is no page stays as it is."""
+    if not re.search(r"<(html|!doctype|head|body)", text, re.IGNORECASE):
+        return " ".join(text.split())
+    return " ".join(re.sub(r"<(style|script)[^>]*>.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL | re.IGNORECASE).split())[:200]
 
 
 def _never_sent(error: Exception) -> bool:
@@ -144,9 +246,18 @@ def _never_sent(error: Exception) -> bool:
     return isinstance(cause, NewConnectionError)
 
 
+def _before_the_request(error: Exception) -> bool:
+    """Whether a TLS error is one of the handshake: a request is only sent after it."""
+    return isinstance(error.args[0] if error.args else None, MaxRetryError)
+
+
 def _plain(error: Exception) -> str:
     """The innermost reason in a few words."""
     text = str(error)
+    if isinstance(error, requests.exceptions.ContentDecodingError):
+        return "its answer cannot be unpacked."
+    if isinstance(error, requests.exceptions.ChunkedEncodingError) or "IncompleteRead" in text:
+        return "its answer ends in the middle."
     for words in ("Connection refused", "Connection reset by peer", "Name or service not known", "No route to host",
                   "Network is unreachable", "Temporary failure in name resolution", "Broken pipe"):  # fmt: skip
         if words in text:
@@ -185,12 +296,16 @@ def session(
     headers: Mapping[str, str] | None = None,
     timeout: tuple[float, float] = (CONNECT_SECONDS, READ_SECONDS),
     pool: int = 16,
+    no: Callable[[int], bool] | None = None,
 ) -> requests.Session:
-    """A session on which every request passes the door. It ignores proxies and .netrc of the environment."""
+    """A session on which every request passes the door. It ignores proxies and .netrc of the environment.
+
+    ``no`` (status -> bool): which answers say that a change was not made; default: :func:`says_no`.
+    """
     made = _Session()
     made.trust_env = False
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = DoorAdapter(door, is_read, tls or Tls(), timeout, pool)
+    adapter = DoorAdapter(door, is_read, tls or Tls(), timeout, pool, no)
     made.mount("http://", adapter)
     made.mount("https://", adapter)
     made.headers.update(headers or {})

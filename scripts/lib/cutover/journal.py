@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from cutover.errors import Failed, Refused, WrongUsage
+from cutover.errors import Refused, WrongUsage
 
 FORMAT = 1
 Kind = Literal["opened", "intent", "done", "failed", "unknown", "note"]
@@ -97,8 +97,11 @@ class Journal:
         """Take the journal for this process; :class:`Refused` where another one holds it. Ends with the process."""
         if self._lock_file is not None:
             return
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unwritable(error, "nothing was done") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -108,10 +111,14 @@ class Journal:
                 f"Another command is working on this site ({holder or 'unknown process'}).",
                 "Wait until it has ended, or look at `status`.",
             ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} since {now()}\n".encode(), 0)
+        with suppress(OSError):  # who holds it is for people; a full disk does not make the lock less of one
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} since {now()}\n".encode(), 0)
         self._lock_file = handle
-        self._mend_torn_line()
+        try:
+            self._mend_torn_line()
+        except OSError as error:
+            raise self._unwritable(error, "nothing was done") from None
         # Somebody may have written between our reading and our lock.
         self._entries = list(read(self.path, self._site)) if self.path.exists() else []
         if not self._entries:
@@ -150,11 +157,20 @@ class Journal:
         entry = Entry(seq=seq, at=now(), kind=kind, act=act, what=what, **rest)
         fields = {k: v for k, v in vars(entry).items() if v not in (None, "", {})}
         line = self._redact(json.dumps(fields, ensure_ascii=False, default=str)) + "\n"
-        _append(self.path, line.encode())
+        try:
+            _append(self.path, line.encode())
+        except OSError as error:
+            raise self._unwritable(error, f"the line is: {what}") from None
         # What later readers see is what is on the disk, redacted and through JSON.
         entry = _entry(json.loads(line))
         self._entries.append(entry)
         return entry
+
+    def _unwritable(self, error: OSError, what: str) -> Refused:
+        return Refused(
+            f"The journal {self.path} cannot be written ({(error.strerror or str(error)).lower()}); {what}.",
+            "Nothing is done that cannot be written down first: make room there, or give another --state-dir.",
+        )
 
     def _mend_torn_line(self) -> None:
         """Cut off a last line that a crash tore, so that the next one starts on its own."""
@@ -166,26 +182,21 @@ class Journal:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """One line, on the disk when this returns; where that is not possible nothing of it stays, and :class:`Failed` says why."""
+    """The whole line, on the disk; where it does not fit, none of it, so that the next line begins on its own."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        size = os.fstat(handle).st_size
         try:
-            end = os.fstat(handle).st_size
-            try:
-                if os.write(handle, line) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(handle)
-            except OSError:
-                with suppress(OSError):
-                    os.ftruncate(handle, end)
-                raise
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise Failed(
-            f"The journal {path} cannot be written: {error.strerror}.",
-            "Nothing is done that cannot be written down. Mend that, then run the same command again.",
-        ) from None
+            rest = line
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            os.fsync(handle)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(handle, size)
+            raise
+    finally:
+        os.close(handle)
 
 
 def _entry(fields: dict[str, Any]) -> Entry:

@@ -80,14 +80,14 @@ def follower(run: Run, side: Side, verb: str) -> Follower:
 def end_abandoned_hold(run: Run, verb: str) -> None:
     """End a hold that a killed run left behind. The Nginx host does so itself after a moment; this does not wait for it."""
     if run.gate.state().held:
-        with run.door.act(f"{verb}.release", "End the hold that an interrupted run left behind"):
+        with run.door.act(f"{verb}.release", "End the hold that an interrupted run left behind", passing=True):
             run.gate.release()
 
 
 def catch_up(run: Run, verb: str, following: Follower) -> Round:
     """Rounds until one is short (``limits.round_seconds``) and the next would not be shorter; returns the last one."""
     limit = run.site.limits.round_seconds
-    with run.door.act(f"{verb}.catch-up", f"Bring {following.target.name} up to date") as act:
+    with run.door.act(f"{verb}.catch-up", f"Bring {following.target.name} up to date", passing=True) as act:
         total = Counter[str]()
         before = float("inf")
         for _ in range(ROUNDS):
@@ -107,7 +107,9 @@ def catch_up(run: Run, verb: str, following: Follower) -> Round:
 def prove(run: Run, verb: str, following: Follower) -> dict[str, Any]:
     """Compare everything while applications write; Refused with the differences by name. Returns what was compared."""
     began = time.monotonic()
-    with run.door.act(f"{verb}.prove", f"Compare {following.source.name} and {following.target.name} bit by bit") as act:
+    with run.door.act(
+        f"{verb}.prove", f"Compare {following.source.name} and {following.target.name} bit by bit", passing=True
+    ) as act:
         compared, differences = following.prove_everything(
             progress=lambda name, count: run.voice.progress(f"Comparing {name}", count, "records")
         )
@@ -136,7 +138,7 @@ def _remedy(following: Follower) -> str:
 def refuse_bypass(run: Run, verb: str, watch: bypass.Watch, name: str) -> None:
     """Refused where somebody wrote to a server without passing Nginx since the watch began."""
     try:
-        with run.door.act(f"{verb}.watch", f"Look whether anybody writes to {name} without going through Nginx"):
+        with run.door.act(f"{verb}.watch", f"Look whether anybody writes to {name} without going through Nginx", passing=True):
             found = watch.look()
     except bypass.Restarted:
         raise Refused(f"{name} was restarted meanwhile, so its request counters say nothing.", "Run it again.") from None
@@ -226,12 +228,12 @@ def _held(run: Run, verb: str, following: Follower, to: Side, counts: bool) -> M
         moved.steps[name] = round(time.monotonic() - began, 4)
 
     try:
-        with run.door.act(f"{verb}.hold", "Hold writes", before={"serves": names[0]}):
+        with run.door.act(f"{verb}.hold", "Hold writes", before={"serves": names[0]}, passing=True):
             gate.hold(budget)
             # The Nginx host ends the hold after that time in any case, and then refuses the flag; here the time counts from
             # the moment at which the hold was seen to be in force.
             began = time.monotonic()
-        with run.door.act(f"{verb}.last-round", "Bring over the last writes and compare them") as act:
+        with run.door.act(f"{verb}.last-round", "Bring over the last writes and compare them", passing=True) as act:
             gate.drain(left())
             lap("drained")
             last = following.round(held=True, budget=left() / 2)
@@ -269,7 +271,7 @@ def _held(run: Run, verb: str, following: Follower, to: Side, counts: bool) -> M
 def _release(run: Run, verb: str) -> None:
     """End the hold. That it cannot be ended is said, but changes nothing about the move: it ends by itself."""
     try:
-        with run.door.act(f"{verb}.release", "End the hold"):
+        with run.door.act(f"{verb}.release", "End the hold", passing=True):
             run.gate.release()
     except CutoverError as error:
         run.voice.say(f"The hold could not be ended from here ({error.sentence}); the Nginx host ends it by itself.")

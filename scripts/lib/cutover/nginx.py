@@ -126,9 +126,10 @@ class Gate:
             return None
         try:
             said = answer.json()
-            if answer.status_code == 200 and said["gate"] == 1:
+            known = isinstance(said["files"], str) and isinstance(said["flags"], str) and int(said["pid"]) > 0
+            if answer.status_code == 200 and said["gate"] == 1 and known:
                 return dict(said)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
         return None
 
@@ -190,6 +191,7 @@ class Gate:
             wait_until(self._all_recorded, deadline=deadline, what="The end of the last unrecorded write", every=0.05)
         except CutoverError as error:
             self._change("rm -f flags/record && " + _synced("flags"), "remove the flag record")
+            self._door.taken_back()
             if isinstance(error, TimedOut):
                 raise Refused(
                     f"Recording was not begun: {error.sentence}",
@@ -253,7 +255,8 @@ class Gate:
         clock = memory + 'case $m in /*) ;; *) m="$PWD/flags" ;; esac\n' + clock
         flag = (
             f'printf %s {token} > "$m"/qdrant-gate-hold.{token} && rm -f flags/.hold '
-            f'&& ln -s "$m"/qdrant-gate-hold.{token} flags/.hold && mv -f flags/.hold flags/hold'
+            f'&& ln -s "$m"/qdrant-gate-hold.{token} flags/.hold && mv -f flags/.hold flags/hold '
+            "|| { rm -f flags/.hold; exit 1; }"
         )
         self._change(f"[ ! -f flags/hold ] || exit 8\n{clock}{flag}", "set the flag hold")
         self._hold = token
@@ -512,13 +515,22 @@ class Gate:
         if answer.code == 9:
             raise Refused(f"There is no folder {self._folder} on {self.shell.where}.", "Install the gate first.")
         if answer.code != 0:
-            raise Failed(f"The Nginx host could not {what}: {answer.reason}.")
+            raise Failed(f"The Nginx host could not {what}: {answer.reason}.", self._no_room())
+
+    def _no_room(self) -> str:
+        """That the disk is full, where it is: a shell's own words for it are often "I/O error"."""
+        free = self.state().free_mb
+        return f"Its disk is full ({free} MB left): make room there." if 0 <= free < LEAST_FREE_MB else ""
 
     # --- What the installer needs ------------------------------------------------------------------------------------
 
     @property
     def site(self) -> Site:
         return self._site
+
+    @property
+    def door(self) -> Door:
+        return self._door
 
     def answers(self, url: str, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         """How Qdrant at ``url`` answers one request, with the key; for comparing the ways to it."""

@@ -23,7 +23,7 @@ import requests
 
 from cutover import http
 from cutover.door import Door
-from cutover.errors import CutoverError, Refused, Unreachable
+from cutover.errors import CutoverError, OutcomeUnknown, Refused, Unreachable
 from cutover.secrets import Secrets
 from cutover.site import Portainer as Settings
 
@@ -156,8 +156,8 @@ class Portainer:
         try:
             told = answer.json()
             message, details = str(told.get("message", "")), str(told.get("details", ""))
-        except (ValueError, AttributeError):
-            message, details = answer.text.strip().split("\n")[0][:200], ""
+        except (ValueError, AttributeError, RecursionError):
+            message, details = http.words_of(answer), ""
         # Its two spellings are mostly the same sentence; where they are not, the second is the reason.
         same = details.lower() == message.lower()
         reason = " ".join((message if same or not details else f"{message}: {details}").split())
@@ -165,18 +165,16 @@ class Portainer:
             401: "Make an access token in Portainer (My account) and set PORTAINER_API_KEY.",
             403: "The access token's user may not do this; deploying needs an administrator of the environment.",
         }.get(status, "")
+        if http.gateway(answer):
+            said = f"A proxy in front of Portainer answered {status} to {method} {path}: {reason}."
+            return OutcomeUnknown(self._secrets.redact(said), "Look in Portainer whether it happened before doing it again.")
         return Answered(status, self._secrets.redact(f"Portainer answered {status} to {method} {path}: {reason}."), reason, hint)
 
     def _json(self, method: str, path: str, body: Any = None, **rest: Any) -> Any:
         answer = self.ask(method, path, body, **rest)
         if answer.status_code == 204 or not answer.content:
             return None
-        try:
-            return answer.json()
-        except ValueError:
-            raise Unreachable(
-                f"{self.url} does not answer like Portainer ({method} {path}).", "Look at portainer.url in site.yaml."
-            ) from None
+        return http.json_of(answer, "Portainer")
 
     # -- Portainer itself -------------------------------------------------------------------------
     @cached_property

@@ -44,6 +44,9 @@ READ_SECONDS = 40.0
 _PROXY_STATUS = frozenset({502, 503, 504, 595, 596, 599})
 _READ_TRIES = 4
 
+#: A task's name: node, process, start, type, guest, user.
+_UPID = re.compile(r"UPID:[A-Za-z0-9.-]+:[0-9A-Fa-f]+:[0-9A-Fa-f]+:[0-9A-Fa-f]+:[\w-]+:[^\s:/]*:[^\s:/]+:")
+
 Rows = list[dict[str, Any]]
 Kind = Literal["gone", "locked", "busy", "changed", "protected", "denied", "no-quorum", "refused"]
 
@@ -161,8 +164,10 @@ class Proxmox:
         )
         # proxmoxer makes its own session; every one of its requests has to pass our door and our TLS all the same.
         ours = http.session(
-            door, tls=http.Tls(_path(settings.ca_file), settings.fingerprint), timeout=(http.CONNECT_SECONDS, READ_SECONDS)
-        )
+            door, tls=http.Tls(_path(settings.ca_file), settings.fingerprint), timeout=(http.CONNECT_SECONDS, READ_SECONDS),
+            # Its 500 is a refusal; only a proxy's answer leaves open what happened.
+            no=lambda status: status >= 300 and (status == 595 or status not in _PROXY_STATUS),
+        )  # fmt: skip
         session = self._api._store["session"]
         session.trust_env = False
         session.max_redirects = 0
@@ -194,9 +199,16 @@ class Proxmox:
     def list(self, path: str, /, **parameters: Any) -> Rows:
         """Read a list; an answer of ``null`` is an empty one."""
         found = self.get(path, **parameters)
-        if found is not None and not isinstance(found, list):
-            raise Unreachable(f"GET {path}: expected a list and got {type(found).__name__}.")
+        if found is not None and not (isinstance(found, list) and all(isinstance(row, dict) for row in found)):
+            raise Unreachable(f"GET {path}: Proxmox answered something else than the list that was asked for.")
         return found or []
+
+    def record(self, path: str, /, **parameters: Any) -> dict[str, Any]:
+        """Read one thing with its fields."""
+        found = self.get(path, **parameters)
+        if not isinstance(found, dict):
+            raise Unreachable(f"GET {path}: Proxmox answered something else than the fields that were asked for.")
+        return found
 
     def find(self, path: str, /, **parameters: Any) -> Any | None:
         """Read what may be absent: None where Proxmox says that there is no such thing."""
@@ -248,14 +260,18 @@ class Proxmox:
             parameters["vmid"] = vmid  # these name their guest in the body, not in the path
         try:
             upid = self.change(method, path, **parameters)
-        except OutcomeUnknown as lost:
-            begun = self._begun(kind, vmid, before)
-            if begun is None:
-                raise OutcomeUnknown(f"{what}: {lost.sentence}; no task for it can be found", lost.hint) from None
-            return begun
-        if not isinstance(upid, str) or not upid.startswith("UPID:"):
-            raise Failed(f"{what}: Proxmox answered {upid!r} instead of a task, so nothing was started.")
-        return upid
+            if isinstance(upid, str) and _UPID.fullmatch(upid):
+                return upid
+            # What is no task's name cannot be followed; whether a task began is asked of the list.
+            lost = OutcomeUnknown(
+                "Proxmox answered something else instead of a task.", "Look at its tasks before doing it again."
+            )
+        except OutcomeUnknown as error:
+            lost = error
+        begun = self._begun(kind, vmid, before)
+        if begun is None:
+            raise OutcomeUnknown(f"{what}: {lost.sentence.rstrip('.')}; no task for it can be found.", lost.hint)
+        return begun
 
     def _begun(self, kind: str, vmid: int | None, before: set[str]) -> str | None:
         """The task that a lost answer would have named, waited for during a few seconds."""
@@ -278,13 +294,18 @@ class Proxmox:
             answer = call(**sent)
         except ResourceException as error:
             raise _sorted(error, shown, method, self.token) from None
+        except (KeyError, TypeError, AttributeError, RecursionError):
+            answer = {"errors": b""}  # JSON, but not Proxmox' envelope
         except RequestException as error:
             if method == "GET":
                 raise Unreachable(f"{shown}: {error}.") from None
             raise OutcomeUnknown(f"{shown}: {error}", "Look whether it happened before doing it again.") from None
         if isinstance(answer, dict) and set(answer) == {"errors"} and isinstance(answer["errors"], bytes):
-            raise Unreachable(f"{shown}: what answered is not the Proxmox API.", f"Look at {self.settings.url} in a browser.")
-        return answer
+            said = f"{shown}: what answered is not the Proxmox API."
+            if method == "GET":
+                raise Unreachable(said, f"Look at {self.settings.url} in a browser.")
+            raise OutcomeUnknown(f"{said} The request was sent.", "Look whether it happened before doing it again.")
+        return http.fields(answer, f"Proxmox, asked {shown},")
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
@@ -331,8 +352,7 @@ class Proxmox:
 
     def config(self, guest: Guest | tuple[str, int]) -> dict[str, Any]:
         """What the guest runs with now. (Without ``current`` Proxmox shows the configuration with pending changes applied.)"""
-        found: dict[str, Any] = self.get(f"{self.of(guest)}/config", current=1)
-        return found
+        return self.record(f"{self.of(guest)}/config", current=1)
 
     def pending(self, guest: Guest | tuple[str, int]) -> Rows:
         """The rows that wait for the next start: key, value, and ``pending`` or ``delete``."""
@@ -340,8 +360,7 @@ class Proxmox:
 
     def status(self, guest: Guest | tuple[str, int]) -> dict[str, Any]:
         """``status/current`` of a guest."""
-        found: dict[str, Any] = self.get(f"{self.of(guest)}/status/current")
-        return found
+        return self.record(f"{self.of(guest)}/status/current")
 
     def retry_while_locked(self, act: Callable[[], Any], *, deadline: float, what: str) -> Any:
         """Do ``act`` again, for at most ``deadline`` seconds, while Proxmox says that the guest is locked or busy."""
@@ -445,12 +464,14 @@ class AgentResult:
 
 def _sorted(error: ResourceException, shown: str, method: str, token: str) -> CutoverError:
     """The error of this project that an answer of Proxmox is."""
-    status, text = int(error.status_code), " ".join(str(error.content or error.status_message or "").split())
-    errors = error.errors if isinstance(error.errors, dict) else {}
+    status, text = int(error.status_code), http.without_markup(str(error.content or error.status_message or ""))
+    # Bytes are what proxmoxer makes of a body that is not Proxmox' JSON: a page of something in between.
+    told = error.errors if isinstance(error.errors, dict) else {}
+    errors = {name: said for name, said in told.items() if not isinstance(said, bytes)}
     if errors:
         text = "; ".join(f"{name}: {' '.join(str(said).split())}" for name, said in errors.items())
     if status == 401:
-        return WrongUsage(
+        return Refused(
             f"Proxmox does not accept the token {token}.", "Compare PROXMOX_TOKEN_ID and PROXMOX_TOKEN_SECRET with Proxmox."
         )
     if status in _PROXY_STATUS:

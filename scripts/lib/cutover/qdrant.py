@@ -118,12 +118,10 @@ class Qdrant:
     def ask(self, method: str, path: str, body: Any = None, **rest: Any) -> Any:
         """The ``result`` of one request."""
         answer = self.raw(method, path, body, **rest)
-        try:
-            return answer.json()["result"]
-        except (ValueError, KeyError, TypeError):
-            raise Answered(
-                answer.status_code, f"{self.name} ({self.url}) did not answer {method} {path} as Qdrant does.", ""
-            ) from None
+        told = http.json_of(answer, f"Qdrant ({self.name})")
+        if not isinstance(told, dict) or told.get("result") is None:
+            raise http.not_like(answer, f"Qdrant ({self.name})")
+        return told["result"]
 
     def _idempotent(self, method: str, path: str, body: Any, **rest: Any) -> Any:
         """A write that may be repeated without harm: sent once more when its answer was lost."""
@@ -134,9 +132,14 @@ class Qdrant:
 
     def _error(self, method: str, path: str, answer: requests.Response) -> CutoverError:
         try:
-            told = answer.json()["status"]["error"]
-        except (ValueError, KeyError, TypeError):
-            told = answer.text.strip()[:300] or answer.reason
+            told = str(answer.json()["status"]["error"])[:500]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            told = http.words_of(answer)
+        if http.gateway(answer):
+            return OutcomeUnknown(
+                f"{self.name} ({urlsplit(self.url).netloc}): a proxy answered {answer.status_code} to {method} {path}: {told}",
+                "Look whether it happened before doing it again.",
+            )
         said = f"{self.name} ({urlsplit(self.url).netloc}) answered {answer.status_code} to {method} {path}: {told}"
         if answer.status_code in {401, 403}:
             hint = "Give the server's key in QDRANT_API_KEY (or, for reading only, QDRANT_READ_ONLY_API_KEY)."
@@ -147,7 +150,11 @@ class Qdrant:
     # -- the server -------------------------------------------------------------------------------
     def version(self) -> str:
         """The release, for example ``1.18.3``. Needs no key."""
-        return str(self.raw("GET", "/").json().get("version", ""))
+        answer = self.raw("GET", "/")
+        told = http.json_of(answer, f"Qdrant ({self.name})")
+        if not isinstance(told, dict) or not isinstance(told.get("version"), str):
+            raise http.not_like(answer, f"Qdrant ({self.name})")
+        return str(told["version"])
 
     def telemetry(self) -> dict[str, Any]:
         """Request counters per route and status, since the server started."""
@@ -293,6 +300,8 @@ class Qdrant:
         answer = self.raw("GET", path, stream=True, timeout=LONG)
         try:
             yield from answer.iter_content(chunk)
+        except requests.RequestException:
+            raise Unreachable(f"{self.name.capitalize()}: the snapshot of {collection} ends in the middle.") from None
         finally:
             answer.close()
 

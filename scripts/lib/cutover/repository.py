@@ -17,7 +17,7 @@ from cutover.door import Door
 from cutover.errors import Failed, Refused, Unreachable
 from cutover.secrets import Secrets
 
-GIT_SECONDS = 60
+GIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Repository:
         except FileNotFoundError:
             raise Refused("There is no `git` on this machine.", "Install it.") from None
         except subprocess.TimeoutExpired:
-            raise Unreachable(f"{self.url} did not answer Git within {GIT_SECONDS} s.") from None
+            raise Unreachable(f"{self.url} did not answer Git within {GIT_SECONDS:g} s.") from None
         if done.returncode == 0:
             return done.stdout
         said = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("fatal: ")

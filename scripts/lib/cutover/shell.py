@@ -224,11 +224,15 @@ class Shell:
             except _LostError as lost:
                 raise self._unreachable(lost.reason) from None
             try:
-                return session.ask(f"export LC_ALL=C\n{script}", deadline)
+                answer = session.ask(f"export LC_ALL=C\n{script}", deadline)
+                if answer.code == 0:
+                    self._door.happened(f"{what} on {self.where}")
+                return answer
             except _LostError as lost:
                 self._drop()
                 if not lost.sent:
                     raise self._unreachable(lost.reason) from None
+                self._door.happened(f"{what} on {self.where}")
                 raise OutcomeUnknown(
                     f"{what} on {self.where}: {lost.reason}; nobody knows whether it was done.",
                     "Look before doing it again: `status` reads what is there.",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutover import meanwhile
 from cutover.errors import CutoverError, WrongUsage
+from cutover.honest import honest
 from cutover.phases import Outcome, Sentence
 
 if TYPE_CHECKING:
@@ -64,11 +65,12 @@ def plan(verb: str, run: Run, *, undo: bool = False) -> Sequence[Sentence]:
         able = ", ".join(one for one in PHASES if can_undo(one))
         raise WrongUsage(f"{verb!r} is not a step of the plan.", f"Steps that can be undone are {able}.")
     module = phase(verb)
-    if not undo:
-        return list(module.plan(run))
-    if not hasattr(module, "undo"):
+    if undo and not hasattr(module, "undo"):
         raise WrongUsage(f"`{verb}` has no undo of its own.", _OTHER_WAY.get(verb, ""))
-    return list(module.plan_undo(run)) if hasattr(module, "plan_undo") else [Sentence(f"Undo `{verb}`.")]
+    with honest(run):
+        if not undo:
+            return list(module.plan(run))
+        return list(module.plan_undo(run)) if hasattr(module, "plan_undo") else [Sentence(f"Undo `{verb}`.")]
 
 
 _OTHER_WAY = {
@@ -93,17 +95,18 @@ def carry_out(verb: str, run: Run, *, undo: bool = False) -> Result:
         return Result(verb, sentences, None)
     module = phase(verb)
     watch: meanwhile.Watch | None = None
-    try:
-        with meanwhile.watching(run, f"undo {verb}" if undo else verb) as watch:
-            outcome: Outcome = module.undo(run) if undo else module.do(run)
-    except CutoverError:
-        for warning in watch.warnings() if watch else ():
-            run.voice.say(warning)
-        raise
-    outcome = _with(outcome, watch)
-    # A step that has to wait (the soak time) is not complete yet; it is run again.
-    end = "undone" if undo else "waiting" if "waiting_until" in outcome.facts else "finished"
-    run.journal.note(f"{verb}.{end}", " ".join(outcome.sentences), changed=outcome.changed)
+    with honest(run):
+        try:
+            with meanwhile.watching(run, f"undo {verb}" if undo else verb) as watch:
+                outcome: Outcome = module.undo(run) if undo else module.do(run)
+        except CutoverError:
+            for warning in watch.warnings() if watch else ():
+                run.voice.say(warning)
+            raise
+        outcome = _with(outcome, watch)
+        # A step that has to wait (the soak time) is not complete yet; it is run again.
+        end = "undone" if undo else "waiting" if "waiting_until" in outcome.facts else "finished"
+        run.journal.note(f"{verb}.{end}", " ".join(outcome.sentences), changed=outcome.changed)
     return Result(verb, sentences, outcome)
 
 

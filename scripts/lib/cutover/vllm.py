@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.errors import Refused, Unreachable
-from cutover.http import CONNECT_SECONDS, READ_SECONDS, session
+from cutover.http import CONNECT_SECONDS, READ_SECONDS, session, words_of
 
 if TYPE_CHECKING:
     from cutover.door import Door
@@ -93,7 +93,7 @@ class Vllm:
             return None
         try:
             return str(answer.json()["version"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def since(self) -> float | None:
@@ -125,7 +125,7 @@ class Vllm:
             raise Unreachable(f"vLLM at {self.url} answered {answer.status_code} to {method} {path}: {_said(answer)}.")
         try:
             found = answer.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise Unreachable(f"What answers at {self.url}{path} is not vLLM.")
@@ -136,6 +136,5 @@ def _said(answer: Any) -> str:
     try:
         error = answer.json()["error"]
         return str(error["message"] if isinstance(error, dict) else error).rstrip(".")
-    except (ValueError, KeyError, TypeError):
-        page = re.sub(r"(?is)<title>.*?</title>|<hr>.*", "", answer.text)  # Nginx says everything twice, and its name
-        return " ".join(re.sub(r"<[^>]*>", " ", page).split())[:120] or "nothing"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return words_of(answer)

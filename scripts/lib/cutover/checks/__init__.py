@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from cutover.errors import CutoverError, WrongUsage
+from cutover.honest import honest
 
 if TYPE_CHECKING:
     from cutover.run import Run
@@ -94,6 +95,7 @@ def ask_all(run: Run, *, moment: Moment | None = None, criteria: Sequence[str] =
 def ask(one: Check, run: Run) -> Finding:
     """Ask one check; an error of the question itself is *could not be evaluated*, with its sentence."""
     try:
-        return one.ask(run)
+        with honest(run):
+            return one.ask(run)
     except CutoverError as error:
         return Finding(None, error.sentence, error.hint)

@@ -1,0 +1,73 @@
+"""What an operator is told is true, whatever went wrong inside: the one place where every error of a verb ends.
+
+Clients know what became of one request; only here it is known what was done before it. So a refusal or a lost connection after
+something was changed is *failed on the way*, whoever raised it and whatever he thought of it. And what nobody expected - an
+answer of another shape than the API's, a disk that is full - is a sentence like everything else; the rest of it stands in
+``defects.log``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from cutover import defects
+from cutover.door import Door
+from cutover.errors import CutoverError, Failed, Refused, Unreachable
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+
+
+@contextmanager
+def honest(run: Run) -> Iterator[None]:
+    """Let nothing but a :class:`CutoverError` out, with the exit code that fits what was done until then."""
+    try:
+        yield
+    except CutoverError as error:
+        truth = _after_what_was_done(run, error)
+        if truth is error:
+            raise
+        raise truth from error
+    except BrokenPipeError:
+        raise  # nobody reads what is printed any more
+    except Exception as error:
+        raise _after_what_was_done(run, _in_words(run, error)) from error
+
+
+def _after_what_was_done(run: Run, error: CutoverError) -> CutoverError:
+    """*Nothing was changed* only where nothing was."""
+    changed = _door(run).changed
+    if not changed or error.exit_code not in {1, 2}:
+        return error
+    done = f"Before that, something was changed ({changed}); it is in the journal."
+    return Failed(error.sentence, f"{error.hint} {done} Run the same command again: it looks, and goes on.".strip())
+
+
+def _in_words(run: Run, error: Exception) -> CutoverError:
+    if isinstance(error, OSError) and (error.filename or error.errno):
+        where = f"{error.filename}" if error.filename else f"A file in {run.state_dir}"
+        return Refused(
+            f"{where} cannot be read or written: {(error.strerror or str(error)).lower()}.", "Make room, or look at its rights."
+        )
+    kept = defects.keep(run.state_dir, run.secrets, error)
+    asked = _door(run).heard or "nobody"
+    return Unreachable(
+        f"Something that was answered cannot be understood: {_missing(error)}. The last that was asked is {asked}.",
+        f"If that is the right server, this is a mistake in this tool; {kept}.",
+    )
+
+
+def _door(run: Run) -> Door:
+    """The run's door; a closed one where the run did not get so far as to have one."""
+    made = run.__dict__.get("door")
+    return made if isinstance(made, Door) else Door()
+
+
+def _missing(error: Exception) -> str:
+    if isinstance(error, KeyError) and error.args:
+        return f"it lacks {error.args[0]!r}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return "it has another shape than it should have"

@@ -1,0 +1,481 @@
+"""The fault matrix: every call of every step, broken in every way, and what the tool says, leaves and does next.
+
+Nothing here is a list of calls. A step is carried out once through the wires (:mod:`steps.lab.wires`), which write down the calls that
+it makes; then it is carried out again for each of them and each fault, with exactly that call broken. A new call is in the matrix by
+the day it is made. What every cell must show is :func:`judge`.
+
+``python -m steps.faults`` runs it and writes ``docs/faults.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+
+from cutover import checks, repository
+from cutover.console import plain
+from cutover.errors import Refused
+from cutover.http import DoorAdapter
+from steps.lab.lab import ROOT, new_folder
+from steps.lab.wired import WiredLab, keep
+from steps.lab.wires import AFTER, FAULTS, MOST_HITS, MOST_SECONDS, Broken, Call, kinds
+from steps.lab.world import Picture, differences, picture
+from steps.operator import Operator
+
+#: What is true by the exit code.
+CODES = {0: "done", 1: "refused, nothing changed", 3: "changed, run it again", 4: "outcome unknown"}
+#: Faults after which nobody can know whether a write happened.
+MAY_BE_UNKNOWN = {"reset", "lost", "hang", "500", "502", *AFTER}
+#: No answer is waited for longer than this where one hangs; the slowest honest answer of the lab takes a third of it.
+HANG_SECONDS = 3.0
+#: In the lab nothing is larger; the real bound only keeps the tool alive.
+MOST_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the plan as the matrix carries it out: ``verb`` or its undo, and how the site gets back to before it."""
+
+    verb: str
+    undo: bool = False
+
+    @property
+    def name(self) -> str:
+        """As people call it."""
+        return f"undo {self.verb}" if self.undo else self.verb
+
+
+#: In the order of an evening; each is broken where it stands, and then carried out unbroken.
+EVENING = (
+    Step("check D3"),
+    Step("backup"), Step("resize"), Step("deploy"), Step("gate"), Step("copy"), Step("switch"), Step("follow"), Step("back"),
+    Step("copy", undo=True), Step("gate", undo=True), Step("deploy", undo=True), Step("resize", undo=True),
+)  # fmt: skip
+#: How the site gets back to before a step, where the step has a way back.
+OPPOSITE = {
+    Step("deploy"): Step("deploy", undo=True), Step("gate"): Step("gate", undo=True), Step("copy"): Step("copy", undo=True),
+    Step("switch"): Step("back"), Step("back"): Step("switch"), Step("resize"): Step("resize", undo=True),
+}  # fmt: skip
+OPPOSITE |= {back: step for step, back in OPPOSITE.items()}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One call of one step, and one fault; ``nth`` is the time (of that call) from which on it is broken."""
+
+    step: Step
+    call: Call
+    fault: str
+    nth: int
+    after: int
+
+    def __str__(self) -> str:
+        return f"{self.step.name} / {self.call} (from number {self.nth}) / {self.fault}"
+
+
+@dataclass
+class Shown:
+    """What a cell showed. ``wrong``: what should not be so, a sentence each."""
+
+    cell: Cell
+    code: int = 0
+    sentence: str = ""
+    met: bool = True
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class Learned:
+    """What a step does unbroken: its calls in order, and the site after it."""
+
+    calls: list[Call]
+    after: Picture
+
+
+# -- which cells ------------------------------------------------------------------------------------
+
+
+def cells(step: Step, calls: Sequence[Call], faults: Iterable[str] = FAULTS) -> Iterator[Cell]:
+    """Every kind of call with every fault that it can have. A call that is made often is broken from its first time on, or from its
+    last: turn by turn, so that every kind and every fault meets both."""
+    late = cycle([True, False])
+    for call in kinds(calls):
+        times = [at for at, made in enumerate(calls) if made == call]
+        for fault in faults:
+            if "certificate" in fault and call.server not in {"Proxmox", "Portainer"}:
+                continue
+            if fault == "expired certificate" and call.server == "Portainer":
+                continue  # a pinned certificate is the one that was pinned, whatever its date
+            nth = len(times) if next(late) else 1
+            same = [made for made in calls[: times[nth - 1]] if made.server == call.server]
+            yield Cell(step, call, fault, nth, len(same))
+
+
+def covering(every: Iterable[Cell]) -> list[Cell]:
+    """A choice in which every server meets every fault once, at reads and at writes, and every kind of call is broken once."""
+    chosen: list[Cell] = []
+    met: set[tuple[str, bool, str]] = set()
+    broken: set[Call] = set()
+    rest = list(every)
+    for cell in rest:
+        key = (cell.call.server, cell.call.reads, cell.fault)
+        if key not in met and cell.call not in broken:
+            met.add(key)
+            broken.add(cell.call)
+            chosen.append(cell)
+    for cell in rest:
+        key = (cell.call.server, cell.call.reads, cell.fault)
+        if key not in met:
+            met.add(key)
+            chosen.append(cell)
+    return chosen
+
+
+# -- one cell ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def impatient(fault: str) -> Iterator[None]:
+    """Do not wait for what hangs as long as a person would; and call large what is large for the lab."""
+    before = DoorAdapter.longest, DoorAdapter.most, repository.GIT_SECONDS
+    DoorAdapter.most = MOST_BYTES
+    if fault == "hang":
+        DoorAdapter.longest, repository.GIT_SECONDS = HANG_SECONDS, HANG_SECONDS
+    try:
+        yield
+    finally:
+        DoorAdapter.longest, DoorAdapter.most, repository.GIT_SECONDS = before
+
+
+class Matrix:
+    """Carries out cells in one lab."""
+
+    def __init__(self, lab: WiredLab) -> None:
+        self.lab = lab
+        self.operator = Operator(lab)
+        self.learned: dict[Step, Learned] = {}
+        self._back: Callable[[], None] | None = None
+        self._secrets = [v for k, v in lab.env.items() if k not in {"PROXMOX_TOKEN_ID", "DNS_TSIG_NAME"}]
+
+    def tries(self, step: Step) -> None:
+        """Carry a step out; what goes wrong is kept in the operator's ``error``."""
+        if step.verb.startswith("check "):
+            run = self.operator.run(execute=False)
+            try:
+                found = [f for _, f in checks.ask_all(run, criteria=step.verb.split()[1:])]
+            finally:
+                run.close()
+            unmet = next((f for f in found if f.ok is not True), None)
+            self.operator.error = None if unmet is None else Refused(unmet.sentence, unmet.hint)
+        else:
+            self.operator.tries(step.verb, undo=step.undo)
+
+    def do(self, step: Step) -> None:
+        """Carry a step out unbroken."""
+        self.lab.wires.forget()
+        self.tries(step)
+        assert self.operator.error is None, f"{step.name}: {self.operator.error}"
+
+    def arrive(self, step: Step) -> Learned:
+        """The site stands before ``step``: learn what it does, and be before it again."""
+        self._back = keep(self.lab)
+        before = picture(self.lab)
+        self.do(step)
+        self.learned[step] = Learned(list(self.lab.wires.seen), picture(self.lab))
+        self.rewind(step, before)
+        return self.learned[step]
+
+    def leave(self, step: Step) -> list[str]:
+        """Carry the step out at last, on the site that was refused so often: what is left of that, a sentence each."""
+        self.lab.wires.forget()
+        self.tries(step)
+        if self.operator.error is not None:
+            return [f"after all that was refused, it does not work any more: {self.operator.error}"]
+        return _same(self.learned[step].after, picture(self.lab))
+
+    def rewind(self, step: Step, before: Picture) -> None:
+        """Back to before the step, whatever came of it."""
+        self.lab.wires.forget()
+        if step in OPPOSITE:
+            ours = {"qdrant_storage", "qdrant_snapshots"} if step == Step("deploy") else set()
+            Operator(self.lab, agrees_to=ours).does(OPPOSITE[step].verb, undo=OPPOSITE[step].undo)
+        assert self._back is not None
+        self._back()
+        left = differences(before, picture(self.lab))
+        assert not left, f"the stage of {step.name} is not as it was: {left}"
+
+    def show(self, cell: Cell) -> Shown:
+        """Break one call, look, mend it, and go on."""
+        began = time.monotonic()
+        shown = Shown(cell)
+        before = picture(self.lab)
+        broken = Broken(cell.call, cell.fault, cell.nth, cell.after)
+        self.lab.wires.arm(broken)
+        try:
+            with impatient(cell.fault):
+                self.tries(cell.step)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            shown.code, shown.sentence = -1, f"{type(error).__name__}: {error}"
+            shown.wrong.append(
+                f"a traceback: {type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {error}"[:300]
+            )
+        else:
+            error_ = self.operator.error
+            shown.code = 0 if error_ is None else error_.exit_code
+            shown.sentence = "" if error_ is None else str(error_)
+        shown.met = bool(broken.hits or broken.since)
+        self.lab.wires.mend()
+        after = picture(self.lab)
+        changed = differences(before, after)
+        shown.wrong += judge(shown, changed, self._secrets)
+        if changed or shown.code != 1:
+            shown.wrong += self._goes_on(cell, shown, after)
+            self.rewind(cell.step, before)
+        shown.seconds = time.monotonic() - began
+        return shown
+
+    def _goes_on(self, cell: Cell, shown: Shown, after: Picture) -> list[str]:
+        """With the fault gone the same command completes, and the site is as after an unbroken run."""
+        wanted = self.learned[cell.step].after
+        if shown.code == 0:
+            left = _same(wanted, after)
+            if left:
+                return [f"it said that it was done, but {left}"]
+        self.tries(cell.step)
+        if self.operator.error is not None:
+            return [f"it does not go on when the fault is gone: {self.operator.error}"]
+        left = _same(wanted, picture(self.lab))
+        return [f"afterwards the site is not as after an unbroken run: {left}"] if left else []
+
+
+def _same(wanted: Picture, found: Picture) -> list[str]:
+    """What differs, apart from names that carry a time or chance."""
+    return differences(_timeless(wanted), _timeless(found))[:5]
+
+
+def _timeless(picture_: Picture) -> Picture:
+    firewall = {
+        **picture_["firewall"],
+        "backups": [re.sub(r"\d{4}_\d\d_\d\d-\d\d_\d\d_\d\d", "TIME", b) for b in picture_["firewall"]["backups"]],
+    }
+    return {**picture_, "firewall": firewall}
+
+
+def judge(shown: Shown, changed: Sequence[str], secrets: Iterable[str] = ()) -> list[str]:
+    """What is not true of what was said, given what changed in the world. Pure."""
+    wrong: list[str] = []
+    code, said, cell = shown.code, shown.sentence, shown.cell
+    if code == -1:
+        return wrong
+    if code not in CODES:
+        wrong.append(f"exit code {code}")
+    if code == 1 and changed:
+        wrong.append(f"exit code 1 says that nothing was changed, but {list(changed)[:3]}; said: {said}")
+    if code == 4 and (cell.fault not in MAY_BE_UNKNOWN or not shown.met):
+        wrong.append(f"exit code 4, but nothing was unknown; said: {said}")
+    if code != 0:
+        if re.search(r"<(html|head|body|center|h1)", said, re.IGNORECASE):
+            wrong.append(f"it shows HTML: {said[:200]}")
+        if re.search(r"Traceback|object at 0x|HTTPConnection|urllib3|requests\.|<class|\bNone\b|Error\(|line \d+ column", said):
+            wrong.append(f"it shows the inside of a program: {said[:300]}")
+        if any(secret in said for secret in secrets):
+            wrong.append("it shows a secret")
+        if len(plain(said)) > 900:
+            wrong.append(f"its sentence has {len(said)} characters")
+        if not re.search(r"[A-Za-z]{3,} [a-z]{2,}", said):
+            wrong.append(f"it is no sentence: {said!r}")
+        if not _names(said, cell):
+            wrong.append(f"it does not name what failed ({cell.call}): {said}")
+    return wrong
+
+
+_CALLED = {
+    "the old server": ("old server", ".152:6333"), "the new server": ("new server", ".101:6333"),
+    "Qdrant through Nginx": ("Nginx", ".111:6333", "gate"), "vLLM": ("vLLM", ".181:8000"), "Git": ("Git", ".170:8418", "repository"),
+    "Proxmox": ("Proxmox", ".172:8006", "/nodes/", "cluster/", "nodes/", "access/", "VM ", "LXC "),
+    "Portainer": ("Portainer", ".171:9443", "stack", "container"),
+}  # fmt: skip
+
+
+def _names(said: str, cell: Cell) -> bool:
+    """Whether a sentence says who it was."""
+    return any(name.lower() in said.lower() for name in _CALLED[cell.call.server])
+
+
+# -- the whole of it ----------------------------------------------------------------------------------
+
+#: Faults that are much alike, by what they mean to whoever asked.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "no connection": ("refused", "expired certificate", "another's certificate"),
+    "no": ("401", "403", "404", "409", "429"),
+    "a server's error": ("500", "502"),
+    "no answer": ("reset", "lost", "hang"),
+    "half an answer": ("half a body", "wrong type", "huge"),
+    "a lie": ("null", "other shape", "empty", "deep", "escapes"),
+}
+
+
+def family(fault: str) -> str:
+    """What sort of fault it is."""
+    return next(name for name, faults in FAMILIES.items() if fault in faults)
+
+
+@dataclass
+class Quick:
+    """A choice for every day, over several steps: each server meets each family of faults at a read and one of them late, after
+    something was changed; each family is met at a write; and no fault is left out. Early ones first, because most end early.
+    """
+
+    met: set[tuple[str, str, str]] = field(default_factory=set)
+    faults: set[str] = field(default_factory=set)
+
+    def choose(self, every: Iterable[Cell]) -> list[Cell]:
+        """What is still to be met, of these."""
+        chosen: list[Cell] = []
+        # What only few servers can have comes first, or another fault of its family takes its place.
+        rest = sorted(every, key=lambda cell: (cell.nth > 1, "certificate" not in cell.fault, FAULTS.index(cell.fault)))
+        for cell in (*(c for c in rest if c.fault not in self.faults), *rest):
+            key = (cell.call.server, "read", family(cell.fault)) if cell.call.reads else ("any", "write", family(cell.fault))
+            if cell.call.reads and cell.nth > 1:
+                key = (cell.call.server, "late read", "any")
+            if key not in self.met:
+                self.met.add(key)
+                self.faults.add(cell.fault)
+                chosen.append(cell)
+        return chosen
+
+
+Choose = Callable[[Step, list[Cell]], Iterable[Cell]]
+
+
+def carry_out(lab: WiredLab, choose: Choose, say: Callable[[Shown], None], *, steps: Sequence[Step] = EVENING) -> list[str]:
+    """An evening, as far as the last of ``steps``, which are broken in the chosen ways before they are carried out.
+
+    Answers what is wrong at the end of a step.
+    """
+    matrix, wrong = Matrix(lab), []
+    for step in EVENING[: 1 + max(EVENING.index(step) for step in steps)]:
+        if step not in steps:
+            matrix.do(step)
+            continue
+        for cell in choose(step, list(cells(step, matrix.arrive(step).calls))):
+            say(matrix.show(cell))
+        wrong += [f"{step.name}: {said}" for said in matrix.leave(step)]
+    return wrong
+
+
+def table(shown: Sequence[Shown], calls: int) -> str:
+    """The result for people: a row a fault, with what the tool said of it."""
+    met = [one for one in shown if one.met]
+    lines = [
+        "# What the tool says when something breaks",
+        "",
+        "Generated by `python -m steps.faults`; do not edit. Each step of the plan was carried out on a lab whose servers stand behind",
+        (
+            "wires, which learned its calls; then again for every call and every fault with exactly that call broken, for "
+            f"{MOST_SECONDS:g} seconds or"
+        ),
+        f"{MOST_HITS} times, from its first time on or from its last. The command was judged each time: no traceback, an exit code that is",
+        "true of the servers as they then were, a sentence that says who and why, and with the fault gone the same command completes and",
+        "leaves the site as an unbroken run does.",
+        "",
+        (
+            f"* {calls} kinds of calls in {len({one.cell.step for one in shown})} steps, {len(shown)} cells, {len(met)} in which the call was "
+            "made and broken."
+        ),
+        f"* {sum(one.code == -1 for one in shown)} tracebacks, {sum(bool(one.wrong) for one in shown)} cells in which something was wrong.",
+        f"* Exit codes: {_codes(met)}.",
+        "",
+        "| fault | cells | ended with | an example of what is said |",
+        "|---|---:|---|---|",
+    ]
+    for fault in FAULTS:
+        mine = [one for one in met if one.cell.fault == fault]
+        if mine:
+            example = next((one for one in mine if one.sentence and not one.wrong), mine[0])
+            said = (
+                f"`{example.cell.step.name}`, {example.cell.call.server}: {_neutral(example.sentence)}"
+                if example.sentence
+                else "goes on by itself"
+            )
+            lines.append(f"| {fault} | {len(mine)} | {_codes(mine)} | {said} |")
+    lines += ["", "| server | calls | cells | ended with |", "|---|---:|---:|---|"]
+    for server in dict.fromkeys(one.cell.call.server for one in met):
+        mine = [one for one in met if one.cell.call.server == server]
+        lines.append(f"| {server} | {len({one.cell.call for one in mine})} | {len(mine)} | {_codes(mine)} |")
+    wrong = [one for one in shown if one.wrong]
+    if wrong:
+        lines += ["", "## Not as it should be", "", *(f"* {one.cell}: {'; '.join(one.wrong)}" for one in wrong)]
+    return "\n".join(lines) + "\n"
+
+
+def _codes(shown: Sequence[Shown]) -> str:
+    counted = Counter(one.code for one in shown)
+    return ", ".join(f"{counted[code]} x {code}" for code in sorted(counted))
+
+
+def _neutral(said: str) -> str:
+    """A sentence without what differs from run to run, as one cell of a table."""
+    for pattern, word in (
+        (r"127\.\d+\.0\.", "10.0.0."),
+        (r"UPID:[^ )]+", "UPID:..."),
+        (r"/tmp/\S+", "..."),
+        (r"\b[0-9a-f]{8,64}\b", "..."),
+    ):
+        said = re.sub(pattern, word, said)
+    said = plain(" ".join(said.split())).replace("|", "/")
+    return said if len(said) <= 260 else said[:257] + "..."
+
+
+def main() -> int:
+    """Run the matrix and write the page; 1 where something is not as it should be."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--into", type=Path, default=ROOT / "docs" / "faults.md")
+    parser.add_argument("--quick", action="store_true", help="only the choice of every day")
+    parser.add_argument("--step", action="append", help="only this step (can be repeated), for example: backup, 'undo gate'")
+    parser.add_argument("--minutes", type=float, default=1e9, help="break each step for at most so long")
+    options = parser.parse_args()
+    shown: list[Shown] = []
+    quick, calls = Quick(), set[tuple[Step, Call]]()
+
+    def choose(step: Step, every: list[Cell]) -> Iterator[Cell]:
+        calls.update((step, cell.call) for cell in every)
+        first = covering(every)
+        end = time.monotonic() + options.minutes * 60
+        for cell in quick.choose(every) if options.quick else [*first, *(cell for cell in every if cell not in set(first))]:
+            if time.monotonic() > end:
+                return
+            yield cell
+
+    def say(one: Shown) -> None:
+        shown.append(one)
+        print(f"{'X' if one.wrong else '.'} {one.cell} -> {one.code} ({one.seconds:.1f} s)", *one.wrong, sep="\n    ", flush=True)
+
+    wrong: list[str] = ["The matrix did not come to its end."]
+    with tempfile.TemporaryDirectory(prefix="cutover-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        try:
+            with WiredLab(new_folder(folder), seed=folder / "seed") as lab:
+                steps = [step for step in EVENING if not options.step or step.name in options.step]
+                wrong = carry_out(lab, choose, say, steps=steps)
+        finally:  # also of a run that was stopped: what was shown was shown
+            options.into.write_text(table(shown, len(calls)), encoding="utf-8")
+    print(*wrong, f"{len(shown)} cells; written: {options.into}", sep="\n")
+    return 1 if wrong or any(one.wrong for one in shown) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

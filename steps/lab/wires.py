@@ -1,0 +1,431 @@
+"""Between the tool and the servers: wires that can break exactly one call.
+
+Each server of the lab can be put behind a :class:`Wire`, a small proxy that the site's address leads to. All wires of a lab share
+:class:`Wires`, which keeps the list of calls that went through and knows which call is to be broken, how, and from which time on.
+Nothing of the tool is patched: it talks to an address of its site.yaml, and what comes back is what a broken network, a reverse
+proxy, a wrong server or a liar would send. One request a connection, so that a fault never meets the next call by accident.
+
+What is not modelled: HTTP/2, pipelining, requests whose body is sent after ``Expect: 100-continue``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Address = tuple[str, int]
+IsRead = Callable[[str, str], bool]
+
+#: What an answer of somebody else looks like: a reverse proxy's page, with something in it that must not reach a person.
+HTML = b"<html><head><title>Bad Gateway</title></head><body><center><h1>Oops</h1></center><hr>proxy/1.0</body></html>"
+ESCAPES = "\x1b[2J\x1b]0;owned\x07\x1b[31m"
+#: A fault ends by itself after so many broken calls, or so many seconds: an outage, not the end of the world. Without an
+#: end, whoever waits for a fact with a deadline would wait for all of it, which says nothing more.
+MOST_HITS = 6
+MOST_SECONDS = 2.0
+
+_STATUS = {401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 409: "Conflict", 429: "Too Many Requests",
+           500: "Internal Server Error", 502: "Bad Gateway"}  # fmt: skip
+#: A fault of one call. The first list never reaches the server; the second is carried out, and the answer suffers.
+BEFORE = ("reset", "401", "403", "404", "409", "429", "500", "502", "hang")
+AFTER = ("lost", "half a body", "wrong type", "null", "other shape", "empty", "huge", "deep", "escapes")
+#: A fault of the connection: who connects meets it before any request.
+CONNECTION = ("refused", "expired certificate", "another's certificate")
+FAULTS = (*CONNECTION, *BEFORE, *AFTER)
+
+_PARTS = (
+    (r"UPID:[^/]+", "{task}"),
+    (r"(?<=/collections/)(?!aliases)[^/]+(?=/|$)", "{collection}"),
+    (r"(?<=/snapshots/)(?!upload|recover)[^/]+", "{snapshot}"),
+    (r"(?<=/volumes/)[^/]+", "{volume}"),
+    (r"(?<=/images/)(?!create).+(?=/json)", "{image}"),
+    (r"(?<=/distribution/).+(?=/json)", "{image}"),
+    (r"(?<=/content/)[^/]+", "{volume}"),
+    (r"\b[0-9a-f]{12,64}\b", "{id}"),
+    (r"(?<=/)\d+(?=/|$)", "{number}"),
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kind of call: the server, and method and path without what differs from run to run."""
+
+    server: str
+    method: str
+    path: str
+    reads: bool
+
+    @classmethod
+    def of(cls, server: str, method: str, target: str, is_read: IsRead) -> Call:
+        """From a request line."""
+        path = target.split("?", maxsplit=1)[0]
+        reads = is_read(method, target)
+        for pattern, part in _PARTS:
+            path = re.sub(pattern, part, path)
+        return cls(server, method, path, reads)
+
+    def __str__(self) -> str:
+        return f"{self.server}: {self.method} {self.path}"
+
+
+@dataclass
+class Broken:
+    """What is broken: ``fault`` of ``call``, from its ``nth`` time on (counted from 1)."""
+
+    call: Call
+    fault: str
+    nth: int = 1
+    #: For a fault of the connection: the server's requests before it.
+    after: int = 0
+    hits: int = 0
+    since: float = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether the outage has lasted long enough."""
+        return self.hits >= MOST_HITS or bool(self.since and time.monotonic() - self.since > MOST_SECONDS)
+
+
+@dataclass
+class Wires:
+    """All wires of a lab: the calls that went through, and what is to be broken."""
+
+    seen: list[Call] = field(default_factory=list)
+    broken: Broken | None = None
+    wires: list[Wire] = field(default_factory=list)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def wire(self, server: str, here: Address, there: Address, **rest: Any) -> Wire:
+        """Put a wire in front of a server."""
+        wire = Wire(self, server, here, there, **rest)
+        self.wires.append(wire)
+        return wire
+
+    def forget(self) -> None:
+        """Begin to count anew; nothing is broken."""
+        self.mend()
+        with self._lock:
+            self.seen.clear()
+
+    def arm(self, broken: Broken) -> None:
+        """Break a call from now on."""
+        self.forget()
+        with self._lock:
+            self.broken = broken
+        for wire in self.wires:  # without our lock: a wire takes its own first, then asks us
+            wire.look()
+
+    def mend(self) -> None:
+        """Everything works again."""
+        with self._lock:
+            self.broken = None
+        for wire in self.wires:
+            wire.look()
+
+    def passes(self, call: Call) -> str:
+        """Note a call; the fault that it meets, or nothing."""
+        with self._lock:
+            self.seen.append(call)
+            broken = self.broken
+            if broken is None or broken.fault in CONNECTION:
+                return ""
+            if broken.call != call or self.seen.count(call) < broken.nth or broken.over:
+                return ""
+            broken.hits += 1
+            broken.since = broken.since or time.monotonic()
+            return broken.fault
+
+    def count(self, server: str) -> int:
+        """How many calls a server has had."""
+        with self._lock:
+            return sum(call.server == server for call in self.seen)
+
+    def connection_fault(self, server: str) -> str:
+        """The fault that whoever connects to a server meets now."""
+        with self._lock:
+            broken = self.broken
+            if broken is None or broken.fault not in CONNECTION or broken.call.server != server:
+                return ""
+            if self.count(server) < broken.after or broken.over:
+                return ""
+            broken.since = broken.since or time.monotonic()
+            return broken.fault
+
+    def stop(self) -> None:
+        """Take all wires away."""
+        for wire in self.wires:
+            wire.stop()
+
+
+class Wire:
+    """One proxy: listens ``here``, leads ``there``. ``mine`` tells the tool's requests from those of others.
+
+    ``certificates`` are TLS contexts by fault, the ordinary one under the empty name; without them it is plain HTTP.
+    ``follows``: it listens only while something listens there, as the server itself would.
+    """
+
+    def __init__(
+        self, wires: Wires, server: str, here: Address, there: Address, *, is_read: IsRead, host: str = "",
+        certificates: Mapping[str, ssl.SSLContext] | None = None, upstream_tls: bool = False, follows: bool = False,
+    ) -> None:  # fmt: skip
+        self._wires, self.server, self.here, self.there = wires, server, here, there
+        self._is_read, self._host, self._follows = is_read, host, follows
+        self._certificates = dict(certificates or {})
+        self._upstream: ssl.SSLContext | None = None
+        if upstream_tls:
+            # The tool verifies the wire; behind it the lab is among itself.
+            self._upstream = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            self._upstream.check_hostname, self._upstream.verify_mode = False, ssl.CERT_NONE
+        self._listener: socket.socket | None = None
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Begin to listen, and to look whether to."""
+        self.look()
+        threading.Thread(target=self._watch, daemon=True, name=f"wire-{self.server}").start()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.02):
+            self.look()
+
+    def look(self) -> None:
+        """Listen, or not: as the server behind does, and as the fault says."""
+        with self._lock:
+            wanted = not self._ended.is_set() and self._wires.connection_fault(self.server) != "refused"
+            if wanted and self._follows:
+                wanted = _listens(self.there)
+            if wanted and self._listener is None:
+                listener = socket.socket()
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(self.here)
+                listener.listen(128)
+                self._listener = listener
+                threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+            elif not wanted and self._listener is not None:
+                listener, self._listener = self._listener, None
+                with contextlib.suppress(OSError):
+                    listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+                listener.close()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.look()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(60)
+        with contextlib.suppress(OSError, ValueError), contextlib.ExitStack() as stack:
+            stack.callback(lambda: connection.close())  # noqa: PLW0108 - by then it may be the TLS one
+            if self._certificates:
+                fault = self._wires.connection_fault(self.server)
+                context = self._certificates.get(fault, self._certificates[""])
+                connection = context.wrap_socket(connection, server_side=True)
+            self._exchange(connection)
+
+    def _exchange(self, client: socket.socket) -> None:
+        head, body = _read_request(client)
+        if not head:
+            return
+        method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
+        headers = _headers(head)
+        fault = ""
+        if not self._host or headers.get("host", "").split(":")[0] == self._host:
+            fault = self._wires.passes(Call.of(self.server, method, target, self._is_read))
+            self.look()  # a fault of the connection may begin with the next one
+        if fault in BEFORE:
+            self._break(client, fault)
+            return
+        answer = self._forward(head, body)
+        if answer is None or fault == "lost":
+            _reset(client)
+            return
+        self._reply(client, answer, fault)
+
+    def _break(self, client: socket.socket, fault: str) -> None:
+        if fault == "reset":
+            _reset(client)
+        elif fault == "hang":
+            client.settimeout(20)
+            with contextlib.suppress(OSError):
+                client.recv(1)  # until the client gives up
+        elif fault == "502":
+            client.sendall(_joined("HTTP/1.1 502 Bad Gateway", {"Content-Type": "text/html"}, HTML))
+        else:
+            told = "Broken on purpose"
+            body = json.dumps({"message": told, "status": {"error": told}, "data": None}).encode()
+            line = f"HTTP/1.1 {fault} {_STATUS[int(fault)]}"
+            client.sendall(_joined(line, {"Content-Type": "application/json"}, body))
+
+    def _forward(self, head: bytes, body: bytes) -> bytes | None:
+        lines = [line for line in head.split(b"\r\n")
+                 if not line.lower().startswith((b"connection:", b"accept-encoding:", b"transfer-encoding:", b"content-length:"))]  # fmt: skip
+        lines += [b"Connection: close", b"Accept-Encoding: identity"]
+        if body or lines[0].startswith((b"POST", b"PUT", b"PATCH")):
+            lines.append(f"Content-Length: {len(body)}".encode())
+        try:
+            server = socket.create_connection(self.there, timeout=5)
+        except OSError:
+            return None
+        try:
+            server.settimeout(120)
+            if self._upstream is not None:
+                server = self._upstream.wrap_socket(server, server_hostname=self.there[0])
+            server.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+            got = bytearray()
+            while piece := server.recv(1 << 18):
+                got += piece
+            return bytes(got) or None
+        except OSError:
+            return None
+        finally:
+            server.close()
+
+    def _reply(self, client: socket.socket, answer: bytes, fault: str) -> None:
+        line, headers, body = _split(answer)
+        if fault == "half a body":
+            client.sendall(_joined(line, headers, body, send=len(body) // 2))
+            return
+        if fault == "wrong type":
+            client.sendall(_joined("HTTP/1.1 200 OK", {"Content-Type": "text/html"}, HTML))
+            return
+        if fault == "huge":
+            with contextlib.suppress(OSError):
+                client.sendall(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n{"result": "')
+                for _ in range(64):
+                    client.sendall(b"x" * (1 << 20))
+            return
+        if fault:
+            headers, body = {"Content-Type": "application/json"}, _lie(fault, body)
+        client.sendall(_joined(line, headers, body))
+
+
+def _lie(fault: str, body: bytes) -> bytes:
+    """Another answer in place of this one: of the same envelope where it has one."""
+    if fault == "deep":
+        return b"[" * 200_000 + b"]" * 200_000
+    if fault == "empty":
+        return b"{}"
+    try:
+        told = json.loads(body)
+    except ValueError:
+        told = None
+    envelope = next((key for key in ("data", "result") if isinstance(told, dict) and key in told), None)
+    inner = told[envelope] if envelope else told
+    if fault == "escapes":
+        return json.dumps(_with_escapes(told)).encode()
+    lie: Any = None
+    if fault == "other shape":
+        lie = ["x", None, 7] if isinstance(inner, dict) else {"x": None} if isinstance(inner, list) else [inner]
+    return json.dumps({**told, envelope: lie} if envelope else lie).encode()
+
+
+def _with_escapes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_escapes(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_escapes(inner) for inner in value]
+    return value + ESCAPES if isinstance(value, str) else value
+
+
+def _reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def _read_request(client: socket.socket) -> tuple[bytes, bytes]:
+    got = bytearray()
+    while b"\r\n\r\n" not in got:
+        piece = client.recv(1 << 16)
+        if not piece:
+            return b"", b""
+        got += piece
+    head, _, rest = bytes(got).partition(b"\r\n\r\n")
+    headers = _headers(head)
+    if headers.get("transfer-encoding") == "chunked":
+        raw = bytearray(rest)
+        while not raw.endswith(b"0\r\n\r\n"):
+            raw += client.recv(1 << 16)
+        return head, _dechunked(bytes(raw))
+    size = int(headers.get("content-length") or 0)
+    body = bytearray(rest)
+    while len(body) < size:
+        piece = client.recv(1 << 18)
+        if not piece:
+            return b"", b""
+        body += piece
+    return head, bytes(body)
+
+
+def _headers(head: bytes) -> dict[str, str]:
+    lines = head.decode("latin-1").split("\r\n")[1:]
+    return {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _split(answer: bytes) -> tuple[str, dict[str, str], bytes]:
+    """(status line, headers, body) of a whole answer."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    headers = _headers(head)
+    if headers.pop("transfer-encoding", "") == "chunked":
+        body = _dechunked(body)
+    return head.split(b"\r\n", 1)[0].decode("latin-1"), headers, body
+
+
+def _dechunked(raw: bytes) -> bytes:
+    found, at = bytearray(), 0
+    while at < len(raw):
+        end = raw.index(b"\r\n", at)
+        size = int(raw[at:end].split(b";")[0], 16)
+        if size == 0:
+            break
+        found += raw[end + 2 : end + 2 + size]
+        at = end + 2 + size + 2
+    return bytes(found)
+
+
+def _joined(line: str, headers: Mapping[str, str], body: bytes, send: int | None = None) -> bytes:
+    kept = {k: v for k, v in headers.items() if k not in {"connection", "content-length", "keep-alive"}}
+    shown = [line, *(f"{name}: {value}" for name, value in kept.items()), f"Content-Length: {len(body)}", "Connection: close"]
+    return "\r\n".join(shown).encode("latin-1") + b"\r\n\r\n" + (body if send is None else body[:send])
+
+
+def _listens(there: Address) -> bool:
+    """Whether something listens at an address of this machine, without connecting to it."""
+    wanted = socket.inet_aton(there[0])[::-1].hex().upper() + f":{there[1]:04X}"
+    return any(
+        words[1] == wanted and words[3] == "0A"
+        for words in (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    )
+
+
+def contexts(ordinary: tuple[Path, Path], **by_fault: tuple[Path, Path]) -> dict[str, ssl.SSLContext]:
+    """TLS contexts from (certificate, key) files: the ordinary one, and one for each fault of a certificate."""
+
+    def context(files: tuple[Path, Path]) -> ssl.SSLContext:
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.load_cert_chain(*map(str, files))
+        return made
+
+    return {"": context(ordinary), **{name.replace("_", " "): context(files) for name, files in by_fault.items()}}
+
+
+def kinds(seen: Iterable[Call]) -> list[Call]:
+    """The kinds of calls, in the order in which they were first made."""
+    return list(dict.fromkeys(seen))

@@ -1,0 +1,197 @@
+"""The fault matrix (:mod:`steps.faults`): a choice of it every day, all of it with ``--thorough``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cutover.door import Door
+from cutover.errors import OutcomeUnknown, Unreachable
+from cutover.http import DoorAdapter, session
+from cutover.journal import Journal
+from steps.faults import EVENING, FAMILIES, Cell, Choose, Quick, Shown, Step, carry_out, cells, covering, family, judge, table
+from steps.lab.lab import ROOT, new_folder
+from steps.lab.wired import WiredLab
+from steps.lab.wires import FAULTS, Broken, Call
+
+READ = Call("Proxmox", "GET", "/api2/json/cluster/resources", reads=True)
+WRITE = Call("Proxmox", "POST", "/api2/json/nodes/pve/vzdump", reads=False)
+STEP = Step("backup")
+
+
+@pytest.fixture
+def lab(lab_parent: Path) -> Iterator[WiredLab]:
+    with WiredLab(new_folder(lab_parent), seed=lab_parent / "seed") as made:
+        yield made
+
+
+# -- which cells --------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_call_meets_every_fault_early_or_late() -> None:
+    made = list(cells(STEP, [READ, WRITE, READ, READ]))
+    assert {(cell.call, cell.fault) for cell in made} == {(call, fault) for call in (READ, WRITE) for fault in FAULTS}
+    assert {cell.nth for cell in made if cell.call == READ} == {1, 3}
+    assert {cell.after for cell in made if cell.call == READ} == {0, 3}, "the server's requests before it"
+
+
+def test_a_certificate_is_only_wrong_where_there_is_one() -> None:
+    plain = Call("vLLM", "GET", "/health", reads=True)
+    assert not [cell for cell in cells(STEP, [plain]) if "certificate" in cell.fault]
+
+
+def test_the_choices_leave_no_fault_out() -> None:
+    made = list(cells(STEP, [READ, WRITE]))
+    assert {(c.call.reads, c.fault) for c in covering(made)} == {(reads, fault) for reads in (True, False) for fault in FAULTS}
+    quick = Quick()
+    chosen = quick.choose(made)
+    for reads in (True, False):
+        assert {family(c.fault) for c in chosen if c.call.reads is reads} == set(FAMILIES)
+    assert {fault for faults in FAMILIES.values() for fault in faults} == set(FAULTS)
+    assert quick.choose(made) == []
+    several = [
+        cell
+        for name in ("Proxmox", "Portainer", "Git", "vLLM", "one", "other")
+        for cell in cells(STEP, [replace(READ, server=name)])
+    ]
+    assert {c.fault for c in Quick().choose(several)} == set(FAULTS)
+
+
+# -- what a cell must show ----------------------------------------------------------------------------
+
+SAID = "GET https://10.0.0.172:8006/api2/json/cluster/resources: connection refused."
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "changed", "fault", "wrong"),
+    [
+        (1, SAID, [], "refused", ""),
+        (3, SAID, ["guests.1001.pending: {} -> {}"], "refused", ""),
+        (4, SAID, [], "lost", ""),
+        (1, SAID, ["guests.1001.pending: {} -> {}"], "refused", "says that nothing was changed"),
+        (4, SAID, [], "403", "nothing was unknown"),
+        (2, SAID, [], "401", "exit code 2"),
+        (1, "Proxmox: <html><body>Bad Gateway</body></html>", [], "502", "HTML"),
+        (1, "Proxmox: HTTPConnectionPool(host='x'): Max retries", [], "reset", "inside of a program"),
+        (1, "Proxmox does not accept the token hush-hush.", [], "401", "a secret"),
+        (1, "Something went wrong.", [], "500", "does not name what failed"),
+        (1, "Proxmox: 500", [], "500", "no sentence"),
+        (1, f"Proxmox says {'x' * 1000} at last.", [], "huge", "characters"),
+    ],
+)
+def test_the_judge_sees(code: int, said: str, changed: list[str], fault: str, wrong: str) -> None:
+    shown = Shown(Cell(STEP, READ, fault, 1, 0), code, said)
+    found = judge(shown, changed, ["hush-hush"])
+    assert (wrong in " ".join(found)) if wrong else found == []
+
+
+def test_the_page_says_what_was_wrong() -> None:
+    good = Shown(Cell(STEP, READ, "refused", 1, 0), 1, SAID)
+    bad = Shown(Cell(STEP, WRITE, "lost", 1, 0), 1, "Proxmox is gone now.", wrong=["it lies"])
+    text = table([good, bad], 2)
+    assert "2 kinds of calls in 1 steps, 2 cells" in text and "1 cells in which something was wrong" in text
+    assert "| refused | 1 | 1 x 1 |" in text and "it lies" in text
+
+
+def test_the_page_that_ships_is_of_this_matrix() -> None:
+    """Its numbers are of the day on which it was made; its rows are the faults that there are, and it has nothing to hide."""
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
+    assert [row for row in rows if row in FAULTS] == list(FAULTS)
+    assert "* 0 tracebacks, 0 cells in which something was wrong." in page
+
+
+# -- the wires ----------------------------------------------------------------------------------------
+
+
+def test_a_wire_breaks_the_call_that_it_is_told_to_and_no_other(lab: WiredLab, tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "wires")
+    door = Door(journal)
+    http = session(door, headers={"api-key": lab.keys.qdrant}, timeout=(2.0, 2.0))
+    url = lab.site.qdrant.old_url
+    http.get(f"{url}/collections").json()
+    call = lab.wires.seen[-1]
+    assert (call.server, call.path, call.reads) == ("the old server", "/collections", True)
+    lab.wires.arm(Broken(call, "lost", nth=2))
+    assert http.get(f"{url}/collections").status_code == 200
+    assert http.get(f"{url}/aliases").status_code == 200
+    with pytest.raises(Unreachable):
+        http.get(f"{url}/collections")
+    assert http.get(f"{url}/aliases").status_code == 200
+    put = f"{url}/collections/made-through-a-wire"
+    lab.wires.forget()
+    lab.wires.arm(Broken(Call("the old server", "PUT", "/collections/{collection}", reads=False), "lost"))
+    with pytest.raises(OutcomeUnknown), door.act("x", "X"):
+        http.put(put, json={"vectors": {"size": 2, "distance": "Dot"}})
+    assert door.changed, "nobody knows, so nobody may say that nothing was changed"
+    lab.wires.mend()
+    assert http.get(put).status_code == 200, "the answer was lost, not the request"
+    with door.act("x", "X"):
+        assert http.delete(put).json()["result"] is True
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("reset", "closed the connection|reset by peer"),
+        ("half a body", "ends in the middle"),
+        ("huge", "larger than 1 MB"),
+        ("hang", "no answer within 1 s"),
+        ("lost", "closed the connection|reset by peer"),
+    ],
+)
+def test_a_lost_answer_is_unreachable_to_who_read_and_unknown_to_who_wrote(
+    lab: WiredLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+) -> None:
+    monkeypatch.setattr(DoorAdapter, "most", 1 << 20)
+    monkeypatch.setattr(DoorAdapter, "longest", 1.0)
+    door = Door(Journal(tmp_path, "wires"))
+    http = session(door, headers={"api-key": lab.keys.qdrant})
+    url, old = f"{lab.site.qdrant.old_url}/collections/digits", "the old server"
+    lab.wires.arm(Broken(Call(old, "GET", "/collections/{collection}", reads=True), fault))
+    with pytest.raises(Unreachable, match=said):
+        http.get(url)
+    assert door.changed == ""
+    lab.wires.arm(Broken(Call(old, "PATCH", "/collections/{collection}", reads=False), fault))
+    with pytest.raises(OutcomeUnknown, match=said), door.act("x", "X"):
+        http.patch(url, json={})
+    assert door.changed.startswith("PATCH ")
+
+
+# -- the matrix ---------------------------------------------------------------------------------------
+
+
+def _wrong(lab: WiredLab, choose: Choose, steps: Sequence[Step]) -> list[str]:
+    wrong: list[str] = []
+
+    def say(shown: Shown) -> None:
+        wrong.extend(f"{shown.cell}: {said}" for said in shown.wrong)
+
+    return [*carry_out(lab, choose, say, steps=steps), *wrong]
+
+
+def test_a_choice_of_every_day(lab: WiredLab) -> None:
+    quick, chosen = Quick(), list[Cell]()
+
+    def choose(step: Step, every: list[Cell]) -> list[Cell]:
+        # A backup takes long, so only its reads are broken here.
+        mine = quick.choose(cell for cell in every if cell.call.reads or step.verb != "backup")
+        chosen.extend(mine)
+        return mine
+
+    wrong = _wrong(lab, choose, [Step("check D3"), Step("backup"), Step("deploy"), Step("copy")])
+    assert not wrong, "\n".join(wrong)
+    assert {cell.fault for cell in chosen} == set(FAULTS)
+    assert {cell.call.server for cell in chosen} == {
+        "vLLM", "Proxmox", "Portainer", "Git", "the old server", "the new server", "Qdrant through Nginx",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", EVENING, ids=lambda step: step.name)
+def test_every_call_of(lab: WiredLab, step: Step) -> None:
+    wrong = _wrong(lab, lambda _, every: every, [step])
+    assert not wrong, "\n".join(wrong)

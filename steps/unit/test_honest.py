@@ -1,0 +1,123 @@
+"""The one place where every error of a verb ends: what is said about what was changed is true, and nothing is a traceback."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from cutover.errors import CutoverError, DoorClosed, Failed, OutcomeUnknown, Refused, Unreachable, WrongUsage
+from cutover.honest import honest
+from cutover.http import fields
+from cutover.journal import Journal
+from cutover.run import Run
+from cutover.secrets import Secrets
+from cutover.site import load
+from steps.lab.lab import ROOT
+
+SITE = load(ROOT / "site.yaml")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(SITE, Secrets.from_env({"QDRANT_API_KEY": "hush-hush"}), tmp_path, execute=True)
+
+
+def ended(run: Run, error: Exception, *, changed: str = "") -> CutoverError:
+    run.door.changed = changed
+    with pytest.raises(CutoverError) as found, honest(run):
+        raise error
+    return found.value
+
+
+@pytest.mark.parametrize("error", [Refused("No."), Unreachable("Gone."), WrongUsage("Wrong key."), DoorClosed("Closed.")])
+def test_nothing_was_changed_is_only_said_where_nothing_was(run: Run, error: CutoverError) -> None:
+    assert ended(run, error) is error
+    later = ended(run, error, changed="PUT https://pve/config")
+    assert isinstance(later, Failed) and later.exit_code == 3
+    assert later.sentence == error.sentence and "PUT https://pve/config" in later.hint and "again" in later.hint
+
+
+@pytest.mark.parametrize("error", [Failed("Half."), OutcomeUnknown("Who knows.")])
+def test_what_is_true_already_stays_as_it_is(run: Run, error: CutoverError) -> None:
+    assert ended(run, error, changed="x") is error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("pid"), "it lacks 'pid'"),
+        (TypeError("list indices must be integers"), "another shape"),
+        (AttributeError("'NoneType' object has no attribute 'get'"), "another shape"),
+        (RecursionError(), "nested too deeply"),
+    ],
+)
+def test_what_nobody_expected_is_a_sentence_and_its_story_is_kept(run: Run, error: Exception, said: str) -> None:
+    run.door.heard = "GET https://pve/agent/exec"
+    found = ended(run, error)
+    assert said in found.sentence and "GET https://pve/agent/exec" in found.sentence and found.exit_code == 1
+    assert "NoneType" not in str(found) and "Error" not in str(found)
+    kept = run.state_dir / "defects.log"
+    assert type(error).__name__ in kept.read_text() and kept.stat().st_mode & 0o777 == 0o600
+    assert ended(run, error, changed="x").exit_code == 3
+
+
+def test_the_kept_story_holds_no_secret(run: Run) -> None:
+    ended(run, KeyError("hush-hush"))
+    assert "hush-hush" not in (run.state_dir / "defects.log").read_text()
+
+
+def test_a_file_that_cannot_be_written_is_named(run: Run) -> None:
+    found = ended(run, OSError(errno.ENOSPC, "No space left on device", "/state/follow.json"))
+    assert "/state/follow.json cannot be read or written: no space left on device" in found.sentence
+
+
+def test_who_stops_reading_is_not_told_about_it(run: Run) -> None:
+    with pytest.raises(BrokenPipeError), honest(run):
+        raise BrokenPipeError
+
+
+def test_a_passing_act_changes_nothing_that_stays(run: Run) -> None:
+    with run.door.act("switch.hold", "Hold writes", passing=True):
+        run.door.happened("set the flag hold")
+    assert run.door.changed == ""
+    with run.door.act("switch.hold", "Hold writes", passing=True), run.door.act("copy.recover", "Recover"):
+        run.door.happened("PUT recover")
+    assert run.door.changed == "PUT recover"
+
+
+@pytest.mark.parametrize("error", [OutcomeUnknown("The answer was lost."), Failed("It failed.")])
+def test_a_journal_that_cannot_be_written_does_not_hide_what_happened(
+    run: Run, error: CutoverError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*words: object) -> None:
+        raise Refused("The journal cannot be written.")
+
+    with pytest.raises(type(error)) as found, run.door.act("x", "X"):
+        for name in ("failed", "unknown"):
+            monkeypatch.setattr(Journal, name, full)
+        raise error
+    assert found.value is error
+    assert len(Journal(run.state_dir, SITE.name).open_intents()) == 1
+
+
+def test_what_was_taken_back_was_not_changed(run: Run) -> None:
+    with pytest.raises(Refused), honest(run), run.door.act("gate.install", "Put the gate in"):
+        run.door.happened("write qdrant.conf")
+        run.door.taken_back()
+        raise Refused("It does not work; everything was put back.")
+    with run.door.act("copy.recover", "Recover"):
+        run.door.happened("PUT recover")
+    with pytest.raises(Failed), honest(run), run.door.act("gate.install", "Put the gate in"):
+        run.door.happened("write qdrant.conf")
+        run.door.taken_back()
+        raise Refused("It does not work; everything was put back.")
+
+
+def test_a_field_that_an_answer_lacks_is_missed_in_words() -> None:
+    told = fields({"data": [{"vmid": 952}]}, "Proxmox, asked GET cluster/resources,")
+    assert told == {"data": [{"vmid": 952}]} and told["data"][0]["vmid"] == 952 and told.get("other") is None
+    with pytest.raises(Unreachable, match=r"^Proxmox, asked GET cluster/resources, did not say 'status'\.") as missed:
+        told["data"][0]["status"]
+    assert isinstance(missed.value, KeyError)
