@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from cutover import http
 from cutover.door import Door
-from cutover.errors import DoorClosed, Failed, OutcomeUnknown, Refused, Unreachable
+from cutover.errors import DoorClosed, OutcomeUnknown, Refused, Unreachable
 from cutover.journal import Journal
 
 
@@ -76,16 +77,21 @@ def test_where_the_journal_cannot_be_written_nothing_is_done(tmp_path: Path) -> 
     (tmp_path / "journal.jsonl").symlink_to("/dev/full")
     journal, done = Journal.__new__(Journal), []
     vars(journal).update(path=tmp_path / "journal.jsonl", _site="home", _redact=str, _lock_file=0, _entries=[])
-    with pytest.raises(Failed, match="cannot be written: No space left on device"), Door(journal).act("x", "X"):
+    with pytest.raises(Refused, match=r"cannot be written \(no space left on device\)"), Door(journal).act("x", "X"):
         done.append("x")
     assert done == []
 
 
 def test_a_line_that_was_written_by_half_does_not_stay(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = journal.path.read_bytes()
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda handle, data: real(handle, data[:10]))
-    with pytest.raises(Failed, match="No space left"):
+    before, real, room = journal.path.read_bytes(), os.write, [10]
+
+    def until_the_disk_is_full(handle: int, data: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, data[: room.pop()])
+
+    monkeypatch.setattr(os, "write", until_the_disk_is_full)
+    with pytest.raises(Refused, match="no space left"):
         journal.note("x", "X")
     assert journal.path.read_bytes() == before
 
