@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 
 from cutover import checks, repository
@@ -346,7 +346,7 @@ class Quick:
         chosen: list[Cell] = []
         # What only few servers can have comes first, or another fault of its family takes its place.
         rest = sorted(every, key=lambda cell: (cell.nth > 1, "certificate" not in cell.fault, FAULTS.index(cell.fault)))
-        for cell in (*(c for c in rest if c.fault not in self.faults), *rest):
+        for cell in chain((c for c in rest if c.fault not in self.faults), rest):
             key = (cell.call.server, "read", family(cell.fault)) if cell.call.reads else ("any", "write", family(cell.fault))
             if cell.call.reads and cell.nth > 1:
                 key = (cell.call.server, "late read", "any")
