@@ -281,9 +281,14 @@ class Rfc2136:
 
     def _carry_out(self, update: dns.update.UpdateMessage, zone: str, what: str) -> None:
         self._door.require(f"DNS UPDATE of zone {zone} at {self._place.server}: {what}")
-        code = self._send(update, what, writes=True).rcode()
+        try:
+            code = self._send(update, what, writes=True).rcode()
+        except (Refused, Unreachable):
+            self._door.refused()
+            raise
         if code == dns.rcode.NOERROR:
             return
+        self._door.refused()
         if code in {dns.rcode.NXRRSET, dns.rcode.YXRRSET, dns.rcode.NXDOMAIN, dns.rcode.YXDOMAIN}:
             raise Refused(
                 f"{self.title} did not {what}: a record was changed since it was read. Nothing of that zone was changed.",

@@ -35,6 +35,8 @@ class Door:
     def __init__(self, journal: Journal | None = None) -> None:
         self._journal = journal
         self._acts = 0
+        #: Changes that were sent and not refused, or whose answer was lost.
+        self.changes = 0
         self._lock = threading.Lock()
 
     @property
@@ -75,3 +77,10 @@ class Door:
             raise DoorClosed(f"Not sent without --execute: {request}.")
         if self._acts == 0:
             raise DoorClosed(f"Not sent, because it is not part of a journaled act: {request}.")
+        with self._lock:
+            self.changes += 1
+
+    def refused(self) -> None:
+        """Called by a client when the change that it asked for last was refused as a whole, or never got there."""
+        with self._lock:
+            self.changes -= 1

@@ -115,6 +115,17 @@ class DoorAdapter(HTTPAdapter):
         if not isinstance(given, tuple):
             kwargs["timeout"] = (self._timeout[0], max(self._timeout[1], given or 0))
         try:
+            answer = self._sent(request, shown, reads, *args, **kwargs)
+        except Unreachable:
+            if not reads:
+                self._door.refused()
+            raise
+        if not reads and answer.status_code >= 400:
+            self._door.refused()
+        return answer
+
+    def _sent(self, request: requests.PreparedRequest, shown: str, reads: bool, *args: Any, **kwargs: Any) -> requests.Response:
+        try:
             return super().send(request, *args, **kwargs)
         except requests.exceptions.SSLError as error:
             raise Unreachable(f"{shown}: {_tls_sentence(error)}") from None

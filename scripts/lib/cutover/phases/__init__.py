@@ -6,13 +6,17 @@ the door, proves its own result and can be run again; and, where there is a way 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol
+
+from cutover.errors import CutoverError, Failed, OutcomeUnknown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cutover.run import Run
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -42,3 +46,21 @@ class Phase(Protocol):
 
     def do(self, run: Run) -> Outcome:
         """Do it, prove it. Raises :class:`cutover.errors.CutoverError` with what is true afterwards."""
+
+
+def says_what_changed(work: Callable[Concatenate[Run, P], Outcome]) -> Callable[Concatenate[Run, P], Outcome]:
+    """Let no error after a change say that nothing was changed: a refusal, or a server that is away, is :class:`Failed` then."""
+
+    @functools.wraps(work)
+    def told(run: Run, /, *arguments: P.args, **named: P.kwargs) -> Outcome:
+        before = run.door.changes
+        try:
+            return work(run, *arguments, **named)
+        except (Failed, OutcomeUnknown):
+            raise
+        except CutoverError as error:
+            if run.door.changes == before:
+                raise
+            raise Failed(error.sentence, error.hint or "Run the same command again: it goes on from what is true.") from None
+
+    return told

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from cutover import rights, vzdump
 from cutover.errors import Failed, Refused
 from cutover.journal import now
-from cutover.phases import Outcome, Sentence, references
+from cutover.phases import Outcome, Sentence, references, says_what_changed
 
 if TYPE_CHECKING:
     from cutover.qdrant import Qdrant
@@ -132,6 +132,7 @@ def _can_snapshot(run: Run) -> bool:
     return bool(int(answer.get("hasFeature") or 0))
 
 
+@says_what_changed
 def do(run: Run) -> Outcome:
     """Save, prove, write the manifest. Run again it continues; when everything is there it does nothing."""
     old = run.site.guests.old

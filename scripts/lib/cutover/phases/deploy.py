@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from cutover import http, portainer, stackfile
 from cutover.errors import CutoverError, DoorClosed, Failed, OutcomeUnknown, Refused, Unreachable
-from cutover.phases import Outcome, Sentence
+from cutover.phases import Outcome, Sentence, says_what_changed
 from cutover.portainer import PROJECT, SERVICE, Answered, Stack
 from cutover.repository import Repository
 from cutover.stackfile import StackFile
@@ -454,6 +454,7 @@ def refuse(reasons: Sequence[str]) -> None:
         raise Refused(f"Nothing was deployed, because it would fail: {listed}")
 
 
+@says_what_changed
 def do(run: Run) -> Outcome:
     """Deploy what the reference is at, and prove it; go back to the commit before it where the proof fails."""
     want = wanted(run)
@@ -709,6 +710,7 @@ def _named(run: Run) -> set[str]:
     return set(getattr(run.consent, "names", ()))
 
 
+@says_what_changed
 def undo(run: Run) -> Outcome:
     """Remove the stack. Its volumes stay, except those whose names were given (``--yes-destroy NAME``).
 
@@ -772,6 +774,7 @@ def _nobody_uses_it(run: Run) -> None:
         raise Refused("Nginx sends its users to the new server. Go back first (`cutover back`), then remove it.")
 
 
+@says_what_changed
 def remove_data(run: Run, only: Collection[str] | None = None) -> Outcome:
     """Delete the volumes that a removed stack has left (``only`` these), each after its name was typed.
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutover import rights
 from cutover.errors import CutoverError, Failed, Refused
-from cutover.phases import Outcome, Sentence
+from cutover.phases import Outcome, Sentence, says_what_changed
 from cutover.portainer import Picture, differences
 from cutover.proxmox import AgentResult, ProxmoxRefused
 from cutover.waiting import Not, TimedOut, wait_until
@@ -452,6 +452,7 @@ def _need_room(run: Run) -> None:
         raise Refused(found.sentence, found.hint)
 
 
+@says_what_changed
 def do(run: Run) -> Outcome:
     """Resize, reboot once, grow inside, prove. Run again, it continues where it was; when all is there it does nothing."""
     vm, resize = run.site.guests.new, run.site.resize
@@ -646,6 +647,7 @@ def _disk_stays(vm: Guest, size: int, before: int) -> str:
     )
 
 
+@says_what_changed
 def undo(run: Run) -> Outcome:
     """Give cores and memory back: reverted where they only wait, with a second reboot where they apply. The disk stays grown."""
     vm, resize, api = run.site.guests.new, run.site.resize, run.proxmox
@@ -679,6 +681,7 @@ def undo(run: Run) -> Outcome:
     return Outcome(True, said)
 
 
+@says_what_changed
 def roll_disk_back(run: Run, snapshot: str) -> Outcome:
     """Roll the VM back to a snapshot from before the resize, which takes the disk's size back, and every write since with it.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutover import rights, vzdump
 from cutover.errors import CutoverError, Failed, Refused, Unreachable
-from cutover.phases import Outcome, Sentence, backup
+from cutover.phases import Outcome, Sentence, backup, says_what_changed
 from cutover.waiting import Not, TimedOut, wait_until
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def plan(run: Run) -> list[Sentence]:
     return found
 
 
+@says_what_changed
 def do(run: Run) -> Outcome:
     """Start it where that is enough, else restore it; proved by its collections."""
     old, api = run.site.guests.old, run.proxmox
