@@ -124,7 +124,8 @@ def _guarded(
                 run.close()
     if as_json:
         page.data["exit_code"] = code
-        sys.stdout.write(secrets.redact(json.dumps(page.data, ensure_ascii=False, indent=2, default=str)) + "\n")
+        data = secrets.redact_tree(json.loads(json.dumps(page.data, default=str)))
+        sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
     raise typer.Exit(code)
 
 

@@ -9,19 +9,23 @@ A journal belongs to one site and one format. Only one operator can hold it at a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from cutover.errors import Refused
+from cutover.secrets import in_texts
 
 FORMAT = 1
+#: The parts of a line that come from elsewhere.
+_TOLD = ("what", "before", "after", "reason", "extra")
 Kind = Literal["opened", "intent", "done", "failed", "unknown", "note"]
 
 
@@ -49,7 +53,7 @@ class Entry:
 class Journal:
     """Append-only file ``journal.jsonl`` in the state folder.
 
-    ``redact`` is applied to every line before it is written, so that no secret can reach the file.
+    ``redact`` is applied to every text of a line before it is written, so that no secret can reach the file.
     """
 
     def __init__(self, folder: Path, site: str, *, redact: Callable[[str], str] = lambda text: text) -> None:
@@ -57,7 +61,22 @@ class Journal:
         self._site = site
         self._redact = redact
         self._lock_file: int | None = None
-        self._entries: list[Entry] = list(read(self.path, site)) if self.path.exists() else []
+        self._entries: list[Entry] = self._read()
+
+    def _read(self) -> list[Entry]:
+        with self._usable():
+            return list(read(self.path, self._site)) if self.path.exists() else []
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """A folder that cannot be read or written is a sentence, not a traceback."""
+        try:
+            yield
+        except OSError as error:
+            raise Refused(
+                f"The state folder {self.path.parent} cannot be used: {error.strerror or error}.",
+                "Name another one with --state-dir, or make it a folder of yours with room in it.",
+            ) from None
 
     # -- reading ----------------------------------------------------------------------------------
     def entries(self) -> list[Entry]:
@@ -82,8 +101,9 @@ class Journal:
         """Take the journal for this process; :class:`Refused` where another one holds it. Ends with the process."""
         if self._lock_file is not None:
             return
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with self._usable():
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -98,7 +118,7 @@ class Journal:
         self._lock_file = handle
         self._mend_torn_line()
         # Somebody may have written between our reading and our lock.
-        self._entries = list(read(self.path, self._site)) if self.path.exists() else []
+        self._entries = self._read()
         if not self._entries:
             self._write("opened", "journal", f"Journal of site {self._site}", extra={"site": self._site, "format": FORMAT})
 
@@ -134,13 +154,18 @@ class Journal:
         seq = self._entries[-1].seq + 1 if self._entries else 1
         entry = Entry(seq=seq, at=now(), kind=kind, act=act, what=what, **rest)
         fields = {k: v for k, v in vars(entry).items() if v not in (None, "", {})}
-        line = self._redact(json.dumps(fields, ensure_ascii=False, default=str)) + "\n"
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(handle, line.encode())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        # Through JSON first, so that every text in it is one; our own words (time, kind, act) are no secrets.
+        told = json.loads(json.dumps({k: fields[k] for k in _TOLD if k in fields}, default=str))
+        line = json.dumps(fields | in_texts(told, self._redact), ensure_ascii=False) + "\n"
+        with self._usable(), open(self.path, "ab", buffering=0, opener=_for_us) as file:
+            before = file.tell()
+            try:
+                if file.write(data := line.encode()) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)  # half a line would stand before the next one
+                raise
         # What later readers see is what is on the disk, redacted and through JSON.
         entry = _entry(json.loads(line))
         self._entries.append(entry)
@@ -155,19 +180,26 @@ class Journal:
                 os.fsync(file.fileno())
 
 
+def _for_us(path: str, flags: int) -> int:
+    """An opener: readable by its owner only."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
 def _entry(fields: dict[str, Any]) -> Entry:
     return Entry(**{"what": "", "act": "", **fields})
 
 
 def read(path: Path, site: str | None = None) -> Iterator[Entry]:
     """The lines of a journal. :class:`Refused` where it is of another site, a newer format, or broken inside."""
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     torn = lines.pop()  # empty when the file ends as it should
     del torn
     for number, line in enumerate(lines, start=1):
         try:
             fields = json.loads(line)
             entry = _entry(fields)
+            if not isinstance(entry.extra, dict):
+                raise TypeError
         except (ValueError, TypeError):
             raise Refused(
                 f"{path}:{number}: this line of the journal is not readable.",

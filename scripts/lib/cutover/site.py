@@ -74,7 +74,7 @@ Duration = Annotated[str, Field(pattern=r"^(\d+h)?(\d+m)?(\d+s)?$", min_length=2
 class Part(BaseModel):
     """A part of site.yaml: unknown fields are mistakes, values are not converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Storages(Part):
@@ -299,6 +299,8 @@ def parse(text: str, path: Path = Path("site.yaml")) -> Site:
         line = mark.line + 1 if mark is not None else 1
         said = " ".join(str(error.problem or error).split("\n")[0].split())
         raise WrongSite(path, [Mistake(path, line, "YAML", said)]) from None
+    except TypeError:  # ruamel says that a mapping or list is not hashable, and not where
+        raise WrongSite(path, [Mistake(path, 1, "YAML", "a list or a group of fields stands where a name should")]) from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise WrongSite(path, [Mistake(path, 1, "YAML", str(error).split("\n")[0])]) from None
     if not isinstance(tree, CommentedMap):

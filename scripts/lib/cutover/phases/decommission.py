@@ -619,8 +619,10 @@ def undo_record(run: Run) -> dict[str, Any]:
 
 def _write_undo(run: Run) -> None:
     path = run.state_dir / "undo-decommission.json"
-    path.touch(mode=0o600)
-    path.write_text(run.secrets.redact(json.dumps(undo_record(run), indent=1, ensure_ascii=False)) + "\n", encoding="utf-8")
+    fresh = path.with_suffix(".new")  # whole or not at all: the computer may die here, too
+    fresh.touch(mode=0o600)
+    fresh.write_text(json.dumps(run.secrets.redact_tree(undo_record(run)), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    fresh.replace(path)
 
 
 def plan_undo(run: Run) -> Sequence[Sentence]:
