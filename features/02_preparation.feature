@@ -107,7 +107,7 @@ Feature: Making ready
       Given the plan's servers on a host of their own
       And the operator does not agree to anything
       When the operator begins the resize
-      Then it is refused because "Reboot"
+      Then it fails because "Reboot"
       And the new server was not restarted
 
   @B3

@@ -12,6 +12,7 @@ import pytest
 
 from cutover import rights
 from cutover.errors import CutoverError, DoorClosed, Failed, Refused
+from cutover.honest import honest
 from cutover.phases import backup, restore
 from cutover.voice import Given
 from steps.lab.hypervisor import Host, host
@@ -231,8 +232,9 @@ def test_a_server_that_does_not_come_up_is_overwritten_only_by_name(whole: Host)
     (machine.root / "storage" / "collections").rename(machine.root / "storage" / "lost")
     limits = whole.site.limits.model_copy(update={"reboot_seconds": 1.0})
     site = whole.site.model_copy(update={"limits": limits})
-    with pytest.raises(Refused, match=r"nobody typed 'qdrant': LXC 952 \(qdrant\) would be overwritten"):
-        restore.do(whole.run(execute=True, site=site))
+    run = whole.run(execute=True, site=site)
+    with pytest.raises(Failed, match=r"nobody typed 'qdrant': LXC 952 \(qdrant\) would be overwritten"), honest(run):
+        restore.do(run)
     assert (machine.root / "storage" / "lost").is_dir()
     restore.do(whole.run(execute=True, consent=Given("qdrant"), site=site))
     assert whole.run().old.count("digits") == 20

@@ -5,13 +5,19 @@ from __future__ import annotations
 import copy
 import json
 import re
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dns.name
+import dns.query
+import dns.tsigkeyring
+import dns.update
 import pytest
 
+from cutover import dns as names
 from cutover import firewall, verbs, vzdump
 from cutover.errors import CutoverError, Failed, OutcomeUnknown, Refused
 from cutover.journal import Journal
@@ -23,7 +29,7 @@ from cutover.site import Rfc2136
 from cutover.voice import Given, Silent
 from steps.lab.dns import NameServer, NotInstalled, program
 from steps.lab.hypervisor import Host, host
-from steps.lab.neighbours import ALONE, furnish_firewall
+from steps.lab.neighbours import ALONE, furnish_firewall, rule
 
 try:
     program()
@@ -458,6 +464,208 @@ def test_a_guest_swapped_right_before_its_deletion_is_not_deleted(world: World, 
     with pytest.raises(Failed, match=r"LXC 951 .* was not deleted: its root volume is local-lvm:vm-951-disk-7"):
         world.decommission()
     assert {g.vmid for g in world.pve.cts} & set(FOUR) == {951, 952, 953}
+
+
+# -- what a real site has, and a tidy one has not --------------------------------------------------------
+
+
+def by_hand(world: World, vmid: int, *does: str) -> None:
+    """What somebody does to a guest in Proxmox, outside this tool."""
+    run = world.run()
+    with run.door.act("test", "Somebody works in Proxmox"):
+        for word in does:
+            kind = f"vz{word}"
+            path = f"nodes/pve/lxc/{vmid}/status/{word}"
+            run.proxmox.do_task("POST", path, kind=kind, vmid=vmid, what=word, deadline=20)
+
+
+def hours_pass(world: World, hours: float, *, but_for: str = "") -> None:
+    """Everything in journal and task list was so much earlier, except for tasks of the kind ``but_for``."""
+    for task in world.pve.tasklog:
+        if task["type"] != but_for:
+            task["starttime"] -= int(hours * 3600)
+            task["endtime"] -= int(hours * 3600)
+    file = world.lab.folder / "state" / "journal.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        line["at"] = decommission._utc(decommission._seconds(line["at"]) - hours * 3600)
+        place = line.get("after") or line.get("extra") or {}
+        if "started" in place:
+            place["started"] -= int(hours * 3600) if place["started"] else 0
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def add_name(world: World, name: str, address: str) -> tuple[str, str, str]:
+    server = world.names
+    keyring = dns.tsigkeyring.from_text({server.key_name: ("hmac-sha256", server.key_secret)})
+    message = dns.update.UpdateMessage(server.zone, keyring=keyring, keyname=dns.name.from_text(server.key_name))
+    message.add(name, 300, "A", address)
+    assert dns.query.tcp(message, server.address, port=server.port, timeout=5).rcode() == 0
+    return (f"{name}.{server.zone}", "A", address)
+
+
+def cut_before_the_deletion(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decommission, "_delete", cut)
+        with pytest.raises(Killed):
+            world.decommission()
+
+
+def in_the_archives(world: World, vmid: int) -> list[tarfile.TarFile]:
+    volumes = world.pve.storages["local"]["volumes"]
+    return [tarfile.open(world.pve.archive(f"local:{name}")) for name, v in volumes.items() if v["vmid"] == vmid]
+
+
+def test_what_was_written_after_the_final_backup_is_in_a_newer_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_before_the_deletion(world, monkeypatch)
+    hours_pass(world, 1)
+    for volume in world.pve.storages["local"]["volumes"].values():
+        volume["ctime"] -= 3600
+    by_hand(world, 950, "start")
+    (world.lab.machines[950].root / "data" / "late").write_text("written after the final backup")
+    by_hand(world, 950, "shutdown")
+    world.decommission()
+    assert any(name.endswith("data/late") for archive in in_the_archives(world, 950) for name in archive.getnames())
+
+
+def test_the_soak_time_begins_anew_when_somebody_used_a_guest(world: World) -> None:
+    world.soak(1.0)
+    world.decommission()
+    by_hand(world, 951, "start")
+    hours_pass(world, 2)
+    with pytest.raises(Refused, match=r"LXC 951 .* is running again"):
+        world.decommission()
+    by_hand(world, 951, "shutdown")
+    result = world.decommission()
+    assert result.outcome is not None and result.outcome.facts.get("waiting_until")
+    assert {g.vmid for g in world.pve.cts} >= set(FOUR)
+
+
+def test_one_that_was_down_already_and_is_started_is_a_surprise_too(world: World) -> None:
+    by_hand(world, 951, "shutdown")
+    world.soak(1.0)
+    world.decommission()
+    by_hand(world, 951, "start")
+    with pytest.raises(Refused, match=r"LXC 951 .* is running again"):
+        world.decommission()
+    assert world.lab.machines[951].running
+
+
+def test_one_whose_address_nobody_knows_is_refused(world: World) -> None:
+    """Stopped, its address from DHCP, its name in site.yaml somebody else's by now (a wildcard, a reused address)."""
+    site, theirs = world.lab.site, f"{NETWORK}.77"
+    cluster = world.pve.firewall_config("cluster")
+    cluster["ipset"]["old-ones"] = [m for m in cluster["ipset"]["old-ones"] if m["cidr"] != f"{NETWORK}.150"]
+    by_hand(world, 950, "shutdown")
+    world.config(950)["net0"] = re.sub(r"ip=[^,]+", "ip=dhcp", world.config(950)["net0"])
+    legacy = [g.model_copy(update={"address": theirs}) if g.vmid == 950 else g for g in site.guests.legacy]
+    world.lab.site = site.model_copy(update={"guests": site.guests.model_copy(update={"legacy": legacy})})
+    cluster["rules"].append(rule("in", source=theirs, comment="the proxy"))
+    add_name(world, "proxy", theirs)
+    before = world.everything()
+    with pytest.raises(Refused, match=r"LXC 950 .* shows no address of it"):
+        world.decommission()
+    assert world.everything() == before
+
+
+def test_an_address_that_every_docker_host_has_is_nobodys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Proxmox.get
+
+    def get(self: Proxmox, path: str, /, **parameters: Any) -> Any:
+        found = real(self, path, **parameters)
+        if path.endswith("/interfaces") and found is not None:
+            found.append({"name": "docker0", "hwaddr": "02:42:aa:bb:cc:dd", "inet": "172.17.0.1/16"})
+            # The first of two global ones, as `inet6` has room for the last only.
+            found[1]["ip-addresses"].append({"ip-address-type": "inet6", "ip-address": "fd00::950", "prefix": "64"})
+        return found
+
+    monkeypatch.setattr(Proxmox, "get", get)
+    world.pve.firewall_config("vm", vmid=1001)["rules"].append(rule("in", source="172.17.0.1", comment="its own containers"))
+    data = decommission.overview(world.run(execute=False))
+    assert data["guests"][0]["addresses"] == [f"{NETWORK}.150", "fd00::950"]
+    world.pve.firewall_config("vm", vmid=200)["rules"].append(rule("in", source="172.17.0.1"))
+    assert not any("172.17.0.1" in sentence for sentence in data["firewall"]["removed"])
+
+
+@pytest.mark.parametrize("how", ["cloud-init", "agent"])
+def test_a_vm_that_has_the_address_is_a_reason_to_refuse(world: World, how: str) -> None:
+    if how == "agent":
+        world.pve.vm(200).guest_os.address = f"{NETWORK}.150"
+    else:
+        world.pve.vm(200).config["ipconfig0"] = f"ip={NETWORK}.150/24,gw={NETWORK}.1"
+    with pytest.raises(Refused, match=rf"guest 200 has its address {NETWORK}\.150 too"):
+        world.decommission()
+
+
+def test_who_gets_the_address_while_its_guest_is_down_keeps_name_and_rule(world: World) -> None:
+    world.soak(1.0)
+    world.decommission()
+    world.soak(0.0)
+    add_name(world, "printer", f"{NETWORK}.151")
+    world.pve.firewall_config("vm", vmid=1001)["rules"].append(rule("in", source=f"{NETWORK}.151", comment="the printer"))
+    before = world.everything()
+    with pytest.raises(Refused, match="not there when the old servers were approved") as refused:
+        world.decommission()
+    assert "record printer.home.arpa A" in str(refused.value) and "the printer" in str(refused.value)
+    assert world.everything() == before
+    assert any("printer" in s.text for s in decommission.plan(world.run(execute=False)))
+
+
+def test_a_backup_job_of_the_four_alone_is_said_to_disappear(world: World) -> None:
+    world.pve.backup_jobs["weekly"] = {"enabled": 1, "schedule": "03:00", "storage": "local", "vmid": "950,951,952,953"}
+    said = " ".join(s.text for s in decommission.plan(world.run(execute=False)))
+    assert "backup job weekly disappears" in said
+    assert "backup job nightly no longer names it" in said
+
+
+def test_a_list_of_guests_that_is_ten_seconds_old_deceives_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `cluster/resources` says of a guest's state is broadcast every ten seconds; that it exists is known at once."""
+    real = Proxmox.guests
+    known: dict[int, str] = {}
+
+    def guests(self: Proxmox) -> Any:
+        return [row | {"status": known.setdefault(row["vmid"], row["status"])} for row in real(self)]
+
+    monkeypatch.setattr(Proxmox, "guests", guests)
+    world.decommission()
+    assert not {g.vmid for g in world.pve.cts} & set(FOUR)
+
+
+def test_a_firewall_name_that_somebody_began_to_use_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = firewall._remove_set
+
+    def first(*arguments: Any, **named: Any) -> None:
+        world.pve.firewall_config("vm", vmid=1001)["rules"].append(rule("in", source="dc/qdrant-old", comment="new"))
+        real(*arguments, **named)
+
+    monkeypatch.setattr(firewall, "_remove_set", first)
+    with pytest.raises(Failed, match=r"Alias qdrant-old .* is in use by now \(a rule of VM 1001"):
+        world.decommission()
+    assert "qdrant-old" in world.pve.firewall_config("cluster")["aliases"]
+
+
+def test_a_linked_clone_owns_its_own_volume(world: World) -> None:
+    world.config(950)["rootfs"] = "vm-7-pool:basevol-900-disk-0/subvol-950-disk-0,size=8G"
+    assert decommission.overview(world.run(execute=False))["against"] == []
+
+
+def test_the_final_backup_has_the_guests_own_rules_also_about_those_that_went_before(world: World) -> None:
+    own = world.pve.firewall_config("ct", vmid=952)["rules"]
+    own.append(rule("in", source=f"{NETWORK}.150", comment="950 may"))
+    world.decommission()
+    (archive,) = in_the_archives(world, 952)
+    rules = archive.extractfile("./etc/vzdump/pct.fw")
+    assert rules is not None and b"950 may" in rules.read()
+
+
+def test_a_name_server_that_accepts_and_does_nothing_is_no_refusal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr(names.Rfc2136, "_carry_out", lambda self, *_: self._door.require("an update"))
+    with pytest.raises(Failed, match="are still served"):
+        world.decommission()
 
 
 # -- cut off anywhere ----------------------------------------------------------------------------------

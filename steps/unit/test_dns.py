@@ -16,11 +16,12 @@ import dns.tsigkeyring
 import dns.update
 import pytest
 
-from cutover import site
+from cutover import baseline, site
 from cutover.dns import Names, Record, belonging
 from cutover.door import Door
 from cutover.errors import DoorClosed, OutcomeUnknown, Refused, Unreachable
 from cutover.journal import Journal
+from cutover.run import Run
 from cutover.secrets import Secrets
 from steps.lab.dns import NameServer, NotInstalled, program
 from steps.lab.home_dns import Adguard, Pihole
@@ -58,6 +59,7 @@ def record(text: str) -> Record:
         (["lan MX 10 q.lan.", "q.lan A 10.0.0.152"], ["q.lan A 10.0.0.152"], 1),
         (['lan TXT "v=spf1 ip4:10.0.0.152 -all"'], [], 1),
         (["x.lan CNAME y.lan", "y.lan A 10.0.0.81"], [], 0),
+        (["lan NS q.lan", "q.lan A 10.0.0.152", "lan NSEC q.lan"], ["q.lan A 10.0.0.152"], 1),
         (["q.lan A 10.0.0.15", "15.0.0.10.in-addr.arpa PTR q.lan"], [], 0),
     ],
 )
@@ -267,6 +269,16 @@ def test_a_place_changed_by_hand_is_only_reported(server: NameServer, tmp_path: 
     assert found.records == ()
     assert f"qdrant.home.arpa A {OURS} at name server {NS}" in found.by_hand
     assert site_names.delete(found) == []
+
+
+@knot
+def test_the_baseline_asks_for_addresses_where_site_yaml_has_names(server: NameServer, tmp_path: Path) -> None:
+    shipped = site.load(Path(__file__).resolve().parents[2] / "site.yaml")
+    place = site.ReportOnly(kind="report", server=NS, port=server.port)
+    old = shipped.guests.old.model_copy(update={"address": OURS})
+    guests = shipped.guests.model_copy(update={"old": old})
+    run = Run(shipped.model_copy(update={"dns": [place], "guests": guests}), Secrets({}), tmp_path)
+    assert f"qdrant.home.arpa A {OURS}" in baseline._names(run)
 
 
 def test_a_record_survives_json() -> None:

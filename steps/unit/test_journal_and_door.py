@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from cutover import http
 from cutover.door import Door
 from cutover.errors import DoorClosed, OutcomeUnknown, Refused, Unreachable
-from cutover.journal import Journal
+from cutover.journal import Journal, read
+from cutover.secrets import Secrets
 
 
 @pytest.fixture
@@ -174,3 +176,44 @@ def test_what_can_be_believed_after_an_error(server: tuple[str, list[str]], jour
     with pytest.raises(Unreachable, match="connection refused"), door.act("x", "X"):
         session.put("http://127.0.0.1:9/")
     assert [k for k in kinds(journal) if k not in {"opened", "intent"}] == ["unknown", "failed"]
+
+
+@pytest.mark.parametrize("secret", ["2026", "1234", 'quo"te\\back', "pässwörd", "note"])
+def test_a_secret_of_any_form_is_kept_out_and_breaks_no_line(tmp_path: Path, secret: str) -> None:
+    journal = Journal(tmp_path, "lab", redact=Secrets({"PIHOLE_PASSWORD": secret}).redact)
+    act = journal.intent("dns.delete", "Delete", before={"size": 12345, "said": [f"the word is {secret}"]})
+    journal.failed(act, f"{secret} is wrong")
+    journal.note("dns.seen", "Seen")
+    found = list(read(journal.path, "lab"))
+    assert [e.kind for e in found] == ["opened", "intent", "failed", "note"]
+    assert found[1].before == {"size": 12345, "said": ["the word is <secret>"]}
+    assert found[2].reason == "<secret> is wrong"
+    assert all(re.fullmatch(r"\d{4}-\d\d-.*Z", e.at) for e in found)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{}\n", b"[1]\n", b'{"seq":1,"at":"x","kind":"opened","extra":[]}\n'])
+def test_a_journal_that_is_none_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "journal.jsonl").write_bytes(content)
+    with pytest.raises(Refused, match=r"journal\.jsonl:1: this line of the journal is not readable"):
+        Journal(tmp_path, "lab")
+
+
+def test_a_state_folder_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refused, match=r"file/state/journal.jsonl cannot be written \(not a directory\); nothing was done"):
+        Journal(tmp_path / "file" / "state", "lab").lock()
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path, "lab")
+    journal.note("x", "before")
+    before = journal.path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Refused, match=r"cannot be written \(no space left on device\)"):
+        journal.note("x", "after")
+    monkeypatch.undo()
+    assert journal.path.read_bytes() == before

@@ -223,3 +223,16 @@ def test_a_picture_of_a_living_server_survives_its_reboot(vm: Vm1001) -> None:
     after = server.picture()
     assert differences(before, after, ours="qdrant", restarted=True) == []
     assert len(differences(before, after, ours="qdrant")) == 2
+
+
+def test_a_stack_of_the_same_name_elsewhere_is_another_one(vm: Vm1001, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = vm.run(execute=False)
+    here = run.portainer.stacks()
+    there = [replace(stack, id=stack.id + 100, endpoint=stack.endpoint + 1, commit="theirs") for stack in here]
+    monkeypatch.setattr(run.portainer, "stacks", lambda: here + there)
+    before = run.portainer.picture()
+    assert len(before.stacks) == 2 * len(here)
+    monkeypatch.setattr(run.portainer, "stacks", lambda: there + here)
+    assert differences(before, run.portainer.picture(), ours="qdrant") == []
+    monkeypatch.setattr(run.portainer, "stacks", lambda: here)
+    assert "(environment 2) is gone" in " ".join(differences(before, run.portainer.picture(), ours="monitoring"))

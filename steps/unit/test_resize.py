@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cutover.errors import CutoverError, DoorClosed, Failed, Refused
+from cutover.honest import honest
 from cutover.phases import resize
 from cutover.site import Guest, Sizes
 from cutover.voice import Given
@@ -161,8 +162,9 @@ def test_a_vm_without_an_agent_is_refused_before_anything_is_changed(lab: Host) 
 
 
 def test_a_reboot_that_nobody_agreed_to_does_not_happen(lab: Host) -> None:
-    with pytest.raises(Refused, match="Reboot VM 1001"):
-        resize.do(lab.run(execute=True, consent=Given(yes=False)))
+    run = lab.run(execute=True, consent=Given(yes=False))
+    with pytest.raises(Failed, match="Reboot VM 1001"), honest(run):
+        resize.do(run)
     assert lab.machines[1001].boots == 1
     outcome = resize.do(lab.run(execute=True))
     assert outcome.changed
@@ -211,8 +213,9 @@ def test_cut_off_anywhere_the_next_run_completes_it(lab: Host, which: Any, after
 
 
 def test_undo_while_it_only_waits_needs_no_reboot(lab: Host) -> None:
-    with pytest.raises(Refused):
-        resize.do(lab.run(execute=True, consent=Given(yes=False)))
+    run = lab.run(execute=True, consent=Given(yes=False))
+    with pytest.raises(Failed), honest(run):
+        resize.do(run)
     assert set(lab.pve.vm(1001).pending) == {"cores", "memory"}
     outcome = resize.undo(lab.run(execute=True))
     assert "no reboot was needed" in outcome.sentences[0]

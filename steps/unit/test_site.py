@@ -165,3 +165,13 @@ def test_a_damaged_file_is_a_valid_site_or_clear_mistakes(cut: list[int], junk: 
         assert isinstance(parse("\n".join(lines)), Site)
     except WrongSite as error:
         assert all(m.line >= 1 and m.sentence for m in error.mistakes)
+
+
+@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan", "1e400"])
+def test_a_limit_without_an_end_is_a_mistake(number: str) -> None:
+    assert "limits.soak_hours" in mistakes(changed(("soak_hours: 168", f"soak_hours: {number}")))
+
+
+@pytest.mark.parametrize("odd", ["[1, [2]]:\n  a: 1", "{a: {b: 1}}:\n  a: 1"])
+def test_names_that_are_no_text_are_a_mistake(odd: str) -> None:
+    assert "YAML" in mistakes(odd)

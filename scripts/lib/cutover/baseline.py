@@ -26,6 +26,7 @@ from cutover.checks.records import questions
 from cutover.errors import CutoverError, Refused
 from cutover.gateinstall import Installer
 from cutover.journal import Journal, now
+from cutover.phases import identity
 from cutover.portainer import Picture
 from cutover.qdrant import points_of
 from cutover.vllm import Portrait
@@ -92,7 +93,8 @@ def take(run: Run) -> Baseline:
         except CutoverError as error:
             missing[name] = run.secrets.redact(error.sentence)
     made = Baseline(run.site.name, now(), parts, missing)
-    text = run.secrets.redact(json.dumps({"format": FORMAT, **vars(made)}, ensure_ascii=False, indent=1))
+    told = run.secrets.redact_tree(json.loads(json.dumps(vars(made), default=str)))
+    text = json.dumps({"format": FORMAT, **told}, ensure_ascii=False, indent=1)
     path = path_of(run)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
@@ -281,7 +283,8 @@ def _firewall(run: Run) -> dict[str, Any]:
 
 def _names(run: Run) -> list[str]:
     guests = run.site.guests.all()
-    listed = (p.records([g.address for g in guests], [g.name for g in guests]) for p in run.dns.providers)
+    addresses = sorted({address for g in guests for address in identity.resolved(g.address)})
+    listed = (p.records(addresses, [g.name for g in guests]) for p in run.dns.providers)
     return sorted({str(record) for records in listed for record in records})
 
 

@@ -176,7 +176,8 @@ def _end(verb: str, as_json: bool, work: Callable[[Page], int], *, execute: bool
         page.terminal.err.print(shown(hint))
     if as_json:
         page.data["exit_code"] = code
-        sys.stdout.write(page.secrets.redact(json.dumps(page.data, ensure_ascii=False, indent=2, default=str)) + "\n")
+        data = page.secrets.redact_tree(json.loads(json.dumps(page.data, default=str)))
+        sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
     raise typer.Exit(code)
 
 

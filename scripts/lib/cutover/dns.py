@@ -51,6 +51,8 @@ ANSWER_SECONDS = 10.0
 #: How long after an update the server may take to serve what it accepted.
 SETTLE_SECONDS = 10.0
 ADDRESS_TYPES = {"A", "AAAA"}
+#: Of a signed zone; the server makes them anew after every change.
+_MADE_BY_THE_SERVER = {"RRSIG", "NSEC", "NSEC3", "NSEC3PARAM", "DNSKEY", "CDS", "CDNSKEY"}
 
 
 @dataclass(frozen=True, order=True)
@@ -118,7 +120,7 @@ def belonging(records: Sequence[Record], addresses: Iterable[str]) -> Selection:
     mentions = [f"{name.rstrip('.')} keeps its other addresses" for name in sorted(half)]
     mentions += [f"{r}: stays, because the name it leads to keeps another address" for r in aliases if absolute(r.value) in half]
     for record in records:
-        if record in chosen or record.type in ADDRESS_TYPES | {"CNAME", "SOA", "NS"}:
+        if record in chosen or record.type in ADDRESS_TYPES | {"CNAME"} | _MADE_BY_THE_SERVER:
             continue
         words = {absolute(word) for word in record.value.replace('"', " ").split()}
         if words & gone or any(str(a) in record.value.replace('"', " ").replace(":", " ").split() for a in wanted):

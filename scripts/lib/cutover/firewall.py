@@ -71,7 +71,7 @@ class Firewall:
 
 def plain(rule: Mapping[str, Any]) -> Rule:
     """A rule's content: without position, digest and derived fields, ``enable`` as 0 or 1."""
-    kept = {k: v for k, v in rule.items() if k not in {"pos", "digest", "ipversion"} and v is not None}
+    kept = {k: v for k, v in rule.items() if k not in {"pos", "digest", "ipversion", "errors"} and v is not None}
     kept["enable"] = int(kept.get("enable") or 0)
     return kept
 
@@ -112,10 +112,15 @@ def _hosts(addresses: Iterable[str]) -> frozenset[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Going:
-    """The guests that leave: their ids and addresses (without prefix length)."""
+    """The guests that leave: their ids and addresses (without prefix length).
+
+    ``later`` are those that leave after them and are still there: their own rules are no concern of anybody who stays, but go
+    with their file (and into their final backup before), so nothing is taken out of them and no name that they use goes yet.
+    """
 
     vmids: frozenset[int]
     addresses: frozenset[str]
+    later: frozenset[int] = frozenset()
 
     def only(self, spans: Sequence[Span] | None) -> bool:
         """Whether there is at least one address and every one belongs to a departing guest."""
@@ -265,7 +270,7 @@ def resolve(firewall: Firewall, going: Going, begun: Sequence[Mapping[str, Any]]
     half_sets = {(str(s["base"]), str(s["name"])): {_member(m) for m in s["members"]} for r in begun for s in r["ipsets"]}
 
     def own(base: str) -> bool:
-        return owner(base) in going.vmids
+        return owner(base) in going.vmids | going.later
 
     def exclusive(rule: Rule, base: str) -> bool:
         if rule.get("type") == "group":
@@ -316,9 +321,11 @@ def resolve(firewall: Firewall, going: Going, begun: Sequence[Mapping[str, Any]]
     names: set[Name] = aliases | sets
     blocked: set[Name] = set()
 
-    def used(through: frozenset[Name], where: str, mine: bool) -> None:
+    def used(through: frozenset[Name], where: str, base: str) -> None:
         for name in sorted(through & names):
-            if mine:
+            if owner(base) in going.later:
+                blocked.add(name)
+            elif own(base):
                 late.add(name)
             else:
                 blocked.add(name)
@@ -335,7 +342,7 @@ def resolve(firewall: Firewall, going: Going, begun: Sequence[Mapping[str, Any]]
                 if not rule.get(side):
                     continue
                 meant = meaning(firewall, base, str(rule[side]))
-                used(meant.through, f"a rule of {title(path)} ({describe(rule)})", own(base))
+                used(meant.through, f"a rule of {title(path)} ({describe(rule)})", base)
                 if not own(base) and (going.touched(meant.spans)):
                     shared.append(f"{title(path)}: {describe(rule)}")
     for base, known in firewall.sets.items():
@@ -344,7 +351,7 @@ def resolve(firewall: Firewall, going: Going, begun: Sequence[Mapping[str, Any]]
                 continue
             for member in content["members"]:
                 meant = meaning(firewall, base, str(member["cidr"]))
-                used(meant.through, f"IP set {name} of {title(base)}", own(base))
+                used(meant.through, f"IP set {name} of {title(base)}", base)
                 if not own(base) and going.touched(meant.spans):
                     shared.append(f"{title(base)}: IP set {name} holds {member['cidr']}")
 
@@ -368,6 +375,22 @@ def _prefix(base: str) -> str:
 
 def _named(name: Name) -> str:
     return f"{'Alias' if name[0] == 'alias' else 'IP set'} {name[2]} of {title(name[1])}"
+
+
+def users(firewall: Firewall, name: Name, going: Removal) -> list[str]:
+    """Who uses a name, apart from the sets that go with it. Pure."""
+    found = []
+    for path, rules in firewall.rules.items():
+        for rule in rules:
+            texts = [str(rule[side]) for side in ("source", "dest") if rule.get(side)]
+            if any(name in meaning(firewall, _base(path), text).through for text in texts):
+                found.append(f"a rule of {title(path)} ({describe(rule)})")
+    for base, known in firewall.sets.items():
+        for called, content in known.items():
+            members = [str(member["cidr"]) for member in content["members"]]
+            if (base, called) not in going.sets and any(name in meaning(firewall, base, m).through for m in members):
+                found.append(f"IP set {called} of {title(base)}")
+    return found
 
 
 def sentences(removal: Removal) -> list[str]:
@@ -541,10 +564,18 @@ def carry_out(proxmox: Proxmox, door: Door, planned: Firewall, removal: Removal,
                     proxmox.change("DELETE", f"{CLUSTER}/groups/{group}")
     for base, name in removal.sets:
         if (("set", base, name) in removal.late) is late:
+            _nobody_uses(proxmox, ("set", base, name), removal)
             _remove_set(proxmox, door, base, name, planned.sets[base][name])
     for base, name in removal.aliases:
         if (("alias", base, name) in removal.late) is late:
+            _nobody_uses(proxmox, ("alias", base, name), removal)
             _remove_alias(proxmox, door, base, name, planned.aliases[base][name])
+
+
+def _nobody_uses(proxmox: Proxmox, name: Name, removal: Removal) -> None:
+    """Asked right before a name goes: Proxmox deletes one that is in use, and then compiles no rule set at all any more."""
+    if found := users(read(proxmox), name, removal):
+        raise Refused(f"{_named(name)} was to go and is in use by now ({'; '.join(found)}), so it stays.", _AGAIN)
 
 
 def _remove_rules(

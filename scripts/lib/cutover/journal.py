@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from cutover.errors import Refused, WrongUsage
+from cutover.secrets import in_texts
 
 FORMAT = 1
+#: The parts of a line that come from elsewhere.
+_TOLD = ("what", "before", "after", "reason", "extra")
 Kind = Literal["opened", "intent", "done", "failed", "unknown", "note"]
 
 
@@ -64,7 +67,7 @@ class Entry:
 class Journal:
     """Append-only file ``journal.jsonl`` in the state folder.
 
-    ``redact`` is applied to every line before it is written, so that no secret can reach the file.
+    ``redact`` is applied to every text of a line before it is written, so that no secret can reach the file.
     """
 
     def __init__(self, folder: Path, site: str, *, redact: Callable[[str], str] = lambda text: text) -> None:
@@ -72,7 +75,16 @@ class Journal:
         self._site = site
         self._redact = redact
         self._lock_file: int | None = None
-        self._entries: list[Entry] = list(read(self.path, site)) if self.path.exists() else []
+        self._entries: list[Entry] = self._read()
+
+    def _read(self) -> list[Entry]:
+        try:
+            return list(read(self.path, self._site)) if self.path.exists() else []
+        except OSError as error:
+            raise Refused(
+                f"The state folder {self.path.parent} cannot be used: {error.strerror or error}.",
+                "Name another one with --state-dir, or make it a folder of yours with room in it.",
+            ) from None
 
     # -- reading ----------------------------------------------------------------------------------
     def entries(self) -> list[Entry]:
@@ -120,7 +132,7 @@ class Journal:
         except OSError as error:
             raise self._unwritable(error, "nothing was done") from None
         # Somebody may have written between our reading and our lock.
-        self._entries = list(read(self.path, self._site)) if self.path.exists() else []
+        self._entries = self._read()
         if not self._entries:
             self._write("opened", "journal", f"Journal of site {self._site}", extra={"site": self._site, "format": FORMAT})
 
@@ -156,7 +168,9 @@ class Journal:
         seq = self._entries[-1].seq + 1 if self._entries else 1
         entry = Entry(seq=seq, at=now(), kind=kind, act=act, what=what, **rest)
         fields = {k: v for k, v in vars(entry).items() if v not in (None, "", {})}
-        line = self._redact(json.dumps(fields, ensure_ascii=False, default=str)) + "\n"
+        # Through JSON first, so that every text in it is one; our own words (time, kind, act) are no secrets.
+        told = json.loads(json.dumps({k: fields[k] for k in _TOLD if k in fields}, default=str))
+        line = json.dumps(fields | in_texts(told, self._redact), ensure_ascii=False) + "\n"
         try:
             _append(self.path, line.encode())
         except OSError as error:
@@ -218,6 +232,8 @@ def read(path: Path, site: str | None = None) -> Iterator[Entry]:
         try:
             fields = json.loads(line)
             entry = _entry(fields)
+            if not isinstance(entry.extra, dict):
+                raise TypeError
         except (ValueError, TypeError):
             raise Refused(
                 f"{path}:{number}: this line of the journal is not readable.",

@@ -448,10 +448,14 @@ class Portainer:
             version=self.version,
             instance=self.instance,
             environments={e["Name"]: int(e.get("Status") or 0) for e in self.environments()},
-            stacks={s.name: {"id": s.id, "status": s.status, "commit": s.commit} for s in self.stacks()},
+            stacks={self._called(s): {"id": s.id, "status": s.status, "commit": s.commit} for s in self.stacks()},
             containers=rows,
             volumes=tuple(sorted(v["Name"] for v in self.volumes())),
         )
+
+    def _called(self, stack: Stack) -> str:
+        """A stack's name; names are only unique within an environment, so one of another environment says which."""
+        return stack.name if stack.endpoint == self.endpoint else f"{stack.name} (environment {stack.endpoint})"
 
 
 def _pairs(variables: Mapping[str, str]) -> list[dict[str, str]]:

@@ -7,8 +7,9 @@ A :class:`Secrets` object shows ``<set>`` or ``<not set>`` instead of values whe
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from cutover.errors import WrongUsage
 
@@ -64,5 +65,24 @@ class Secrets:
             text = text.replace(value, "<secret>")
         return text
 
+    def redact_tree(self, node: Any) -> Any:
+        """Something made of JSON with :meth:`redact` done to all of its texts."""
+        return in_texts(node, self.redact)
+
     def __repr__(self) -> str:
         return "Secrets(" + ", ".join(f"{n}=<{'set' if n in self.values else 'not set'}>" for n in NAMES) + ")"
+
+
+def in_texts(node: Any, change: Callable[[str], str]) -> Any:
+    """Something made of JSON, with every text in it changed.
+
+    For secrets this has to come before it is written as JSON: there quotes look different, and a key made of digits would be
+    taken out of the middle of numbers.
+    """
+    if isinstance(node, str):
+        return change(node)
+    if isinstance(node, Mapping):
+        return {key: in_texts(value, change) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [in_texts(value, change) for value in node]
+    return node

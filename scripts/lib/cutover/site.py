@@ -158,7 +158,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 class Part(BaseModel):
     """A part of site.yaml: unknown fields are mistakes, values are not converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Storages(Part):
@@ -387,6 +387,8 @@ def parse(text: str, path: Path = Path("site.yaml")) -> Site:
         if said.startswith("but ") and error.context:  # its context is the first half of the sentence
             said = f"{error.context}, {said}"
         raise WrongSite(path, [Mistake(path, line, "YAML", said)]) from None
+    except TypeError:  # ruamel says that a mapping or list is not hashable, and not where
+        raise WrongSite(path, [Mistake(path, 1, "YAML", "a list or a group of fields stands where a name should")]) from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise WrongSite(path, [Mistake(path, 1, "YAML", str(error).split("\n")[0])]) from None
     if not isinstance(tree, CommentedMap):

@@ -160,10 +160,10 @@ def listed(run: Run, vmid: int) -> list[Archive]:
     return sorted(found, key=lambda archive: archive.ctime, reverse=True)
 
 
-def find(run: Run, guest: Guest, purpose: str) -> Archive | None:
-    """The archive that an earlier run made for this purpose, or None."""
+def find(run: Run, guest: Guest, purpose: str, *, after: float = 0.0) -> Archive | None:
+    """The newest archive that an earlier run made for this purpose, and ``after`` this moment (by Proxmox' clock), or None."""
     wanted = note(run.site.name, guest.vmid, purpose)
-    return next((archive for archive in listed(run, guest.vmid) if archive.note == wanted), None)
+    return next((one for one in listed(run, guest.vmid) if one.note == wanted and one.ctime >= after), None)
 
 
 def make(
@@ -174,22 +174,24 @@ def make(
     mode: Mode,
     accept: Sequence[str] = (),
     deadline: float = DUMP_SECONDS,
+    after: float = 0.0,
 ) -> Archive:
     """Back the guest up, protected and pruning nothing; the archive of the same purpose where there is one already.
 
+    ``after``: an archive that is older (by Proxmox' clock) does not count, because the guest was started since.
     ``accept`` names mount points (``mp0``) whose absence from the archive is agreed to. ``deadline`` is in seconds. Raises
     :class:`Failed` where the task failed, warned, left something out or left no archive, :class:`OutcomeUnknown` where it still
     runs or nobody knows.
     """
     what = f"Backing up {guest}"
     storage = run.site.proxmox.storages.backup
-    existing = find(run, guest, purpose)
+    existing = find(run, guest, purpose, after=after)
     if existing is None:
         running = _running(run, guest)
         if running is not None:
             run.voice.say(f"A backup of {guest} is under way already; waiting for it.")
             run.proxmox.wait_task(running, deadline=deadline)
-            existing = find(run, guest, purpose)
+            existing = find(run, guest, purpose, after=after)
     if existing is None:
         run.voice.say(f"{what} (mode {mode}) to storage {storage}; another backup on the host would be waited for.")
         with run.door.act("vzdump.make", what, before={"vmid": guest.vmid, "purpose": purpose, "storage": storage}) as act:

@@ -72,9 +72,14 @@ def _interfaces(run: Run, path: str, kind: str) -> list[str]:
         str(entry["ip-address"])
         for row in rows
         if row.get("name") != "lo"
-        for entry in row.get("ip-addresses") or []
+        for entry in row.get("ip-addresses") or _before_9(row)
         if not ipaddress.ip_address(str(entry["ip-address"]).split("%")[0]).is_link_local
     ]
+
+
+def _before_9(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What older versions say of a container's interface: one address of each kind, with its prefix."""
+    return [{"ip-address": str(row[key]).split("/")[0]} for key in ("inet", "inet6") if row.get(key)]
 
 
 def resolved(address: str) -> frozenset[str]:

@@ -6,12 +6,11 @@ the door, proves its own result and can be run again; and, where there is a way 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cutover.run import Run
 
 

@@ -150,7 +150,8 @@ def do(run: Run) -> Outcome:
     at = now()
     with run.door.act("backup.record", f"Write down what a restore of {old} does not bring back") as act:
         record = folder(run) / "record.json"
-        _write(record, run.secrets.redact(json.dumps(facts.as_json(), indent=1, ensure_ascii=False, default=str)))
+        told = run.secrets.redact_tree(json.loads(json.dumps(facts.as_json(), default=str)))
+        _write(record, json.dumps(told, indent=1, ensure_ascii=False))
         act.after = str(record)
     said.append(f"Written down in {record}.")
     collections = [_save(run, name) for name in run.old.collections()]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from cutover import checks, firewall, rights, vzdump
 from cutover import plan as plans
 from cutover.checks import Moment
+from cutover.dns import Found
 from cutover.errors import Failed, Refused
 from cutover.phases import Outcome, Sentence, identity, references
 from cutover.phases.identity import Identity
@@ -49,6 +50,10 @@ class Approval:
     addresses: tuple[str, ...]
     facts: Mapping[str, Any]
     purpose: str
+
+
+#: What in the journal says that a guest is down: that we stopped it, or that we saw it stopped.
+_DOWN = frozenset({"decommission.stop", "decommission.seen-stopped"})
 
 
 def _vmid(entry: Entry) -> int | None:
@@ -152,25 +157,29 @@ def survey(run: Run) -> tuple[dict[int, Facts], list[str]]:
             reason = f"{guest} is not the guest that was approved on {agreed.at}"
         else:
             named = identity.resolved(guest.address)
-            wrong = identity.not_as_planned(guest, run.site.proxmox.node, facts.identity, _known(facts), named)
+            wrong = identity.not_as_planned(guest, run.site.proxmox.node, facts.identity, facts.addresses, named)
             reason = f"{guest} is not the guest of site.yaml"
+            if not wrong and not facts.addresses and identity.networks(facts.config):
+                against.append(
+                    f"{guest}: Proxmox shows no address of it, so nobody can tell which firewall rules and names are its: start "
+                    "it, or write its address into its configuration."
+                )
         against += [f"{reason}: {references.in_words(wrong)}."] if wrong else []
-        deleting = deletion_begun(run, guest)
-        against += [f"{guest}: {sentence}." for sentence in references.refusals(facts, deleting=deleting)]
+        against += [f"{guest}: {sentence}." for sentence in _speaks_against(run, guest, facts, agreed)]
         against += _running_again(run, guest, facts)
     return found, against
 
 
-def _known(facts: Facts) -> tuple[str, ...]:
-    """Addresses that Proxmox itself shows; none where the guest is stopped and takes them by DHCP."""
-    return facts.addresses if facts.status == "running" or facts.identity.addresses else ()
+def _speaks_against(run: Run, guest: Guest, facts: Facts, agreed: Approval | None) -> list[str]:
+    addresses = agreed.addresses if agreed is not None else ()
+    return references.refusals(facts, deleting=deletion_begun(run, guest), addresses=addresses)
 
 
 def _running_again(run: Run, guest: Guest, facts: Facts) -> list[str]:
     if facts.status != "running":
         return []
-    acts = [e for e in _mine(run, guest.vmid) if e.kind == "done" and e.act in {"decommission.stop", "decommission.start-again"}]
-    if not acts or acts[-1].act != "decommission.stop":
+    acts = [e for e in _mine(run, guest.vmid) if e.act in {*_DOWN, "decommission.start-again"} and e.kind in {"done", "note"}]
+    if not acts or acts[-1].act not in _DOWN:
         return []
     since = f"{guest} is running again, although it was stopped on {acts[-1].at}: somebody needs it."
     return [f"{since} Find out who. Stopping it in Proxmox begins the soak time anew; `cutover undo decommission` gives it back."]
@@ -183,7 +192,35 @@ def _going(run: Run, guests: Sequence[Guest], facts: Mapping[int, Facts]) -> fir
         addresses |= set(agreed.addresses) if agreed is not None else set()
         if agreed is None and guest.vmid in facts:
             addresses |= set(facts[guest.vmid].addresses)
-    return firewall.Going(frozenset(g.vmid for g in guests), frozenset(addresses))
+    vmids = frozenset(g.vmid for g in guests)
+    later = frozenset(g.vmid for g in run.site.guests.to_decommission() if not completed(run, g)) - vmids
+    scratch = vzdump.left_over(run)  # a copy of one of them, with its rules, from an interrupted test restore
+    return firewall.Going(vmids | ({scratch} if scratch else set()), frozenset(addresses), later)
+
+
+def _keys(names: Found) -> list[list[str]]:
+    """Records as the journal keeps them for a comparison: where, name, type and value."""
+    return [[where, *record.key()] for where, record in names.records]
+
+
+def _unasked(run: Run, removal: firewall.Removal, names: Found) -> list[str]:
+    """Firewall entries and names that would go now and were not there when the guests were approved, one sentence each.
+
+    An address is free while its guest is down, and whoever gets it brings rules and names of his own.
+    """
+    notes = [_last(run, g.vmid, "decommission.approved", "note") for g in run.site.guests.to_decommission()]
+    shown = [note.extra["shown"] for note in notes if note is not None and "shown" in note.extra]
+    if not shown:
+        return []
+    rules = {sentence for one in shown for sentence in one["firewall"]}
+    records = {tuple(key) for one in shown for key in one["names"]}
+    new = [sentence for sentence in firewall.sentences(removal) if sentence not in rules]
+    new += [f"record {record} at {where}" for where, record in names.records if (where, *record.key()) not in records]
+    return [
+        f"It was not there when the old servers were approved, so somebody may have one of their addresses by now: {sentence}. "
+        "Look whose it is; if it is nobody's, remove it by hand."
+        for sentence in new
+    ]
 
 
 def _begun(run: Run) -> list[Mapping[str, Any]]:
@@ -202,6 +239,7 @@ def overview(run: Run) -> dict[str, Any]:
     going = _going(run, guests, facts)
     verdict = firewall.resolve(rules, going, _begun(run))
     names = run.dns.find(sorted(going.addresses), [g.name for g in guests])
+    against += _unasked(run, verdict.removal, names)
     states = {guest.vmid: _state(run, guest, facts.get(guest.vmid)) for guest in guests}
     return {
         "table": [
@@ -217,7 +255,7 @@ def overview(run: Run) -> dict[str, Any]:
                 "state": states[guest.vmid],
                 "addresses": list(facts[guest.vmid].addresses) if guest.vmid in facts else [],
                 "volumes": vzdump.volumes(facts[guest.vmid].config) if guest.vmid in facts else {},
-                "goes_along": references.goes_along(facts[guest.vmid]) if guest.vmid in facts else [],
+                "goes_along": references.goes_along(facts[guest.vmid], going.vmids) if guest.vmid in facts else [],
                 "stays": references.stays(facts[guest.vmid]) if guest.vmid in facts else [],
             }
             for guest in guests
@@ -242,7 +280,8 @@ def _state(run: Run, guest: Guest, facts: Facts | None) -> str:
         return "deleted"
     if facts.status == "running" or approval(run, guest) is None:
         return facts.status
-    return f"stopped since {_utc(_stopped_since(run, guest))}"
+    since = _stopped_since(run, guest)
+    return f"stopped since {_utc(since)}" if since is not None else facts.status
 
 
 def plan(run: Run) -> Sequence[Sentence]:
@@ -287,25 +326,16 @@ def plan(run: Run) -> Sequence[Sentence]:
 
 def do(run: Run) -> Outcome:
     """Go as far as is allowed now: stop, soak, or delete. :class:`Refused` before anything is changed, :class:`Failed` after."""
-    began = len(run.journal.entries())
-    try:
-        return _do(run)
-    except Failed:
-        raise
-    except Refused as error:
-        if any(e.kind in {"done", "failed"} for e in run.journal.entries()[began:]):
-            raise Failed(error.sentence, error.hint) from None
-        raise
-
-
-def _do(run: Run) -> Outcome:
     guests = run.site.guests.to_decommission()
     if all(completed(run, guest) for guest in guests):
         return Outcome(False, ["They were given back already."])
     validated(run)
     facts, against = survey(run)
     rules = firewall.read(run.proxmox)
-    against += firewall.resolve(rules, _going(run, guests, facts), _begun(run)).in_the_way
+    going = _going(run, guests, facts)
+    verdict = firewall.resolve(rules, going, _begun(run))
+    names = run.dns.find(sorted(going.addresses), [g.name for g in guests])
+    against += [*verdict.in_the_way, *_unasked(run, verdict.removal, names)]
     if not any(deletion_begun(run, guest) for guest in guests):
         # Deleting a guest takes the rights on its id along, so this can only be asked before the first one.
         against += [f"The token lacks {sentence}." for sentence in rights.missing(run, "decommission")]
@@ -314,10 +344,12 @@ def _do(run: Run) -> Outcome:
     site_works(run)
     there = [(guest, facts[guest.vmid]) for guest in guests if guest.vmid in facts]
     for guest, known in there:
-        _ask(run, guest, known)
+        _ask(run, guest, known, going.vmids)
+    shown = {"firewall": firewall.sentences(verdict.removal), "names": _keys(names)}
     for guest, known in there:
         if approval(run, guest) is None:
-            run.journal.note("decommission.approved", f"{guest} may be deleted", vmid=guest.vmid, facts=known.as_json())
+            agreed_to = {"vmid": guest.vmid, "facts": known.as_json(), "shown": shown}
+            run.journal.note("decommission.approved", f"{guest} may be deleted", **agreed_to)
     stopped = [_stop(run, guest) for guest in guests if guest.vmid in facts]
     waiting = _soaking(run, [g for g in guests if g.vmid in facts])
     if waiting is not None:
@@ -343,10 +375,10 @@ def _do(run: Run) -> Outcome:
     return Outcome(True, sentences, undo=way, facts={"table": table, "undo_record": str(record)})
 
 
-def _ask(run: Run, guest: Guest, facts: Facts) -> None:
+def _ask(run: Run, guest: Guest, facts: Facts, going: frozenset[int]) -> None:
     """Ask for the guest's name, typed, after saying what goes with it."""
     volumes = ", ".join(vzdump.options(value)["volume"] for value in vzdump.volumes(facts.config).values())
-    along = "".join(f"; {sentence}" for sentence in references.goes_along(facts))
+    along = "".join(f"; {sentence}" for sentence in references.goes_along(facts, going))
     run.consent.by_name(guest.name, f"{guest} with {volumes} will be deleted{along}")
 
 
@@ -365,6 +397,7 @@ def _stop(run: Run, guest: Guest) -> bool:
             run.proxmox.change("PUT", f"{run.proxmox.of(guest)}/config", onboot=0, digest=config.get("digest"))
         changed = True
     if run.proxmox.status(guest).get("status") != "running":
+        _see_stopped(run, guest)
         return changed
     run.voice.say(f"Stopping {guest}, and looking at the site without it.")
     with run.door.act("decommission.stop", f"Stop {guest}", before={"vmid": guest.vmid, "status": "running"}) as act:
@@ -378,7 +411,7 @@ def _stop(run: Run, guest: Guest) -> bool:
             timeout=STOP_SECONDS,
         )
         _wait_for(run, guest, "stopped")
-        act.after = {"vmid": guest.vmid, "status": "stopped"}
+        act.after = {"vmid": guest.vmid, "status": "stopped", "started": _started(run, guest)}
     try:
         site_works(run)
     except Refused as error:
@@ -408,22 +441,31 @@ def _start(run: Run, guest: Guest, act: str) -> None:
         _wait_for(run, guest, "running")
 
 
-def _stopped_since(run: Run, guest: Guest) -> float:
-    """Since when the guest is down: whatever started or stopped it last counts, also when that was somebody else."""
-    moments = [_seconds(e.at) for e in _mine(run, guest.vmid) if e.act == "decommission.stop" and e.kind == "done"]
-    agreed = approval(run, guest)
-    moments += [_seconds(agreed.at)] if agreed is not None and not moments else []
-    first = min(moments, default=0.0)
-    for task in run.proxmox.tasks(vmid=guest.vmid):
-        moment = float(task.get("starttime") or 0)
-        if task.get("type") == "vzstart" and moment > first:
-            moments.append(moment)
-    return max(moments, default=0.0)
+def _started(run: Run, guest: Guest) -> float:
+    """When the guest was last started, or its disk replaced, by whomever, by Proxmox' own clock; 0 where nothing is known."""
+    tasks = [task for task in run.proxmox.tasks(vmid=guest.vmid) if task.get("type") in {"vzstart", "vzrollback", "vzrestore"}]
+    return max((float(task.get("starttime") or 0) for task in tasks), default=0.0)
+
+
+def _stopped_since(run: Run, guest: Guest) -> float | None:
+    """Since when the guest is known to be down: the first time that this tool saw it so after its last start, or None."""
+    started = _started(run, guest)
+    lines = [e for e in _mine(run, guest.vmid) if e.act in _DOWN and e.kind in {"done", "note"}]
+    # Each line has the start that was known then, because our clock and Proxmox' may differ.
+    said = [(_seconds(e.at), float((e.after or e.extra).get("started", -1))) for e in lines]
+    return min((at for at, known in said if known >= started), default=None)
+
+
+def _see_stopped(run: Run, guest: Guest) -> None:
+    """Write down that the guest is down where we did not stop it ourselves: the soak time begins when that is known."""
+    if _stopped_since(run, guest) is None:
+        run.journal.note("decommission.seen-stopped", f"{guest} is stopped", vmid=guest.vmid, started=_started(run, guest))
 
 
 def _soaking(run: Run, guests: Sequence[Guest]) -> str | None:
     """Until when the site still has to live without these guests, or None."""
-    until = max((_stopped_since(run, guest) for guest in guests), default=0.0) + run.site.limits.soak_hours * 3600
+    moments = [_stopped_since(run, guest) or time.time() for guest in guests]
+    until = max(moments, default=0.0) + run.site.limits.soak_hours * 3600
     return _utc(until) if until > time.time() and run.site.limits.soak_hours > 0 else None
 
 
@@ -461,7 +503,7 @@ def _unchanged(run: Run, guest: Guest, agreed: Approval) -> None:
     if here is None:
         raise Failed(f"{guest} disappeared while it was being given back.", "Look in Proxmox who deleted it.")
     wrong = agreed.identity.differences(here.identity)
-    wrong += references.refusals(here, deleting=deletion_begun(run, guest))
+    wrong += _speaks_against(run, guest, here, agreed)
     wrong += [f"it is {here.status}"] if here.status != "stopped" else []
     if wrong:
         raise Refused(f"{guest} was not deleted: {references.in_words(wrong)}.", "Look at it, then run the command again.")
@@ -469,7 +511,8 @@ def _unchanged(run: Run, guest: Guest, agreed: Approval) -> None:
 
 def _final_backup(run: Run, guest: Guest, agreed: Approval) -> vzdump.Archive:
     """F3: a protected backup that was restored on trial once."""
-    archive = vzdump.make(run, guest, purpose=agreed.purpose, mode="stop")
+    # One that was made before somebody started the guest once more lacks what was written then.
+    archive = vzdump.make(run, guest, purpose=agreed.purpose, mode="stop", after=_started(run, guest))
     proofs = vzdump.verify(run, guest, archive, agreed.facts["config"])
     known = _last(run, guest.vmid, "decommission.backup", "note")
     if known is not None and known.extra["archive"] == archive.as_json():
@@ -489,6 +532,10 @@ def _forget(run: Run, guest: Guest) -> list[str]:
     going = _going(run, _up_to(run, guest), {})
     rules = firewall.read(run.proxmox)
     removal = firewall.resolve(rules, going, _begun(run)).removal
+    names = [g.name for g in _up_to(run, guest)]
+    found = run.dns.find(sorted(going.addresses), names)
+    if unasked := _unasked(run, removal, found):
+        raise Refused(references.in_words(unasked))
     if removal:
         run.journal.note(
             "decommission.firewall.planned",
@@ -498,8 +545,6 @@ def _forget(run: Run, guest: Guest) -> list[str]:
         )
         _write_undo(run)
         firewall.carry_out(run.proxmox, run.door, rules, removal)
-    names = [g.name for g in _up_to(run, guest)]
-    found = run.dns.find(sorted(going.addresses), names)
     if found.records:
         count = f"{guest}: {len(found.records)} records go"
         run.journal.note("decommission.dns.planned", count, vmid=guest.vmid, undo=found.as_json())
@@ -513,6 +558,8 @@ def _forget_names_that_waited(run: Run, guest: Guest) -> None:
     """Aliases and sets that the guest's own rules used; they could not go before it."""
     rules = firewall.read(run.proxmox)
     removal = firewall.resolve(rules, _going(run, _up_to(run, guest), {}), _begun(run)).removal
+    if unasked := _unasked(run, removal, Found((), (), (), ())):
+        raise Refused(references.in_words(unasked))
     if removal:
         undo = firewall.undo_record(rules, removal)
         run.journal.note("decommission.firewall.planned", f"{guest}: names that had to wait", vmid=guest.vmid, undo=undo)
@@ -571,8 +618,10 @@ def undo_record(run: Run) -> dict[str, Any]:
 
 def _write_undo(run: Run) -> None:
     path = run.state_dir / "undo-decommission.json"
-    path.touch(mode=0o600)
-    path.write_text(run.secrets.redact(json.dumps(undo_record(run), indent=1, ensure_ascii=False)) + "\n", encoding="utf-8")
+    fresh = path.with_suffix(".new")  # whole or not at all: the computer may die here, too
+    fresh.touch(mode=0o600)
+    fresh.write_text(json.dumps(run.secrets.redact_tree(undo_record(run)), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    fresh.replace(path)
 
 
 def plan_undo(run: Run) -> Sequence[Sentence]:

@@ -102,9 +102,19 @@ def clean(addresses: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def seen_addresses(interfaces: Sequence[Mapping[str, Any]] | None) -> tuple[str, ...]:
-    """The addresses that a running container has, from ``interfaces``."""
-    found = [str(i[key]) for i in interfaces or () if i.get("name") != "lo" for key in ("inet", "inet6") if i.get(key)]
+def seen_addresses(interfaces: Sequence[Mapping[str, Any]] | None, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The addresses that a running container has on the interfaces that Proxmox gave it. Pure.
+
+    What it made itself (docker0, a bridge, a tunnel) has addresses that other machines have as well, so they are not its name.
+    """
+    nets = networks(config)
+    given = {net["name"] for net in nets if net.get("name")} | {net["hwaddr"].lower() for net in nets if net.get("hwaddr")}
+    found: list[str] = []
+    for one in interfaces or ():
+        if given & {str(one.get("name")), str(one.get("hwaddr") or "").lower()}:
+            found += [str(one[key]) for key in ("inet", "inet6") if one.get(key)]
+            # The two fields above hold one address each; newer versions list all of them.
+            found += [str(entry["ip-address"]) for entry in one.get("ip-addresses") or () if entry.get("ip-address")]
     return clean(found)
 
 
@@ -142,4 +152,6 @@ def read(run: Run, guest: Guest) -> tuple[Mapping[str, Any], Mapping[str, Any], 
         return None
     folder = f"nodes/{row['node']}/{row['type']}/{row['vmid']}"
     config = run.proxmox.get(f"{folder}/config", **({"current": 1} if row["type"] == "qemu" else {}))
+    # The cluster's list says at once that a guest is there, but how it is only every ten seconds or so.
+    row = {**row, "status": run.proxmox.get(f"{folder}/status/current").get("status")}
     return row, config, of(row, config)

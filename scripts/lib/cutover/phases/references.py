@@ -8,11 +8,12 @@ whether or not any backup holds them; so whatever no backup would hold is a reas
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cutover import vzdump
+from cutover.checks import guests
 from cutover.phases import identity
 from cutover.phases.identity import Identity
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from cutover.site import Guest
 
 _OWNED = re.compile(r"(?:vm|subvol|base|basevol)-(\d+)-")
+
+
+def _owners(volume: str) -> list[int]:
+    """The guests in a volume's name: its owner last; before it, of a linked clone, the one that it was made from. Pure."""
+    return [int(found) for found in _OWNED.findall(volume.partition(":")[2])]
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Facts:
     acl: tuple[Mapping[str, Any], ...]
     own_firewall: Mapping[str, Any]
     others: Mapping[int, Mapping[str, Any]] = field(repr=False, default_factory=dict)
+    elsewhere: Mapping[int, tuple[str, ...]] = field(repr=False, default_factory=dict)
+    """Addresses of the other guests, as Proxmox knows them by configuration and from inside."""
 
     def as_json(self) -> dict[str, Any]:
         """The record of what a restore does not bring back, and of what was there. Without the other guests."""
@@ -59,10 +67,11 @@ class Facts:
         }
 
 
-def refusals(facts: Facts, *, deleting: bool = False) -> list[str]:
+def refusals(facts: Facts, *, deleting: bool = False, addresses: Collection[str] = ()) -> list[str]:
     """Why this guest must not be deleted now, one sentence each. Pure.
 
-    ``deleting`` says that this tool has begun to delete it: the lock that Proxmox leaves then is its own.
+    ``deleting`` says that this tool has begun to delete it: the lock that Proxmox leaves then is its own. ``addresses`` are those
+    that it had when it was approved; while it is down, somebody else may have got them.
     """
     config, vmid = facts.config, facts.identity.vmid
     found = []
@@ -82,33 +91,35 @@ def refusals(facts: Facts, *, deleting: bool = False) -> list[str]:
         if re.fullmatch(r"unused\d+", key)
     ]
     for key, value in vzdump.volumes(config).items():
-        owner = _OWNED.search(vzdump.options(value)["volume"])
-        if owner and int(owner[1]) != vmid:
-            found.append(f"{key} is a volume of guest {owner[1]}, not its own")
+        owner = _owners(vzdump.options(value)["volume"])
+        if owner and owner[-1] != vmid:
+            found.append(f"{key} is a volume of guest {owner[-1]}, not its own")
     for other, theirs in sorted(facts.others.items()):
         for key, value in sorted(theirs.items()):
             text = str(value)
-            if any(int(m[1]) == vmid for m in _OWNED.finditer(text)) and re.fullmatch(
+            if vmid in _owners(text.split(",", maxsplit=1)[0]) and re.fullmatch(
                 r"(rootfs|mp|unused|scsi|virtio|sata|ide)\d*", key
             ):
                 what = "is a linked clone of it" if "base" in text.split(",", maxsplit=1)[0] else "uses a volume of it"
                 found.append(f"guest {other} {what} ({key}: {text.split(',', maxsplit=1)[0]})")
-        both = set(identity.static_addresses(theirs)) & set(facts.addresses)
+    for who, taken in sorted(facts.elsewhere.items()):
+        both = {*facts.addresses, *addresses} & set(taken)
         if both:
-            found.append(f"guest {other} has its address {', '.join(sorted(both))} too")
+            found.append(f"guest {who} has its address {', '.join(sorted(both))} too")
     return found
 
 
-def goes_along(facts: Facts) -> list[str]:
-    """What the deletion takes along, one sentence each. Pure."""
+def goes_along(facts: Facts, going: Collection[int] = ()) -> list[str]:
+    """What the deletion takes along, one sentence each. Pure. ``going`` are all guests that leave: a job of theirs alone goes."""
     vmid = str(facts.identity.vmid)
+    leaving = {vmid, *map(str, going)}
     found = []
     for job in facts.jobs:
-        left = [v for v in re.split(r"[,; ]+", str(job.get("vmid") or "")) if v and v != vmid]
+        left = [v for v in re.split(r"[,; ]+", str(job.get("vmid") or "")) if v and v not in leaving]
         found.append(
             f"backup job {job.get('id')} no longer names it"
             if left
-            else f"backup job {job.get('id')} disappears, because it names no other guest"
+            else f"backup job {job.get('id')} disappears, because it names nobody who stays"
         )
     found += [f"replication job {job.get('id')} is removed" for job in facts.replication]
     found += [f"its place in pool {pool}" for pool in facts.pools]
@@ -137,6 +148,7 @@ class Seen:
     ha: Sequence[Mapping[str, Any]]
     replication: Sequence[Mapping[str, Any]]
     acl: Sequence[Mapping[str, Any]]
+    addresses: Mapping[int, tuple[str, ...]]
 
 
 def look(run: Run) -> Seen:
@@ -150,6 +162,7 @@ def look(run: Run) -> Seen:
         ha=proxmox.list("cluster/ha/resources"),
         replication=proxmox.list("cluster/replication"),
         acl=proxmox.list("access/acl"),
+        addresses={one.vmid: identity.clean(one.addresses) for one in guests.look(run) if one.vmid != own},
     )
 
 
@@ -165,7 +178,7 @@ def collect(run: Run, guest: Guest, seen: Seen | None = None) -> Facts | None:
     folder = f"nodes/{row['node']}/{row['type']}/{vmid}"
     running = row.get("status") == "running"
     interfaces = proxmox.get(f"{folder}/interfaces") if running and row["type"] == "lxc" else None
-    addresses = tuple(sorted({*found.addresses, *identity.seen_addresses(interfaces)})) or identity.resolved(guest.address)
+    addresses = tuple(sorted({*found.addresses, *identity.seen_addresses(interfaces, config)}))
     return Facts(
         guest=str(guest),
         identity=found,
@@ -185,6 +198,7 @@ def collect(run: Run, guest: Guest, seen: Seen | None = None) -> Facts | None:
             "ipset": [_plain(s) for s in proxmox.list(f"{folder}/firewall/ipset")],
         },
         others={other: theirs for other, theirs in seen.configs.items() if other != vmid},
+        elsewhere={other: theirs for other, theirs in seen.addresses.items() if other != vmid},
     )
 
 
