@@ -135,7 +135,7 @@ FAULTS = [
     Fault("H1", "a merge that fails is not taken back", {"cutover.phases.deploy:roll_back": lambda *_, **__: "It stays as it is."},
           "a merge that makes qdrant ill is taken back", "went back to", "2.23.0"),
     Fault("H2", "a merge is not looked at", {"cutover.phases.deploy:refusals": _nothing},
-          "a merge that fault is stopped", "Nothing was refused", "more cores than there are"),
+          "a merge that fault is stopped", "Portainer could not deploy", "more cores than there are"),
 ]  # fmt: skip
 
 
