@@ -75,5 +75,8 @@ class Operator:
 
     def was_refused(self) -> CutoverError:
         """The refusal, for its sentence."""
-        assert self.error is not None, f"Nothing was refused: {self.result}"
+        outcome = self.result.outcome if self.result is not None else None
+        assert self.error is not None, (
+            f"Nothing was refused. The tool said: {' '.join(outcome.sentences) if outcome else 'nothing'}"
+        )
         return self.error
