@@ -377,6 +377,11 @@ def auto_update(site: Site, stack: Stack | None) -> dict[str, Any] | None:
     }
 
 
+def all_variables(want: Wanted, stack: Stack) -> dict[str, str]:
+    """What to send: ours, and what somebody set in Portainer besides, because Portainer forgets what is not sent. Pure."""
+    return {**stack.variables, **want.variables}
+
+
 def updates_as_wanted(site: Site, stack: Stack) -> bool:
     """Whether the stack follows new commits as site.yaml says."""
     now, should = stack.auto_update or {}, auto_update(site, stack) or {}
@@ -395,7 +400,7 @@ def is_done(run: Run, want: Wanted, seen: Seen) -> bool:
         stack is not None
         and not shortfalls(want, seen)
         and stack.reference == want.reference
-        and dict(stack.variables) == dict(want.variables)
+        and all_variables(want, stack) == dict(stack.variables)
         and updates_as_wanted(run.site, stack)
     )
 
@@ -494,7 +499,7 @@ def _deployed_by_itself(run: Run, want: Wanted, seen: Seen) -> Outcome | None:
     stack = seen.stack
     if stack is None or seen.container is None or hopeless(seen):
         return None
-    as_wanted = stack.reference == want.reference and dict(stack.variables) == dict(want.variables)
+    as_wanted = stack.reference == want.reference and all_variables(want, stack) == dict(stack.variables)
     if stack.commit != want.commit or not as_wanted or not updates_as_wanted(run.site, stack):
         return None
     try:
@@ -552,7 +557,8 @@ def submit(run: Run, want: Wanted, stack: Stack | None, container: Mapping[str, 
                 )  # fmt: skip
             else:
                 _follow(run, want, stack, follow)
-                server.redeploy(stack, reference=want.reference, variables=want.variables, seconds=site.limits.deploy_seconds)
+                given = all_variables(want, stack)
+                server.redeploy(stack, reference=want.reference, variables=given, seconds=site.limits.deploy_seconds)
         except OutcomeUnknown as error:
             lost = error
             run.voice.say("Portainer's answer was lost. Looking at what it did.")
@@ -575,8 +581,9 @@ def _follow(run: Run, want: Wanted, stack: Stack, follow: Mapping[str, Any] | No
     now = stack.auto_update or {}
     should = follow or {}
     same = all((now.get(key) or "") == (should.get(key) or "") for key in ("Interval", "Webhook"))
-    if not same or stack.reference != want.reference or dict(stack.variables) != dict(want.variables):
-        run.portainer.set_git(stack, reference=want.reference, variables=want.variables, auto_update=follow)
+    if not same or stack.reference != want.reference or all_variables(want, stack) != dict(stack.variables):
+        given = all_variables(want, stack)
+        run.portainer.set_git(stack, reference=want.reference, variables=given, auto_update=follow)
     if run.portainer.behaviour.sources:
         _source(run, stack, interval=str(should.get("Interval") or ""))
 
@@ -767,8 +774,15 @@ def _nobody_uses_it(run: Run) -> None:
     """:class:`Refused` while Nginx sends its users there; asked of Nginx, or of the journal where Nginx cannot be asked."""
     try:
         on_new = run.gate.state().side == "new"
-    except CutoverError:
-        moves = [e.act for e in run.journal.entries() if e.act in {"switch.finished", "back.finished"}]
+    except CutoverError as error:
+        entries = run.journal.entries()
+        if not any(e.act == "deploy.stack" and e.kind == "done" for e in entries):
+            raise Refused(
+                f"Nginx cannot be asked which server it uses ({error.sentence.rstrip('.')}), and the journal of this state "
+                "folder does not know of the deployment, so the stack may be in use.",
+                "Make Nginx reachable, or name the state folder of the deployment with --state-dir.",
+            ) from None
+        moves = [e.act for e in entries if e.act in {"switch.finished", "back.finished"}]
         on_new = moves[-1:] == ["switch.finished"]
     if on_new:
         raise Refused("Nginx sends its users to the new server. Go back first (`cutover back`), then remove it.")
