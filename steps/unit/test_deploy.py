@@ -15,7 +15,8 @@ import requests
 
 from cutover import site as sites
 from cutover import stackfile
-from cutover.errors import CutoverError, DoorClosed, Failed, OutcomeUnknown, Refused
+from cutover.errors import CutoverError, DoorClosed, Failed, OutcomeUnknown, Refused, Unreachable
+from cutover.nginx import Gate
 from cutover.phases import deploy
 from cutover.portainer import Stack
 from cutover.voice import Given
@@ -249,6 +250,21 @@ def test_what_the_stack_follows_is_set_without_touching_the_container(vm: Vm1001
         vm.site = old
 
 
+def test_what_somebody_set_in_portainer_besides_stays_and_restarts_nothing(one: Vm1001) -> None:
+    deployed(one)
+    first, was = container(one)["Id"], stack(one)
+    body = {
+        "Env": [*was["Env"], {"name": "LOG_LEVEL", "value": "DEBUG"}], "RepositoryReferenceName": "refs/heads/main",
+        "AutoUpdate": was["AutoUpdate"],
+    }  # fmt: skip
+    assert one.ask("POST", f"/api/stacks/{was['Id']}/git?endpointId=1", body).status_code == 200
+    assert not deployed(one).changed
+    assert container(one)["Id"] == first
+    one.merge(("max-size: 10m", "max-size: 20m"))
+    deployed(one)
+    assert {pair["name"] for pair in stack(one)["Env"]} == {"QDRANT_API_KEY", "QDRANT_READ_ONLY_API_KEY", "LOG_LEVEL"}
+
+
 # -- refused before it hurts ------------------------------------------------------------------------
 
 
@@ -368,6 +384,21 @@ def test_a_deployment_under_way_is_left_alone(tmp_path: Path) -> None:
         assert "is deploying the stack qdrant right now" in fails(vm, Refused)
 
 
+def test_a_stack_that_may_be_in_use_is_not_removed_blindly(one: Vm1001, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another computer, whose journal knows nothing, and Nginx cannot be asked."""
+    deployed(one)
+    one.close_runs()
+    (one.folder / "state/journal.jsonl").unlink()
+
+    def away(_: Any) -> Any:
+        raise Unreachable("ssh: no route to host.")
+
+    monkeypatch.setattr(Gate, "state", away)
+    with pytest.raises(Refused, match="the stack may be in use"):
+        deploy.undo(one.run())
+    assert serves(one)
+
+
 # -- proved or taken back ---------------------------------------------------------------------------
 
 
@@ -457,7 +488,7 @@ def own_failure(vm: Vm1001) -> None:
     before = run.portainer.stack("qdrant")
     assert before
     with pytest.raises(Failed) as told:
-        deploy.submit(run, broken, before, container(vm))
+        deploy.submit(run, broken, replace(before, variables={}), container(vm))
     assert "API_KEY is missing a value" in str(told.value)
     said = deploy.roll_back(run, before, good, {"Id": was}, because="It failed.")
     run.close()

@@ -26,7 +26,7 @@ def need_old_serves(run: Run) -> None:
 def why_new_may_serve(run: Run) -> str:
     """Why users have to be taken to be on the new server, a sentence; empty where they are not.
 
-    Where Nginx cannot be asked at all, the journal's last move decides.
+    Where Nginx cannot be asked at all, the journal's last move decides, if it is the journal of the deployment.
     """
     marks = [e.act for e in run.journal.entries() if e.act in {"finish.given-up", "copy.begun"}]
     if marks[-1:] == ["finish.given-up"]:
@@ -42,7 +42,13 @@ def why_new_may_serve(run: Run) -> str:
         if new in uncommented(run.gate.installer.facts().configuration):
             return f"Nginx's configuration names {new}, and there is no gate that says which server it asks."
     except CutoverError as error:
-        moves = [e.act for e in run.journal.entries() if e.act in {"switch.finished", "back.finished"}]
+        entries = run.journal.entries()
+        if not any(e.act == "deploy.stack" and e.kind == "done" for e in entries):
+            return (
+                f"Nginx cannot be asked which server it uses ({error.sentence.rstrip('.')}), and the journal in {run.state_dir} "
+                "does not know of the deployment: the stack may be in use."
+            )
+        moves = [e.act for e in entries if e.act in {"switch.finished", "back.finished"}]
         if moves[-1:] == ["switch.finished"]:
             return f"The traffic was moved to the new server, and Nginx cannot be asked now ({error.sentence.rstrip('.')})."
     return ""

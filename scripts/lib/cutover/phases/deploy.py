@@ -100,8 +100,8 @@ class Situation:
     compose_says: str | None
     way_back: bool = True
     """Whether Portainer can go back to the commit that runs now; it takes branches and tags only."""
-    users: bool = False
-    """Whether users are on the service that runs now; only asked where there is no way back."""
+    users: str = ""
+    """Why users are, or may be, on the service that runs now; only asked where there is no way back."""
 
 
 def look(run: Run, want: Wanted) -> Situation:
@@ -141,7 +141,7 @@ def look(run: Run, want: Wanted) -> Situation:
         memory=int(info.get("MemTotal") or 0),
         compose_says=stackfile.compose_says(want.file.text, want.variables, name),
         way_back=way_back,
-        users=not way_back and bool(serving.why_new_may_serve(run)),
+        users="" if way_back else serving.why_new_may_serve(run),
     )
 
 
@@ -186,8 +186,8 @@ def refusals(want: Wanted, seen: Situation, site: Site) -> list[str]:
     if seen.users and seen.stack is not None:
         short = seen.stack.commit[:8]
         found.append(
-            f"Users are on the Qdrant that runs at {short}, and nothing would lead back to it: Portainer goes to branches and "
-            f"tags only, and none is at that commit. {_make_a_tag(short)}, or set a GIT_TOKEN that may push one."
+            f"{seen.users} It runs at {short}, and nothing would lead back to it if the deployment failed: Portainer goes to "
+            f"branches and tags only, and none is at that commit. {_make_a_tag(short)}, or set a GIT_TOKEN that may push one."
         )
     return found
 
@@ -407,6 +407,11 @@ def auto_update(site: Site, stack: Stack | None) -> dict[str, Any] | None:
     }
 
 
+def all_variables(want: Wanted, stack: Stack) -> dict[str, str]:
+    """What to send: ours, and what somebody set in Portainer besides, because Portainer forgets what is not sent. Pure."""
+    return {**stack.variables, **want.variables}
+
+
 def updates_as_wanted(site: Site, stack: Stack) -> bool:
     """Whether the stack follows new commits as site.yaml says."""
     now, should = stack.auto_update or {}, auto_update(site, stack) or {}
@@ -420,7 +425,8 @@ def updates_as_wanted(site: Site, stack: Stack) -> bool:
 
 def runs_as_wanted(want: Wanted, seen: Seen) -> bool:
     """Whether the container needs nothing: it is the merged commit's, proved, with these variables. Pure."""
-    return seen.stack is not None and not shortfalls(want, seen) and dict(seen.stack.variables) == dict(want.variables)
+    stack = seen.stack
+    return stack is not None and not shortfalls(want, seen) and all_variables(want, stack) == dict(stack.variables)
 
 
 def follows_as_wanted(run: Run, want: Wanted, seen: Seen) -> bool:
@@ -543,7 +549,7 @@ def _deployed_by_itself(run: Run, want: Wanted, seen: Seen) -> Outcome | None:
     stack = seen.stack
     if stack is None or seen.container is None or hopeless(seen):
         return None
-    as_wanted = stack.reference == want.reference and dict(stack.variables) == dict(want.variables)
+    as_wanted = stack.reference == want.reference and all_variables(want, stack) == dict(stack.variables)
     if stack.commit != want.commit or not as_wanted or not updates_as_wanted(run.site, stack):
         return None
     try:
@@ -601,7 +607,8 @@ def submit(run: Run, want: Wanted, stack: Stack | None, container: Mapping[str, 
                 )  # fmt: skip
             else:
                 _follow(run, want, stack, follow)
-                server.redeploy(stack, reference=want.reference, variables=want.variables, seconds=site.limits.deploy_seconds)
+                given = all_variables(want, stack)
+                server.redeploy(stack, reference=want.reference, variables=given, seconds=site.limits.deploy_seconds)
         except OutcomeUnknown as error:
             lost = error
             run.voice.say("Portainer's answer was lost. Looking at what it did.")
@@ -624,8 +631,9 @@ def _follow(run: Run, want: Wanted, stack: Stack, follow: Mapping[str, Any] | No
     now = stack.auto_update or {}
     should = follow or {}
     same = all((now.get(key) or "") == (should.get(key) or "") for key in ("Interval", "Webhook"))
-    if not same or stack.reference != want.reference or dict(stack.variables) != dict(want.variables):
-        run.portainer.set_git(stack, reference=want.reference, variables=want.variables, auto_update=follow)
+    if not same or stack.reference != want.reference or all_variables(want, stack) != dict(stack.variables):
+        given = all_variables(want, stack)
+        run.portainer.set_git(stack, reference=want.reference, variables=given, auto_update=follow)
     if run.portainer.behaviour.sources:
         _source(run, stack, interval=str(should.get("Interval") or ""))
 
