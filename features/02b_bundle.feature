@@ -5,6 +5,7 @@ Feature: The file that is deployed
   @B4
   Rule: The compose file is valid, pinned, hardened, and passes the checks that a merge must pass
 
+    @containers
     Scenario: The merged file passes every check
       When the operator checks that the merged file may run
       Then the check is met

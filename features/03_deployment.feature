@@ -5,7 +5,7 @@ Feature: Putting the container in place
   @C1
   Rule: Portainer runs the stack from Git at the merged commit: the pinned image, healthy and answering
 
-    @changes
+    @changes @containers
     Scenario: The merged stack runs, and deploying it again changes nothing
       When the operator deploys the stack
       Then Portainer runs the merged commit with the pinned image
@@ -24,7 +24,7 @@ Feature: Putting the container in place
         | the container ends again and again            | the container ends again and again  |
         | Portainer never finishes                      | the stack is deploying              |
 
-    @lab
+    @lab @containers
     Scenario: A container of the old image is noticed
       Given the stack is deployed
       And a merge that changes nothing of importance
@@ -34,7 +34,7 @@ Feature: Putting the container in place
   @C2
   Rule: The container survives a restart of its server with its data
 
-    @changes
+    @changes @containers
     Scenario Outline: The container is back after <event>
       Given the stack is deployed
       And it holds a collection

@@ -5,7 +5,7 @@ Feature: Moving the traffic
   @C3
   Rule: The new server holds the same data: every record bit by bit, indexes, settings and aliases
 
-    @changes
+    @changes @containers
     Scenario: A copy made while applications write is complete
       Given both servers run
       And an application reads and writes through Nginx
@@ -45,7 +45,7 @@ Feature: Moving the traffic
   @C4
   Rule: Traffic moves without one failed request and without one lost write; writes wait at most a second
 
-    @changes
+    @changes @containers
     Scenario: There, back and there again under load
       Given both servers hold the same data
       And an application reads and writes through Nginx

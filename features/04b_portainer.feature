@@ -4,13 +4,13 @@ Feature: Portainer after the move
   @D2
   Rule: Portainer works as before: same environments, stacks and containers, and it can still deploy
 
-    @changes
+    @changes @containers
     Scenario: Nothing else on the server changed
       Given the stack is deployed
       When the operator checks that Portainer is as before
       Then the check is met
 
-    @lab
+    @lab @containers
     Scenario: A restart of the whole server is not taken for a change
       Given the stack is deployed
       And meanwhile somebody restarted the server

@@ -5,7 +5,7 @@ Feature: Taking the container away again
   @E3
   Rule: The container is stopped and removed; its data stays until someone says otherwise
 
-    @changes
+    @changes @containers
     Scenario: The container goes and its data stays
       Given the stack is deployed
       And it holds a collection

@@ -5,21 +5,21 @@ Feature: Merging is deploying
   @H1
   Rule: A merge deploys, and the deploy is proved or rolled back
 
-    @changes
+    @changes @containers
     Scenario: A merged change runs
       Given the stack is deployed
       When a change is merged that changes nothing of importance, and it is deployed
       Then Portainer runs the merged commit with the pinned image
       And Qdrant answers with its key and not without it
 
-    @lab
+    @lab @containers
     Scenario: Portainer fetches a merge by itself
       Given Portainer looks for merges every second
       And the stack is deployed
       When a change is merged that changes nothing of importance
       Then Portainer runs the merged commit within 30 seconds
 
-    @lab
+    @lab @containers
     Scenario Outline: A merge that makes Qdrant ill is taken back on Portainer <version>
       Given Portainer has version <version>
       And the stack is deployed from a tagged commit
@@ -67,7 +67,7 @@ Feature: Merging is deploying
       Then it is refused because "nothing would lead back to it"
       And the running container was not touched
 
-    @lab
+    @lab @containers
     Scenario: The same merge is an outage where nobody looks
       Given the stack is deployed
       When a change that names an image that does not exist is sent to Portainer without a look

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cutover.acceptance import NOT_ALLOWED, ONLY_LAB, Place, Report
+from cutover.acceptance import NOT_ALLOWED, NOT_ON_CONTAINERS, ONLY_LAB, Place, Report
 from cutover.checks import Moment
 from cutover.errors import CutoverError
 from cutover.site import load
@@ -63,6 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "lab: can only be shown in the lab, because something has to be broken for it",
         "changes: changes the servers that it runs against",
         "slow: takes more than half a minute",
+        "containers: also shown on real containers, where Docker answers",
         "fact: asks one fact of the live site",
     ):
         config.addinivalue_line("markers", line)
@@ -109,19 +110,18 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """On a live target only features run; what may not be done there is skipped with the reason, so it shows as *not shown*."""
     if config.getoption("--target") == "lab":
+        elsewhere = set()
+        if place(config) == "container lab":
+            elsewhere = {item for item in items if criterion_of(item) and not item.get_closest_marker("containers")}
+            for item in elsewhere:
+                item.add_marker(pytest.mark.skip(reason=NOT_ON_CONTAINERS))
         if not config.getoption("--thorough"):
-            slow = [item for item in items if item.get_closest_marker("slow")]
-            items[:] = [item for item in items if not item.get_closest_marker("slow")]
+            slow = [item for item in items if item.get_closest_marker("slow") and item not in elsewhere]
+            items[:] = [item for item in items if item not in slow]
             config.hook.pytest_deselected(items=slow)
         facts = [item for item in items if item.get_closest_marker("fact")]
         items[:] = [item for item in items if not item.get_closest_marker("fact")]
         config.hook.pytest_deselected(items=facts)
-        if place(config) == "container lab":
-            from steps.lab.containers import ADDS_TO, NOT_HERE
-
-            for item in items:
-                if (criterion := criterion_of(item)) and criterion not in ADDS_TO:
-                    item.add_marker(pytest.mark.skip(reason=NOT_HERE))
         return
     others = [item for item in items if not criterion_of(item)]
     items[:] = [item for item in items if criterion_of(item)]

@@ -16,6 +16,7 @@ import pytest
 from cutover import picture
 from cutover.acceptance import (
     NOT_ALLOWED,
+    NOT_ON_CONTAINERS,
     ONLY_LAB,
     Evidence,
     Place,
@@ -75,6 +76,10 @@ def report(*runs: Run, waivers: tuple[Waiver, ...] = ()) -> Report:
         ("embedded lab", "A1", [passed("A1"), failed("A1")], "not met", "3 records differ"),
         ("embedded lab", "A1", [passed("A1"), skipped("A1", "no Docker answers")], "not shown", "no Docker answers"),
         ("embedded lab", "A1", [Evidence("A1", "Room", "unclear", reason="no answer")], "not shown", "no answer"),
+        ("container lab", "C1", [passed("C1"), skipped("C1", NOT_ON_CONTAINERS)], "met", "1 example shown"),
+        ("container lab", "A1", [skipped("A1", NOT_ON_CONTAINERS)], "not shown", NOT_ON_CONTAINERS),
+        ("container lab", "C1", [passed("C1"), skipped("C1", "it did not run")], "not shown", "it did not run"),
+        ("embedded lab", "C1", [passed("C1"), skipped("C1", NOT_ON_CONTAINERS)], "not shown", NOT_ON_CONTAINERS),
         ("live", "A1", [passed("A1", kind="fact"), skipped("A1", ONLY_LAB)], "met", "not carried out here"),
         ("live", "A1", [passed("A1", kind="fact"), skipped("A1", NOT_ALLOWED)], "met", "not carried out here"),
         ("live", "A1", [skipped("A1", ONLY_LAB)], "not shown", ONLY_LAB),

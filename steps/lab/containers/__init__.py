@@ -17,11 +17,6 @@ from __future__ import annotations
 
 import os
 
-#: The criteria about what runs in a container. The others have nothing in them that Docker could change, and their faults are made
-#: in processes; they are shown on the embedded ground, in a tenth of the time.
-ADDS_TO = frozenset({"B4", "C1", "C2", "D2", "E3", "H1", "H2"})
-NOT_HERE = "shown on the embedded ground: containers would add nothing to it"
-
 # testcontainers' own reaper is an image that has to be pulled, and cannot tell our labs apart; ours is `keeper`.
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 os.environ.setdefault("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
