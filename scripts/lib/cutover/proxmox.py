@@ -263,14 +263,12 @@ class Proxmox:
             if isinstance(upid, str) and _UPID.fullmatch(upid):
                 return upid
             # What is no task's name cannot be followed; whether a task began is asked of the list.
-            lost = OutcomeUnknown(
-                "Proxmox answered something else instead of a task.", "Look at its tasks before doing it again."
-            )
+            lost: CutoverError = Failed(f"{what}: Proxmox answered something else instead of a task, and lists none.")
         except OutcomeUnknown as error:
-            lost = error
+            lost = OutcomeUnknown(f"{what}: {error.sentence.rstrip('.')}; no task for it can be found.", error.hint)
         begun = self._begun(kind, vmid, before)
         if begun is None:
-            raise OutcomeUnknown(f"{what}: {lost.sentence.rstrip('.')}; no task for it can be found.", lost.hint)
+            raise lost
         return begun
 
     def _begun(self, kind: str, vmid: int | None, before: set[str]) -> str | None:
