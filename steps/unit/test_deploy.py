@@ -19,7 +19,7 @@ from cutover.errors import CutoverError, DoorClosed, Failed, OutcomeUnknown, Ref
 from cutover.nginx import Gate
 from cutover.phases import deploy
 from cutover.portainer import Stack
-from cutover.voice import Given
+from cutover.voice import Given, Silent
 from cutover.waiting import Not, wait_until
 from steps.lab.processes import Process, listening, running
 from steps.unit.vm1001 import NEWER, ROOT, VIEWER, Vm1001
@@ -397,6 +397,30 @@ def test_a_stack_that_may_be_in_use_is_not_removed_blindly(one: Vm1001, monkeypa
     with pytest.raises(Refused, match="the stack may be in use"):
         deploy.undo(one.run())
     assert serves(one)
+
+
+def test_a_deployment_that_portainer_began_meanwhile_is_waited_for(tmp_path: Path) -> None:
+    vm = Vm1001(tmp_path, version="2.45.1")
+
+    class PollsFirst(Silent):
+        def say(self, sentence: str) -> None:
+            super().say(sentence)
+            if sentence.startswith("Redeploy"):
+                began = vm.ask("PUT", f"/api/stacks/{stack(vm)['Id']}/git/redeploy?endpointId=1", {"Env": stack(vm)["Env"]})
+                assert began.status_code == 200
+
+    with vm.up():
+        vm.merge()
+        deployed(vm)
+        commit = vm.merge(("max-size: 10m", "max-size: 20m"))
+        vm.knobs(deploy_seconds=1.0)
+        run = vm.run()
+        run.voice = PollsFirst()
+        outcome = deploy.do(run)
+        run.close()
+        assert "Portainer has begun a deployment by itself. Waiting for what comes of it." in run.voice.sentences
+        assert outcome.facts["commit"] == commit
+        assert stack(vm)["GitConfig"]["ConfigHash"] == commit
 
 
 # -- proved or taken back ---------------------------------------------------------------------------

@@ -38,6 +38,8 @@ EVERY_SECONDS = 0.25
 RESTARTS = 3
 #: What the VM's own system needs beside its containers.
 SYSTEM_MB = 512
+#: Portainer's answer while a deployment of the stack is under way (2.4x).
+BUSY = 409
 #: The service of the stack that is Qdrant.
 SERVICE_NAME = stackfile.SERVICE
 
@@ -613,7 +615,9 @@ def submit(run: Run, want: Wanted, stack: Stack | None, container: Mapping[str, 
             lost = error
             run.voice.say("Portainer's answer was lost. Looking at what it did.")
         except Answered as error:
-            raise Failed(f"Portainer could not deploy {want.commit[:8]}: {error.reason}.", error.hint) from None
+            if error.status != BUSY or stack is None:
+                raise Failed(f"Portainer could not deploy {want.commit[:8]}: {error.reason}.", error.hint) from None
+            run.voice.say("Portainer has begun a deployment by itself. Waiting for what comes of it.")
         try:
             seen = prove(run, want, not_this_container=old_container)
         except Failed as error:
