@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cutover import rights, vzdump
 from cutover.errors import CutoverError, Failed, Refused, Unreachable
 from cutover.phases import Outcome, Sentence, backup
+from cutover.qdrant import Answered
 from cutover.waiting import Not, TimedOut, wait_until
 
 if TYPE_CHECKING:
@@ -29,13 +30,28 @@ def _row(run: Run) -> dict[str, Any] | None:
 
 
 def _answers(run: Run) -> bool:
-    """Whether something alive is there. A wrong key is an answer: nobody overwrites a living server because of that."""
+    """Whether something alive is there. A wrong key is an answer: nobody overwrites a living server because of that.
+
+    Only the way from here may be broken, so where Nginx sends its users to it, it is asked through Nginx as well.
+    """
     try:
         run.old.collections()
     except Unreachable:
-        return False
+        return _serves_users(run)
     except CutoverError:
         return True
+    return True
+
+
+def _serves_users(run: Run) -> bool:
+    try:
+        if run.gate.state().side != "old":
+            return False
+        run.public.collections()
+    except Answered as error:
+        return error.status < 500  # above that it is Nginx that says it got no answer
+    except CutoverError:
+        return False
     return True
 
 
