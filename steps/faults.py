@@ -173,7 +173,7 @@ class Matrix:
         if step.verb.startswith("check "):
             run = self.operator.run(execute=False)
             try:
-                found = [f for _, f in checks.ask_all(run, criteria=step.verb.split()[1:])]
+                found = [f for _, f in checks.ask_all(run, moment=checks.Moment.BEFORE, criteria=step.verb.split()[1:])]
             finally:
                 run.close()
             unmet = next((f for f in found if f.ok is not True), None)
