@@ -291,3 +291,57 @@ def _way_back_given_up(lab: Lab, operator: Operator) -> None:
 def _gives_up_without_the_name(operator: Operator) -> None:
     operator.agrees_to.clear()
     operator.tries("finish")
+
+
+# -- the new server is lost ---------------------------------------------------------------------------
+@given("the new server is lost for good")
+def _new_server_lost(new_server: object, application: Application) -> None:
+    """Killed, not stopped: what it was doing is cut off, and what it had not said nobody will hear."""
+    application.goes_on()
+    new_server.kill()  # type: ignore[attr-defined]
+
+
+@given(parsers.parse("applications wrote {count:d} records"))
+def _applications_wrote(lab: Lab, count: int) -> None:
+    _applications_write(lab, count)
+
+
+@given("an application wrote through Nginx for a while")
+def _application_wrote(application: Application, operator: Operator, lab: Lab) -> None:
+    application.begin()
+    operator.agrees_to.add(lab.site.name)
+
+
+@given("a collection was restored on the new server from a file there")
+def _restored(lab: Lab) -> None:
+    session = requests.Session()
+    session.headers["api-key"] = lab.keys.qdrant
+    new = f"{lab.site.qdrant.new_url}/collections/digits/snapshots"
+    name = session.post(new, timeout=30).json()["result"]["name"]
+    body = {"location": f"{new}/{name}", "api_key": lab.keys.qdrant}
+    url = f"{lab.site.qdrant.public_url}/collections/digits/snapshots/recover?wait=true"
+    answer = session.put(url, json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+
+
+@when("the operator goes back and types the site's name")
+def _goes_back_by_name(lab: Lab, operator: Operator, application: Application) -> None:
+    operator.agrees_to.add(lab.site.name)
+    operator.tries("back")
+    application.goes_on()
+
+
+@then("the status says that the new one is not followed")
+def _not_followed(operator: Operator) -> None:
+    assert operator.error is None, operator.error
+    found = _status(operator)
+    assert found.state == "planned", found
+    assert "The old server serves; the new one is not followed." in found.now
+
+
+@then("the copy can be undone and made again when the new server is back")
+def _copy_again(new_server: object, operator: Operator) -> None:
+    new_server.start()  # type: ignore[attr-defined]
+    operator.does("copy", undo=True)
+    operator.does("copy")
+    assert _status(operator).state == "ready", _status(operator)

@@ -79,6 +79,13 @@ class Position:
     moved_overflow: bool = False
     late: int = 0
     conflicts: int = 0
+    replayed: int = 0
+    """Up to where writes were sent once more, without the server that had them; see :mod:`cutover.replay`. Following does not
+    count that, because what was never acknowledged may have happened as well."""
+    part: int = 0
+    """How many steps of the first write after ``replayed`` were sent as well."""
+    alone: bool = False
+    """The server that serves from now on was brought up to date from the records, without the other one."""
 
     @classmethod
     def load(cls, path: Path) -> Position | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cutover.errors import Failed
@@ -21,6 +21,8 @@ class Write:
     """One recorded write that is over; satisfies :class:`cutover.gate.Written`.
 
     ``status`` is 0 and ``side`` is ``unknown`` where an nginx process died with it: nobody knows whether it happened.
+    ``began`` is the position just after the line that it had arrived, 0 where that was not read: who ended before it was over
+    when this one began.
     """
 
     offset: int
@@ -30,6 +32,7 @@ class Write:
     status: int
     side: str
     body: str
+    began: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,21 @@ def _line(said: dict[str, Any], offset: int) -> Line:
         return Line(offset, "begin", said["id"], at, int(said["pid"]), write)
     write = Write(offset, at, said["method"], said["uri"], int(said["status"]), said["side"], body)
     return Line(offset, "end", said["id"], at, write=write)
+
+
+class Ended:
+    """The writes that are over, each with the position at which it began. Fed with the lines in order."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, int] = {}
+
+    def of(self, read: Iterable[Line]) -> Iterator[Write]:
+        """The writes that end in these lines."""
+        for line in read:
+            if line.kind == "begin":
+                self._began[line.id] = line.offset
+            elif line.kind == "end" and line.write is not None:
+                yield replace(line.write, began=self._began.pop(line.id, 0))
 
 
 @dataclass(slots=True)

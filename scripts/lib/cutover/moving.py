@@ -46,6 +46,13 @@ def position(run: Run, side: Side) -> Position:
     found = Position.load(position_path(run))
     if found is None:
         raise Refused("There is no copy to go on with.", "Begin with `copy`.")
+    if found.side == side:
+        found.alone = False  # the traffic was not moved then
+    elif found.alone:
+        raise Refused(
+            "The old server was brought up to date from the records alone, so the new one cannot be followed from here.",
+            "Run `back` again to end that; then `copy` begins anew.",
+        )
     if found.side != side:
         # The tool ended between setting the flag and saving this. The offset was saved inside the hold, so every line
         # after it is either of the server that serves now or a late write.
@@ -260,15 +267,15 @@ def _held(run: Run, verb: str, following: Follower, to: Side, counts: bool) -> M
             lap("pointed")
             act.after = {"serves": names[1]}
     except BaseException:
-        _release(run, verb)
+        release(run, verb)
         raise
-    _release(run, verb)
+    release(run, verb)
     moved.held = round(time.monotonic() - began, 4)
     moved.steps["released"] = moved.held
     return moved
 
 
-def _release(run: Run, verb: str) -> None:
+def release(run: Run, verb: str) -> None:
     """End the hold. That it cannot be ended is said, but changes nothing about the move: it ends by itself."""
     try:
         with run.door.act(f"{verb}.release", "End the hold", passing=True):

@@ -351,6 +351,10 @@ class Gate:
                 f"The disk of {self.shell.where} is full ({free} MB left), so the log may lack writes.", "Make room there."
             )
 
+    def under_way(self) -> Sequence[Written]:
+        """Writes that had passed and were not over when the log was last read."""
+        return self._under_way.passed
+
     def _catch_up(self) -> None:
         if self._under_way.offset == 0:
             self._under_way.offset = self._trimmed = self._log_start()
@@ -413,11 +417,12 @@ class Gate:
         if self._under_way.offset < from_offset:
             self._catch_up()
         found: list[Write] = []
+        ended = gatelog.Ended()
         for start, data in self._pieces(from_offset):
             read = list(gatelog.lines(data, start))
             if start <= self._under_way.offset:
                 self._under_way.feed(read)
-            found += [line.write for line in read if line.kind == "end" and line.write is not None]
+            found += ended.of(read)
         if self._under_way.passed:
             self._bury()
         end = found[-1].offset if found else from_offset

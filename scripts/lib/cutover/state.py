@@ -128,7 +128,17 @@ def judge(seen: Seen) -> Status:
                 "unknown", last, "a copy was begun, but nothing is recorded",
                 f"{serves}; what was written since is not known.", "you: `copy` begins again", seen,
             )  # fmt: skip
+        if _alone(entries):
+            return _status(
+                "planned", last, "the new server was gone, and the old one was brought up to date from the records",
+                f"{serves}; the new one is not followed.", "you: `copy` begins anew when the new server is there again", seen,
+            )  # fmt: skip
         return _status("planned", last, "nothing was copied yet", f"{serves}.", "you", seen)
+    if seen.position is not None and seen.position.alone and seen.position.side == "new":
+        return _status(
+            "unknown", last, "the traffic was moved without the new server, and the tool ended before it had cleaned up",
+            f"{serves}; the new one is not followed.", "you: `back` once more", seen,
+        )  # fmt: skip
     proved = _proved(entries)
     interrupted = f"; interrupted while: {open_[-1].what}" if open_ else ""
     if not proved:
@@ -185,11 +195,17 @@ def _at(entries: Sequence[Entry], act: str) -> str:
 
 def _begun(entries: Sequence[Entry]) -> bool:
     for entry in reversed(entries):
-        if entry.act == "copy.undone" or (entry.act == "copy.stop-recording" and entry.kind == "done"):
+        if entry.act in {"copy.undone", "back.alone"} or (entry.act == "copy.stop-recording" and entry.kind == "done"):
             return False
         if entry.act == "copy.begun":
             return True
     return False
+
+
+def _alone(entries: Sequence[Entry]) -> bool:
+    """Whether the last move went back without the new server, and nothing was copied or undone since."""
+    marks = [e.act for e in entries if e.act in {"copy.begun", "copy.undone", "back.alone"}]
+    return marks[-1:] == ["back.alone"]
 
 
 def _proved(entries: Sequence[Entry]) -> str:
