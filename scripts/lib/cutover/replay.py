@@ -125,8 +125,8 @@ class Account:
         """What an operator has to know before it is begun."""
         count = len(self.writes)
         are = "are" if count != 1 else "is"
-        first = f"{_counted(count, 'recorded write')} that {new} acknowledged since {_clock(self.since)} {are} sent to {old} once more"
-        said = [f"{first}, in the order in which they ended"]
+        what = f"{_counted(count, 'recorded write')} that {new} acknowledged since {_clock(self.since)}"
+        said = [f"{what} {are} sent to {old} once more, in the order in which they ended"]
         if self.overlapping:
             shown = ", ".join(self.overlaps[:5]) + (f" and {len(self.overlaps) - 5} more" if len(self.overlaps) > 5 else "")
             said.append(
