@@ -15,6 +15,13 @@ from typing import Any, Literal
 
 from cutover.errors import Failed
 
+#: What to do where the records do not say everything, whoever serves.
+BEGIN_ANEW = "While the old server serves: `undo copy`, then `copy`. After the switch: `follow` compares everything anew."
+
+
+class Damaged(Failed):
+    """The records do not say everything, so nobody can be brought up to date from them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Write:
@@ -50,7 +57,7 @@ class Line:
 def lines(data: bytes, start: int) -> Iterator[Line]:
     """The complete lines of a piece of the log that begins at position ``start``.
 
-    :class:`Failed` for a line that is not one of nginx's: a full disk cuts lines off.
+    :class:`Damaged` for a line that is not one of nginx's: a full disk cuts lines off.
     """
     at = 0
     while (end := data.find(b"\n", at)) >= 0:
@@ -60,9 +67,9 @@ def lines(data: bytes, start: int) -> Iterator[Line]:
         try:
             yield _line(json.loads(text), start + at)
         except (ValueError, KeyError, TypeError):
-            raise Failed(
+            raise Damaged(
                 f"The gate's log has a damaged line just before position {start + at}, so it does not say everything.",
-                "Usually the disk of the Nginx host was full. Make room, then begin the copy again.",
+                "Usually the disk of the Nginx host was full. Make room. " + BEGIN_ANEW,
             ) from None
 
 

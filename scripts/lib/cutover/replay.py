@@ -399,8 +399,9 @@ def end(run: Run) -> list[str]:
     if late:
         _write(kept, [_described(entry, body) for entry, body in run.gate.bodies(late)], "a")
     with run.door.act("back.stop-recording", "Stop recording and remove what was recorded"):
-        run.gate.stop_recording()
+        # The note first: without it, a recording that has ended looks like one that somebody lost.
         run.journal.note("back.alone", f"{run.old.name} serves; it was brought up to date from the records alone")
+        run.gate.stop_recording()
         path.unlink(missing_ok=True)
     return [f"{len(late)} writes were acknowledged by {run.new.name} at the last moment; they are in {kept}."] if late else []
 

@@ -113,7 +113,9 @@ def judge(seen: Seen) -> Status:
         since = _at(entries, "switch.point") or last
         if not seen.flags.recording:
             given_up = any(e.act == "finish.given-up" for e in entries)
-            reason = "the way back was given up" if given_up else "the traffic moved and nothing is recorded"
+            reason = (
+                "the way back was given up" if given_up else "the traffic moved and nothing is recorded; `follow` begins anew"
+            )
             return _status("finished", since, reason, f"{serves}.", "you", seen)
         late = ""
         if seen.position is not None and seen.position.conflicts:
@@ -161,7 +163,7 @@ def _status(state: Name, since: str, reason: str, now: str, waiting: str, seen: 
         waiting_for=waiting,
         you_can=YOU_CAN[state],
         can_switch=state == "ready",
-        can_go_back=state == "watching",
+        can_go_back=state == "watching" and not (seen.position is not None and seen.position.doubt),
         behind_writes=seen.behind_writes,
         behind_seconds=_age(seen),
     )
@@ -174,6 +176,8 @@ def _age(seen: Seen) -> float | None:
 
 
 def _behind(seen: Seen) -> str:
+    if seen.position is not None and seen.position.doubt:
+        return f"is not up to date ({seen.position.doubt.rstrip('.')}); `follow` compares everything anew"
     age = _age(seen)
     if age is None:
         return "is not followed"
