@@ -73,6 +73,30 @@ Feature: Going back without loss
       Then it is refused because "not everything that was recorded can be done again"
       And the status is watching
 
+    @lab
+    Scenario: A damaged record on the Nginx host closes the way back until everything was compared anew
+      Given traffic moved to the new server
+      And the record of what applications wrote is damaged
+      When the operator has everything compared anew and types the site's name
+      And the operator goes back
+      Then the old server serves
+
+    @lab
+    Scenario: A damaged record is no reason to replace anything without the name of the site
+      Given traffic moved to the new server
+      And the record of what applications wrote is damaged
+      When the operator brings the old server up to date
+      Then it is refused because "The old server cannot be brought up to date by what is recorded"
+      And the status is watching
+
+    @lab
+    Scenario: A way back that is broken can be given up
+      Given traffic moved to the new server
+      And the record of what applications wrote is damaged
+      When the operator gives up the way back without typing the site's name
+      Then it is refused because "The old server is NOT up to date"
+      And the status is watching
+
     @lab @slow
     Scenario: The operator's computer dies while going back without the new server
       Given traffic moved to the new server

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import requests
@@ -345,3 +346,23 @@ def _copy_again(new_server: object, operator: Operator) -> None:
     operator.does("copy", undo=True)
     operator.does("copy")
     assert _status(operator).state == "ready", _status(operator)
+
+
+# -- the record is damaged ----------------------------------------------------------------------------
+@given("the record of what applications wrote is damaged")
+def _record_damaged(lab: Lab) -> None:
+    """A line that a full disk cut off."""
+    _applications_write(lab, 3)
+    log = Path(lab.site.nginx.gate_folder) / "log" / "writes.jsonl"
+    log.write_bytes(log.read_bytes()[:-40] + b"\n")
+
+
+@when("the operator brings the old server up to date")
+def _brings_up_to_date(operator: Operator) -> None:
+    operator.tries("follow")
+
+
+@when("the operator has everything compared anew and types the site's name")
+def _compares_anew(lab: Lab, operator: Operator) -> None:
+    operator.agrees_to.add(lab.site.name)
+    operator.does("follow")
