@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cutover import moving, state
 from cutover.errors import Refused
 from cutover.follow import Position
 from cutover.nginx import Gate
+from cutover.waiting import Not, wait_until
 from steps.lab.lab import ROOT, Lab, new_folder
 from steps.lab.processes import Process, listening
 from steps.lab.world import differences, records
@@ -30,13 +32,14 @@ def lab(lab_parent: Path) -> Iterator[Lab]:
         operator = Operator(lab)
         for verb in ("gate", "copy", "switch"):
             operator.does(verb)
+        lab.new = new  # type: ignore[attr-defined]
         yield lab
         new.kill()
 
 
 def writes(lab: Lab, method: str, path: str, body: object, url: str = "") -> None:
     headers = {"api-key": lab.keys.qdrant}
-    answer = requests.request(method, (url or lab.site.qdrant.public_url) + path, json=body, headers=headers, timeout=10)
+    answer = requests.request(method, (url or lab.site.qdrant.public_url) + path, json=body, headers=headers, timeout=30)
     assert answer.status_code == 200, answer.text
 
 
@@ -165,3 +168,34 @@ def test_a_position_that_is_gone_or_damaged_names_a_command_that_works(lab: Lab)
     found = Position.load(path)
     assert found is not None and not found.doubt
     operator.does("back")
+
+
+@pytest.mark.slow
+def test_writes_that_wait_for_a_server_that_has_fallen_silent_do_not_keep_the_operator_there(lab: Lab) -> None:
+    """A machine without power does not even refuse a connection: what was sent to it waits in Nginx for an hour."""
+    new: Process = lab.new  # type: ignore[attr-defined]
+    writes(lab, "PUT", "/collections/digits/points?wait=true", {"points": [{"id": 900_000, "vector": [1.0] * 64}]})
+    new.pause()
+    try:
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(writes, lab, "POST", "/collections/digits/points/delete", {"points": [900_000]})
+            wait_until(lambda: bool(_begun(lab)) or Not("nothing is under way"), deadline=10, what="The write")
+            operator = Operator(lab, agrees_to={lab.site.name})
+            outcome = operator.does("back").outcome
+            assert outcome is not None
+            assert outcome.facts["under_way"] == 1, outcome
+            assert outcome.facts["held"] <= lab.site.limits.hold_seconds
+            assert "1 write still waited" in " ".join(outcome.sentences)
+            assert state.status(lab.run()).now == "The old server serves; the new one is not followed."
+            found = requests.get(
+                f"{lab.site.qdrant.public_url}/collections/digits/points/900000", headers={"api-key": lab.keys.qdrant}, timeout=10
+            )
+            assert found.status_code == 200, found.text
+            assert isinstance(waiting.exception(timeout=60), requests.Timeout)
+    finally:
+        new.resume()
+
+
+def _begun(lab: Lab) -> list[str]:
+    log = (Path(lab.site.nginx.gate_folder) / "log" / "writes.jsonl").read_text().splitlines()
+    return [line for line in log if '"begin"' in line and "points/delete" in line]

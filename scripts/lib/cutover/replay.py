@@ -125,7 +125,7 @@ class Account:
         """What an operator has to know before it is begun."""
         count = len(self.writes)
         are = "are" if count != 1 else "is"
-        what = f"{_counted(count, 'recorded write')} that {new} acknowledged since {_clock(self.since)}"
+        what = f"{counted(count, 'recorded write')} that {new} acknowledged since {_clock(self.since)}"
         said = [f"{what} {are} sent to {old} once more, in the order in which they ended"]
         if self.overlapping:
             shown = ", ".join(self.overlaps[:5]) + (f" and {len(self.overlaps) - 5} more" if len(self.overlaps) > 5 else "")
@@ -134,7 +134,7 @@ class Account:
                 f"is not known: {shown}"
             )
         if self.unacknowledged:
-            said.append(f"{_counted(self.unacknowledged, 'write')} left out, because nobody was told of their success")
+            said.append(f"{counted(self.unacknowledged, 'write')} left out, because nobody was told of their success")
         said.append(f"Nothing can be compared with {new}")
         return said
 
@@ -401,7 +401,7 @@ def end(run: Run) -> list[str]:
     with run.door.act("back.stop-recording", "Stop recording and remove what was recorded"):
         # The note first: without it, a recording that has ended looks like one that somebody lost.
         run.journal.note("back.alone", f"{run.old.name} serves; it was brought up to date from the records alone")
-        run.gate.stop_recording()
+        run.gate.stop_recording(deadline=5.0)  # what waits for a server that is gone may not end at all
         path.unlink(missing_ok=True)
     return [f"{len(late)} writes were acknowledged by {run.new.name} at the last moment; they are in {kept}."] if late else []
 
@@ -434,7 +434,7 @@ def _write(path: Path, lines: Sequence[Mapping[str, Any]], mode: str) -> None:
         os.fsync(file.fileno())
 
 
-def _counted(count: int, what: str) -> str:
+def counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from cutover import moving, replay
 from cutover.errors import Refused
+from cutover.follow import CannotFollow
+from cutover.gatelog import Damaged
 from cutover.phases import Outcome, Sentence
 from cutover.phases.switch import move, plan_move
-from cutover.replay import Account
+from cutover.replay import Account, counted
 
 if TYPE_CHECKING:
     from cutover.run import Run
@@ -53,7 +55,13 @@ _AFTER = "The new one is not followed any more; nothing is recorded. `copy` begi
 
 
 def _account(run: Run) -> Account:
-    found = replay.look(run, moving.position(run, "new"))
+    try:
+        found = replay.look(run, moving.position(run, "new"))
+    except (CannotFollow, Damaged) as error:
+        raise Refused(
+            f"{run.new.name.capitalize()} does not answer, and what was recorded does not say everything: {error.sentence}",
+            f"Start {run.new.name} again, then `follow`: without it {run.old.name} cannot be brought up to date.",
+        ) from error
     if found.cannot:
         raise Refused(
             f"{run.new.name.capitalize()} does not answer, and not everything that was recorded can be done again on "
@@ -73,7 +81,7 @@ def _without_the_new_one(run: Run, reason: str) -> Outcome:
     done = replay.rescue(run, found, moving.position(run, "new"))
     sentences = [
         f"{run.old.name.capitalize()} serves. Writes were held for {done.held:.2f} s.",
-        f"{done.replayed} acknowledged writes were sent to it once more; nothing could be compared with {run.new.name}.",
+        f"{counted(done.replayed, 'acknowledged write')} sent to it once more; nothing could be compared with {run.new.name}.",
     ]
     if kept:
         sentences.append(f"The order of {len(found.overlapping)} writes was not known; they are in {kept}.")
@@ -81,5 +89,8 @@ def _without_the_new_one(run: Run, reason: str) -> Outcome:
         path = run.state_dir / replay.REFUSED
         sentences.append(f"{done.refused} of them {run.old.name} answered with an error; they are in {path}.")
     if done.under_way:
-        sentences.append(f"{done.under_way} writes were still waiting for {run.new.name}; nobody answered them.")
+        sentences.append(
+            f"{counted(done.under_way, 'write')} still waited for {run.new.name}, and nobody was told of their success. "
+            "Keep it off until Nginx was restarted: what it answered after all would be on it alone."
+        )
     return Outcome(True, [*sentences, *replay.end(run), _AFTER], facts=vars(done) | {"overlapping": len(found.overlapping)})
