@@ -65,6 +65,15 @@ Feature: Going back without loss
       And the status is watching
 
     @lab
+    Scenario: Writes whose order nobody knows any more are named
+      Given traffic moved to the new server
+      And two applications wrote record 7 at the same time
+      And the new server is lost for good
+      When the operator goes back
+      Then it is refused because "2 of them were under way at the same time as another"
+      And it is refused because "digits 7"
+
+    @lab
     Scenario: What cannot be done again from the records is named before anything is changed
       Given traffic moved to the new server
       And a collection was restored on the new server from a file there

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -305,6 +307,24 @@ def _new_server_lost(new_server: object, application: Application) -> None:
 @given(parsers.parse("applications wrote {count:d} records"))
 def _applications_wrote(lab: Lab, count: int) -> None:
     _applications_write(lab, count)
+
+
+@given(parsers.parse("two applications wrote record {number:d} at the same time"))
+def _wrote_at_the_same_time(lab: Lab, number: int) -> None:
+    """The new server takes its time, so that the second write has begun before the first is over."""
+    slow = lab.folder / "new-switches.json"
+    slow.write_text(json.dumps({"latency_ms": 1000}))
+    both = threading.Barrier(2)
+
+    def write(mark: int) -> int:
+        both.wait(timeout=10)
+        body = {"payload": {"mark": mark}, "points": [number]}
+        url = f"{lab.site.qdrant.public_url}/collections/digits/points/payload?wait=true"
+        return requests.post(url, json=body, headers={"api-key": lab.keys.qdrant}, timeout=20).status_code
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(write, range(2))) == [200, 200]
+    slow.unlink()
 
 
 @given("an application wrote through Nginx for a while")
