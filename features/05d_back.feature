@@ -35,3 +35,82 @@ Feature: Going back without loss
       When the operator gives up the way back without typing the site's name
       Then it is refused because "nobody typed"
       And the status is watching
+
+    @lab
+    Scenario: The new server is lost after the move
+      Given traffic moved to the new server
+      And an application reads and writes through Nginx
+      And the new server is lost for good
+      When the operator goes back and types the site's name
+      And the application has ended
+      Then the old server serves
+      And nothing that was acknowledged was lost
+
+    @lab
+    Scenario: After going back without the new server a copy can begin anew
+      Given traffic moved to the new server
+      And the new server is lost for good
+      When the operator goes back and types the site's name
+      Then the status says that the new one is not followed
+      And the copy can be undone and made again when the new server is back
+
+    @lab
+    Scenario: Going back without the new server needs the name of the site
+      Given traffic moved to the new server
+      And applications wrote 3 records
+      And the new server is lost for good
+      When the operator goes back
+      Then it is refused because "3 recorded writes that the new server acknowledged"
+      And it is refused because "Nothing can be compared with the new server"
+      And the status is watching
+
+    @lab
+    Scenario: Writes whose order nobody knows any more are named
+      Given traffic moved to the new server
+      And two applications wrote record 7 at the same time
+      And the new server is lost for good
+      When the operator goes back
+      Then it is refused because "2 of them were under way at the same time as another"
+      And it is refused because "digits 7"
+
+    @lab
+    Scenario: What cannot be done again from the records is named before anything is changed
+      Given traffic moved to the new server
+      And a collection was restored on the new server from a file there
+      And the new server is lost for good
+      When the operator goes back and types the site's name
+      Then it is refused because "not everything that was recorded can be done again"
+      And the status is watching
+
+    @lab
+    Scenario: A damaged record on the Nginx host closes the way back until everything was compared anew
+      Given traffic moved to the new server
+      And the record of what applications wrote is damaged
+      When the operator has everything compared anew and types the site's name
+      And the operator goes back
+      Then the old server serves
+
+    @lab
+    Scenario: A damaged record is no reason to replace anything without the name of the site
+      Given traffic moved to the new server
+      And the record of what applications wrote is damaged
+      When the operator brings the old server up to date
+      Then it is refused because "The old server cannot be brought up to date by what is recorded"
+      And the status is watching
+
+    @lab
+    Scenario: A way back that is broken can be given up
+      Given traffic moved to the new server
+      And the record of what applications wrote is damaged
+      When the operator gives up the way back without typing the site's name
+      Then it is refused because "The old server is NOT up to date"
+      And the status is watching
+
+    @lab @slow
+    Scenario: The operator's computer dies while going back without the new server
+      Given traffic moved to the new server
+      And an application wrote through Nginx for a while
+      And the new server is lost for good
+      When the operator's computer dies at every point of the back, and each time the operator starts again
+      Then the old server serves
+      And nothing that was acknowledged was lost

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import requests
@@ -291,3 +294,95 @@ def _way_back_given_up(lab: Lab, operator: Operator) -> None:
 def _gives_up_without_the_name(operator: Operator) -> None:
     operator.agrees_to.clear()
     operator.tries("finish")
+
+
+# -- the new server is lost ---------------------------------------------------------------------------
+@given("the new server is lost for good")
+def _new_server_lost(new_server: object, application: Application) -> None:
+    """Killed, not stopped: what it was doing is cut off, and what it had not said nobody will hear."""
+    application.goes_on()
+    new_server.kill()  # type: ignore[attr-defined]
+
+
+@given(parsers.parse("applications wrote {count:d} records"))
+def _applications_wrote(lab: Lab, count: int) -> None:
+    _applications_write(lab, count)
+
+
+@given(parsers.parse("two applications wrote record {number:d} at the same time"))
+def _wrote_at_the_same_time(lab: Lab, number: int) -> None:
+    """The new server takes its time, so that the second write has begun before the first is over."""
+    slow = lab.folder / "new-switches.json"
+    slow.write_text(json.dumps({"latency_ms": 1000}))
+    both = threading.Barrier(2)
+
+    def write(mark: int) -> int:
+        both.wait(timeout=10)
+        body = {"payload": {"mark": mark}, "points": [number]}
+        url = f"{lab.site.qdrant.public_url}/collections/digits/points/payload?wait=true"
+        return requests.post(url, json=body, headers={"api-key": lab.keys.qdrant}, timeout=20).status_code
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(write, range(2))) == [200, 200]
+    slow.unlink()
+
+
+@given("an application wrote through Nginx for a while")
+def _application_wrote(application: Application, operator: Operator, lab: Lab) -> None:
+    application.begin()
+    operator.agrees_to.add(lab.site.name)
+
+
+@given("a collection was restored on the new server from a file there")
+def _restored(lab: Lab) -> None:
+    session = requests.Session()
+    session.headers["api-key"] = lab.keys.qdrant
+    new = f"{lab.site.qdrant.new_url}/collections/digits/snapshots"
+    name = session.post(new, timeout=30).json()["result"]["name"]
+    body = {"location": f"{new}/{name}", "api_key": lab.keys.qdrant}
+    url = f"{lab.site.qdrant.public_url}/collections/digits/snapshots/recover?wait=true"
+    answer = session.put(url, json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+
+
+@when("the operator goes back and types the site's name")
+def _goes_back_by_name(lab: Lab, operator: Operator, application: Application) -> None:
+    operator.agrees_to.add(lab.site.name)
+    operator.tries("back")
+    application.goes_on()
+
+
+@then("the status says that the new one is not followed")
+def _not_followed(operator: Operator) -> None:
+    assert operator.error is None, operator.error
+    found = _status(operator)
+    assert found.state == "planned", found
+    assert "The old server serves; the new one is not followed." in found.now
+
+
+@then("the copy can be undone and made again when the new server is back")
+def _copy_again(new_server: object, operator: Operator) -> None:
+    new_server.start()  # type: ignore[attr-defined]
+    operator.does("copy", undo=True)
+    operator.does("copy")
+    assert _status(operator).state == "ready", _status(operator)
+
+
+# -- the record is damaged ----------------------------------------------------------------------------
+@given("the record of what applications wrote is damaged")
+def _record_damaged(lab: Lab) -> None:
+    """A line that a full disk cut off."""
+    _applications_write(lab, 3)
+    log = Path(lab.site.nginx.gate_folder) / "log" / "writes.jsonl"
+    log.write_bytes(log.read_bytes()[:-40] + b"\n")
+
+
+@when("the operator brings the old server up to date")
+def _brings_up_to_date(operator: Operator) -> None:
+    operator.tries("follow")
+
+
+@when("the operator has everything compared anew and types the site's name")
+def _compares_anew(lab: Lab, operator: Operator) -> None:
+    operator.agrees_to.add(lab.site.name)
+    operator.does("follow")

@@ -119,13 +119,13 @@ def test_killed_while_it_begins_anew_a_copy_trusts_nothing_from_before(
 
 def test_a_move_that_is_done_is_never_reported_as_refused(lab: Lab, new: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     does(lab, "copy")
-    release = moving._release
+    release = moving.release
 
     def dies(*args: Any) -> None:
         release(*args)
         new.kill()
 
-    monkeypatch.setattr(moving, "_release", dies)
+    monkeypatch.setattr(moving, "release", dies)
     with pytest.raises(CutoverError, match="The new server serves, but the other server could not be brought up") as failed:
         does(lab, "switch")
     assert failed.value.exit_code == 3

@@ -1,6 +1,6 @@
 """Where the move is, judged from what was seen; nobody is asked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -90,3 +90,26 @@ def test_the_age_of_the_way_back_is_spoken_in_the_right_unit() -> None:
 def test_conflicts_are_not_kept_quiet() -> None:
     position = Position(conflicts=2)
     assert "2 late writes conflict" in judge(seen(Flags(side="new"), *READY, position=position)).now
+
+
+def test_a_way_back_that_is_broken_is_not_shown_as_open() -> None:
+    moved = (*READY, "switch.point", "switch.finished!")
+    for found in (
+        judge(replace(seen(Flags("new"), *moved), damage="The log is damaged.")),
+        judge(seen(Flags("new"), *moved, position=Position("new", doubt="The log was damaged."))),
+    ):
+        assert (found.state, found.can_go_back) == ("watching", False)
+        assert "damaged" in found.reason and "`follow` compares everything anew" in found.waiting_for
+    found = judge(replace(seen(Flags(), *READY), damage="The log is damaged."))
+    assert (found.state, found.can_switch) == ("unknown", False)
+    assert found.waiting_for == "you: `undo copy`, then `copy`"
+
+
+def test_after_going_back_without_the_new_server_nothing_is_followed_and_a_copy_can_begin() -> None:
+    alone = (*READY, "switch.point", "switch.finished!", "back.point")
+    between = judge(seen(Flags(), *alone, position=Position("new", alone=True)))
+    assert (between.state, between.waiting_for) == ("unknown", "you: `back` once more")
+    found = judge(seen(Flags(recording=False), *alone, "back.alone!", "back.finished!"))
+    assert (found.state, found.now) == ("planned", "The old server serves; the new one is not followed.")
+    again = judge(seen(Flags(), *alone, "back.alone!", "copy.record", "copy.begun!"))
+    assert again.state == "copying"

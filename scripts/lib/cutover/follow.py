@@ -28,6 +28,7 @@ from typing import Any
 from cutover import proof
 from cutover.errors import CutoverError, Refused
 from cutover.gate import Gate, Side, Written
+from cutover.gatelog import BEGIN_ANEW
 from cutover.proof import Difference
 from cutover.qdrant import Answered, NotThere, Qdrant, points_of, side_by_side
 from cutover.routes import path_of
@@ -79,6 +80,15 @@ class Position:
     moved_overflow: bool = False
     late: int = 0
     conflicts: int = 0
+    replayed: int = 0
+    """Up to where writes were sent once more, without the server that had them; see :mod:`cutover.replay`. Following does not
+    count that, because what was never acknowledged may have happened as well."""
+    part: int = 0
+    """How many steps of the first write after ``replayed`` were sent as well."""
+    alone: bool = False
+    """The server that serves from then on was brought up to date from the records, without the other one."""
+    doubt: str = ""
+    """Why the other server is not the copy that this position takes it for; empty where it is."""
 
     @classmethod
     def load(cls, path: Path) -> Position | None:
@@ -88,7 +98,7 @@ class Position:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):
-            raise Refused(f"{path} is not readable.", "Delete it and run `copy` again.") from None
+            raise CannotFollow(f"{path} is not readable.", f"Delete it. {BEGIN_ANEW}") from None
 
     def save(self, path: Path) -> None:
         """Replace the file in one step; on the disk when this returns."""
@@ -278,7 +288,7 @@ class Follower:
             if found.refuse:
                 raise CannotFollow(
                     f"{found.refuse} (recorded at {_clock(entry.at)}).",
-                    "Let that change end, undo the copy and begin again.",
+                    f"Let that change end. {BEGIN_ANEW}",
                 )
             if found.aliases and not found.collection:
                 self._alias_request(body, work)
@@ -356,7 +366,7 @@ class Follower:
         if late.whole or late.schema or late.aliases:
             raise CannotFollow(
                 f"After the switch {self.target.name} was changed in a way that names no records: {'; '.join(late.reasons)}.",
-                f"Compare both servers and decide which version counts; {self.source.name} serves.",
+                f"{self.source.name.capitalize()} serves. {BEGIN_ANEW}",
             )
         kept = self.path.with_name("late-writes.jsonl")
         count = 0
@@ -441,10 +451,20 @@ class Follower:
         if not self.may_replace and not gone:
             raise CannotFollow(
                 f"On {self.source.name} {why}, which {self.target.name} cannot be brought to record by record.",
-                f"{self.source.name} serves, and the way back is closed until {name} has the settings from before.",
+                f"{self.source.name.capitalize()} serves, and the way back is closed until {name} has the settings from before. "
+                "Or let `follow` copy it anew; it asks first.",
             )
         self.say(f"Copying {name} again: {why}.")
         self.copy_collection(name)
+
+    def bring_everything(self) -> None:
+        """Make the target what the source is now, by comparing everything: for when the records do not say where to look."""
+        there, others = set(self.source.collections()), set(self.target.collections())
+        self.source.barrier(there)
+        self._bring_schema(Work(schema=there | others, gone=others - there), there)
+        for name in sorted(there & set(self.source.collections())):
+            while (found := self.mend(name, Depth.EVERYTHING)).count > len(found.differences):
+                self.say(f"{name}: {found.count} records differed.")
 
     # -- proof ------------------------------------------------------------------------------------
     def prove_everything(

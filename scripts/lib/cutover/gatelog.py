@@ -10,10 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cutover.errors import Failed
+
+#: What to do where the records do not say everything, whoever serves.
+BEGIN_ANEW = "While the old server serves: `undo copy`, then `copy`. After the switch: `follow` compares everything anew."
+
+
+class Damaged(Failed):
+    """The records do not say everything, so nobody can be brought up to date from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +28,8 @@ class Write:
     """One recorded write that is over; satisfies :class:`cutover.gate.Written`.
 
     ``status`` is 0 and ``side`` is ``unknown`` where an nginx process died with it: nobody knows whether it happened.
+    ``began`` is the position just after the line that it had arrived, 0 where that was not read: who ended before it was over
+    when this one began.
     """
 
     offset: int
@@ -30,6 +39,7 @@ class Write:
     status: int
     side: str
     body: str
+    began: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,7 @@ class Line:
 def lines(data: bytes, start: int) -> Iterator[Line]:
     """The complete lines of a piece of the log that begins at position ``start``.
 
-    :class:`Failed` for a line that is not one of nginx's: a full disk cuts lines off.
+    :class:`Damaged` for a line that is not one of nginx's: a full disk cuts lines off.
     """
     at = 0
     while (end := data.find(b"\n", at)) >= 0:
@@ -57,9 +67,9 @@ def lines(data: bytes, start: int) -> Iterator[Line]:
         try:
             yield _line(json.loads(text), start + at)
         except (ValueError, KeyError, TypeError):
-            raise Failed(
+            raise Damaged(
                 f"The gate's log has a damaged line just before position {start + at}, so it does not say everything.",
-                "Usually the disk of the Nginx host was full. Make room, then begin the copy again.",
+                "Usually the disk of the Nginx host was full. Make room. " + BEGIN_ANEW,
             ) from None
 
 
@@ -75,6 +85,21 @@ def _line(said: dict[str, Any], offset: int) -> Line:
         return Line(offset, "begin", said["id"], at, int(said["pid"]), write)
     write = Write(offset, at, said["method"], said["uri"], int(said["status"]), said["side"], body)
     return Line(offset, "end", said["id"], at, write=write)
+
+
+class Ended:
+    """The writes that are over, each with the position at which it began. Fed with the lines in order."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, int] = {}
+
+    def of(self, read: Iterable[Line]) -> Iterator[Write]:
+        """The writes that end in these lines."""
+        for line in read:
+            if line.kind == "begin":
+                self._began[line.id] = line.offset
+            elif line.kind == "end" and line.write is not None:
+                yield replace(line.write, began=self._began.pop(line.id, 0))
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutover import bypass, proof
 from cutover.errors import CutoverError, Failed, Refused
-from cutover.follow import Follower, Position, Round, TooMuchForAHold
+from cutover.follow import CannotFollow, Follower, Position, Round, TooMuchForAHold
 from cutover.gate import Side
 from cutover.qdrant import Qdrant
 from cutover.waiting import TimedOut
@@ -44,8 +44,21 @@ def position_path(run: Run) -> Path:
 def position(run: Run, side: Side) -> Position:
     """How far the server that does not serve is up to date; turned round where the traffic moved since it was saved."""
     found = Position.load(position_path(run))
+    if found is None and side == "new":
+        raise CannotFollow("Nobody knows how far the old server is up to date.", "`follow` compares everything anew.")
     if found is None:
         raise Refused("There is no copy to go on with.", "Begin with `copy`.")
+    if found.doubt:
+        raise CannotFollow(
+            f"{server(run, OTHER[side]).name.capitalize()} is not up to date: {found.doubt}", "`follow` compares everything anew."
+        )
+    if found.side == side:
+        found.alone = False  # the traffic was not moved then
+    elif found.alone:
+        raise Refused(
+            "The old server was brought up to date from the records alone, so the new one cannot be followed from here.",
+            "Run `back` again to end that; then `copy` begins anew.",
+        )
     if found.side != side:
         # The tool ended between setting the flag and saving this. The offset was saved inside the hold, so every line
         # after it is either of the server that serves now or a late write.
@@ -60,6 +73,10 @@ def server(run: Run, side: Side) -> Qdrant:
 
 def follower(run: Run, side: Side, verb: str) -> Follower:
     """Who brings the other server up to date with what the serving one (``side``) receives."""
+    return _follower(run, verb, side, position(run, side), may_replace=side == "old")
+
+
+def _follower(run: Run, verb: str, side: Side, found: Position, *, may_replace: bool) -> Follower:
     source, target = server(run, side), server(run, OTHER[side])
 
     def copy_collection(name: str) -> None:
@@ -69,10 +86,10 @@ def follower(run: Run, side: Side, verb: str) -> Follower:
         run.gate,
         source,
         target,
-        position(run, side),
+        found,
         position_path(run),
         copy_collection=copy_collection,
-        may_replace=side == "old",
+        may_replace=may_replace,
         say=run.voice.say,
     )
 
@@ -119,7 +136,7 @@ def prove(run: Run, verb: str, following: Follower) -> dict[str, Any]:
         act.after = {**facts, "differences": len(differences)}
     if differences:
         run.journal.note(f"{verb}.differences", proof.summary(differences, 20), count=len(differences))
-        raise Refused(
+        raise Differ(
             f"{following.source.name} and {following.target.name} do not hold the same data: {proof.summary(differences)}.",
             _remedy(following),
         )
@@ -129,9 +146,14 @@ def prove(run: Run, verb: str, following: Follower) -> dict[str, Any]:
 
 
 def _remedy(following: Follower) -> str:
+    anew = (
+        "Undo the copy and make it again."
+        if following.position.side == "old"
+        else f"`follow` compares everything anew, and asks before it replaces what {following.target.name} holds."
+    )
     return (
         f"{following.source.name} serves, nothing was moved. These differences are not among the writes that passed Nginx: "
-        f"somebody changed one of the servers directly, or the copy is damaged. Undo the copy and make it again."
+        f"somebody changed one of the servers directly, or the copy is damaged. {anew}"
     )
 
 
@@ -147,6 +169,10 @@ def refuse_bypass(run: Run, verb: str, watch: bypass.Watch, name: str) -> None:
             f"Somebody writes to {name} without going through Nginx: {', '.join(map(str, found))}.",
             "Point that writer to Nginx (and gRPC writers to REST), or stop it; then run this again.",
         )
+
+
+class Differ(CannotFollow):
+    """Both servers were compared, and what is recorded does not explain the difference."""
 
 
 @dataclass
@@ -247,7 +273,7 @@ def _held(run: Run, verb: str, following: Follower, to: Side, counts: bool) -> M
             lap("proved")
             act.after = {"lines": last.lines, "records": last.records, "differences": len(differences)}
         if differences:
-            raise Refused(
+            raise Differ(
                 f"{names[0]} and {names[1]} do not hold the same data: {proof.summary(differences)}.",
                 _remedy(following),
             )
@@ -260,15 +286,15 @@ def _held(run: Run, verb: str, following: Follower, to: Side, counts: bool) -> M
             lap("pointed")
             act.after = {"serves": names[1]}
     except BaseException:
-        _release(run, verb)
+        release(run, verb)
         raise
-    _release(run, verb)
+    release(run, verb)
     moved.held = round(time.monotonic() - began, 4)
     moved.steps["released"] = moved.held
     return moved
 
 
-def _release(run: Run, verb: str) -> None:
+def release(run: Run, verb: str) -> None:
     """End the hold. That it cannot be ended is said, but changes nothing about the move: it ends by itself."""
     try:
         with run.door.act(f"{verb}.release", "End the hold", passing=True):
@@ -284,6 +310,35 @@ def after_the_move(run: Run, verb: str) -> Round:
     following.position.save(position_path(run))
     with run.door.act(f"{verb}.feed", f"Keep {following.target.name} up to date"):
         return following.round()
+
+
+def begin_anew(run: Run, verb: str, why: str) -> dict[str, Any]:
+    """Open the way back again after the switch, where the records cannot: record anew, compare everything, replace what differs.
+
+    Asks for the site's name, because what the old server holds otherwise is lost. Run again it begins from the start.
+    """
+    differing = proof.compare_schemas(proof.schema_of(run.new), proof.schema_of(run.old))
+    shown = f" Other than records, that is: {proof.summary(differing, 10)}." if differing else ""
+    run.consent.by_name(
+        run.site.name,
+        f"{run.old.name.capitalize()} cannot be brought up to date by what is recorded: {why} Everything is compared with "
+        f"{run.new.name}, and what {run.old.name} holds otherwise is replaced or removed.{shown} "
+        "Until that has ended there is no way back.",
+    )
+    end_abandoned_hold(run, verb)
+    path = position_path(run)
+    start = Position("new", doubt=why, holders={alias: [name] for alias, name in run.new.aliases().items()})
+    with run.door.act(f"{verb}.record", "Record every write anew", before={"why": why}):
+        start.save(path)  # first: from here on nobody may take the old server for a copy
+        run.gate.start_recording()
+        start.save(path)
+    with run.door.act(f"{verb}.mend", f"Make {run.old.name} what {run.new.name} is, by comparing everything"):
+        _follower(run, verb, "new", start, may_replace=True).bring_everything()
+        start.doubt = ""
+        start.save(path)
+    following = follower(run, "new", verb)
+    catch_up(run, verb, following)
+    return prove(run, verb, following)
 
 
 def remove_left_snapshots(run: Run, verb: str, source: Qdrant) -> None:

@@ -26,7 +26,7 @@ from cutover import gatefiles, gatelog, http
 from cutover.errors import CutoverError, Failed, Refused, Unreachable
 from cutover.gate import Side, Written
 from cutover.gateinstall import Installed, Installer
-from cutover.gatelog import Write
+from cutover.gatelog import BEGIN_ANEW, Damaged, Write
 from cutover.shell import Shell
 from cutover.site import netloc
 from cutover.waiting import Not, TimedOut, wait_until
@@ -351,6 +351,10 @@ class Gate:
                 f"The disk of {self.shell.where} is full ({free} MB left), so the log may lack writes.", "Make room there."
             )
 
+    def under_way(self) -> Sequence[Written]:
+        """Writes that had passed and were not over when the log was last read."""
+        return self._under_way.passed
+
     def _catch_up(self) -> None:
         if self._under_way.offset == 0:
             self._under_way.offset = self._trimmed = self._log_start()
@@ -385,9 +389,9 @@ class Gate:
                 f"[ -f log/writes.jsonl ] || exit 0\ntail -c +{offset + 1} log/writes.jsonl | head -c {PIECE}"
             )
             if answer.code == 7:
-                raise Failed(
+                raise Damaged(
                     "The gate's log is shorter than what was read of it: it was cut or replaced, so it does not say everything.",
-                    "`undo copy`, then begin the copy again.",
+                    BEGIN_ANEW,
                 )
             if answer.code not in {0, 9}:
                 raise CutoverError(f"The gate's log cannot be read: {answer.reason}.")
@@ -413,11 +417,12 @@ class Gate:
         if self._under_way.offset < from_offset:
             self._catch_up()
         found: list[Write] = []
+        ended = gatelog.Ended()
         for start, data in self._pieces(from_offset):
             read = list(gatelog.lines(data, start))
             if start <= self._under_way.offset:
                 self._under_way.feed(read)
-            found += [line.write for line in read if line.kind == "end" and line.write is not None]
+            found += ended.of(read)
         if self._under_way.passed:
             self._bury()
         end = found[-1].offset if found else from_offset
@@ -454,7 +459,7 @@ class Gate:
             return {}
         answer = self.shell.read(f"{self._cd}cd bodies || exit 9\nwc -c {' '.join(names)}")
         if answer.code != 0:
-            raise Failed(f"A recorded body is gone from {self._folder}/bodies: {answer.reason}.", "Begin the copy again.")
+            raise Damaged(f"A recorded body is gone from {self._folder}/bodies: {answer.reason}.", BEGIN_ANEW)
         found = (line.split() for line in answer.text.splitlines())
         return {words[1]: int(words[0]) for words in found if len(words) == 2 and words[1] != "total"}
 
@@ -465,9 +470,7 @@ class Gate:
             answer = self.shell.read(f"{self._cd}cd bodies || exit 9\ncat {' '.join(names)}", deadline=120)
             data = answer.out
             if answer.code != 0 or len(data) != sum(sizes[name] for name in names):
-                raise Failed(
-                    f"Recorded bodies in {self._folder}/bodies could not be read whole: {answer.reason}.", "Begin the copy again."
-                )
+                raise Damaged(f"Recorded bodies in {self._folder}/bodies could not be read whole: {answer.reason}.", BEGIN_ANEW)
         at = 0
         for entry in group:
             size = sizes[entry.body] if entry.body else 0

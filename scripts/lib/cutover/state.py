@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cutover import moving
 from cutover.errors import CutoverError
-from cutover.follow import Position
+from cutover.follow import CannotFollow, Position
+from cutover.gatelog import Damaged
 from cutover.journal import Entry
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ class Seen:
     behind_writes: int | None
     now: float
     folder: str = ""
+    damage: str = ""
+    """Why it cannot be known how far the other server is up to date, a sentence."""
+
+    @property
+    def doubt(self) -> str:
+        """Why the other server is not a copy that can be brought up to date; empty where it is."""
+        return (self.damage or (self.position.doubt if self.position is not None else "")).rstrip(".")
 
 
 def status(run: Run) -> Status:
@@ -81,11 +89,14 @@ def status(run: Run) -> Status:
         flags = run.gate.state()
     except CutoverError as error:
         problem = str(error)
-    position = Position.load(moving.position_path(run))
-    behind = None
-    if flags is not None and flags.recording and position is not None:
-        behind = sum(1 for e in run.gate.read_log(position.offset) if e.side)
-    return judge(Seen(flags, problem, run.journal.entries(), position, behind, time.time(), str(run.state_dir)))
+    position, behind, damage = None, None, ""
+    try:
+        position = Position.load(moving.position_path(run))
+        if flags is not None and flags.recording and position is not None:
+            behind = sum(1 for e in run.gate.read_log(position.offset) if e.side)
+    except (CannotFollow, Damaged) as error:
+        damage = error.sentence
+    return judge(Seen(flags, problem, run.journal.entries(), position, behind, time.time(), str(run.state_dir), damage))
 
 
 def judge(seen: Seen) -> Status:
@@ -113,8 +124,16 @@ def judge(seen: Seen) -> Status:
         since = _at(entries, "switch.point") or last
         if not seen.flags.recording:
             given_up = any(e.act == "finish.given-up" for e in entries)
-            reason = "the way back was given up" if given_up else "the traffic moved and nothing is recorded"
+            reason = (
+                "the way back was given up" if given_up else "the traffic moved and nothing is recorded; `follow` begins anew"
+            )
             return _status("finished", since, reason, f"{serves}.", "you", seen)
+        if seen.doubt:
+            return _status(
+                "watching", since, f"the traffic moved to the new server, and the way back is broken: {seen.doubt}",
+                f"{serves}; the old one is not up to date.",
+                "you: `follow` compares everything anew and opens it again, `finish` gives it up", seen,
+            )  # fmt: skip
         late = ""
         if seen.position is not None and seen.position.conflicts:
             late = f" {seen.position.conflicts} late writes conflict with newer ones; see late-writes.jsonl."
@@ -128,7 +147,21 @@ def judge(seen: Seen) -> Status:
                 "unknown", last, "a copy was begun, but nothing is recorded",
                 f"{serves}; what was written since is not known.", "you: `copy` begins again", seen,
             )  # fmt: skip
+        if _alone(entries):
+            return _status(
+                "planned", last, "the new server was gone, and the old one was brought up to date from the records",
+                f"{serves}; the new one is not followed.", "you: `copy` begins anew when the new server is there again", seen,
+            )  # fmt: skip
         return _status("planned", last, "nothing was copied yet", f"{serves}.", "you", seen)
+    if seen.position is not None and seen.position.alone and seen.position.side == "new":
+        return _status(
+            "unknown", last, "the traffic was moved without the new server, and the tool ended before it had cleaned up",
+            f"{serves}; the new one is not followed.", "you: `back` once more", seen,
+        )  # fmt: skip
+    if seen.doubt:
+        return _status(
+            "unknown", last, seen.doubt, f"{serves}; the new one is not up to date.", "you: `undo copy`, then `copy`", seen
+        )
     proved = _proved(entries)
     interrupted = f"; interrupted while: {open_[-1].what}" if open_ else ""
     if not proved:
@@ -151,7 +184,7 @@ def _status(state: Name, since: str, reason: str, now: str, waiting: str, seen: 
         waiting_for=waiting,
         you_can=YOU_CAN[state],
         can_switch=state == "ready",
-        can_go_back=state == "watching",
+        can_go_back=state == "watching" and not seen.doubt,
         behind_writes=seen.behind_writes,
         behind_seconds=_age(seen),
     )
@@ -185,11 +218,17 @@ def _at(entries: Sequence[Entry], act: str) -> str:
 
 def _begun(entries: Sequence[Entry]) -> bool:
     for entry in reversed(entries):
-        if entry.act == "copy.undone" or (entry.act == "copy.stop-recording" and entry.kind == "done"):
+        if entry.act in {"copy.undone", "back.alone"} or (entry.act == "copy.stop-recording" and entry.kind == "done"):
             return False
         if entry.act == "copy.begun":
             return True
     return False
+
+
+def _alone(entries: Sequence[Entry]) -> bool:
+    """Whether the last move went back without the new server, and nothing was copied or undone since."""
+    marks = [e.act for e in entries if e.act in {"copy.begun", "copy.undone", "back.alone"}]
+    return marks[-1:] == ["back.alone"]
 
 
 def _proved(entries: Sequence[Entry]) -> str:

@@ -114,7 +114,7 @@ def touched(method: str, uri: str, body: bytes) -> Touched:
 
 def _points(name: str, operation: str, body: bytes) -> Touched:
     try:
-        document = json.loads(_unpacked(body))
+        document = json.loads(unpacked(body))
         found = _Found()
         _POINT_OPERATIONS[operation](document, found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError, EOFError, zlib.error) as error:
@@ -124,7 +124,7 @@ def _points(name: str, operation: str, body: bytes) -> Touched:
     return Touched(name, frozenset(found.ids), whole=found.whole, in_steps=operation == "POST points/batch", why=why)
 
 
-def _unpacked(body: bytes) -> bytes:
+def unpacked(body: bytes) -> bytes:
     """Qdrant accepts compressed bodies; the recorded file holds what the client sent."""
     if body[:2] == b"\x1f\x8b":
         return gzip.decompress(body)

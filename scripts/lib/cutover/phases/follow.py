@@ -2,6 +2,10 @@
 
 While nobody runs this, writes pile up on the Nginx host, recorded and safe; the way back then takes the longer to open. Every
 ``copy``, ``switch``, ``back`` and ``finish`` does these rounds by itself first.
+
+Where the new server serves and following has become impossible (a damaged record, a change that cannot be followed, a difference
+that nothing explains), this opens the way back again: it records anew, compares everything, and replaces what differs on the old
+server, once the operator has typed the site's name.
 """
 
 from __future__ import annotations
@@ -12,6 +16,9 @@ from typing import TYPE_CHECKING
 
 from cutover import moving
 from cutover.errors import Refused
+from cutover.follow import CannotFollow, Position
+from cutover.gate import Side
+from cutover.gatelog import Damaged
 from cutover.phases import Outcome, Sentence
 
 if TYPE_CHECKING:
@@ -20,17 +27,34 @@ if TYPE_CHECKING:
 
 def plan(run: Run) -> Sequence[Sentence]:
     """What would be done."""
-    side = run.gate.state().side
+    flags = run.gate.state()
+    side = flags.side
     source, target = moving.server(run, side), moving.server(run, moving.OTHER[side])
+    if side == "new" and (why := _why_anew(run, flags.recording)):
+        return [
+            Sentence(f"Record every write anew, because {target.name} cannot be brought up to date by what is recorded: {why}"),
+            Sentence(f"Compare everything, and replace what {target.name} holds otherwise", target.name, "None"),
+        ]
     return [Sentence(f"Bring what {source.name} received to {target.name}", target.name)]
 
 
 def do(run: Run, *, seconds: float = 0.0, every: float = 1.0) -> Outcome:
     """One round, or rounds for ``seconds``. Ends cleanly on Ctrl-C: a round that was interrupted is done again."""
     flags = run.gate.state()
+    if flags.side == "new" and (why := _why_anew(run, flags.recording)):
+        return _anew(run, why)
     if not flags.recording:
         raise Refused("Writes are not recorded, so there is nothing to follow.", "Begin with `copy`.")
-    following = moving.follower(run, flags.side, "follow")
+    try:
+        return _rounds(run, flags.side, seconds, every)
+    except (CannotFollow, Damaged) as error:
+        if flags.side == "old":
+            raise
+        return _anew(run, error.sentence)
+
+
+def _rounds(run: Run, side: Side, seconds: float, every: float) -> Outcome:
+    following = moving.follower(run, side, "follow")
     end, rounds, lines, records, late = time.monotonic() + seconds, 0, 0, 0, 0
     with run.door.act("follow.rounds", f"Keep {following.target.name} up to date") as act:
         while True:
@@ -43,4 +67,34 @@ def do(run: Run, *, seconds: float = 0.0, every: float = 1.0) -> Outcome:
             time.sleep(min(every, rest))
     return Outcome(
         bool(lines), [f"{following.target.name.capitalize()} is up to date: {lines} writes, {records} records."], facts=act.after
+    )
+
+
+def _why_anew(run: Run, recording: bool) -> str:
+    """Why the old server cannot be followed any more while the new one serves, a sentence; empty where it can."""
+    marks = [e.act for e in run.journal.entries() if e.act.endswith((".differences", ".proved", ".given-up"))]
+    if marks[-1:] == ["finish.given-up"]:
+        return ""  # on purpose: nothing is recorded, and this says so
+    if not recording:
+        return "Nothing is recorded."
+    try:
+        found = Position.load(moving.position_path(run))
+        run.gate.read_log(found.offset if found is not None else 0)
+    except (CannotFollow, Damaged) as error:
+        return error.sentence
+    if found is None:
+        return "Nobody knows how far it is."
+    differ = marks and marks[-1].endswith(".differences")
+    return found.doubt or ("When both were last compared, they differed." if differ else "")
+
+
+def _anew(run: Run, why: str) -> Outcome:
+    proved = moving.begin_anew(run, "follow", why)
+    return Outcome(
+        changed=True,
+        sentences=[
+            f"{proved['records']} records in {proved['collections']} collections are on both servers, bit by bit the same.",
+            f"The way back is open again; what {run.old.name} held otherwise was replaced.",
+        ],
+        facts=proved,
     )

@@ -1,0 +1,442 @@
+"""Replay: the way back when the new server is gone, from the records on the Nginx host alone.
+
+Following reads records as they are on the server that serves. Where that one is gone its writes are still there: Nginx kept the
+line and the body of each. Here they are sent to the old server once more, those that were acknowledged, in the order in which
+they ended. That order is the true one for any two writes that did not overlap in time; of those that did, nobody knows it any
+more, and they are named before anything is done.
+
+A replay may be killed at any line and begun again. Writes that name their records only set or remove what they name, so sending
+all of them again from an earlier position leads to the same state. What looks at the state first (a filter, a condition, an
+alias, a collection that is made or deleted) does not: there the position is saved before and after each single step, so that at
+most the last one is sent twice, which changes nothing either.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote
+
+from cutover import moving
+from cutover.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable
+from cutover.follow import Position, TooMuchForAHold, alias_moves
+from cutover.gate import Side
+from cutover.gatelog import Write
+from cutover.qdrant import LONG, Answered, Qdrant
+from cutover.routes import path_of
+from cutover.touched import NotUnderstood, PointId, Touched, touched, unpacked
+from cutover.waiting import Not, TimedOut, wait_until
+
+if TYPE_CHECKING:
+    from cutover.run import Run
+
+#: A server that says nothing at all for this many seconds is gone.
+GONE_AFTER = 6.0
+#: Acknowledged writes between two savings of the position.
+SAVED_EVERY = 100
+#: More acknowledged writes than this are replayed before the hold, not in it.
+MOST_IN_A_HOLD = 50
+#: Seconds of a hold for the writes that had passed. The server that should answer them is gone, so they may never end.
+DRAIN = 0.5
+#: Qdrant's words for "not like this": the old server was in another state. Noted, and gone on.
+_NOTED = frozenset({400, 404, 409, 422})
+#: In the state folder: what the old server answered with an error, one a line.
+REFUSED = "replay-refused.jsonl"
+_CHOOSES = ("filter", "update_filter", "update_mode")
+
+
+# -- what a recorded write is, sent again -------------------------------------------------------------
+@dataclass(frozen=True)
+class Step:
+    """One request. ``looks``: what it does depends on what is there, so nothing may have come after it when it is repeated."""
+
+    method: str
+    path: str
+    params: Mapping[str, str]
+    body: bytes | None
+    looks: bool
+
+
+def steps_of(method: str, uri: str, body: bytes) -> list[Step]:
+    """The requests that do what a recorded write did; none where it left all data alone. Pure.
+
+    :class:`NotUnderstood` where the same request would not do the same again.
+    """
+    found, path, verb = touched(method, uri, body), path_of(uri), method.upper()
+    if found.nothing:
+        return []
+    if found.refuse:
+        raise NotUnderstood(found.refuse)
+    if path.rest.startswith(("snapshots/", "shards/")) or path.rest == "truncate_unapplied_wal":
+        raise NotUnderstood(f"{verb} {path.text} took what is on the new server, or on another one")
+    document: Any = None
+    if body:
+        try:
+            document = json.loads(unpacked(body))
+        except (ValueError, OSError, EOFError, RecursionError, zlib.error) as error:
+            raise NotUnderstood(f"the body of {verb} {path.text} cannot be read ({error})") from None
+    params = {k: v for k, v in parse_qsl(uri.partition("?")[2], keep_blank_values=True) if k not in {"wait", "timeout"}}
+    if path.rest:
+        params["wait"] = "true"  # so that the order holds, and the answer says that it was applied
+    where = "/" + "/".join(quote(one, safe="") for one in path.segments)
+
+    def step(content: bytes | None, *, looks: bool) -> Step:
+        return Step(verb, where, params, content, looks)
+
+    if found.aliases and not found.collection:
+        # One at a time: a whole list of them may not be repeated, each single one may.
+        return [step(_bytes({"actions": [action]}), looks=True) for action in document["actions"]]
+    if path.rest == "points/batch":
+        # One at a time: where the old server refuses one, Qdrant would leave out the rest.
+        return [step(_bytes({"operations": [one]}), looks=any(map(_looks, one.values()))) for one in document["operations"]]
+    looks = not path.rest.startswith("points") or _looks(document)
+    return [step(unpacked(body) if body else None, looks=looks)]
+
+
+def _looks(content: Any) -> bool:
+    return not isinstance(content, dict) or any(content.get(word) is not None for word in _CHOOSES)
+
+
+def _bytes(document: Any) -> bytes:
+    return json.dumps(document).encode()
+
+
+# -- what the records say -----------------------------------------------------------------------------
+@dataclass
+class Account:
+    """What can be brought back from the records, and what cannot be known of it. ``overlaps`` are (collection, id) in words."""
+
+    writes: list[Write] = field(default_factory=list)
+    since: float = 0.0
+    unacknowledged: int = 0
+    end: int = 0
+    overlapping: list[Write] = field(default_factory=list)
+    overlaps: list[str] = field(default_factory=list)
+    cannot: list[str] = field(default_factory=list)
+
+    def sentences(self, old: str, new: str) -> list[str]:
+        """What an operator has to know before it is begun."""
+        count = len(self.writes)
+        are = "are" if count != 1 else "is"
+        what = f"{counted(count, 'recorded write')} that {new} acknowledged since {_clock(self.since)}"
+        said = [f"{what} {are} sent to {old} once more, in the order in which they ended"]
+        if self.overlapping:
+            shown = ", ".join(self.overlaps[:5]) + (f" and {len(self.overlaps) - 5} more" if len(self.overlaps) > 5 else "")
+            said.append(
+                f"{len(self.overlapping)} of them were under way at the same time as another on the same records, so their order "
+                f"is not known: {shown}"
+            )
+        if self.unacknowledged:
+            said.append(f"{counted(self.unacknowledged, 'write')} left out, because nobody was told of their success")
+        said.append(f"Nothing can be compared with {new}")
+        return said
+
+
+def acknowledged(entry: Write) -> bool:
+    """Whether an application was told that this write succeeded."""
+    return 200 <= entry.status < 300
+
+
+def account(
+    entries: Iterable[tuple[Write, bytes]], holders: Mapping[str, Sequence[str]], since: float, side: Side = "new"
+) -> Account:
+    """Read the records, in the order of the log. Pure. ``holders`` is what every alias has pointed to."""
+    found = Account(since=since)
+    known = {alias: set(names) for alias, names in holders.items()}
+    overlaps = _Overlaps()
+    for entry, body in entries:
+        found.end = max(found.end, entry.offset)
+        what = touched(entry.method, entry.uri, body)
+        if what.nothing or entry.side not in {side, moving.OTHER[side], "unknown"}:
+            continue
+        if not acknowledged(entry):
+            found.unacknowledged += 1
+            continue
+        overlaps.add(entry, what, _meant(what, body, known))
+        if entry.side != side:
+            continue  # it is on the old server already
+        try:
+            steps_of(entry.method, entry.uri, body)
+        except NotUnderstood as error:
+            found.cannot.append(f"{error} (recorded {_clock(entry.at)})")
+        found.writes.append(entry)
+    found.since = since or (found.writes[0].at if found.writes else 0.0)
+    found.overlapping, found.overlaps = overlaps.writes(), overlaps.names()
+    return found
+
+
+def _meant(what: Touched, body: bytes, known: dict[str, set[str]]) -> set[str]:
+    """The collections a write may have meant; aliases that it makes are remembered."""
+    if what.collection:
+        return {what.collection, *known.get(what.collection, ())}
+    meant: set[str] = set()
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        for alias, took in alias_moves(body):
+            known.setdefault(alias, set()).update({took, *known.get(took, ())})
+            meant |= {alias, *known[alias]}
+    return meant
+
+
+class _Overlaps:
+    """Finds writes that were under way at the same time and name the same record. Fed in the order in which they ended."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, dict[PointId | None, list[Write]]] = {}
+        self._found: dict[int, Write] = {}
+        self._names: dict[str, None] = {}
+
+    def add(self, entry: Write, what: Touched, meant: Iterable[str]) -> None:
+        everything = bool(what.whole or what.schema or what.aliases)
+        for name in meant:
+            of_name = self._last.setdefault(name, {})
+            # None stands for "may be any record".
+            ids: set[PointId | None] = {*what.ids, *([None] if everything else [])}
+            for one in {*of_name} if everything else {*ids, None}:
+                for other in reversed(of_name.get(one, [])):
+                    if other.offset <= entry.began:
+                        break
+                    self._found |= {other.offset: other, entry.offset: entry}
+                    shown = "records chosen by what they hold" if one is None and everything else ""
+                    self._names[f"{name} {shown or _shown(one, what.ids)}"] = None
+            for one in ids:
+                of_name.setdefault(one, []).append(entry)
+
+    def writes(self) -> list[Write]:
+        return [self._found[offset] for offset in sorted(self._found)]
+
+    def names(self) -> list[str]:
+        return list(self._names)
+
+
+def _shown(one: PointId | None, ids: Iterable[PointId]) -> str:
+    return str(one if one is not None else next(iter(ids), "as a whole"))
+
+
+# -- acting -------------------------------------------------------------------------------------------
+def gone(server: Qdrant, seconds: float = GONE_AFTER) -> str:
+    """Why this server cannot be asked, in words; empty as soon as it answers anything, whatever it is."""
+    last = ""
+
+    def answers() -> bool | Not:
+        nonlocal last
+        try:
+            server.raw("GET", "/", timeout=(2.0, 5.0))
+        except Unreachable as error:
+            last = error.sentence
+            return Not(last.rstrip("."))
+        except CutoverError:
+            pass  # an error is an answer
+        return True
+
+    with suppress(TimedOut):
+        wait_until(answers, deadline=seconds, what="An answer", every=0.5)
+        return ""
+    return last
+
+
+def look(run: Run, position: Position) -> Account:
+    """What the records say since a position. Reads only."""
+    entries = [e for e in run.gate.read_log(max(position.offset, position.replayed)) if e.side]
+    holders = {alias: [name] for alias, name in run.old.aliases().items()}
+    for alias, names in position.holders.items():
+        holders[alias] = [*holders.get(alias, []), *names]
+    return account(_only_acknowledged_have_bodies(run, entries), holders, position.at)
+
+
+def _only_acknowledged_have_bodies(run: Run, entries: Sequence[Any]) -> Iterator[tuple[Any, bytes]]:
+    """The entries with the bodies of those that count; the others are only counted, so theirs are not fetched."""
+    chosen = iter(run.gate.bodies([e for e in entries if acknowledged(e)]))
+    for entry in entries:
+        yield next(chosen) if acknowledged(entry) else (entry, b"")
+
+
+def keep_overlaps(run: Run, found: Account) -> Path:
+    """Write down which writes overlapped, one a line, in the state folder."""
+    path = run.state_dir / "replay-overlaps.jsonl"
+    bodies = run.gate.bodies(found.overlapping)
+    _write(path, [_described(entry, body) for entry, body in bodies], "w")
+    return path
+
+
+def replay(run: Run, position: Position, found: Account) -> int:
+    """Send the writes to the old server once more, in their order. Returns how many of them it answered with an error.
+
+    The caller keeps an act open. Killed at any point, it goes on from the saved position.
+    """
+    path, refused, unsaved, writes = moving.position_path(run), 0, 0, found.writes
+    if position.replayed < position.offset:
+        position.replayed, position.part = position.offset, 0  # following brought over more than was replayed before
+    with run.voice.progress(f"Bringing {run.old.name} up to date", len(writes), "writes") as advance:
+        for entry, body in run.gate.bodies(writes):
+            for number, step in enumerate(steps_of(entry.method, entry.uri, body)):
+                if number < position.part:
+                    continue  # done by a run before this one
+                if step.looks and unsaved:
+                    position.save(path)
+                if (reason := _send(run, step)) is not None:
+                    refused += 1
+                    _write(run.state_dir / REFUSED, [{**_described(entry, body), "answered": reason}], "a")
+                position.part, unsaved = number + 1, unsaved + 1
+                if step.looks:
+                    position.save(path)
+                    unsaved = 0
+            position.replayed, position.part, unsaved = entry.offset, 0, unsaved + 1
+            if unsaved >= SAVED_EVERY:
+                position.save(path)
+                unsaved = 0
+            advance(1)
+    position.replayed = max(position.replayed, found.end)
+    position.save(path)
+    return refused
+
+
+def _send(run: Run, step: Step) -> str | None:
+    """Send one step; what the old server said where it was an error that only tells of another state."""
+    try:
+        run.old.raw(step.method, step.path, step.body, params=step.params, timeout=LONG)
+    except Answered as error:
+        if error.status in _NOTED:
+            return error.sentence
+        raise
+    except OutcomeUnknown as error:
+        # Once more is harmless here; whether it is there at all is for the next run to find out.
+        raise Failed(error.sentence, "Run `back` again when it answers: it goes on with exactly this write.") from error
+    return None
+
+
+@dataclass
+class Rescued:
+    """How it went."""
+
+    replayed: int = 0
+    refused: int = 0
+    under_way: int = 0
+    held: float = 0.0
+
+
+def rescue(run: Run, found: Account, position: Position) -> Rescued:
+    """Bring the old server up to date from the records and move the traffic there; the operator agreed to it."""
+    done = Rescued()
+    with run.door.act("back.replay", f"Bring {run.old.name} up to date from the records alone", before=_facts(found)) as act:
+        done.refused += replay(run, position, found)
+        done.replayed += len(found.writes)
+        act.after = {"writes": done.replayed, "refused": done.refused}
+    for _ in range(moving.ATTEMPTS):
+        if not gone(run.new, 0):
+            raise Failed(f"{run.new.name.capitalize()} answers again.", "Run `back` again: then both can be compared.")
+        with suppress(TooMuchForAHold):
+            return _move(run, position, done)
+        with run.door.act("back.replay", f"Bring {run.old.name} up to date with what was recorded meanwhile"):
+            _replay_rest(run, position, done, most=None)
+    raise Failed(
+        f"The traffic was not moved: {moving.ATTEMPTS} times the last writes did not fit into a hold.",
+        "Run `back` again in a quieter moment, or raise limits.hold_seconds.",
+    )
+
+
+def _move(run: Run, position: Position, done: Rescued) -> Rescued:
+    gate, budget = run.gate, run.site.limits.hold_seconds - moving.LOOKS_AGAIN
+    try:
+        with run.door.act("back.hold", "Hold writes", before={"serves": run.new.name}, passing=True):
+            gate.hold(budget)
+            began = time.monotonic()
+        with run.door.act("back.last-writes", f"Bring the last acknowledged writes to {run.old.name}"):
+            try:
+                gate.drain(min(DRAIN, budget / 2))
+            except TimedOut:
+                # Sent to a server that is gone. Whoever waits for them was promised nothing.
+                done.under_way = len(gate.under_way())
+            _replay_rest(run, position, done, most=MOST_IN_A_HOLD)
+            if time.monotonic() - began > budget - moving.RESERVE:
+                raise TooMuchForAHold("The last writes did not fit into the hold.")
+            # Before the flag: from then on the other direction cannot be followed.
+            position.alone = True
+            position.save(moving.position_path(run))
+        with run.door.act("back.point", f"Send requests to {run.old.name}", before={"serves": run.new.name}) as act:
+            try:
+                gate.point_to_old()
+            except Refused as error:
+                raise TooMuchForAHold(error.sentence) from error
+            act.after = {"serves": run.old.name}
+            done.held = round(time.monotonic() - began, 4)
+    finally:
+        moving.release(run, "back")
+    return done
+
+
+def _replay_rest(run: Run, position: Position, done: Rescued, most: int | None) -> None:
+    rest = look(run, position)
+    if rest.cannot:
+        raise Failed(f"Meanwhile something was recorded that cannot be sent again: {rest.cannot[0]}.", "Look at `status`.")
+    if most is not None and len(rest.writes) > most:
+        raise TooMuchForAHold(f"{len(rest.writes)} writes were recorded meanwhile.")
+    done.refused += replay(run, position, rest)
+    done.replayed += len(rest.writes)
+
+
+def unfinished(run: Run, side: Side, recording: bool) -> bool:
+    """Whether a replay moved the traffic and was killed before recording ended."""
+    found = Position.load(moving.position_path(run)) if recording and side == "old" else None
+    return found is not None and found.alone and found.side == "new"
+
+
+def end(run: Run) -> list[str]:
+    """After the move: nothing can be followed from here, so recording ends, and `copy` may begin anew.
+
+    Returns sentences about writes that the new server acknowledged after all, when the traffic had left it.
+    """
+    path = moving.position_path(run)
+    position = Position.load(path) or Position(side="new")
+    late = look(run, position).writes
+    kept = run.state_dir / "late-writes.jsonl"
+    if late:
+        _write(kept, [_described(entry, body) for entry, body in run.gate.bodies(late)], "a")
+    with run.door.act("back.stop-recording", "Stop recording and remove what was recorded"):
+        # The note first: without it, a recording that has ended looks like one that somebody lost.
+        run.journal.note("back.alone", f"{run.old.name} serves; it was brought up to date from the records alone")
+        run.gate.stop_recording(deadline=5.0)  # what waits for a server that is gone may not end at all
+        path.unlink(missing_ok=True)
+    return [f"{len(late)} writes were acknowledged by {run.new.name} at the last moment; they are in {kept}."] if late else []
+
+
+def _facts(found: Account) -> dict[str, Any]:
+    return {
+        "writes": len(found.writes),
+        "since": found.since,
+        "overlapping": len(found.overlapping),
+        "unacknowledged": found.unacknowledged,
+    }
+
+
+def _described(entry: Any, body: bytes) -> dict[str, Any]:
+    return {
+        "at": _clock(entry.at),
+        "method": entry.method,
+        "uri": entry.uri,
+        "body": body.decode(errors="replace"),
+    }
+
+
+def _write(path: Path, lines: Sequence[Mapping[str, Any]], mode: str) -> None:
+    if mode == "a" and not lines:
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open(mode, encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
