@@ -334,8 +334,8 @@ def family(fault: str) -> str:
 
 @dataclass
 class Quick:
-    """A choice for every day, over several steps: each server meets each family of faults at a read and one of them late, after
-    something was changed; each family is met at a write; and no fault is left out. Early ones first, because most end early.
+    """A choice for every day, over several steps: each server is met at a read, early and late, after something was changed; each
+    family of faults is met at a read and at a write; and no fault is left out. Early ones first, because most end early.
     """
 
     met: set[tuple[str, str, str]] = field(default_factory=set)
@@ -347,11 +347,11 @@ class Quick:
         # What only few servers can have comes first, or another fault of its family takes its place.
         rest = sorted(every, key=lambda cell: (cell.nth > 1, "certificate" not in cell.fault, FAULTS.index(cell.fault)))
         for cell in chain((c for c in rest if c.fault not in self.faults), rest):
-            key = (cell.call.server, "read", family(cell.fault)) if cell.call.reads else ("any", "write", family(cell.fault))
-            if cell.call.reads and cell.nth > 1:
-                key = (cell.call.server, "late read", "any")
-            if key not in self.met:
-                self.met.add(key)
+            kind = ("late read" if cell.nth > 1 else "read") if cell.call.reads else "write"
+            keys = {("any", kind, family(cell.fault))} if kind != "late read" else set()
+            keys |= {(cell.call.server, kind, "any")} if cell.call.reads else set()
+            if cell.fault not in self.faults or keys - self.met:
+                self.met |= keys
                 self.faults.add(cell.fault)
                 chosen.append(cell)
         return chosen
