@@ -19,7 +19,7 @@ Feature: Merging is deploying
       When a change is merged that changes nothing of importance
       Then Portainer runs the merged commit within 30 seconds
 
-    @lab @containers
+    @lab
     Scenario Outline: A merge that makes Qdrant ill is taken back on Portainer <version>
       Given Portainer has version <version>
       And the stack is deployed from a tagged commit
@@ -28,9 +28,13 @@ Feature: Merging is deploying
       And Qdrant answers with its key and not without it
       And the stack is at the tagged commit
 
+      @containers
       Examples:
         | version |
         | 2.23.0  |
+
+      Examples:
+        | version |
         | 2.39.1  |
         | 2.45.1  |
 

@@ -927,7 +927,11 @@ class _Handler(BaseHTTPRequestHandler):
                         if (query.get("all") in {"1", "true"} or c.state == "running")
                         and all(k in c.labels and (not eq or c.labels[k] == v) for k, eq, v in pairs)
                     ]  # fmt: skip
-                    return 200, [engine.row(container) for container in rows]
+                    listed = []
+                    for container in rows:
+                        with contextlib.suppress(EngineError):  # a deployment removed it meanwhile
+                            listed.append(engine.row(container))
+                    return 200, listed
                 case "/volumes":
                     return 200, {"Volumes": [self._owned(v) for v in engine.volumes.values()], "Warnings": None}
                 case "/networks":
