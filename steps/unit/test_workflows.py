@@ -152,7 +152,7 @@ def test_a_live_run_looks_where_the_environment_says(tmp_path: Path) -> None:
     [
         (["--target", "live", "steps/test_features.py"], ["prepare test git"]),
         (["--target=live", "--report", "live"], ["prepare test git"]),
-        (["steps/unit", "-k", "live"], ["prepare dev nginx knotd git", "actionlint"]),
+        (["steps/unit", "-k", "live"], ["prepare dev nginx knotd git busybox", "actionlint"]),
     ],
     ids=" ".join,
 )
