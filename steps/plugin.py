@@ -67,6 +67,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "fact: asks one fact of the live site",
     ):
         config.addinivalue_line("markers", line)
+    if config.getoption("--thorough"):
+        from hypothesis import settings
+
+        settings.register_profile("thorough", max_examples=1000)
+        settings.load_profile("thorough")
     target = config.getoption("--target")
     name = "lab"
     if target == "live":

@@ -61,7 +61,14 @@ def python_process(module: str, *words: str, folder: Path, name: str, env: Mappi
     """A stand-in of this package as a process, ready when it listens."""
     return Process(
         [sys.executable, "-m", module, *words],
-        env={"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts/lib'}", "PYTHONUNBUFFERED": "1", **env},
+        env={
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts/lib'}",
+            "PYTHONUNBUFFERED": "1",
+            # aiohttp reads the system's authorities when it is imported (0.1 s); no stand-in talks to anybody that they vouch for.
+            "SSL_CERT_FILE": os.devnull,
+            "SSL_CERT_DIR": os.devnull,
+            **env,
+        },
         cwd=ROOT,
         log=folder / f"{name}.log",
         ready=listening(host, port),
@@ -109,6 +116,10 @@ class Lab:
         """The host that users come in by."""
         at = self.network.address
         return NginxHost(self.disk(101), address=at(11), old=f"{at(152)}:{QDRANT_PORT}", vllm=f"{at(81)}:8000")
+
+    def fill(self) -> None:
+        """Give the old server its records."""
+        data.fill(self.site.qdrant.old_url, self.keys.qdrant)
 
     def portainer_config(self) -> dict[str, Any]:
         """What the stand-in for VM 1001 is told beyond the usual."""
@@ -289,7 +300,7 @@ class Lab:
                 for started in [together.submit(one.start) for one in (*self.infrastructure, *self.machines)]:
                     started.result()
             if self._records and not (self._seed is not None and self._seed.exists()):
-                data.fill(self.site.qdrant.old_url, self.keys.qdrant)
+                self.fill()
                 if self._seed is not None:
                     self.machines[952].stop()
                     copy_tree(self.disk(952) / "qdrant" / "storage", self._seed)

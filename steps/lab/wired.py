@@ -12,6 +12,7 @@ from typing import Any
 
 from cutover.http import reads_by_method
 from cutover.routes import is_read as qdrant_reads
+from steps.lab import data
 from steps.lab.lab import QDRANT_PORT, Lab, python_process
 from steps.lab.machines import Service
 from steps.lab.wires import Wires, contexts
@@ -37,6 +38,10 @@ class WiredLab(Lab):
         host = self.network.address(_OLD)
         env = self.qdrant_env(host, self.disk(952) / "qdrant")
         return python_process("steps.lab.qdrant", folder=self._logs, name="qdrant-952", env=env, host=host, port=QDRANT_PORT)
+
+    def fill(self) -> None:
+        """Fewer records than elsewhere: every one of hundreds of steps looks at all of them several times."""
+        data.fill(self.site.qdrant.old_url, self.keys.qdrant, digits=200, mixed=60)
 
     def portainer_config(self) -> dict[str, Any]:
         """The new server as well."""

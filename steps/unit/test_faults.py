@@ -24,7 +24,7 @@ STEP = Step("backup")
 
 @pytest.fixture
 def lab(lab_parent: Path) -> Iterator[WiredLab]:
-    with WiredLab(new_folder(lab_parent), seed=lab_parent / "seed") as made:
+    with WiredLab(new_folder(lab_parent), seed=lab_parent / "seed-of-few") as made:
         yield made
 
 

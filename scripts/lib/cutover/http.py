@@ -17,6 +17,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, ClassVar
@@ -64,12 +65,19 @@ class Tls:
             context.verify_mode = ssl.CERT_NONE
             return context
         try:
-            context = ssl.create_default_context(cafile=self.ca_file)
+            return _verifying(self.ca_file, self.ca_file.stat().st_mtime_ns if self.ca_file is not None else 0)
         except (OSError, ssl.SSLError) as error:
             raise WrongUsage(f"The CA file {self.ca_file} cannot be used: {error}.") from None
-        if self.ca_file is not None:
-            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        return context
+
+
+@lru_cache(maxsize=8)
+def _verifying(ca_file: Path | None, changed: int) -> ssl.SSLContext:
+    """One for all clients of a process while the file is the same: reading the system's authorities takes 50 ms each time."""
+    del changed
+    context = ssl.create_default_context(cafile=ca_file)
+    if ca_file is not None:
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 class DoorAdapter(HTTPAdapter):
