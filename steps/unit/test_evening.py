@@ -10,11 +10,7 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from steps.lab.lab import ROOT, Lab, new_folder
-
-pytestmark = pytest.mark.slow
 
 
 def numbered() -> list[list[str]]:

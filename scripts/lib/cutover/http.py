@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
@@ -205,7 +205,8 @@ class Lacks(Unreachable, KeyError):
 class Fields(dict[str, Any]):
     """The fields of an answer. One that is not there is missed in words: a liar's answer ends like a lost one."""
 
-    def __init__(self, found: Mapping[str, Any], who: str) -> None:
+    def __init__(self, found: Mapping[str, Any] | Iterable[tuple[str, Any]], who: str = "The answer") -> None:
+        # Without a name as well: that is how dataclasses.asdict makes the copy that --json prints.
         super().__init__(found)
         self._who = who
 
