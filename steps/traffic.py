@@ -54,7 +54,7 @@ class Application:
 @pytest.fixture
 def application(lab: Lab) -> Iterator[Application]:
     """An application that has not begun yet."""
-    made = Application(Load(lab.site.qdrant.public_url, lab.keys.qdrant, lab.folder / "application", pace=0.005))
+    made = Application(Load(lab.site.qdrant.public_url, lab.keys.qdrant, lab.folder / "application", pace=0.01))
     yield made
     made.load.process.kill()
 

@@ -47,6 +47,12 @@ def test_a_stranger_carries_out_the_page(lab_parent: Path) -> None:
             if words[0] == "switch":
                 assert "Writes were held for" in ended.stdout
         assert "finished" in carry_out(["status"]).stdout
+        at_the_end = carry_out(["check", "--moment", "after"]).stdout
+        assert "✘" not in at_the_end, at_the_end
+        assert "The gate was taken out for good" in at_the_end
+        assert "LXC 952 (qdrant) is deleted" in at_the_end
+        told = carry_out(["history"]).stdout.splitlines()
+        assert any(line.strip().startswith("Removed: record qdrant.home.arpa") for line in told), told
         secrets = [value for name, value in lab.env.items() if name not in {"PROXMOX_TOKEN_ID", "DNS_TSIG_NAME"}]
         journal = (lab.state_dir / "journal.jsonl").read_text(encoding="utf-8")
         assert not [value for value in secrets if value in journal]

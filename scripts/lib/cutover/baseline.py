@@ -77,7 +77,7 @@ def begun(run: Run) -> str:
     return next((e.at for e in entries if e.kind == "intent"), "")
 
 
-def take(run: Run) -> Baseline:
+def take(run: Run, at: Callable[[str], None] | None = None) -> Baseline:
     """Read everything and keep it. Contacts every system, changes none. Refused once something was changed."""
     if since := begun(run):
         raise Refused(
@@ -87,7 +87,7 @@ def take(run: Run) -> Baseline:
     parts: dict[str, Any] = {}
     missing: dict[str, str] = {}
     for name, read in _PARTS.items():
-        run.voice.say(f"Keeping what there is: {name}")
+        (at or run.voice.say)(f"Keeping what there is: {name}")
         try:
             parts[name] = json.loads(json.dumps(read(run), default=str))
         except CutoverError as error:
@@ -108,7 +108,7 @@ def take(run: Run) -> Baseline:
     return made
 
 
-def compare(run: Run, before: Baseline) -> list[tuple[str, str, Finding]]:
+def compare(run: Run, before: Baseline, at: Callable[[str], None] | None = None) -> list[tuple[str, str, Finding]]:
     """(criterion, title, finding) of every part. Reads only."""
     done = {step.verb for step, at in plan.position(run.site, Journal(run.state_dir, run.site.name)) if at}
     found = []
@@ -117,7 +117,7 @@ def compare(run: Run, before: Baseline) -> list[tuple[str, str, Finding]]:
             why = before.missing.get(name, "it was not read")
             found.append((criterion, title, Finding(None, f"{title}: not in the baseline of {before.at}, because {why}")))
             continue
-        run.voice.say(f"Comparing with {before.at}: {name}")
+        (at or run.voice.say)(f"Comparing with {before.at}: {name}")
         try:
             found.append((criterion, title, judge(run, before.parts[name], done)))
         except CutoverError as error:

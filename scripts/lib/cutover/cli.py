@@ -318,11 +318,12 @@ def check_command(
 
     def work(run: Run, page: Page) -> int:
         found: list[tuple[Check, Finding]] = []
-        for one in checks.chosen(moment, criterion or ()):
-            run.voice.say(f"{one.criterion} {one.title}")
-            found.append((one, checks.ask(one, run)))
-        if not criterion:
-            found += _baseline(run, page, moment)
+        with run.voice.looking() as at:
+            for one in checks.chosen(moment, criterion or ()):
+                at(f"{one.criterion} {one.title}")
+                found.append((one, checks.ask(one, run)))
+            if not criterion:
+                found += _baseline(run, page, moment, at)
         rows = []
         for one, finding in found:
             said = finding.sentence + (f"\n{finding.hint}" if finding.hint and finding.ok is not True else "")
@@ -341,14 +342,14 @@ def check_command(
     _guarded("check", site, state_dir, as_json, work)
 
 
-def _baseline(run: Run, page: Page, moment: Moment | None) -> list[tuple[Check, Finding]]:
+def _baseline(run: Run, page: Page, moment: Moment | None, at: Callable[[str], None]) -> list[tuple[Check, Finding]]:
     """Before the move, keep what there is; after it, compare with that."""
     from cutover import baseline
 
     if moment is Moment.BEFORE:
         try:
             usable(run.state_dir, writing=True)
-            kept = baseline.take(run)
+            kept = baseline.take(run, at)
         except (Refused, WrongUsage) as error:
             page.data["baseline"] = f"No baseline was kept: {error}"
         else:
@@ -362,7 +363,8 @@ def _baseline(run: Run, page: Page, moment: Moment | None) -> list[tuple[Check, 
         page.data["baseline"] = "There is no baseline to compare with: `check --moment before` was not run on this state folder."
         return []
     page.data["baseline"] = f"Compared with {before.at}."
-    return [(_compared(criterion, title, finding), finding) for criterion, title, finding in baseline.compare(run, before)]
+    compared = baseline.compare(run, before, at)
+    return [(_compared(criterion, title, finding), finding) for criterion, title, finding in compared]
 
 
 def _compared(criterion: str, title: str, finding: Finding) -> Check:
@@ -421,7 +423,10 @@ def history_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json:
         page.data["entries"] = [asdict(e) for e in entries]
         words = {"intent": "…", "done": "✔", "failed": "✘", "unknown": "?", "note": "·", "opened": "·"}
         for e in entries:
-            page.line(e.what + (f" ({e.reason})" if e.reason else ""), mark=f"{e.at}  {words[e.kind]}")
+            first, *more = (e.what + (f" ({e.reason})" if e.reason else "")).splitlines()
+            page.line(first, mark=f"{e.at}  {words[e.kind]}")
+            for line in more:
+                page.line(line, indent=len(e.at) + 4)
         if not entries:
             page.line("Nothing has been done yet.")
         return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -66,6 +66,15 @@ class Terminal:
             self.err.print(marked("·", Text.from_markup(self.shown(sentence)), style="dim"))
         else:
             self.err.print(f"· {self.shown(sentence)}")
+
+    @contextmanager
+    def looking(self) -> Iterator[Callable[[str], None]]:
+        """One line that says what is looked at, gone when the results come; lines where nobody looks at a terminal."""
+        if self._quiet or not self.err.is_terminal:
+            yield self.say
+            return
+        with self.err.status("") as status:
+            yield lambda sentence: status.update(self.shown(sentence))
 
     @contextmanager
     def progress(self, what: str, total: int | None, unit: str) -> Iterator[Advance]:

@@ -61,6 +61,7 @@ class Facts:
     backed_up: bool
     is_root: bool
     foreign: Sequence[str] = ()  # what is in the gate's folder and not the gate's
+    settled: bool = False  # the gate was taken out for good; its folder has the files from before as `was/`
 
 
 def obstacles(facts: Facts, *, worker_user: str, http_folder: str, folder: str, old: str) -> list[str]:
@@ -185,6 +186,7 @@ class Installer:
             backed_up=shell.read(f"[ -f {q(self._folder)}/before/list ]").code == 0,
             is_root=shell.read("id -u").text == "0",
             foreign=[name for name in there.text.splitlines() if not _OURS.fullmatch(name) and name != "lost+found"],
+            settled="was" in there.text.splitlines(),
         )
 
     def refusals(self, facts: Facts) -> list[str]:

@@ -106,7 +106,7 @@ def carry_out(verb: str, run: Run, *, undo: bool = False) -> Result:
         outcome = _with(outcome, watch)
         # A step that has to wait (the soak time) is not complete yet; it is run again.
         end = "undone" if undo else "waiting" if "waiting_until" in outcome.facts else "finished"
-        run.journal.note(f"{verb}.{end}", " ".join(outcome.sentences), changed=outcome.changed)
+        run.journal.note(f"{verb}.{end}", "\n".join(outcome.sentences), changed=outcome.changed)
     return Result(verb, sentences, outcome)
 
 

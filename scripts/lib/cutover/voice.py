@@ -21,6 +21,9 @@ class Voice(Protocol):
     def say(self, sentence: str) -> None:
         """One sentence about what is happening."""
 
+    def looking(self) -> AbstractContextManager[Callable[[str], None]]:
+        """Around many short looks, each of interest only while it goes on: ``with voice.looking() as at: at("A1")``."""
+
     def progress(self, what: str, total: int | None, unit: str) -> AbstractContextManager[Advance]:
         """Around long work: ``with voice.progress("Comparing", 1000, "records") as advance: advance(10)``."""
 
@@ -34,6 +37,11 @@ class Silent:
     def say(self, sentence: str) -> None:
         """Keep the sentence."""
         self.sentences.append(sentence)
+
+    @contextmanager
+    def looking(self) -> Iterator[Callable[[str], None]]:
+        """Keep these sentences, too."""
+        yield self.say
 
     @contextmanager
     def progress(self, what: str, total: int | None, unit: str) -> Iterator[Advance]:

@@ -61,6 +61,9 @@ def restorable(run: Run) -> Finding:
         try:
             gatefiles.with_gate(facts.server_text, old=old, where=facts.server_file, around=facts.configuration)
         except Refused as refused:
+            if facts.settled:
+                kept = f"{run.site.nginx.gate_folder}/was"
+                return Finding(True, f"The gate was taken out for good; the Nginx host keeps the files from before it in {kept}.")
             return Finding(False, refused.sentence, refused.hint)
         return Finding(True, f"{facts.server_file} is the operator's own, and passes requests to the old server.")
     *_, (path, content) = installer.wanted(facts).items()

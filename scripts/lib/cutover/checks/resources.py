@@ -23,6 +23,12 @@ def saved(run: Run) -> Finding:
     if kept is None:
         return Finding(False, f"There is no complete backup of {old}.", "Run `cutover backup`.")
     archive = vzdump.find(run, old, backup.PURPOSE)
+    if archive is None and old.vmid not in {guest["vmid"] for guest in run.proxmox.guests()}:
+        return Finding(
+            None,
+            f"{old} is deleted, and with it the right to see its backups; {kept['archive']['volid']} was proved on {kept['at']}.",
+            "Its final backup was proved before it was deleted: `cutover history`.",
+        )
     if archive is None or archive.volid != kept["archive"]["volid"]:
         return Finding(
             False,
