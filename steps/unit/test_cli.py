@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,18 @@ def test_a_step_as_a_script_of_its_own_needs_no_packages_to_begin_with(site: Pat
     )  # fmt: skip
     assert ended.returncode == 2, ended
     assert ended.stderr.startswith("Not started: PROXMOX_TOKEN_ID is not set"), ended.stderr
+
+
+def test_without_its_key_a_deployment_asks_nobody(site: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as git:
+        git.settimeout(0)
+        here = f"http://127.0.0.1:{git.getsockname()[1]}"
+        site.write_text(site.read_text(encoding="utf-8").replace("http://127.9.0.5:1", here), encoding="utf-8")
+        ended = cutover(site, "deploy", "--state-dir", "state")
+        assert ended.returncode == 2, ended
+        assert ended.stderr.startswith("Not started: PORTAINER_API_KEY is not set"), ended.stderr
+        with pytest.raises(BlockingIOError):
+            git.accept()
 
 
 def test_names_are_whole_on_a_narrow_terminal(site: Path) -> None:

@@ -337,7 +337,7 @@ def check_command(
         page.line(f"{len(found) - unmet - open_} met, {unmet} not met, {open_} could not be evaluated.", "b")
         if "baseline" in page.data:
             page.line(page.data["baseline"])
-        return 0 if found and not unmet and not open_ else 1
+        return 0 if found and not unmet and not open_ and not page.data.get("baseline_missing") else 1
 
     _guarded("check", site, state_dir, as_json, work)
 
@@ -352,6 +352,8 @@ def _baseline(run: Run, page: Page, moment: Moment | None, at: Callable[[str], N
             kept = baseline.take(run, at)
         except (Refused, WrongUsage) as error:
             page.data["baseline"] = f"No baseline was kept: {error}"
+            # Where the move has begun the one from before it stays. Where nothing can be written there will be none.
+            page.data["baseline_missing"] = baseline.load(run) is None
         else:
             left_out = "".join(f" Without {name}: {why}" for name, why in kept.missing.items())
             page.data["baseline"] = f"What there is was kept in {baseline.path_of(run)}, to compare with afterwards.{left_out}"

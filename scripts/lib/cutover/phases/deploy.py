@@ -438,6 +438,7 @@ def follows_as_wanted(run: Run, want: Wanted, seen: Seen) -> bool:
 
 def plan(run: Run) -> Sequence[Sentence]:
     """What would be done. :class:`Refused` where the deployment would fail; empty where it is done already."""
+    run.secrets.need("PORTAINER_API_KEY")  # before Git is asked: without a key nobody is
     want = wanted(run)
     seen = see(run, want)
     if runs_as_wanted(want, seen):
