@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import MaxRetryError, NewConnectionError
+from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError
 from urllib3.exceptions import SSLError as Urllib3SSLError
 
 from cutover.door import Door
@@ -137,7 +137,8 @@ class DoorAdapter(HTTPAdapter):
         if self.longest is not None:
             kwargs["timeout"] = (self._timeout[0], min(kwargs["timeout"][1], self.longest))
         try:
-            answer = super().send(request, *args, **kwargs)
+            kept = request.headers.get("Connection", "").lower() != "close"
+            answer = self._sent(request, args, kwargs, again=reads and kept)
             if not reads and not self._says_no(answer.status_code):
                 self._door.happened(shown)
             if not kwargs.get("stream"):
@@ -150,6 +151,18 @@ class DoorAdapter(HTTPAdapter):
         self._door.heard = shown
         answer.cutover_reads = reads  # type: ignore[attr-defined]
         return answer
+
+    def _sent(
+        self, request: requests.PreparedRequest, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, again: bool
+    ) -> requests.Response:
+        try:
+            return super().send(request, *args, **kwargs)
+        except requests.exceptions.ConnectionError as error:
+            # Qdrant closes a kept connection after 5 s of silence, even while it is asked. Who only reads may ask again.
+            cause = error.args[0] if error.args else None
+            if not again or not isinstance(cause, ProtocolError) or not isinstance(cause.args[-1], ConnectionError):
+                raise
+            return super().send(request, *args, **kwargs)
 
     def _read_whole(self, answer: requests.Response) -> None:
         """Read the body here, where it is known whether what goes wrong with it is that of a change."""
