@@ -483,6 +483,7 @@ def main() -> int:
     parser.add_argument("--into", type=Path, default=ROOT / "docs" / "faults.md")
     parser.add_argument("--quick", action="store_true", help="only the choice of every day")
     parser.add_argument("--step", action="append", help="only this step (can be repeated), for example: backup, 'undo gate'")
+    parser.add_argument("--only", default="", help="only cells with these words, for example: 'the name server: UPDATE', or lost")
     parser.add_argument("--minutes", type=float, default=1e9, help="break each step for at most so long")
     options = parser.parse_args()
     shown: list[Shown] = []
@@ -490,6 +491,7 @@ def main() -> int:
 
     def choose(step: Step, every: list[Cell]) -> Iterator[Cell]:
         calls.update((step, cell.call) for cell in every)
+        every = [cell for cell in every if options.only in str(cell)]
         first = covering(every)
         end = time.monotonic() + options.minutes * 60
         for cell in quick.choose(every) if options.quick else [*first, *(cell for cell in every if cell not in set(first))]:

@@ -73,7 +73,7 @@ def _proxmox(lab: Lab) -> dict[str, Any]:
     pve = lab.pve
     assert pve is not None
     return {
-        "jobs": dict(pve.backup_jobs),
+        "jobs": copy.deepcopy(pve.backup_jobs),
         "acl": sorted(map(str, pve.acl_rows)),
         "rules": _rules(pve._fw()),
         "backups": sorted(name for store in pve.storages.values() for name in store.get("volumes", {}) if "backup/" in name),
