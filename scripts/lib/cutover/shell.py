@@ -254,6 +254,13 @@ class Shell:
             raise CutoverError(f"{error}: {answer.reason}.")
         return answer.out
 
+    def holds(self, test: str, error: str) -> bool:
+        """Whether a test such as ``[ -f file ]`` holds there. It says yes or no in words: a command that fails is no "no"."""
+        said = self.output(f"if {test}; then echo yes; else echo no; fi", error).strip()
+        if said not in {b"yes", b"no"}:
+            raise Unreachable(f"{error}: {self.where} does not answer like a shell.", "See nginx.shell in site.yaml.")
+        return said == b"yes"
+
     def close(self) -> None:
         """End the session; the next call would open a new one."""
         with self._lock:
