@@ -22,20 +22,35 @@ from dataclasses import dataclass, field
 from itertools import chain, cycle
 from pathlib import Path
 
-from cutover import checks, repository
+from cutover import checks, dns, repository
+from cutover.checks import Moment
 from cutover.console import plain
 from cutover.errors import Refused
 from cutover.http import DoorAdapter
+from cutover.shell import Shell
 from steps.lab.lab import ROOT, new_folder
 from steps.lab.wired import WiredLab, keep
-from steps.lab.wires import AFTER, FAULTS, MOST_HITS, MOST_SECONDS, Broken, Call, kinds
+from steps.lab.wires import (
+    AFTER,
+    DNS_AFTER,
+    DNS_FAULTS,
+    EVERY_FAULT,
+    FAULTS,
+    MOST_HITS,
+    MOST_SECONDS,
+    SHELL_AFTER,
+    SHELL_FAULTS,
+    Broken,
+    Call,
+    kinds,
+)  # fmt: skip
 from steps.lab.world import Picture, differences, picture
 from steps.operator import Operator
 
 #: What is true by the exit code.
 CODES = {0: "done", 1: "refused, nothing changed", 3: "changed, run it again", 4: "outcome unknown"}
 #: Faults after which nobody can know whether a write happened.
-MAY_BE_UNKNOWN = {"reset", "lost", "hang", "500", "502", *AFTER}
+MAY_BE_UNKNOWN = {"reset", "lost", "hang", "500", "502", "rcode SERVFAIL", *AFTER, *DNS_AFTER, *SHELL_AFTER}
 #: No answer is waited for longer than this where one hangs; the slowest honest answer of the lab takes a third of it.
 HANG_SECONDS = 3.0
 #: In the lab nothing is larger; the real bound only keeps the tool alive.
@@ -44,10 +59,11 @@ MOST_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the plan as the matrix carries it out: ``verb`` or its undo, and how the site gets back to before it."""
+    """A step of the plan as the matrix carries it out: ``verb`` or its undo; ``check C1`` asks the checks of a criterion."""
 
     verb: str
     undo: bool = False
+    moment: Moment = Moment.BEFORE
 
     @property
     def name(self) -> str:
@@ -57,10 +73,13 @@ class Step:
 
 #: In the order of an evening; each is broken where it stands, and then carried out unbroken.
 EVENING = (
-    Step("check D3"),
+    Step("check D3"), Step("check E1"), Step("check F5", moment=Moment.BEFORE_DELETING),
     Step("backup"), Step("resize"), Step("deploy"), Step("gate"), Step("copy"), Step("switch"), Step("follow"), Step("back"),
     Step("copy", undo=True), Step("gate", undo=True), Step("deploy", undo=True), Step("resize", undo=True),
 )  # fmt: skip
+#: The evening of those who do not come back. Its first four steps only lead there; the others have no way back.
+LAST = (Step("deploy"), Step("gate"), Step("copy"), Step("switch"), Step("finish"), Step("settle"), Step("decommission"))
+NO_WAY_BACK = LAST[4:]
 #: How the site gets back to before a step, where the step has a way back.
 OPPOSITE = {
     Step("deploy"): Step("deploy", undo=True), Step("gate"): Step("gate", undo=True), Step("copy"): Step("copy", undo=True),
@@ -106,17 +125,24 @@ class Learned:
 # -- which cells ------------------------------------------------------------------------------------
 
 
-def cells(step: Step, calls: Sequence[Call], faults: Iterable[str] = FAULTS) -> Iterator[Cell]:
+def faults_of(call: Call) -> Iterable[str]:
+    """What can go wrong with a call, by the language that its server speaks."""
+    if call.server == "the name server":
+        return DNS_FAULTS
+    if call.server == "the Nginx host":
+        return SHELL_FAULTS
+    if call.server == "Portainer":  # a pinned certificate is the one that was pinned, whatever its date
+        return [fault for fault in FAULTS if fault != "expired certificate"]
+    return FAULTS if call.server == "Proxmox" else [fault for fault in FAULTS if "certificate" not in fault]
+
+
+def cells(step: Step, calls: Sequence[Call]) -> Iterator[Cell]:
     """Every kind of call with every fault that it can have. A call that is made often is broken from its first time on, or from its
     last: turn by turn, so that every kind and every fault meets both."""
     late = cycle([True, False])
     for call in kinds(calls):
         times = [at for at, made in enumerate(calls) if made == call]
-        for fault in faults:
-            if "certificate" in fault and call.server not in {"Proxmox", "Portainer"}:
-                continue
-            if fault == "expired certificate" and call.server == "Portainer":
-                continue  # a pinned certificate is the one that was pinned, whatever its date
+        for fault in faults_of(call):
             nth = len(times) if next(late) else 1
             same = [made for made in calls[: times[nth - 1]] if made.server == call.server]
             yield Cell(step, call, fault, nth, len(same))
@@ -148,14 +174,14 @@ def covering(every: Iterable[Cell]) -> list[Cell]:
 @contextmanager
 def impatient(fault: str) -> Iterator[None]:
     """Do not wait for what hangs as long as a person would; and call large what is large for the lab."""
-    before = DoorAdapter.longest, DoorAdapter.most, repository.GIT_SECONDS
+    before = DoorAdapter.longest, DoorAdapter.most, Shell.longest, repository.GIT_SECONDS, dns.ANSWER_SECONDS
     DoorAdapter.most = MOST_BYTES
     if fault == "hang":
-        DoorAdapter.longest, repository.GIT_SECONDS = HANG_SECONDS, HANG_SECONDS
+        DoorAdapter.longest = Shell.longest = repository.GIT_SECONDS = dns.ANSWER_SECONDS = HANG_SECONDS
     try:
         yield
     finally:
-        DoorAdapter.longest, DoorAdapter.most, repository.GIT_SECONDS = before
+        DoorAdapter.longest, DoorAdapter.most, Shell.longest, repository.GIT_SECONDS, dns.ANSWER_SECONDS = before
 
 
 class Matrix:
@@ -164,16 +190,20 @@ class Matrix:
     def __init__(self, lab: WiredLab) -> None:
         self.lab = lab
         self.operator = Operator(lab)
+        guests = lab.site.guests.to_decommission()
+        #: What is typed by who gives everything up on purpose.
+        self.names = {lab.site.name, *(guest.name for guest in guests)}
         self.learned: dict[Step, Learned] = {}
         self._back: Callable[[], None] | None = None
         self._secrets = [v for k, v in lab.env.items() if k not in {"PROXMOX_TOKEN_ID", "DNS_TSIG_NAME"}]
 
     def tries(self, step: Step) -> None:
         """Carry a step out; what goes wrong is kept in the operator's ``error``."""
+        self.operator.agrees_to = self.names if step in NO_WAY_BACK else set()
         if step.verb.startswith("check "):
             run = self.operator.run(execute=False)
             try:
-                found = [f for _, f in checks.ask_all(run, moment=checks.Moment.BEFORE, criteria=step.verb.split()[1:])]
+                found = [f for _, f in checks.ask_all(run, moment=step.moment, criteria=step.verb.split()[1:])]
             finally:
                 run.close()
             unmet = next((f for f in found if f.ok is not True), None)
@@ -189,7 +219,7 @@ class Matrix:
 
     def arrive(self, step: Step) -> Learned:
         """The site stands before ``step``: learn what it does, and be before it again."""
-        self._back = keep(self.lab)
+        self._back = keep(self.lab, whole=step in NO_WAY_BACK)
         before = picture(self.lab)
         self.do(step)
         self.learned[step] = Learned(list(self.lab.wires.seen), picture(self.lab))
@@ -283,7 +313,9 @@ def judge(shown: Shown, changed: Sequence[str], secrets: Iterable[str] = ()) -> 
         wrong.append(f"exit code {code}")
     if code == 1 and changed:
         wrong.append(f"exit code 1 says that nothing was changed, but {list(changed)[:3]}; said: {said}")
-    if code == 4 and (cell.fault not in MAY_BE_UNKNOWN or not shown.met):
+    # A shell is one long connection: whoever loses it does not know what became of the last command.
+    unknown = MAY_BE_UNKNOWN | ({"refused", "not there"} if cell.call.server == "the Nginx host" else set())
+    if code == 4 and (cell.fault not in unknown or not shown.met):
         wrong.append(f"exit code 4, but nothing was unknown; said: {said}")
     if code != 0:
         if re.search(r"<(html|head|body|center|h1)", said, re.IGNORECASE):
@@ -306,6 +338,7 @@ _CALLED = {
     "Qdrant through Nginx": ("Nginx", ".111:6333", "gate"), "vLLM": ("vLLM", ".181:8000"), "Git": ("Git", ".170:8418", "repository"),
     "Proxmox": ("Proxmox", ".172:8006", "/nodes/", "cluster/", "nodes/", "access/", "VM ", "LXC "),
     "Portainer": ("Portainer", ".171:9443", "stack", "container"),
+    "the name server": ("name server", ".173"), "the Nginx host": ("Nginx",),
 }  # fmt: skip
 
 
@@ -316,14 +349,15 @@ def _names(said: str, cell: Cell) -> bool:
 
 # -- the whole of it ----------------------------------------------------------------------------------
 
+_REFUSALS = ("401", "403", "404", "409", "429", "exit code 1")
 #: Faults that are much alike, by what they mean to whoever asked.
 FAMILIES: dict[str, tuple[str, ...]] = {
-    "no connection": ("refused", "expired certificate", "another's certificate"),
-    "no": ("401", "403", "404", "409", "429"),
-    "a server's error": ("500", "502"),
+    "no connection": ("refused", "not there", "expired certificate", "another's certificate"),
+    "no": (*_REFUSALS, "rcode REFUSED", "rcode NOTAUTH", "TSIG BADKEY", "TSIG BADSIG", "TSIG BADTIME"),
+    "a server's error": ("500", "502", "rcode SERVFAIL", "failed afterwards"),
     "no answer": ("reset", "lost", "hang"),
     "half an answer": ("half a body", "wrong type", "huge"),
-    "a lie": ("null", "other shape", "empty", "deep", "escapes"),
+    "a lie": ("null", "other shape", "empty", "deep", "escapes", "unsigned", "bad signature", "garbage"),
 }
 
 
@@ -345,7 +379,7 @@ class Quick:
         """What is still to be met, of these."""
         chosen: list[Cell] = []
         # What only few servers can have comes first, or another fault of its family takes its place.
-        rest = sorted(every, key=lambda cell: (cell.nth > 1, "certificate" not in cell.fault, FAULTS.index(cell.fault)))
+        rest = sorted(every, key=lambda cell: (cell.nth > 1, "certificate" not in cell.fault, EVERY_FAULT.index(cell.fault)))
         for cell in chain((c for c in rest if c.fault not in self.faults), rest):
             kind = ("late read" if cell.nth > 1 else "read") if cell.call.reads else "write"
             keys = {("any", kind, family(cell.fault))} if kind != "late read" else set()
@@ -360,13 +394,13 @@ class Quick:
 Choose = Callable[[Step, list[Cell]], Iterable[Cell]]
 
 
-def carry_out(lab: WiredLab, choose: Choose, say: Callable[[Shown], None], *, steps: Sequence[Step] = EVENING) -> list[str]:
-    """An evening, as far as the last of ``steps``, which are broken in the chosen ways before they are carried out.
-
-    Answers what is wrong at the end of a step.
+def carry_out(lab: WiredLab, choose: Choose, say: Callable[[Shown], None], steps: Sequence[Step]) -> list[str]:
+    """An evening, as far as the last of ``steps`` (all of one evening), which are broken in the chosen ways before they are carried
+    out. Answers what is wrong at the end of a step.
     """
     matrix, wrong = Matrix(lab), []
-    for step in EVENING[: 1 + max(EVENING.index(step) for step in steps)]:
+    evening = EVENING if set(steps) <= set(EVENING) else LAST
+    for step in evening[: 1 + max(evening.index(step) for step in steps)]:
         if step not in steps:
             matrix.do(step)
             continue
@@ -394,7 +428,7 @@ def table(shown: Sequence[Shown], calls: int) -> str:
         "| fault | cells | ended with | an example of what is said |",
         "|---|---:|---|---|",
     ]
-    for fault in FAULTS:
+    for fault in EVERY_FAULT:
         mine = [one for one in met if one.cell.fault == fault]
         if mine:
             example = next((one for one in mine if one.sentence and not one.wrong), mine[0])
@@ -451,6 +485,7 @@ def main() -> int:
     parser.add_argument("--into", type=Path, default=ROOT / "docs" / "faults.md")
     parser.add_argument("--quick", action="store_true", help="only the choice of every day")
     parser.add_argument("--step", action="append", help="only this step (can be repeated), for example: backup, 'undo gate'")
+    parser.add_argument("--only", default="", help="only cells with these words, for example: 'the name server: UPDATE', or lost")
     parser.add_argument("--minutes", type=float, default=1e9, help="break each step for at most so long")
     options = parser.parse_args()
     shown: list[Shown] = []
@@ -458,6 +493,7 @@ def main() -> int:
 
     def choose(step: Step, every: list[Cell]) -> Iterator[Cell]:
         calls.update((step, cell.call) for cell in every)
+        every = [cell for cell in every if options.only in str(cell)]
         first = covering(every)
         end = time.monotonic() + options.minutes * 60
         for cell in quick.choose(every) if options.quick else [*first, *(cell for cell in every if cell not in set(first))]:
@@ -469,15 +505,19 @@ def main() -> int:
         shown.append(one)
         print(f"{'X' if one.wrong else '.'} {one.cell} -> {one.code} ({one.seconds:.1f} s)", *one.wrong, sep="\n    ", flush=True)
 
-    wrong: list[str] = ["The matrix did not come to its end."]
+    wrong: list[str] = []
+    ended = False
     with tempfile.TemporaryDirectory(prefix="cutover-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         try:
-            with WiredLab(new_folder(folder), seed=folder / "seed") as lab:
-                steps = [step for step in EVENING if not options.step or step.name in options.step]
-                wrong = carry_out(lab, choose, say, steps=steps)
+            for evening in (EVENING, NO_WAY_BACK):
+                if steps := [step for step in evening if not options.step or step.name in options.step]:
+                    with WiredLab(new_folder(folder), seed=folder / "seed") as lab:
+                        wrong += carry_out(lab, choose, say, steps)
+            ended = True
         finally:  # also of a run that was stopped: what was shown was shown
+            wrong += [] if ended else ["The matrix did not come to its end."]
             options.into.write_text(table(shown, len(calls)), encoding="utf-8")
     print(*wrong, f"{len(shown)} cells; written: {options.into}", sep="\n")
     return 1 if wrong or any(one.wrong for one in shown) else 0

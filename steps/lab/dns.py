@@ -23,6 +23,7 @@ import dns.query
 import dns.rdatatype
 import dns.tsig
 import dns.tsigkeyring
+import dns.update
 import dns.xfr
 import dns.zone
 
@@ -125,6 +126,21 @@ class NameServer:
                 if kind not in {"SOA", "NS"}:
                     found.append((name.to_text(), kind, rdata.to_text()))
         return sorted(found)
+
+    def make(self, entries: Iterable[Entry]) -> None:
+        """Make it serve exactly these (absolute name, type, value), as :meth:`entries` answered them."""
+        now, wanted = set(self.entries()), set(entries)
+        keyring = dns.tsigkeyring.from_text({self.key_name: ("hmac-sha256", self.key_secret)})
+        for zone in self.zones:
+            update = dns.update.UpdateMessage(zone, keyring=keyring, keyname=dns.name.from_text(self.key_name))
+            for name, kind, value in now - wanted:
+                if name.endswith(f".{zone}"):
+                    update.delete(name, kind, value)
+            for name, kind, value in wanted - now:
+                if name.endswith(f".{zone}"):
+                    update.add(name, SECONDS_TO_LIVE, kind, value)
+            if update.update and dns.query.tcp(update, self.address, port=self.port, timeout=10).rcode() != 0:
+                raise RuntimeError(f"{self.address} does not serve {zone} as it should")
 
     def _answers(self) -> str | None:
         for zone in self.zones:

@@ -169,14 +169,14 @@ class Lab:
         """The folder that is a guest's disk."""
         return self.folder / "guests" / str(vmid)
 
-    def change_site(self, **parts: Mapping[str, Any]) -> Site:
-        """Change fields of the lab's site file: ``change_site(limits={"soak_hours": 1.0})``."""
+    def change_site(self, **parts: Mapping[str, Any] | list[Any]) -> Site:
+        """Change fields of the lab's site file: ``change_site(limits={"soak_hours": 1.0})``. A list is replaced."""
         from ruamel.yaml import YAML
 
         yaml = YAML(typ="rt")
         tree = yaml.load(self.site_file.read_text(encoding="utf-8"))
         for part, fields in parts.items():
-            tree[part] |= fields
+            tree[part] = fields if isinstance(fields, list) else tree[part] | fields
         with self.site_file.open("w", encoding="utf-8") as file:
             yaml.dump(tree, file)
         self.site = load(self.site_file)

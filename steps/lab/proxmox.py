@@ -181,6 +181,8 @@ class LabPve(FakePve):  # type: ignore[misc]
         self.certificate: Path | None = certificate[0] if certificate else None
         #: What a machine's services may ask about their hardware: a JSON file per guest, written before each start.
         self.hardware: dict[int, Path] = {}
+        #: What time it is for the host.
+        self.clock: Callable[[], float] = time.time
         self.operator_token = ("", "")
         #: Addresses that the host itself has.
         self.addresses: list[str] = [host]
@@ -1140,7 +1142,7 @@ class LabPve(FakePve):  # type: ignore[misc]
         ]  # fmt: skip
 
     async def _node_time(self, v: Values, user: str) -> Values:
-        now = int(time.time())
+        now = int(self.clock())
         return {"time": now, "localtime": now, "timezone": "UTC"}
 
     def _space(self, store: Values) -> Any:

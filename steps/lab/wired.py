@@ -6,20 +6,26 @@ import copy
 import hashlib
 import shutil
 import ssl
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dns.tsigkeyring
+
 from cutover.http import reads_by_method
 from cutover.routes import is_read as qdrant_reads
+from cutover.waiting import Not, wait_until
 from steps.lab import data
+from steps.lab.dnswire import DnsWire
 from steps.lab.lab import QDRANT_PORT, Lab, python_process
 from steps.lab.machines import Service
+from steps.lab.shellwire import ShellWire
 from steps.lab.wires import Wires, contexts
 
 #: Where a server really is, as the last part of its address: those of the site are the wires'.
 _OLD, _NEW = 162, 161
-_PROXMOX, _PORTAINER, _GIT, _PUBLIC, _VLLM = 172, 171, 170, 111, 181
+_PROXMOX, _PORTAINER, _GIT, _PUBLIC, _VLLM, _NAMES = 172, 171, 170, 111, 181, 173
 
 
 def _asks(method: str, path: str) -> bool:
@@ -59,6 +65,11 @@ class WiredLab(Lab):
              certificates=self._certificates("proxmox", at(_PROXMOX)))  # fmt: skip
         wire("Portainer", (at(_PORTAINER), 9443), (at(101), 9443), is_read=reads_by_method, upstream_tls=True,
              certificates=self._certificates("portainer", at(_PORTAINER)))  # fmt: skip
+        keys = dns.tsigkeyring.from_text({self.names.key_name: ("hmac-sha256", self.names.key_secret)})
+        names = (at(_NAMES), self.names.port), (at(53), self.names.port)
+        self.wires.wires.append(DnsWire(self.wires, "the name server", *names, keys))
+        self.shell = ShellWire(self.wires, "the Nginx host", self.folder, forget=str(self.folder))
+        self.wires.wires.append(self.shell)
         for one in self.wires.wires:
             one.start()
 
@@ -89,6 +100,8 @@ class WiredLab(Lab):
             },
             qdrant={"public_url": f"http://{at(_PUBLIC)}:6333"},
             vllm={"public_url": f"http://{at(_VLLM)}:8000"},
+            nginx={"shell": [str(self.shell.program)]},
+            dns=[{**place.model_dump(mode="json"), "server": at(_NAMES)} for place in self.site.dns],
             # Nobody waits here for what was broken on purpose.
             limits={"deploy_seconds": 8.0, "reboot_seconds": 8.0},
         )
@@ -107,10 +120,11 @@ def _git_reads(method: str, path: str) -> bool:
     return method == "GET" or path.split("?", maxsplit=1)[0].endswith("git-upload-pack")
 
 
-def keep(lab: Lab) -> Callable[[], None]:
+def keep(lab: Lab, *, whole: bool = False) -> Callable[[], None]:
     """Remember what the hypervisor has of guests and storages, and the journal; calling the answer brings that back.
 
-    For a step that has no way back of its own, or not of everything. Nobody uses the hypervisor meanwhile.
+    For a step that has no way back of its own, or not of everything. ``whole``: the rest as well, for what is given up for good -
+    guests that will be deleted with their disks, the firewall, rights, names, and Nginx. Nobody uses them meanwhile.
     """
     pve = lab.pve
     assert pve is not None
@@ -121,8 +135,10 @@ def keep(lab: Lab) -> Callable[[], None]:
     shutil.rmtree(state, ignore_errors=True)
     if lab.state_dir.exists():
         shutil.copytree(lab.state_dir, state)
+    rest = _keep_the_rest(lab) if whole else lambda: None
 
     def back() -> None:
+        rest()
         for guest in (*pve.vms, *pve.cts):
             if guest.vmid in guests:
                 config, snapshots = copy.deepcopy(guests[guest.vmid])
@@ -140,3 +156,72 @@ def keep(lab: Lab) -> Callable[[], None]:
             shutil.copytree(state, lab.state_dir)
 
     return back
+
+
+#: What of the hypervisor goes with a deleted guest, beside the guest itself.
+_GOES_ALONG = ("acl_rows", "backup_jobs", "replication", "ha_rules", "pools", "pool_info", "_fw_state")
+
+
+def _keep_the_rest(lab: Lab) -> Callable[[], None]:
+    pve = lab.pve
+    assert pve is not None
+    leaving = [guest.vmid for guest in lab.site.guests.to_decommission()]
+    containers = list(pve.cts)
+    facts = {name: copy.deepcopy(getattr(pve, name)) for name in _GOES_ALONG}
+    tasks, log = dict(pve.tasks), list(pve.tasklog)
+    bodies = {vmid: lab.machines[vmid] for vmid in leaving}
+    running = {vmid for vmid, machine in bodies.items() if machine.running}
+    kept = lab.folder / "kept"
+    shutil.rmtree(kept, ignore_errors=True)
+    for vmid, machine in bodies.items():
+        machine.save(kept / str(vmid))
+    nginx = [lab.nginx.etc, lab.nginx.gate_folder]
+    for folder in nginx:
+        if folder.exists():
+            _mirror(folder, kept / folder.name)
+    names = lab.names.entries()
+
+    def back() -> None:
+        wait_until(
+            lambda: Not(f"{len(left)} run") if (left := [t for t in pve.tasklog if t["status"] == "running"]) else True,
+            deadline=60,
+            what="The end of the hypervisor's tasks",
+        )
+        for name, value in facts.items():
+            setattr(pve, name, copy.deepcopy(value))
+        pve.tasks, pve.tasklog = dict(tasks), list(log)
+        pve.cts[:] = containers
+        for vmid, machine in bodies.items():
+            if not (machine.running and vmid in lab.machines):
+                machine.stop(hard=True)
+                machine.restore(kept / str(vmid))
+            pve._shelf.pop(vmid, None)
+            if vmid not in lab.machines:
+                lab.machines.add(machine)
+        for guest in containers:
+            guest.lock = None
+            if guest.vmid in running:
+                guest.status = "running"
+                lab.machines[guest.vmid].start()
+        if any(_differs(folder, kept / folder.name) for folder in nginx):
+            lab.nginx.stop()
+            for folder in nginx:
+                _mirror(kept / folder.name, folder)
+            lab.nginx.start()
+        lab.names.make(names)
+
+    return back
+
+
+def _differs(one: Path, other: Path) -> bool:
+    """Whether two folders hold something else, looking at links as links."""
+    compared = subprocess.run(["diff", "-rq", "--no-dereference", one, other], capture_output=True, check=False, timeout=60)
+    return compared.returncode != 0
+
+
+def _mirror(folder: Path, into: Path) -> None:
+    """Make ``into`` what ``folder`` is, with owners, modes and times; nothing where that is not there."""
+    shutil.rmtree(into, ignore_errors=True)
+    if folder.exists():
+        into.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-a", folder, into], check=True, timeout=60)

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 Address = tuple[str, int]
 IsRead = Callable[[str, str], bool]
@@ -42,6 +42,15 @@ AFTER = ("lost", "half a body", "wrong type", "null", "other shape", "empty", "h
 #: A fault of the connection: who connects meets it before any request.
 CONNECTION = ("refused", "expired certificate", "another's certificate")
 FAULTS = (*CONNECTION, *BEFORE, *AFTER)
+#: The same of who speaks DNS (:mod:`steps.lab.dnswire`) or is a shell on another host (:mod:`steps.lab.shellwire`).
+DNS_BEFORE = ("reset", "rcode REFUSED", "rcode SERVFAIL", "rcode NOTAUTH", "TSIG BADKEY", "TSIG BADSIG", "TSIG BADTIME", "hang")
+DNS_AFTER = ("lost", "half a body", "failed afterwards", "unsigned", "bad signature", "garbage")
+DNS_FAULTS = ("refused", *DNS_BEFORE, *DNS_AFTER)
+SHELL_BEFORE = ("reset", "exit code 1", "hang")
+SHELL_AFTER = ("lost", "half a body", "empty", "garbage")
+SHELL_FAULTS = ("not there", "refused", *SHELL_BEFORE, *SHELL_AFTER)
+ANY_CONNECTION = (*CONNECTION, "not there")
+EVERY_FAULT = tuple(dict.fromkeys((*FAULTS, *DNS_FAULTS, *SHELL_FAULTS)))
 
 _PARTS = (
     (r"UPID:[^/]+", "{task}"),
@@ -96,17 +105,28 @@ class Broken:
         return self.hits >= MOST_HITS or bool(self.since and time.monotonic() - self.since > MOST_SECONDS)
 
 
+class AnyWire(Protocol):
+    """What stands between the tool and one server, whatever language they speak."""
+
+    def start(self) -> None: ...
+
+    def look(self) -> None:
+        """Be there, or not, as the fault says."""
+
+    def stop(self) -> None: ...
+
+
 @dataclass
 class Wires:
     """All wires of a lab: the calls that went through, and what is to be broken."""
 
     seen: list[Call] = field(default_factory=list)
     broken: Broken | None = None
-    wires: list[Wire] = field(default_factory=list)
+    wires: list[AnyWire] = field(default_factory=list)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def wire(self, server: str, here: Address, there: Address, **rest: Any) -> Wire:
-        """Put a wire in front of a server."""
+        """Put a wire in front of a server that speaks HTTP."""
         wire = Wire(self, server, here, there, **rest)
         self.wires.append(wire)
         return wire
@@ -137,7 +157,7 @@ class Wires:
         with self._lock:
             self.seen.append(call)
             broken = self.broken
-            if broken is None or broken.fault in CONNECTION:
+            if broken is None or broken.fault in ANY_CONNECTION:
                 return ""
             if broken.call != call or self.seen.count(call) < broken.nth or broken.over:
                 return ""
@@ -154,7 +174,7 @@ class Wires:
         """The fault that whoever connects to a server meets now."""
         with self._lock:
             broken = self.broken
-            if broken is None or broken.fault not in CONNECTION or broken.call.server != server:
+            if broken is None or broken.fault not in ANY_CONNECTION or broken.call.server != server:
                 return ""
             if self.count(server) < broken.after or broken.over:
                 return ""
@@ -255,17 +275,15 @@ class Wire:
             return
         answer = self._forward(head, body)
         if answer is None or fault == "lost":
-            _reset(client)
+            reset(client)
             return
         self._reply(client, answer, fault)
 
     def _break(self, client: socket.socket, fault: str) -> None:
         if fault == "reset":
-            _reset(client)
+            reset(client)
         elif fault == "hang":
-            client.settimeout(20)
-            with contextlib.suppress(OSError):
-                client.recv(1)  # until the client gives up
+            wait_for_the_end(client)
         elif fault == "502":
             client.sendall(_joined("HTTP/1.1 502 Bad Gateway", {"Content-Type": "text/html"}, HTML))
         else:
@@ -345,9 +363,17 @@ def _with_escapes(value: Any) -> Any:
     return value + ESCAPES if isinstance(value, str) else value
 
 
-def _reset(client: socket.socket) -> None:
+def reset(client: socket.socket) -> None:
+    """End a connection as a host does that has forgotten it."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
+
+
+def wait_for_the_end(client: socket.socket) -> None:
+    """Say nothing until the other side gives up."""
+    client.settimeout(20)
+    with contextlib.suppress(OSError):
+        client.recv(1)
 
 
 def _read_request(client: socket.socket) -> tuple[bytes, bytes]:

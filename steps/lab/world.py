@@ -6,12 +6,14 @@ tested. Times, counters and identifiers that change by themselves are left out.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import requests
+from fakepve.firewall import empty_conf
 
 if TYPE_CHECKING:
     from steps.lab.lab import Lab
@@ -71,10 +73,18 @@ def _proxmox(lab: Lab) -> dict[str, Any]:
     pve = lab.pve
     assert pve is not None
     return {
-        "jobs": dict(pve.backup_jobs),
+        "jobs": copy.deepcopy(pve.backup_jobs),
         "acl": sorted(map(str, pve.acl_rows)),
+        "rules": _rules(pve._fw()),
         "backups": sorted(name for store in pve.storages.values() for name in store.get("volumes", {}) if "backup/" in name),
     }
+
+
+def _rules(kept: dict[str, Any]) -> dict[str, Any]:
+    """Every firewall that says something; asking for one makes an empty one."""
+    named = {"cluster": kept["cluster"]}
+    named |= {f"{kind} {key}": one for kind in ("nodes", "guests") for key, one in kept[kind].items()}
+    return {name: copy.deepcopy(one) for name, one in named.items() if one != empty_conf()}
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dns.name
@@ -490,8 +491,8 @@ def hours_pass(world: World, hours: float, *, but_for: str = "") -> None:
     for line in lines:
         line["at"] = decommission._utc(decommission._seconds(line["at"]) - hours * 3600)
         place = line.get("after") or line.get("extra") or {}
-        if "started" in place:
-            place["started"] -= int(hours * 3600) if place["started"] else 0
+        for clock in {"started", "there"} & set(place):
+            place[clock] -= int(hours * 3600) if place[clock] else 0
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -542,6 +543,32 @@ def test_the_soak_time_begins_anew_when_somebody_used_a_guest(world: World) -> N
     result = world.decommission()
     assert result.outcome is not None and result.outcome.facts.get("waiting_until")
     assert {g.vmid for g in world.pve.cts} >= set(FOUR)
+
+
+@pytest.mark.parametrize("clock", ["ours", "theirs"])
+def test_a_clock_that_is_set_forward_does_not_shorten_the_soak_time(
+    world: World, monkeypatch: pytest.MonkeyPatch, clock: str
+) -> None:
+    world.soak(1.0)
+    world.decommission()
+    now = time.time
+    if clock == "ours":
+        monkeypatch.setattr(decommission, "time", SimpleNamespace(time=lambda: now() + 7200))
+    else:
+        monkeypatch.setattr(world.pve, "clock", lambda: now() + 7200)
+    result = world.decommission()
+    assert result.outcome is not None and result.outcome.facts.get("waiting_until")
+    assert {g.vmid for g in world.pve.cts} >= set(FOUR)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "left"),
+    [(1000, 5000, 2600), (1000, 0, 2600), (3700, 5100, 2500), (3700, 8700, 0), (-3600, 5000, 3600), (9000, 9000, 0)],
+)
+def test_the_clock_by_which_less_time_has_passed_counts(ours: float, theirs: float, left: float) -> None:
+    down = decommission.Down(0.0, 4000.0 if theirs else 0.0)
+    assert max(0, decommission.soak_left([down], 3600, ours, theirs)) == left
+    assert decommission.soak_left([], 3600, ours, theirs) == 0
 
 
 def test_one_that_was_down_already_and_is_started_is_a_surprise_too(world: World) -> None:

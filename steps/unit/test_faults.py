@@ -8,14 +8,32 @@ from pathlib import Path
 
 import pytest
 
+from cutover.dns import Names
 from cutover.door import Door
-from cutover.errors import OutcomeUnknown, Unreachable
+from cutover.errors import CutoverError, OutcomeUnknown, Unreachable
 from cutover.http import DoorAdapter, session
 from cutover.journal import Journal
-from steps.faults import EVENING, FAMILIES, Cell, Choose, Quick, Shown, Step, carry_out, cells, covering, family, judge, table
+from cutover.secrets import Secrets
+from cutover.shell import Shell
+from steps.faults import (
+    EVENING,
+    FAMILIES,
+    NO_WAY_BACK,
+    Cell,
+    Choose,
+    Quick,
+    Shown,
+    Step,
+    carry_out,
+    cells,
+    covering,
+    family,
+    judge,
+    table,
+)  # fmt: skip
 from steps.lab.lab import ROOT, new_folder
 from steps.lab.wired import WiredLab
-from steps.lab.wires import FAULTS, Broken, Call
+from steps.lab.wires import DNS_AFTER, DNS_FAULTS, EVERY_FAULT, FAULTS, SHELL_FAULTS, Broken, Call
 
 READ = Call("Proxmox", "GET", "/api2/json/cluster/resources", reads=True)
 WRITE = Call("Proxmox", "POST", "/api2/json/nodes/pve/vzdump", reads=False)
@@ -24,6 +42,13 @@ STEP = Step("backup")
 
 @pytest.fixture
 def lab(lab_parent: Path) -> Iterator[WiredLab]:
+    with WiredLab(new_folder(lab_parent), seed=lab_parent / "seed-of-few") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared(lab_parent: Path) -> Iterator[WiredLab]:
+    """One that is as it was after each test."""
     with WiredLab(new_folder(lab_parent), seed=lab_parent / "seed-of-few") as made:
         yield made
 
@@ -50,14 +75,14 @@ def test_the_choices_leave_no_fault_out() -> None:
     chosen = quick.choose(made)
     for reads in (True, False):
         assert {family(c.fault) for c in chosen if c.call.reads is reads} == set(FAMILIES)
-    assert {fault for faults in FAMILIES.values() for fault in faults} == set(FAULTS)
+    assert {fault for faults in FAMILIES.values() for fault in faults} == set(EVERY_FAULT)
     assert quick.choose(made) == []
     several = [
         cell
-        for name in ("Proxmox", "Portainer", "Git", "vLLM", "one", "other")
+        for name in ("Proxmox", "Portainer", "Git", "vLLM", "one", "other", "the name server", "the Nginx host")
         for cell in cells(STEP, [replace(READ, server=name)])
     ]
-    assert {c.fault for c in Quick().choose(several)} == set(FAULTS)
+    assert {c.fault for c in Quick().choose(several)} == set(EVERY_FAULT)
 
 
 # -- what a cell must show ----------------------------------------------------------------------------
@@ -161,6 +186,107 @@ def test_a_lost_answer_is_unreachable_to_who_read_and_unknown_to_who_wrote(
     assert door.changed.startswith("PATCH ")
 
 
+# -- the name server's wire, and the shell's ------------------------------------------------------------
+
+ZONE = "home.arpa."
+
+
+def _names(lab: WiredLab, state: Path) -> Names:
+    secrets = Secrets({"DNS_TSIG_NAME": lab.names.key_name, "DNS_TSIG_SECRET": lab.names.key_secret})
+    return Names(lab.site.dns, secrets, Door(Journal(state, "wires")))
+
+
+@pytest.mark.parametrize("fault", DNS_FAULTS)
+def test_an_update_that_is_broken_is_not_done_or_nobody_knows(
+    shared: WiredLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """And when the fault is gone the same deletion is completed, whatever came of the first."""
+    monkeypatch.setattr("cutover.dns.ANSWER_SECONDS", 1.0)
+    lab = shared
+    before, names = lab.names.entries(), _names(lab, tmp_path / "first")
+    planned = names.find([lab.site.guests.old.address])
+    assert len(planned.records) == 3, planned
+    update = Call("the name server", "UPDATE", ZONE, reads=False)
+    lab.wires.forget()
+    earlier = 5 if fault == "refused" else 0  # the questions of a deletion before its first update
+    lab.wires.arm(Broken(update, fault, after=earlier))
+    with pytest.raises(CutoverError) as caught:
+        names.delete(planned)
+    left = lab.names.entries()
+    if fault in DNS_AFTER:
+        assert isinstance(caught.value, OutcomeUnknown), caught.value
+        assert left != before
+    elif fault in {"rcode SERVFAIL", "hang", "reset"}:
+        assert isinstance(caught.value, OutcomeUnknown), caught.value
+    else:
+        assert not isinstance(caught.value, OutcomeUnknown), caught.value
+        assert [one for one in left if one[0].endswith(ZONE)] == [one for one in before if one[0].endswith(ZONE)]
+    assert "name server" in str(caught.value)
+    lab.wires.mend()
+    names = _names(lab, tmp_path / "again")
+    names.delete(names.find([lab.site.guests.old.address]))
+    assert len(lab.names.entries()) == len(before) - 3
+    lab.names.make(before)
+    assert lab.names.entries() == before
+
+
+@pytest.mark.parametrize("fault", DNS_FAULTS)
+def test_a_name_server_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    shared: WiredLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """One that says no to a transfer is asked for each name; of any other answer nobody says that there is nothing."""
+    if fault == "failed afterwards":
+        pytest.skip("nothing was to be done")
+    monkeypatch.setattr("cutover.dns.ANSWER_SECONDS", 1.0)
+    lab, names = shared, _names(shared, tmp_path)
+    lab.wires.forget()
+    lab.wires.arm(Broken(Call("the name server", "AXFR", ZONE, reads=True), fault))
+    old = lab.site.guests.old
+    if fault in {"rcode REFUSED", "rcode NOTAUTH", "TSIG BADKEY"}:
+        found = names.find([old.address], [old.name])
+        assert len(found.records) == 2, "the address and its pointer; nobody named the alias"
+        assert "gives no transfer" in " ".join(found.mentions)
+        return
+    with pytest.raises(CutoverError, match="name server"):
+        names.find([old.address], [old.name])
+
+
+@pytest.mark.parametrize("fault", SHELL_FAULTS)
+def test_a_command_on_another_host_that_is_broken_is_not_done_or_nobody_knows(
+    shared: WiredLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(Shell, "longest", 1.0)
+    lab, door = shared, Door(Journal(tmp_path, "wires"))
+    lab.wires.forget()
+    shell = Shell(lab.site.nginx.shell, door)
+    made = lab.folder / "made"
+    assert shell.read("echo there").text == "there"
+    call = next(call for call in lab.wires.seen if "echo there" in call.path)
+    assert call.reads
+    with door.act("x", "X"):
+        shell.change(f"mkdir {made}", "make a folder")
+    make = lab.wires.seen[-1]
+    assert (make.server, make.path, make.reads) == ("the Nginx host", "mkdir /made", False)
+    made.rmdir()
+    lab.wires.arm(Broken(make, fault))
+    try:
+        with door.act("x", "X"):
+            answer = shell.change(f"mkdir {made}", "make a folder")
+    except OutcomeUnknown as error:
+        assert fault in {"refused", "not there", "reset", "hang", "lost", "half a body"}, error
+        assert "; nobody knows" in str(error) and ".;" not in str(error)
+    else:
+        assert fault in {"exit code 1", "empty", "garbage"} and (answer.code == 0) is (fault != "exit code 1")
+    assert made.exists() is (fault in {"lost", "half a body", "empty", "garbage"})
+    made.rmdir() if made.exists() else None
+    if fault in {"refused", "not there"}:
+        with pytest.raises(Unreachable, match="Connection refused" if fault == "refused" else "No such file"):
+            shell.read("echo there")
+    lab.wires.mend()
+    assert shell.read("echo there").text == "there"
+    shell.close()
+
+
 # -- the matrix ---------------------------------------------------------------------------------------
 
 
@@ -182,16 +308,18 @@ def test_a_choice_of_every_day(lab: WiredLab) -> None:
         chosen.extend(mine)
         return mine
 
-    wrong = _wrong(lab, choose, [Step("check D3"), Step("backup"), Step("deploy"), Step("copy")])
+    names = {"check D3", "check E1", "check F5", "backup", "deploy", "copy"}
+    wrong = _wrong(lab, choose, [step for step in EVENING if step.name in names])
     assert not wrong, "\n".join(wrong)
-    assert {cell.fault for cell in chosen} == set(FAULTS)
+    assert {cell.fault for cell in chosen} == set(EVERY_FAULT)
     assert {cell.call.server for cell in chosen} == {
-        "vLLM", "Proxmox", "Portainer", "Git", "the old server", "the new server", "Qdrant through Nginx",
+        "vLLM", "Proxmox", "Portainer", "Git", "the old server", "the new server", "Qdrant through Nginx", "the name server",
+        "the Nginx host",
     }  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", EVENING, ids=lambda step: step.name)
+@pytest.mark.parametrize("step", [*EVENING, *NO_WAY_BACK], ids=lambda step: step.name)
 def test_every_call_of(lab: WiredLab, step: Step) -> None:
     wrong = _wrong(lab, lambda _, every: every, [step])
     assert not wrong, "\n".join(wrong)

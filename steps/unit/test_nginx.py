@@ -25,11 +25,12 @@ from ruamel.yaml import YAML
 from cutover import gatelog, nginx
 from cutover import site as sites
 from cutover.door import Door
-from cutover.errors import DoorClosed, Failed, Refused
+from cutover.errors import CutoverError, DoorClosed, Failed, Refused, Unreachable
 from cutover.gateinstall import Facts, obstacles
 from cutover.journal import Journal
 from cutover.nginx import Gate
 from cutover.secrets import Secrets
+from cutover.shell import Answer, Shell
 from cutover.waiting import TimedOut
 from steps.unit.gateway import ADDRESS, Gateway, gateway, session, until
 
@@ -309,6 +310,40 @@ class TestInstall:
             gate.settle()
         assert bare.put().json()["side"] == "new"
         assert bare.gate.loaded() is not None
+
+    @pytest.mark.parametrize("lost", ["reload nginx", "remove the gate's files"])
+    def test_settling_that_lost_its_host_half_way_is_completed_by_the_next(
+        self, bare: Stage, monkeypatch: pytest.MonkeyPatch, lost: str
+    ) -> None:
+        """Its own half of the work is not somebody else's change."""
+        bare.gate.install()
+        bare.way.set("new")
+        gate, gone = bare.client(), False
+        change = Shell.change
+
+        def change_until(self: Shell, script: str, what: str, **rest: Any) -> Answer:
+            nonlocal gone
+            gone = gone or what == lost
+            if gone:
+                raise Unreachable("There is no shell on the Nginx host any more.")
+            return change(self, script, what, **rest)
+
+        with monkeypatch.context() as patched, pytest.raises(CutoverError):
+            patched.setattr(Shell, "change", change_until)
+            gate.settle()
+        assert bare.client().settle().changed
+        assert bare.gate.loaded() is None
+        assert bare.put().json()["side"] == "new"
+
+    @pytest.mark.parametrize("answer", [Answer(b"", "sh: Permission denied", 1), Answer(b"", "", 0), Answer(b"garbage\n", "", 0)])
+    def test_a_shell_that_answers_nothing_is_no_host_without_a_gate(
+        self, bare: Stage, monkeypatch: pytest.MonkeyPatch, answer: Answer
+    ) -> None:
+        bare.gate.install()
+        monkeypatch.setattr(Shell, "read", lambda *_, **__: answer)
+        for ask in (bare.gate.state, bare.gate.installer.remove, bare.gate.installer._list):
+            with pytest.raises(CutoverError, match=r"Nginx host|qdrant-gate"):
+                ask()
 
     def test_nothing_is_done_with_a_closed_door(self, bare: Stage) -> None:
         before = bare.files()

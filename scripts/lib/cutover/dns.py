@@ -162,6 +162,7 @@ class Rfc2136:
         self._secrets = secrets
         self._door = door
         self._blind: set[str] = set()
+        self._given: set[str] = set()
 
     @cached_property
     def _key(self) -> tuple[dns.name.Name, dict[dns.name.Name, Any]]:
@@ -182,9 +183,15 @@ class Rfc2136:
     def records(self, addresses: Sequence[str], names: Sequence[str]) -> list[Record]:
         found: list[Record] = []
         for zone in self._zones:
+            if zone in self._blind:
+                continue
             try:
                 found += self._transfer(zone)
-            except _TransferRefused:
+                self._given.add(zone)
+            except _TransferRefused as error:
+                # Questions alone would miss aliases that were seen before, and they would be left behind in silence.
+                if zone in self._given:
+                    raise Unreachable(f"{self.title} gave zone {zone} a moment ago, and now refuses it ({error}).") from None
                 self._blind.add(zone)
         if self._blind:
             found += [r for r in self._ask_for(addresses, names) if r.zone in self._blind]
@@ -203,12 +210,17 @@ class Rfc2136:
         query, _ = dns.xfr.make_query(content, keyring=keyring, keyname=keyname)
         try:
             dns.query.inbound_xfr(self._address, content, query, port=self._place.port, timeout=ANSWER_SECONDS, lifetime=60)
-        except (dns.xfr.TransferError, dns.exception.FormError, dns.tsig.PeerBadKey) as error:
+        except dns.tsig.PeerBadKey as error:
             # Knot says "bad key" of a key that it knows, where that key may update but not transfer.
-            raise _TransferRefused(str(error)) from None
+            raise _TransferRefused(_tsig(error)) from None
         except dns.tsig.PeerError as error:
             raise CutoverError(f"{self.title} did not accept the TSIG key: {_tsig(error)}.", _KEY) from None
-        except (OSError, EOFError, dns.exception.DNSException) as error:
+        except dns.xfr.TransferError as error:
+            said = f"it says {dns.rcode.to_text(error.rcode)}"
+            if error.rcode in _NO_TRANSFER:
+                raise _TransferRefused(said) from None
+            raise Unreachable(f"{self.title} gave no transfer of zone {zone}: {said}.") from None
+        except _NO_ANSWER as error:
             raise Unreachable(f"{self.title} gave no transfer of zone {zone}: {_said(error)}.") from None
         for name, ttl, rdata in content.iterate_rdatas():
             found.append(Record(absolute(name.to_text()), dns.rdatatype.to_text(rdata.rdtype), _value(rdata), ttl, zone))
@@ -231,6 +243,7 @@ class Rfc2136:
         if zone is None:
             return []
         answer = self._send(dns.message.make_query(name, kind), f"ask for {name} {kind}")
+        _must_know(answer, self.title, name)
         return [
             Record(absolute(rrset.name.to_text()), dns.rdatatype.to_text(rrset.rdtype), _value(rdata), rrset.ttl, zone)
             for rrset in answer.answer
@@ -284,7 +297,14 @@ class Rfc2136:
     def _carry_out(self, update: dns.update.UpdateMessage, zone: str, what: str) -> None:
         self._door.require(f"DNS UPDATE of zone {zone} at {self._place.server}: {what}")
         try:
-            code = self._send(update, what, writes=True).rcode()
+            answer = self._send(update, what, writes=True)
+            code = answer.rcode()
+            if not answer.had_tsig:
+                said = f"{self.title} was to {what}, and the answer ({dns.rcode.to_text(code)}) is not signed with the key"
+                raise OutcomeUnknown(f"{said}, so nobody knows whether it is the server's.", _LOOKS)
+            if code == dns.rcode.SERVFAIL:
+                # Also what a secondary says that passed the update on, and has not heard of it again (RFC 2136, section 6).
+                raise OutcomeUnknown(f"{self.title} failed while it was to {what}; nobody knows whether it did.", _LOOKS)
         except OutcomeUnknown:
             self._door.happened(f"{what} at {self.title}")
             raise
@@ -310,13 +330,18 @@ class Rfc2136:
                 return dns.query.tcp(message, self._address, timeout=ANSWER_SECONDS, port=self._place.port, sock=wire)
             except dns.tsig.PeerError as error:
                 raise Refused(f"{self.title} did not accept the TSIG key: {_tsig(error)}.", _KEY) from None
-            except (OSError, EOFError, dns.exception.DNSException) as error:
-                said = f"{self.title} gave no answer to: {what} ({_said(error)})."
+            except _NO_ANSWER as error:
+                said = f"{self.title} gave no answer that can be used to: {what} ({_said(error)})."
                 if writes:
-                    raise OutcomeUnknown(said, "Run the command again: it looks first.") from None
+                    raise OutcomeUnknown(said, _LOOKS) from None
                 raise Unreachable(said) from None
 
 
+#: A connection that ended, and an answer that is none (ValueError: dnspython's own, of a few parts of a message).
+_NO_ANSWER = (OSError, EOFError, ValueError, dns.exception.DNSException)
+#: What a server says that gives its zones to nobody, or not to this key.
+_NO_TRANSFER = {dns.rcode.REFUSED, dns.rcode.NOTAUTH, dns.rcode.NOTIMP, dns.rcode.FORMERR}
+_LOOKS = "Run the command again: it looks first."
 _KEY = "Check DNS_TSIG_NAME and DNS_TSIG_SECRET, and what the server lets this key do."
 _SAYS_NO: Mapping[int, str] = {
     dns.rcode.REFUSED: "this key may not update it",
@@ -333,6 +358,12 @@ _TSIG_SAYS_NO = {
 
 class _TransferRefused(Exception):
     pass
+
+
+def _must_know(answer: dns.message.Message, who: str, name: str, *, may_refuse: bool = False) -> None:
+    """That there is no such name is an answer; that the server cannot say is none."""
+    if answer.rcode() not in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN, *([dns.rcode.REFUSED] if may_refuse else [])}:
+        raise Unreachable(f"{who} does not say what it has for {name}: {dns.rcode.to_text(answer.rcode())}.")
 
 
 def _value(rdata: dns.rdata.Rdata) -> str:
@@ -531,8 +562,10 @@ class ReportOnly:
         server = _resolve(self._place.server)
         try:
             answer = dns.query.tcp(dns.message.make_query(name, kind), server, port=self._place.port, timeout=ANSWER_SECONDS)
-        except (OSError, EOFError, dns.exception.DNSException) as error:
+        except _NO_ANSWER as error:
             raise Unreachable(f"{self.title} did not answer for {name}: {_said(error)}.") from None
+        # A server of a few zones refuses questions about all others, such as those for addresses.
+        _must_know(answer, self.title, name, may_refuse=True)
         return [
             Record(absolute(rrset.name.to_text()), dns.rdatatype.to_text(rrset.rdtype), _value(rdata), rrset.ttl)
             for rrset in answer.answer
@@ -591,6 +624,7 @@ class Names:
 
         Safe to repeat. Answers what was deleted now.
         """
+        names = [*names, *(r.name for _, r in planned.records)]  # an alias, too, where a place cannot list its records
         fresh = self.find(planned.addresses, names)
         listed = {(p.title, r.key()) for p in self.providers for r in p.records(planned.addresses, names)}
         still = [(t, r) for t, r in planned.records if (t, r.key()) in listed]

@@ -170,24 +170,32 @@ class Installer:
             raise Refused(
                 f"The Nginx configuration was already wrong before anything was changed: {_emerg(tested)}.", "Correct it first."
             )
-        real = shell.read(f"readlink -f {q(self._nginx.server_file)}").text
-        text = shell.read(f"cat {q(real or self._nginx.server_file)}")
+        text = shell.read(f"cat {q(self._nginx.server_file)}")
         if text.code != 0:
             raise Refused(
                 f"nginx.server_file cannot be read: {text.reason}.", "Name the file that proxies Qdrant today in site.yaml."
             )
-        there = shell.read(f"[ ! -d {q(self._folder)} ] || ls -A {q(self._folder)}")
+        # Where a link leads is what is written: the link itself is not replaced.
+        real = shell.output(f"readlink -f {q(self._nginx.server_file)}", f"Where {self._nginx.server_file} leads cannot be seen")
+        there = shell.output(
+            f"[ ! -d {q(self._folder)} ] || ls -A {q(self._folder)}", f"{self._folder} on {shell.where} cannot be read"
+        )
         return Facts(
             version=build.text.splitlines()[0] if build.text else "",
             build=build.text,
             configuration=tested.out.decode(errors="replace"),
-            server_file=real,
+            server_file=real.decode("utf-8", errors="surrogateescape").rstrip("\n") or self._nginx.server_file,
             server_text=text.out.decode("utf-8", errors="surrogateescape"),
-            backed_up=shell.read(f"[ -f {q(self._folder)}/before/list ]").code == 0,
-            is_root=shell.read("id -u").text == "0",
-            foreign=[name for name in there.text.splitlines() if not _OURS.fullmatch(name) and name != "lost+found"],
-            settled="was" in there.text.splitlines(),
+            backed_up=self._backed_up(),
+            is_root=shell.output("id -u", f"Who one is on {shell.where} cannot be seen").strip() == b"0",
+            foreign=[
+                name for name in there.decode(errors="replace").splitlines() if not _OURS.fullmatch(name) and name != "lost+found"
+            ],
+            settled=b"was" in there.split(),
         )
+
+    def _backed_up(self) -> bool:
+        return self._gate.shell.holds(f"[ -f {q(self._folder)}/before/list ]", f"{self._folder} cannot be read")
 
     def refusals(self, facts: Facts) -> list[str]:
         """Why the gate cannot be installed here; empty when it can."""
@@ -221,8 +229,14 @@ class Installer:
 
     def _list(self) -> list[tuple[str, str]]:
         """What is in ``before/``: (``kept`` or ``absent``, path), in order."""
-        found = self._gate.shell.read(f"cat {q(self._folder)}/before/list")
-        return [(kind, path) for kind, _, path in (line.partition(" ") for line in found.text.splitlines())]
+        listed = f"{self._folder}/before/list"
+        found = self._gate.shell.output(f"cat {q(listed)}", f"{listed} on {self._gate.shell.where} cannot be read")
+        lines = [line.partition(" ") for line in found.decode(errors="replace").splitlines()]
+        if not lines or any(kind not in {"kept", "absent"} for kind, _, _ in lines):
+            raise Refused(
+                f"{listed} on {self._gate.shell.where} is not the list of what was there before the gate.", "Look at that folder."
+            )
+        return [(kind, path) for kind, _, path in lines]
 
     def workers(self) -> dict[int, bool]:
         """Process to "serves on, but only what it had begun before a reload", of every worker of this nginx."""
@@ -237,6 +251,8 @@ class Installer:
         )
         if found.code == 7:
             raise Refused(f"nginx does not run on {self._gate.shell.where}: {found.reason}.", "Start it first.")
+        if found.code != 0:
+            raise Refused(f"The processes of nginx on {self._gate.shell.where} cannot be seen: {found.reason}.")
         return {int(line.split()[0]): "ending" in line for line in found.text.splitlines()}
 
     def _pid_file(self) -> str:
@@ -299,7 +315,7 @@ class Installer:
 
     def _prepare_folder(self, facts: Facts) -> None:
         shell, user = self._gate.shell, self._nginx.worker_user
-        existed = shell.read(f"[ -d {q(self._folder)} ]").code == 0
+        existed = shell.holds(f"[ -d {q(self._folder)} ]", f"{self._folder} cannot be read")
         made = shell.change(
             f"mkdir -p {q(self._folder)}/flags {q(self._folder)}/log {q(self._snippets)} && cd {q(self._folder)} "
             "&& chmod 755 . flags && chmod 700 log",
@@ -439,8 +455,7 @@ class Installer:
     # --- Taking out --------------------------------------------------------------------------------------------------
 
     def remove(self) -> Installed:
-        shell = self._gate.shell
-        if shell.read(f"[ -f {q(self._folder)}/before/list ]").code != 0:
+        if not self._backed_up():
             return self._nothing_to_take_out()
         self._refuse_foreign_changes()
         paths = self._put_back()
@@ -457,7 +472,11 @@ class Installer:
         kind, path = self._list()[-1]
         found = self._gate.shell.read(f"cat {q(path)}")
         note = self._gate.shell.read(f"cat {q(self._folder)}/installed")
-        digests = {note.text, hashlib.sha256(self._before(path).encode("utf-8", errors="surrogateescape")).hexdigest()}
+        # An interrupted `gate` or `settle` leaves what was there before, or what `settle` makes of it.
+        ours = [self._before(path)]
+        with suppress(Refused):
+            ours.append(self._settled(path))
+        digests = {note.text, *(hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).hexdigest() for text in ours)}
         if kind == "kept" and note.code == 0 and (found.code != 0 or hashlib.sha256(found.out).hexdigest() not in digests):
             raise Refused(
                 f"{path} was changed by somebody since the gate was installed; putting the old one back would lose that.",
@@ -511,7 +530,7 @@ class Installer:
             return self._nothing_to_take_out()
         self._refuse_foreign_changes()
         path, public, new_url = facts.server_file, self._gate.site.qdrant.public_url, self._gate.site.qdrant.new_url
-        text = gatefiles.with_new_address(self._before(path), old=self._old, new=netloc(new_url), where=path)
+        text = self._settled(path)
         gated, others = self.wanted(facts), [other for kind, other in self._list() if kind == "absent"]
         try:
             self._write(path, text.encode("utf-8", errors="surrogateescape"))
@@ -530,6 +549,11 @@ class Installer:
         # The copy from before stays, as `was/`: it says what was there, and nothing else does.
         self._change(f"rm -f {names}\nrm -rf flags log bodies installed turn.* was && mv before was", "remove the gate's files")
         return Installed(True, [path], f"{path} passes requests to the new server by itself; the gate is gone.")
+
+    def _settled(self, path: str) -> str:
+        """The operator's own file, naming the new server."""
+        new = netloc(self._gate.site.qdrant.new_url)
+        return gatefiles.with_new_address(self._before(path), old=self._old, new=new, where=path)
 
     def _change(self, script: str, what: str) -> None:
         answer = self._gate.shell.change(f"cd {q(self._folder)} || exit 1\n{script}", what, deadline=60)

@@ -96,15 +96,19 @@ class Gate:
     def state(self) -> State:
         """What the flags say now. Without a gate: nothing is held or recorded, and the old server is asked."""
         answer = self.shell.read(
-            f"cd {shlex.quote(self._folder)} 2>/dev/null || exit 0\n"
+            f"cd {shlex.quote(self._folder)} 2>/dev/null || {{ echo end; exit 0; }}\n"
             "for f in hold new record; do if [ -f flags/$f ]; then echo $f; fi; done\n"
             "if [ -f before/list ]; then echo installed; fi\n"
             # Settled: the operator's own file names the new server, and there are no flags any more.
             "if [ ! -f before/list ] && [ -d was ]; then echo new; fi\n"
             "if [ -f log/writes.jsonl ]; then printf 'log '; wc -c < log/writes.jsonl; fi\n"
             "df -Pk .\n"
+            "echo end"
         )
         lines = [line.split() for line in answer.text.splitlines() if line.strip()]
+        if answer.code != 0 or lines[-1:] != [["end"]]:  # silence would look like a host without a gate
+            why = answer.reason if answer.code else "its shell answers something else"
+            raise Unreachable(f"The gate's flags on {self.shell.where} cannot be read: {why}.", "See nginx.shell in site.yaml.")
         words = {line[0]: line[1] if len(line) == 2 else "" for line in lines if len(line) <= 2}
         return State(
             side="new" if "new" in words else "old",
@@ -405,11 +409,12 @@ class Gate:
 
     def log_end(self) -> int:
         """Position just after the last complete line."""
-        answer = self.shell.read(
+        read = self.shell.output(
             f"{self._cd}[ -f log/writes.jsonl ] || exit 0\ns=$(wc -c < log/writes.jsonl); b=$((s > 65536 ? s - 65536 : 0))\n"
-            "echo $b; tail -c +$((b + 1)) log/writes.jsonl"
+            "echo $b; tail -c +$((b + 1)) log/writes.jsonl",
+            f"The gate's log on {self.shell.where} cannot be read",
         )
-        start, _, data = answer.out.partition(b"\n")
+        start, _, data = read.partition(b"\n")
         return int(start or 0) + data.rfind(b"\n") + 1
 
     def read_log(self, from_offset: int) -> Sequence[Written]:
@@ -492,7 +497,8 @@ class Gate:
 
     def _log_start(self) -> int:
         """Where the log begins: what stood before has been given back to the disk."""
-        return int(self.shell.read(f"cat {shlex.quote(self._folder)}/log/start 2>/dev/null || echo 0").text or 0)
+        script = f"cat {shlex.quote(self._folder)}/log/start 2>/dev/null || echo 0"
+        return int(self.shell.output(script, f"The gate's log on {self.shell.where} cannot be read") or 0)
 
     def _trim(self, needed_from: int) -> None:
         """Give back the room of the log's beginning. Positions stay: the file gets a hole, and nginx goes on appending.

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from cutover.door import Door
 from cutover.errors import CutoverError, OutcomeUnknown, Unreachable
@@ -139,7 +140,7 @@ class _Session:
         said = [line.strip() for line in bytes(err).decode(errors="replace").splitlines() if line.strip()]
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(1)
-        return said[-1] if said else f"it ended with exit code {self._child.returncode}"
+        return said[-1].rstrip(".") if said else f"it ended with exit code {self._child.returncode}"
 
     @property
     def alive(self) -> bool:
@@ -164,7 +165,12 @@ class _Session:
 
 
 class Shell:
-    """Runs POSIX shell scripts on one host. ``prefix`` leads there; ``where`` names it in sentences."""
+    """Runs POSIX shell scripts on one host. ``prefix`` leads there; ``where`` names it in sentences.
+
+    ``longest`` (seconds) bounds what any caller is willing to wait; None: as long as the caller says.
+    """
+
+    longest: ClassVar[float | None] = None
 
     def __init__(self, prefix: Sequence[str], door: Door, *, where: str = "the Nginx host") -> None:
         self._argv = [*prefix, "sh"]
@@ -180,14 +186,17 @@ class Shell:
             session = _Session(self._argv)
             self._session = session
             try:
-                hello = session.ask("printf hello", CONNECT_DEADLINE)
+                hello = session.ask("printf hello", self._bounded(CONNECT_DEADLINE))
                 if hello.out != b"hello":
                     raise _LostError("it is not a POSIX shell", sent=False)
-                session.ask("umask 022", CONNECT_DEADLINE)
+                session.ask("umask 022", self._bounded(CONNECT_DEADLINE))
             except _LostError:
                 self._drop()
                 raise
         return self._session
+
+    def _bounded(self, seconds: float) -> float:
+        return seconds if self.longest is None else min(seconds, self.longest)
 
     def _drop(self) -> None:
         if self._session is not None:
@@ -203,7 +212,7 @@ class Shell:
         with self._lock:
             for attempt in (1, 2):
                 try:
-                    return self._connected().ask(f"export LC_ALL=C\n{script}", deadline)
+                    return self._connected().ask(f"export LC_ALL=C\n{script}", self._bounded(deadline))
                 except _LostError as lost:
                     used = self._session is not None and self._session.used > 0
                     self._drop()
@@ -224,7 +233,7 @@ class Shell:
             except _LostError as lost:
                 raise self._unreachable(lost.reason) from None
             try:
-                answer = session.ask(f"export LC_ALL=C\n{script}", deadline)
+                answer = session.ask(f"export LC_ALL=C\n{script}", self._bounded(deadline))
                 if answer.code == 0:
                     self._door.happened(f"{what} on {self.where}")
                 return answer
@@ -244,6 +253,13 @@ class Shell:
         if answer.code != 0:
             raise CutoverError(f"{error}: {answer.reason}.")
         return answer.out
+
+    def holds(self, test: str, error: str) -> bool:
+        """Whether a test such as ``[ -f file ]`` holds there. It says yes or no in words: a command that fails is no "no"."""
+        said = self.output(f"if {test}; then echo yes; else echo no; fi", error).strip()
+        if said not in {b"yes", b"no"}:
+            raise Unreachable(f"{error}: {self.where} does not answer like a shell.", "See nginx.shell in site.yaml.")
+        return said == b"yes"
 
     def close(self) -> None:
         """End the session; the next call would open a new one."""

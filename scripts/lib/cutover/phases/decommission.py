@@ -281,7 +281,7 @@ def _state(run: Run, guest: Guest, facts: Facts | None) -> str:
     if facts.status == "running" or approval(run, guest) is None:
         return facts.status
     since = _stopped_since(run, guest)
-    return f"stopped since {_utc(since)}" if since is not None else facts.status
+    return f"stopped since {_utc(since.ours)}" if since is not None else facts.status
 
 
 def plan(run: Run) -> Sequence[Sentence]:
@@ -411,7 +411,7 @@ def _stop(run: Run, guest: Guest) -> bool:
             timeout=STOP_SECONDS,
         )
         _wait_for(run, guest, "stopped")
-        act.after = {"vmid": guest.vmid, "status": "stopped", "started": _started(run, guest)}
+        act.after = {"vmid": guest.vmid, "status": "stopped", "started": _started(run, guest), "there": _their_time(run)}
     try:
         site_works(run)
     except Refused as error:
@@ -447,26 +447,56 @@ def _started(run: Run, guest: Guest) -> float:
     return max((float(task.get("starttime") or 0) for task in tasks), default=0.0)
 
 
-def _stopped_since(run: Run, guest: Guest) -> float | None:
+def _their_time(run: Run) -> float:
+    """What time it is for Proxmox, seconds since 1970."""
+    return float(run.proxmox.record(f"nodes/{run.site.proxmox.node}/time")["time"])
+
+
+@dataclass(frozen=True)
+class Down:
+    """When a guest was first seen stopped: by our clock, and by Proxmox' (0: not written down)."""
+
+    ours: float
+    theirs: float
+
+
+def _stopped_since(run: Run, guest: Guest) -> Down | None:
     """Since when the guest is known to be down: the first time that this tool saw it so after its last start, or None."""
     started = _started(run, guest)
     lines = [e for e in _mine(run, guest.vmid) if e.act in _DOWN and e.kind in {"done", "note"}]
-    # Each line has the start that was known then, because our clock and Proxmox' may differ.
-    said = [(_seconds(e.at), float((e.after or e.extra).get("started", -1))) for e in lines]
-    return min((at for at, known in said if known >= started), default=None)
+    for entry in lines:
+        said = entry.after or entry.extra
+        # Each line has the start that was known then, because our clock and Proxmox' may differ.
+        if float(said.get("started", -1)) >= started:
+            return Down(_seconds(entry.at), float(said.get("there") or 0))
+    return None
 
 
 def _see_stopped(run: Run, guest: Guest) -> None:
     """Write down that the guest is down where we did not stop it ourselves: the soak time begins when that is known."""
     if _stopped_since(run, guest) is None:
-        run.journal.note("decommission.seen-stopped", f"{guest} is stopped", vmid=guest.vmid, started=_started(run, guest))
+        facts = {"vmid": guest.vmid, "started": _started(run, guest), "there": _their_time(run)}
+        run.journal.note("decommission.seen-stopped", f"{guest} is stopped", **facts)
+
+
+def soak_left(down: Sequence[Down], soak: float, ours: float, theirs: float) -> float:
+    """How many seconds the site still has to live without guests that are down since then. Pure.
+
+    A clock may have been set meanwhile, ours or Proxmox'. The one by which less time has passed is believed: waiting too long
+    deletes nothing.
+    """
+    passed = [min(ours - one.ours, theirs - one.theirs if one.theirs else ours - one.ours) for one in down]
+    return max((soak - max(0.0, seconds) for seconds in passed), default=0.0)
 
 
 def _soaking(run: Run, guests: Sequence[Guest]) -> str | None:
     """Until when the site still has to live without these guests, or None."""
-    moments = [_stopped_since(run, guest) or time.time() for guest in guests]
-    until = max(moments, default=0.0) + run.site.limits.soak_hours * 3600
-    return _utc(until) if until > time.time() and run.site.limits.soak_hours > 0 else None
+    soak = run.site.limits.soak_hours * 3600
+    if soak <= 0:
+        return None
+    ours, theirs = time.time(), _their_time(run)
+    left = soak_left([_stopped_since(run, guest) or Down(ours, theirs) for guest in guests], soak, ours, theirs)
+    return _utc(ours + left) if left > 0 else None
 
 
 # -- deleting one guest ---------------------------------------------------------------------------
