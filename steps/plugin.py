@@ -38,6 +38,8 @@ pytest_plugins = [
 ]
 
 _REPORT = pytest.StashKey[Report]()
+#: As header and report say it.
+_EMBEDDED = "processes of this machine, with real nginx, Knot DNS, Compose and Qdrant's engine"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -93,13 +95,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def ground(asked: str) -> dict[str, str]:
     """What the lab will stand on, and why not on containers where that was to be found out."""
     if asked == "embedded":
-        return {"ground": "embedded"}
+        return {"ground": _EMBEDDED}
     from steps.lab.containers import host
 
     reason = host.why_not()
     if reason and asked == "containers":
         raise pytest.UsageError(f"--lab containers: {reason}.")
-    return {"ground": "embedded", "not on containers": reason} if reason else {"ground": "containers"}
+    return {"ground": _EMBEDDED, "not on containers": reason} if reason else {"ground": "containers"}
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
