@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from cutover.errors import CutoverError, DoorClosed, Failed, Refused, Unreachabl
 from cutover.gateinstall import Facts, obstacles
 from cutover.journal import Journal
 from cutover.nginx import Gate
+from cutover.phases import gate as gate_phase
 from cutover.secrets import Secrets
 from cutover.shell import Answer, Shell
 from cutover.waiting import TimedOut
@@ -299,6 +301,29 @@ class TestInstall:
         assert [f.name for f in bare.way.host.etc.rglob("*gate*")] == []
         assert (bare.way.host.gate_folder / "was" / "4").read_text() == before
         assert bare.gate.state().installed is False
+
+    @pytest.mark.parametrize("after", ["copy the files that will be changed", "write", "reload nginx", "set the flag probe"])
+    def test_putting_in_that_lost_its_host_half_way_is_completed_by_the_next(
+        self, bare: Stage, monkeypatch: pytest.MonkeyPatch, after: str
+    ) -> None:
+        change, gone = Shell.change, False
+
+        def change_until(self: Shell, script: str, what: str, **rest: Any) -> Answer:
+            nonlocal gone
+            if gone:
+                raise Unreachable("There is no shell on the Nginx host any more.")
+            gone = what.startswith(after)
+            return change(self, script, what, **rest)
+
+        run: Any = SimpleNamespace(gate=bare.client(), door=bare.door, site=site_of(bare.way))
+        with monkeypatch.context() as patched, pytest.raises(CutoverError):
+            patched.setattr(Shell, "change", change_until)
+            gate_phase.do(run)
+        run.gate = bare.client()
+        assert gate_phase.do(run).changed
+        seen = bare.gate.loaded()
+        assert seen is not None and seen["flags"].split() == []
+        assert bare.put().json()["side"] == "old"
 
     def test_settling_that_fails_leaves_the_gate(self, bare: Stage) -> None:
         bare.gate.install()

@@ -19,11 +19,11 @@ _UNDO = "`cutover undo gate` restores Nginx's configuration byte for byte"
 
 
 def _is_in(run: Run) -> bool:
-    """Whether exactly this gate is on the host and loaded."""
+    """Whether exactly this gate is on the host and loaded, and its proof was not broken off (that leaves its flag)."""
     if not run.gate.state().installed:
         return False
     loaded = run.gate.loaded()
-    return loaded is not None and loaded.get("files") == run.gate.files().checksum
+    return loaded is not None and loaded["files"] == run.gate.files().checksum and "probe" not in loaded["flags"].split()
 
 
 def plan(run: Run) -> Sequence[Sentence]:
