@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from steps.criteria import CRITERIA
 __all__ = ["CATALOGUE", "GROUND", "Evidence", "Known", "Report", "Verdict", "begin", "commit", "complete", "known", "now"]
 
 ROOT = Path(__file__).resolve().parent.parent
+TAKES_LONG = "it takes more than half a minute, and runs with --thorough only"
 
 #: What the lab stands on in this run, for the header and the report; the plugin decides it, a ground adds what it knows.
 GROUND = pytest.StashKey[dict[str, str]]()
@@ -41,6 +43,7 @@ class Known:
     name: str
     file: str
     line: int
+    slow: bool = False
 
 
 def known(folder: Path) -> Iterator[Known]:
@@ -54,13 +57,20 @@ def known(folder: Path) -> Iterator[Known]:
             ids = [tag["name"][1:] for tag in rule["tags"] if tag["name"][1:] in CRITERIA]
             for scenario in (child["scenario"] for child in rule["children"] if "scenario" in child):
                 for criterion in ids[:1]:
-                    yield Known(criterion, scenario["name"], path.name, scenario["location"]["line"])
+                    slow = "@slow" in _tags(feature, rule, scenario, *scenario["examples"])
+                    # Of an outline none of its examples is meant: what differs is called by its kind.
+                    name = re.sub(r"<([^<>]+)>", r"\1", scenario["name"])
+                    yield Known(criterion, name, path.name, scenario["location"]["line"], slow)
+
+
+def _tags(*nodes: Any) -> set[str]:
+    return {tag["name"] for node in nodes for tag in node["tags"]}
 
 
 def complete(run: Run, seen: set[tuple[str, int]], scenarios: Sequence[Known]) -> None:
     """Add every scenario that was not part of the run as left out, so that a part of a Rule never passes for the whole."""
     run.evidence += [
-        Evidence(one.criterion, one.name, "skipped", reason="it did not run")
+        Evidence(one.criterion, one.name, "skipped", reason=TAKES_LONG if one.slow else "it did not run")
         for one in scenarios
         if (one.file, one.line) not in seen
     ]

@@ -34,7 +34,7 @@ from cutover.gatelog import Line, Write
 from cutover.journal import Entry
 from cutover.page import page
 from steps.criteria import CRITERIA
-from steps.report import CATALOGUE, Known, complete, known
+from steps.report import CATALOGUE, TAKES_LONG, Known, complete, known
 
 ROOT = Path(__file__).resolve().parents[2]
 TODAY = date(2026, 11, 24)
@@ -129,6 +129,22 @@ def test_scenarios_that_did_not_run_leave_their_criterion_open() -> None:
     complete(part, {("a.feature", 3)}, [Known("A1", "One", "a.feature", 3), Known("A1", "Two", "a.feature", 9)])
     row = next(r for r in report(part).rows() if r.criterion.id == "A1")
     assert (row.verdict, row.reason) == ("not shown", "Two: it did not run")
+
+
+def test_of_what_is_not_shown_anywhere_the_place_speaks_that_showed_most_of_it() -> None:
+    live = run("live", "2026-11-24T10:00:00Z", skipped("F4", ONLY_LAB))
+    lab = run("embedded lab", "2026-11-24T10:00:00Z", passed("F4"), skipped("F4", "it takes long"))
+    row = next(r for r in report(live, lab).rows() if r.criterion.id == "F4")
+    assert (row.verdict, "it takes long" in row.reason) == ("not shown", True), row.reason
+
+
+def test_a_scenario_that_takes_long_is_known_as_such() -> None:
+    slow = [one for one in known(ROOT / "features") if one.slow]
+    assert {one.criterion for one in slow} >= {"G2"}
+    assert not [one for one in slow if "<" in one.name]
+    left_out = run("embedded lab", "2026-11-24T10:00:00Z")
+    complete(left_out, set(), slow)
+    assert {one.reason for one in left_out.evidence} == {TAKES_LONG}
 
 
 def test_the_scenarios_of_the_features_are_known() -> None:

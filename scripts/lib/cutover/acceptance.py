@@ -207,23 +207,21 @@ def _row(criterion: Criterion, runs: Sequence[Run], waiver: Waiver | None, today
         verdict, reason = judge(place, criterion.id, chosen.of(criterion.id))
         known = Shown(verdict, reason, chosen.started, chosen.commit, chosen.site)
         places[place], evidence[place] = known, chosen.of(criterion.id)
-    verdict, reason, where = _overall(places)
+    verdict, reason, where = _overall(places, {place: sum(e.outcome == "passed" for e in evidence[place]) for place in places})
     return Row(
         criterion, verdict, reason, where, places, evidence, waiver,
         waived=verdict != "met" and waiver is not None and waiver.holds(today),
     )  # fmt: skip
 
 
-def _overall(places: Mapping[Place, Shown]) -> tuple[Verdict, str, Place | None]:
-    """Not met anywhere is not met; else met where it counts most; else not shown."""
+def _overall(places: Mapping[Place, Shown], passed: Mapping[Place, int]) -> tuple[Verdict, str, Place | None]:
+    """Not met anywhere is not met; else met where it counts most; else not shown, as the place says that showed most of it."""
     for wanted in ("not met", "met"):
         for place in PLACES:
             if place in places and places[place].verdict == wanted:
                 return places[place].verdict, places[place].reason, place
-    for place in PLACES:
-        if place in places:
-            return "not shown", places[place].reason, None
-    return "not shown", "there was no run", None
+    closest = max((place for place in PLACES if place in places), key=lambda place: passed[place], default=None)
+    return "not shown", places[closest].reason if closest else "there was no run", None
 
 
 # -- the report -------------------------------------------------------------------------------------------------------
