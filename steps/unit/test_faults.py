@@ -186,6 +186,19 @@ def test_a_lost_answer_is_unreachable_to_who_read_and_unknown_to_who_wrote(
     assert door.changed.startswith("PATCH ")
 
 
+@pytest.mark.parametrize(
+    ("fault", "said"), [("expired certificate", "the clock of this computer"), ("another's certificate", "CA file")]
+)
+def test_a_certificate_that_is_refused_says_where_to_look(shared: WiredLab, fault: str, said: str) -> None:
+    """A clock that is wrong makes every certificate wrong, and no CA file helps."""
+    shared.wires.forget()
+    shared.wires.arm(Broken(Call("Proxmox", "GET", "/api2/json/version", reads=True), fault))
+    run = shared.run()
+    with pytest.raises(Unreachable, match=said):
+        run.proxmox.get("version")
+    shared.wires.mend()
+
+
 # -- the name server's wire, and the shell's ------------------------------------------------------------
 
 ZONE = "home.arpa."
