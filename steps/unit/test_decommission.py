@@ -695,6 +695,34 @@ def test_a_name_server_that_accepts_and_does_nothing_is_no_refusal(world: World,
         world.decommission()
 
 
+def test_names_that_could_not_be_seen_are_spoken_of_at_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_self: names.Rfc2136, _zone: str) -> list[names.Record]:
+        raise names._TransferRefused("it says REFUSED")
+
+    monkeypatch.setattr(names.Rfc2136, "_transfer", refuse)
+    result = world.decommission()
+    assert result.outcome is not None and result.outcome.changed
+    assert "gives no transfer of zone home.arpa: aliases there" in " ".join(result.outcome.warnings)
+    assert [entry for entry in world.names.entries() if entry[0].startswith("vectors.")], "nobody named the alias"
+
+
+def test_a_zone_that_was_seen_and_is_refused_now_is_not_taken_for_an_empty_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its aliases would be left behind, and nobody would say so."""
+    transfer, asked = names.Rfc2136._transfer, list[str]()
+
+    def refuse_later(self: names.Rfc2136, zone: str) -> list[names.Record]:
+        asked.append(zone)
+        if len(asked) > 4:
+            raise names._TransferRefused("it says REFUSED")
+        return transfer(self, zone)
+
+    monkeypatch.setattr(names.Rfc2136, "_transfer", refuse_later)
+    with pytest.raises(Failed, match=r"gave zone home\.arpa\. a moment ago, and now refuses it \(it says REFUSED\)"):
+        world.decommission()
+
+
 # -- cut off anywhere ----------------------------------------------------------------------------------
 
 

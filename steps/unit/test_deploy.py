@@ -714,12 +714,30 @@ def test_done_means_all_of_it(want: deploy.Wanted) -> None:
         (replace(good, file_text="x"), "Portainer has another compose file than the commit"),
         (replace(good, container=None), "there is no container"),
         (replace(good, digests=[]), f"the container runs {want.file.image}, not {want.file.image}"),
-        (replace(good, container={**good.container, "State": {"Status": "exited", "ExitCode": 137}}), "the container is exited (exit code 137)"),
+        (replace(good, container={**good.container, "State": {"Status": "exited", "ExitCode": 1}}), "the container is exited (exit code 1)"),
         (replace(good, container={**good.container, "State": {"Status": "running"}}), "the container is without a health check"),
         (replace(good, answers="Qdrant answers without a key"), "Qdrant answers without a key"),
     ):  # fmt: skip
         assert deploy.shortfalls(want, seen) == [said]
     assert deploy.shortfalls(want, good, not_this_container="c2") == ["the container is still the one from before"]
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"Status": "restarting", "ExitCode": 137, "OOMKilled": True}, "(exit code 137: it was killed because its memory was not enough"),
+        ({"Status": "restarting", "ExitCode": 137, "OOMKilled": False}, "(exit code 137: it was killed, by a person or because"),
+        ({"Status": "restarting", "ExitCode": 101, "OOMKilled": False}, "(exit code 101)"),
+        ({"Status": "running", "ExitCode": 0, "OOMKilled": False}, "ends again and again"),
+    ],
+)  # fmt: skip
+def test_how_a_container_ended_is_what_docker_knows(want: deploy.Wanted, state: dict[str, Any], said: str) -> None:
+    """A memory limit, somebody's SIGKILL and a program's own end are three things; of one that runs again nobody knows."""
+    seen = replace(good_seen(want), container={"Id": "c2", "RestartCount": 9, "State": state})
+    assert said in deploy.hopeless(seen)
+    assert ("exit code" in deploy.hopeless(seen)) is (state["Status"] != "running")
+    if state["Status"] != "running":
+        assert said in " ".join(deploy.shortfalls(want, seen))
 
 
 def test_an_old_container_says_nothing_about_a_new_deployment(want: deploy.Wanted) -> None:

@@ -299,6 +299,8 @@ def _tls_sentence(error: Exception) -> str:
     if isinstance(cause, Urllib3SSLError) and cause.args:
         cause = cause.args[0]
     reason = getattr(cause, "verify_message", "") or str(cause)
+    if "expired" in reason or "not yet valid" in reason:
+        return f"the certificate was not accepted ({reason}). Look at its dates, and at the clock of this computer."
     return f"the certificate was not accepted ({reason}). Name its CA file or pin its fingerprint in site.yaml."
 
 

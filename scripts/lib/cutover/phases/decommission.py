@@ -372,7 +372,8 @@ def do(run: Run) -> Outcome:
     table = [{"what": str(guest), "before": before[guest.vmid], "after": "gone"} for guest in guests]
     record = run.state_dir / "undo-decommission.json"
     way = f"Restore the final backups, then `cutover undo decommission`; {record} says what was there."
-    return Outcome(True, sentences, undo=way, facts={"table": table, "undo_record": str(record)})
+    unseen = [f"{caution}." for provider in run.dns.providers for caution in provider.cautions()]
+    return Outcome(True, sentences, undo=way, facts={"table": table, "undo_record": str(record)}, warnings=unseen)
 
 
 def _ask(run: Run, guest: Guest, facts: Facts, going: frozenset[int]) -> None:

@@ -348,12 +348,20 @@ def shortfalls(want: Wanted, seen: Seen, *, not_this_container: str = "") -> lis
         found.append(f"the container runs {runs}, not {want.file.image}")
     health = (state.get("Health") or {}).get("Status", "")
     if state["Status"] != "running":
-        found.append(f"the container is {state['Status']} (exit code {state.get('ExitCode')})")
+        found.append(f"the container is {state['Status']} ({_ended(state)})")
     elif health != "healthy":
         found.append(f"the container is {health or 'without a health check'}")
     if seen.answers:
         found.append(seen.answers)
     return found
+
+
+def _ended(state: Mapping[str, Any]) -> str:
+    """How a container ended, no more than Docker knows: 137 is any SIGKILL."""
+    code = f"exit code {state.get('ExitCode')}"
+    if state.get("OOMKilled"):
+        return f"{code}: it was killed because its memory was not enough; see its limit in the stack's file"
+    return f"{code}: it was killed, by a person or because memory was short" if state.get("ExitCode") == 137 else code
 
 
 def hopeless(seen: Seen, *, not_this_container: str = "") -> str:
@@ -363,8 +371,9 @@ def hopeless(seen: Seen, *, not_this_container: str = "") -> str:
     if seen.container is not None and seen.container["Id"] != not_this_container:
         state = seen.container["State"]
         if int(seen.container.get("RestartCount") or 0) >= RESTARTS:
-            code = state.get("ExitCode")
-            return f"the container ends again and again (exit code {code}{', out of memory' if code == 137 else ''})"
+            # While it runs once more, Docker shows 0.
+            how = "" if state.get("Status") == "running" else f" ({_ended(state)})"
+            return f"the container ends again and again{how}"
         if state.get("Status") == "running" and (state.get("Health") or {}).get("Status") == "unhealthy":
             return "the container is unhealthy"
     return ""
