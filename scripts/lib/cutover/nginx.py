@@ -398,7 +398,7 @@ class Gate:
                     BEGIN_ANEW,
                 )
             if answer.code not in {0, 9}:
-                raise CutoverError(f"The gate's log cannot be read: {answer.reason}.")
+                raise CutoverError(f"The gate's log on {self.shell.where} cannot be read: {answer.reason}.")
             data = answer.out[: answer.out.rfind(b"\n") + 1]
             if not data:
                 return
