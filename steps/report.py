@@ -58,9 +58,7 @@ def known(folder: Path) -> Iterator[Known]:
             for scenario in (child["scenario"] for child in rule["children"] if "scenario" in child):
                 for criterion in ids[:1]:
                     slow = "@slow" in _tags(feature, rule, scenario, *scenario["examples"])
-                    # Of an outline none of its examples is meant: what differs is called by its kind.
-                    name = re.sub(r"<([^<>]+)>", r"\1", scenario["name"])
-                    yield Known(criterion, name, path.name, scenario["location"]["line"], slow)
+                    yield Known(criterion, scenario["name"], path.name, scenario["location"]["line"], slow)
 
 
 def _tags(*nodes: Any) -> set[str]:
@@ -70,7 +68,13 @@ def _tags(*nodes: Any) -> set[str]:
 def complete(run: Run, seen: set[tuple[str, int]], scenarios: Sequence[Known]) -> None:
     """Add every scenario that was not part of the run as left out, so that a part of a Rule never passes for the whole."""
     run.evidence += [
-        Evidence(one.criterion, one.name, "skipped", reason=TAKES_LONG if one.slow else "it did not run")
+        # Of an outline none of its rows is meant: what differs is called by its kind.
+        Evidence(
+            one.criterion,
+            re.sub(r"<([^<>]+)>", r"\1", one.name),
+            "skipped",
+            reason=TAKES_LONG if one.slow else "it did not run",
+        )
         for one in scenarios
         if (one.file, one.line) not in seen
     ]

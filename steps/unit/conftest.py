@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# No example of a property may take 0.2 s only: on a busy machine any may, and nothing is measured here.
+settings.register_profile("untimed", parent=settings(), deadline=None)
+settings.load_profile("untimed")
 
 RECORDED = Path(__file__).resolve().parents[2].parent / "shared" / "recorded"
 

@@ -94,10 +94,8 @@ class TestTheRouteTable:
     def test_every_write_waits_and_no_read_does(self, gate: Gateway) -> None:
         gate.set("hold")
         reads = [(m, p) for m, p, held in route_table() if not held]
-        for method, path in reads:
-            took = time.monotonic()
-            assert gate.http.request(method, gate.url + path, timeout=5).status_code == 200
-            assert time.monotonic() - took < ROUND, (method, path)
+        for method, path in reads:  # one that was held would end with 503, as the hold lasts
+            assert gate.http.request(method, gate.url + path, timeout=5).status_code == 200, (method, path)
         writes = [(m, p) for m, p, held in route_table() if held]
 
         def one(what: tuple[str, str]) -> tuple[str, str, int, float]:
@@ -137,10 +135,8 @@ class TestTheRouteTable:
         "path", ["/collections/docs%20x/points/scroll", "/collections/%C3%A4/points/", "/collections/a.b/facet"]
     )
     def test_unusual_names_of_collections_do_not_make_a_read_wait(self, gate: Gateway, path: str) -> None:
-        gate.set("hold")
-        began = time.monotonic()
+        gate.set("hold")  # one that waited would end with 503, as the hold lasts
         assert gate.http.post(gate.url + path, json={}, timeout=5).json()["path"] == path
-        assert time.monotonic() - began < ROUND
 
 
 class TestTheHold:
@@ -150,7 +146,7 @@ class TestTheHold:
         began = time.monotonic()
         answer = gate.http.put(gate.url + UPSERT, json={"points": []}, timeout=5)
         assert answer.json()["side"] == "old"
-        assert 0.3 <= time.monotonic() - began < 0.3 + 2 * ROUND
+        assert 0.3 <= time.monotonic() - began < LONGEST
 
     @pytest.mark.parametrize("record", [True, False])
     def test_a_hold_that_lasts_too_long_is_answered_in_qdrants_form(self, gate: Gateway, record: bool) -> None:
