@@ -266,19 +266,25 @@ async def _download(url: str, api_key: str | None, target: Path) -> None:
         raise Internal(f"Http request error: error sending request for url ({url})") from error
 
 
+def _extract(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive, "r:") as tar:
+        # The argument `filter` came with Python 3.11.4; Debian 12 has 3.11.2. Only the lab's own servers make these archives.
+        if hasattr(tarfile, "data_filter"):
+            tar.extraction_filter = staticmethod(tarfile.data_filter)
+        tar.extractall(folder)
+
+
 def _unpack(path: Path, folder: Path) -> tuple[settings.Config, dict[str, Json]]:
     """Lay out a snapshot as the storage of a collection; returns its settings and its index schema."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            tar.extractall(folder, filter="data")
+        _extract(path, folder)
         for number in [entry for entry in folder.iterdir() if entry.is_dir() and entry.name.isdigit()]:
             for entry in list((number / "segments").iterdir()):
                 target = entry.with_suffix("")
                 inner = entry / "files"
                 if entry.suffix == ".tar":
                     unpacked = entry.with_suffix(".unpacked")
-                    with tarfile.open(entry, "r:") as tar:
-                        tar.extractall(unpacked, filter="data")
+                    _extract(entry, unpacked)
                     entry.unlink()
                     inner = unpacked / "snapshot" / "files"
                     inner.rename(target)
