@@ -10,6 +10,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from cutover.site import netloc
 from steps.lab.lab import ROOT, Lab, new_folder
 
 
@@ -51,6 +52,11 @@ def test_a_stranger_carries_out_the_page(lab_parent: Path) -> None:
         assert "✘" not in at_the_end, at_the_end
         assert "The gate was taken out for good" in at_the_end
         assert "LXC 952 (qdrant) is deleted" in at_the_end
+        settled = Path(lab.site.nginx.server_file)
+        right = settled.read_text(encoding="utf-8")
+        settled.write_text(right.replace(netloc(lab.site.qdrant.new_url), "127.0.0.1:9"), encoding="utf-8")
+        assert "✘" in carry_out(["check", "--criterion", "E1"]).stdout, "it passes requests to nobody who is known"
+        settled.write_text(right, encoding="utf-8")
         told = carry_out(["history"]).stdout.splitlines()
         assert any(line.strip().startswith("Removed: record qdrant.home.arpa") for line in told), told
         secrets = [value for name, value in lab.env.items() if name not in {"PROXMOX_TOKEN_ID", "DNS_TSIG_NAME"}]

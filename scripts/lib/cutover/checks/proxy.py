@@ -11,6 +11,7 @@ from cutover.nginx import ROOM_TO_RECORD_MB
 from cutover.site import netloc
 
 if TYPE_CHECKING:
+    from cutover.gateinstall import Facts
     from cutover.run import Run
 
 
@@ -45,6 +46,15 @@ def loaded(run: Run) -> Finding:
     return Finding(True, f"The gate is loaded; requests go to the {state.side} server.", facts={"side": state.side})
 
 
+def _refusal(facts: Facts, server: str) -> Refused | None:
+    """Why the operator's file does not pass requests to this server in the one way that a gate needs; None where it does."""
+    try:
+        gatefiles.with_gate(facts.server_text, old=server, where=facts.server_file, around=facts.configuration)
+    except Refused as refused:
+        return refused
+    return None
+
+
 @check(
     "E1",
     "Nginx's configuration from before is there, or can be put back byte for byte",
@@ -58,14 +68,13 @@ def restorable(run: Run) -> Finding:
     if not facts.backed_up:
         if run.gate.loaded() is not None:
             return Finding(False, "There is a gate that this tool did not put in, so what was there before is not known.")
-        try:
-            gatefiles.with_gate(facts.server_text, old=old, where=facts.server_file, around=facts.configuration)
-        except Refused as refused:
-            if facts.settled:
-                kept = f"{run.site.nginx.gate_folder}/was"
-                return Finding(True, f"The gate was taken out for good; the Nginx host keeps the files from before it in {kept}.")
-            return Finding(False, refused.sentence, refused.hint)
-        return Finding(True, f"{facts.server_file} is the operator's own, and passes requests to the old server.")
+        refused = _refusal(facts, old)
+        if refused is None:
+            return Finding(True, f"{facts.server_file} is the operator's own, and passes requests to the old server.")
+        if facts.settled and _refusal(facts, netloc(run.site.qdrant.new_url)) is None:
+            kept = f"{run.site.nginx.gate_folder}/was"
+            return Finding(True, f"The gate was taken out for good; the Nginx host keeps the files from before it in {kept}.")
+        return Finding(False, refused.sentence, refused.hint)
     *_, (path, content) = installer.wanted(facts).items()
     if facts.server_text.encode("utf-8", errors="surrogateescape") != content:
         return Finding(
