@@ -115,7 +115,7 @@ class Rehearsal:
         for sentence in said:
             self.console.print(f"     [dim]{escape(sentence)}[/dim]")
         if failed:
-            self.console.print(f"     [red]{failed} requests of the application failed meanwhile[/red]")
+            self.console.print(f"     [red]Requests of the application that failed meanwhile: {failed}[/red]")
 
     def _failed_requests(self) -> int:
         return self.load.so_far()["failed"] if self.load.process.alive else 0
@@ -209,7 +209,7 @@ def play(rehearsal: Rehearsal) -> Report:
         r.step(title, r.verb(verb))
     r.step("The new server's VM is restarted; the container comes back with its data", lambda: _restart(r))
     r.step("Move the traffic", r.verb("switch"))
-    r.step("Deleting the old servers too early", r.verb("decommission"), refusal=True)
+    r.step("Deleting the old servers too early is refused", r.verb("decommission"), refusal=True)
     r.shows("F1", True, "refused while the way back was still open")
     r.step("Look again", lambda: r.look(Moment.AFTER))
 
@@ -297,6 +297,9 @@ def conclude(rehearsal: Rehearsal, tally: Report | None, problem: str, seconds: 
             console.print(f"  [red]{escape(one)}[/red]")
     if problem:
         console.print(f"\n[red]The rehearsal stopped:[/red] {escape(problem)}")
+        console.print("Next: the same with --keep FOLDER, which keeps the logs of the lab's servers.")
+    else:
+        console.print("Next: docs/guide.md begins with a first look at your own site, which changes nothing.")
     return {
         "ok": not problem and not unmet,
         "problem": problem,
