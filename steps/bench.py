@@ -34,9 +34,8 @@ from cutover import moving, proof, verbs
 from cutover.errors import CutoverError
 from cutover.run import Run
 from cutover.voice import Given
-from steps.lab.lab import Lab, new_folder, python_process
+from steps.lab.lab import Lab, new_folder
 from steps.lab.load import Load
-from steps.lab.processes import Process
 
 NAME = "bench"
 
@@ -229,12 +228,6 @@ def _given(lab: Lab, old: str, new: str) -> None:
     lab.keys = replace(lab.keys, qdrant=key, qdrant_read_only=os.environ.get("QDRANT_READ_ONLY_API_KEY", key))
 
 
-def _new_server(lab: Lab) -> Process:
-    host = lab.network.address(101)
-    env = lab.qdrant_env(host, lab.disk(1001) / "qdrant") | {"LAB_QDRANT_OUTLIVE_PARENT": "0"}
-    return python_process("steps.lab.qdrant", folder=lab.folder / "logs", name="qdrant-new", env=env, host=host, port=6333)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measure and print; 0 when everything was measured."""
     parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").splitlines()[0])
@@ -255,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
         lab = Lab(new_folder(Path(folder)), records=False)
         if options.old:
             _given(lab, options.old, options.new)
-        own = None if options.old else _new_server(lab)
+        own = None if options.old else lab.new_qdrant()
         with lab:
             try:
                 if own is not None:

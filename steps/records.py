@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,8 @@ from pytest_bdd import given, parsers, then, when
 
 from cutover import checks
 from cutover.checks import Check, Finding
-from steps.lab.lab import ROOT, Lab
-from steps.lab.processes import Process, listening
+from steps.lab.lab import Lab
+from steps.lab.processes import Process
 from steps.lab.world import differences, records
 from steps.operator import Operator
 
@@ -24,16 +23,7 @@ from steps.operator import Operator
 @pytest.fixture
 def new_server(lab: Lab) -> Iterator[Process]:
     """A Qdrant where the stack's container would answer, without the rest of the deployment."""
-    host = lab.network.address(101)
-    folder = lab.disk(1001) / "qdrant"
-    env = lab.qdrant_env(host, folder) | {
-        "PYTHONPATH": str(ROOT),
-        "LAB_QDRANT_OUTLIVE_PARENT": "0",
-        "LAB_QDRANT_SWITCHES": str(lab.folder / "new-switches.json"),
-    }
-    argv = [sys.executable, "-m", "steps.lab.qdrant"]
-    log = lab.folder / "logs" / "qdrant-new.log"
-    made = Process(argv, env=env, cwd=ROOT, log=log, ready=listening(host, 6333), name="the new Qdrant")
+    made = lab.new_qdrant(LAB_QDRANT_SWITCHES=str(lab.folder / "new-switches.json"))
     yield made
     made.kill()
 

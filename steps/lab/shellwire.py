@@ -20,7 +20,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from steps.lab.wires import ESCAPES, Call, Wires
+from steps.lab.wires import ESCAPES, Call, Wires, end_listening, serve_each
 
 #: What the tool writes behind every command, with a new word each time.
 _END = re.compile(rb"\nprintf '\\n%s %d\\n' ([0-9a-f]{32}) \$\?; printf '\\n%s\\n' \1 >&2\n\Z")
@@ -79,7 +79,7 @@ class ShellWire:
         self._listener.listen(16)
         self.program.write_text(_PROGRAM.format(python=sys.executable, name=self._name))
         self.program.chmod(0o755)
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True, name="shellwire").start()
+        serve_each(self._listener, self._serve)
 
     def look(self) -> None:
         """Let the program be there, or not."""
@@ -91,17 +91,7 @@ class ShellWire:
 
     def stop(self) -> None:
         if self._listener is not None:
-            with contextlib.suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
-            self._listener.close()
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                control, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(control,), daemon=True).start()
+            end_listening(self._listener)
 
     def _serve(self, control: socket.socket) -> None:
         _, (to_us, out, err), _, _ = socket.recv_fds(control, 1, 3)

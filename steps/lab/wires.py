@@ -187,6 +187,27 @@ class Wires:
             wire.stop()
 
 
+def serve_each(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+    """Give every connection to ``serve``, in a thread of its own, until :func:`end_listening`."""
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+
+
+def end_listening(listener: socket.socket) -> None:
+    """Close a listener; the thread that waits for connections ends."""
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)  # wakes it
+    listener.close()
+
+
 class Wire:
     """One proxy: listens ``here``, leads ``there``. ``mine`` tells the tool's requests from those of others.
 
@@ -231,24 +252,14 @@ class Wire:
                 listener.bind(self.here)
                 listener.listen(128)
                 self._listener = listener
-                threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+                serve_each(listener, self._serve)
             elif not wanted and self._listener is not None:
                 listener, self._listener = self._listener, None
-                with contextlib.suppress(OSError):
-                    listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
-                listener.close()
+                end_listening(listener)
 
     def stop(self) -> None:
         self._ended.set()
         self.look()
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +14,8 @@ from cutover.errors import Refused
 from cutover.follow import Position
 from cutover.nginx import Gate
 from cutover.waiting import Not, wait_until
-from steps.lab.lab import ROOT, Lab, new_folder
-from steps.lab.processes import Process, listening
+from steps.lab.lab import Lab, new_folder
+from steps.lab.processes import Process
 from steps.lab.world import differences, records
 from steps.operator import Operator
 
@@ -24,10 +23,7 @@ from steps.operator import Operator
 @pytest.fixture
 def lab(lab_parent: Path) -> Iterator[Lab]:
     with Lab(new_folder(lab_parent), seed=lab_parent / "seed") as lab:
-        host = lab.network.address(101)
-        env = lab.qdrant_env(host, lab.disk(1001) / "qdrant") | {"PYTHONPATH": str(ROOT), "LAB_QDRANT_OUTLIVE_PARENT": "0"}
-        argv = [sys.executable, "-m", "steps.lab.qdrant"]
-        new = Process(argv, env=env, cwd=ROOT, log=lab.folder / "new.log", ready=listening(host, 6333))
+        new = lab.new_qdrant()
         new.start()
         operator = Operator(lab)
         for verb in ("gate", "copy", "switch"):

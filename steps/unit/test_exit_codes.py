@@ -1,6 +1,5 @@
 """What the exit code says is true: 1 only where nothing was changed. And what a copy takes for its own. Against the whole lab."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from cutover.errors import CutoverError, Failed, Refused
 from cutover.journal import Journal
 from cutover.qdrant import Answered, Qdrant
 from cutover.voice import Given
-from steps.lab.lab import ROOT, Lab, new_folder
-from steps.lab.processes import Process, listening
+from steps.lab.lab import Lab, new_folder
+from steps.lab.processes import Process
 from steps.unit.gateway import session
 
 
@@ -27,13 +26,7 @@ def lab(lab_parent: Path) -> Iterator[Lab]:
 @pytest.fixture
 def new(lab: Lab) -> Iterator[Process]:
     """The new server, empty."""
-    host = lab.network.address(101)
-    env = lab.qdrant_env(host, new_folder(lab.folder)) | {
-        "PYTHONPATH": str(ROOT),
-        "LAB_QDRANT_OUTLIVE_PARENT": "0",
-    }
-    argv = [sys.executable, "-m", "steps.lab.qdrant"]
-    server = Process(argv, env=env, cwd=ROOT, log=lab.folder / "new.log", ready=listening(host, 6333))
+    server = lab.new_qdrant(new_folder(lab.folder))
     server.start()
     yield server
     server.kill()

@@ -1,6 +1,5 @@
 """The move: how it finds its way after it was interrupted, and that its hold keeps its promise. Against the whole lab."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,13 @@ from cutover import moving, state, verbs
 from cutover.errors import Refused
 from cutover.follow import Position
 from cutover.voice import Given
-from steps.lab.lab import ROOT, Lab, new_folder
-from steps.lab.processes import Process, listening
+from steps.lab.lab import Lab, new_folder
 
 
 @pytest.fixture(scope="module")
 def lab(lab_parent: Path) -> Any:
     with Lab(new_folder(lab_parent), seed=lab_parent / "seed") as lab:
-        host = lab.network.address(101)
-        env = lab.qdrant_env(host, lab.disk(1001) / "qdrant") | {"PYTHONPATH": str(ROOT), "LAB_QDRANT_OUTLIVE_PARENT": "0"}
-        argv = [sys.executable, "-m", "steps.lab.qdrant"]
-        new = Process(argv, env=env, cwd=ROOT, log=lab.folder / "new.log", ready=listening(host, 6333))
+        new = lab.new_qdrant()
         new.start()
         for verb in ("gate", "copy"):
             does(lab, verb)

@@ -77,7 +77,7 @@ def begun(run: Run) -> str:
     return next((e.at for e in entries if e.kind == "intent"), "")
 
 
-def take(run: Run, at: Callable[[str], None] | None = None) -> Baseline:
+def take(run: Run) -> Baseline:
     """Read everything and keep it. Contacts every system, changes none. Refused once something was changed."""
     if since := begun(run):
         raise Refused(
@@ -86,12 +86,13 @@ def take(run: Run, at: Callable[[str], None] | None = None) -> Baseline:
         )
     parts: dict[str, Any] = {}
     missing: dict[str, str] = {}
-    for name, read in _PARTS.items():
-        (at or run.voice.say)(f"Keeping what there is: {name}")
-        try:
-            parts[name] = json.loads(json.dumps(read(run), default=str))
-        except CutoverError as error:
-            missing[name] = run.secrets.redact(error.sentence)
+    with run.voice.looking() as at:
+        for name, read in _PARTS.items():
+            at(f"Keeping what there is: {name}")
+            try:
+                parts[name] = json.loads(json.dumps(read(run), default=str))
+            except CutoverError as error:
+                missing[name] = run.secrets.redact(error.sentence)
     made = Baseline(run.site.name, now(), parts, missing)
     told = run.secrets.redact_tree(json.loads(json.dumps(vars(made), default=str)))
     text = json.dumps({"format": FORMAT, **told}, ensure_ascii=False, indent=1)
@@ -108,20 +109,21 @@ def take(run: Run, at: Callable[[str], None] | None = None) -> Baseline:
     return made
 
 
-def compare(run: Run, before: Baseline, at: Callable[[str], None] | None = None) -> list[tuple[str, str, Finding]]:
+def compare(run: Run, before: Baseline) -> list[tuple[str, str, Finding]]:
     """(criterion, title, finding) of every part. Reads only."""
     done = {step.verb for step, at in plan.position(run.site, Journal(run.state_dir, run.site.name)) if at}
     found = []
-    for name, (criterion, title, judge) in _COMPARED.items():
-        if name not in before.parts:
-            why = before.missing.get(name, "it was not read")
-            found.append((criterion, title, Finding(None, f"{title}: not in the baseline of {before.at}, because {why}")))
-            continue
-        (at or run.voice.say)(f"Comparing with {before.at}: {name}")
-        try:
-            found.append((criterion, title, judge(run, before.parts[name], done)))
-        except CutoverError as error:
-            found.append((criterion, title, Finding(None, error.sentence, error.hint)))
+    with run.voice.looking() as at:
+        for name, (criterion, title, judge) in _COMPARED.items():
+            if name not in before.parts:
+                why = before.missing.get(name, "it was not read")
+                found.append((criterion, title, Finding(None, f"{title}: not in the baseline of {before.at}, because {why}")))
+                continue
+            at(f"Comparing with {before.at}: {name}")
+            try:
+                found.append((criterion, title, judge(run, before.parts[name], done)))
+            except CutoverError as error:
+                found.append((criterion, title, Finding(None, error.sentence, error.hint)))
     return found
 
 

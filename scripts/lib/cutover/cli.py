@@ -322,8 +322,8 @@ def check_command(
             for one in checks.chosen(moment, criterion or ()):
                 at(f"{one.criterion} {one.title}")
                 found.append((one, checks.ask(one, run)))
-            if not criterion:
-                found += _baseline(run, page, moment, at)
+        if not criterion:
+            found += _baseline(run, page, moment)
         rows = []
         for one, finding in found:
             said = finding.sentence + (f"\n{finding.hint}" if finding.hint and finding.ok is not True else "")
@@ -342,14 +342,14 @@ def check_command(
     _guarded("check", site, state_dir, as_json, work)
 
 
-def _baseline(run: Run, page: Page, moment: Moment | None, at: Callable[[str], None]) -> list[tuple[Check, Finding]]:
+def _baseline(run: Run, page: Page, moment: Moment | None) -> list[tuple[Check, Finding]]:
     """Before the move, keep what there is; after it, compare with that."""
     from cutover import baseline
 
     if moment is Moment.BEFORE:
         try:
             usable(run.state_dir, writing=True)
-            kept = baseline.take(run, at)
+            kept = baseline.take(run)
         except (Refused, WrongUsage) as error:
             page.data["baseline"] = f"No baseline was kept: {error}"
             # Where the move has begun the one from before it stays. Where nothing can be written there will be none.
@@ -365,8 +365,7 @@ def _baseline(run: Run, page: Page, moment: Moment | None, at: Callable[[str], N
         page.data["baseline"] = "There is no baseline to compare with: `check --moment before` was not run on this state folder."
         return []
     page.data["baseline"] = f"Compared with {before.at}."
-    compared = baseline.compare(run, before, at)
-    return [(_compared(criterion, title, finding), finding) for criterion, title, finding in compared]
+    return [(_compared(criterion, title, finding), finding) for criterion, title, finding in baseline.compare(run, before)]
 
 
 def _compared(criterion: str, title: str, finding: Finding) -> Check:

@@ -368,7 +368,7 @@ class Follower:
                 f"After the switch {self.target.name} was changed in a way that names no records: {'; '.join(late.reasons)}.",
                 f"{self.source.name.capitalize()} serves. {BEGIN_ANEW}",
             )
-        kept = self.path.with_name("late-writes.jsonl")
+        kept = self.path.with_name(LATE_WRITES)
         count = 0
         self.target.barrier(late.ids)
         for name, ids in late.ids.items():
@@ -377,7 +377,7 @@ class Follower:
             differing = [one for one in ids if here.get(one) != there.get(one)]
             clash = [o for o in differing if o in now_written or self.position.moved_overflow or name in work.whole]
             mine, theirs = self.source.name, self.target.name
-            _append(
+            keep_lines(
                 kept,
                 [
                     {"collection": name, "id": o, "conflict": o in clash, mine: here.get(o), theirs: there.get(o)}
@@ -618,7 +618,12 @@ def _put(holders: dict[str, list[str]], alias: str, collection: str) -> None:
         holders[alias].append(collection)
 
 
-def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+#: In the state folder: writes that reached the server left behind, one a line.
+LATE_WRITES = "late-writes.jsonl"
+
+
+def keep_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Add lines to a file for people; on the disk when this returns. Without lines there is no file."""
     if not lines:
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ most the last one is sent twice, which changes nothing either.
 from __future__ import annotations
 
 import json
-import os
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from urllib.parse import parse_qsl, quote
 
 from cutover import moving
 from cutover.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable
-from cutover.follow import Position, TooMuchForAHold, alias_moves
+from cutover.follow import LATE_WRITES, Position, TooMuchForAHold, alias_moves, keep_lines
 from cutover.gate import Side
 from cutover.gatelog import Write
 from cutover.qdrant import LONG, Answered, Qdrant
@@ -260,8 +259,8 @@ def _only_acknowledged_have_bodies(run: Run, entries: Sequence[Any]) -> Iterator
 def keep_overlaps(run: Run, found: Account) -> Path:
     """Write down which writes overlapped, one a line, in the state folder."""
     path = run.state_dir / "replay-overlaps.jsonl"
-    bodies = run.gate.bodies(found.overlapping)
-    _write(path, [_described(entry, body) for entry, body in bodies], "w")
+    path.unlink(missing_ok=True)  # of a look before this one
+    keep_lines(path, [_described(entry, body) for entry, body in run.gate.bodies(found.overlapping)])
     return path
 
 
@@ -282,7 +281,7 @@ def replay(run: Run, position: Position, found: Account) -> int:
                     position.save(path)
                 if (reason := _send(run, step)) is not None:
                     refused += 1
-                    _write(run.state_dir / REFUSED, [{**_described(entry, body), "answered": reason}], "a")
+                    keep_lines(run.state_dir / REFUSED, [{**_described(entry, body), "answered": reason}])
                 position.part, unsaved = number + 1, unsaved + 1
                 if step.looks:
                     position.save(path)
@@ -395,9 +394,8 @@ def end(run: Run) -> list[str]:
     path = moving.position_path(run)
     position = Position.load(path) or Position(side="new")
     late = look(run, position).writes
-    kept = run.state_dir / "late-writes.jsonl"
-    if late:
-        _write(kept, [_described(entry, body) for entry, body in run.gate.bodies(late)], "a")
+    kept = run.state_dir / LATE_WRITES
+    keep_lines(kept, [_described(entry, body) for entry, body in run.gate.bodies(late)])
     with run.door.act("back.stop-recording", "Stop recording and remove what was recorded"):
         # The note first: without it, a recording that has ended looks like one that somebody lost.
         run.journal.note("back.alone", f"{run.old.name} serves; it was brought up to date from the records alone")
@@ -422,16 +420,6 @@ def _described(entry: Any, body: bytes) -> dict[str, Any]:
         "uri": entry.uri,
         "body": body.decode(errors="replace"),
     }
-
-
-def _write(path: Path, lines: Sequence[Mapping[str, Any]], mode: str) -> None:
-    if mode == "a" and not lines:
-        return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.open(mode, encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def counted(count: int, what: str) -> str:
