@@ -18,6 +18,7 @@ from cutover.errors import CutoverError
 from cutover.site import load
 from steps import reporting
 from steps.criteria import CRITERIA
+from steps.outside import keep_inside
 from steps.report import GROUND
 from steps.reporting import RUN, criterion_of, finish, start
 
@@ -76,7 +77,9 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("thorough")
     target = config.getoption("--target")
     name = "lab"
-    if target == "live":
+    if target == "lab":
+        keep_inside()
+    else:
         try:
             name = load(Path(config.getoption("--site"))).name
         except CutoverError as error:

@@ -19,9 +19,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from steps.lab.served import HttpServer
 
 #: A person of the lab. Fixed dates would make equal commits equal; real ones are what a Git host has.
 _PERSON = {
@@ -200,10 +202,8 @@ class _Backend(BaseHTTPRequestHandler):
         sys.stderr.write(f"{self.command} {self.path} {args[1] if len(args) > 1 else ''}\n")
 
 
-class GitServer(ThreadingHTTPServer):
+class GitServer(HttpServer):
     """Every bare repository below ``root``, over HTTP."""
-
-    daemon_threads = True
 
     def __init__(self, root: Path, host: str, port: int, *, token: str | None = None, private: bool = False) -> None:
         self.root, self.token, self.private = root, token, private

@@ -11,9 +11,11 @@ import base64
 import json
 import secrets
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote
+
+from steps.lab.served import HttpServer
 
 
 class _Front:
@@ -43,7 +45,7 @@ class _Front:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer((address, 0), Handler)
+        self._server = HttpServer((address, 0), Handler)
         self.url = f"http://{address}:{self._server.server_address[1]}"
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: Any) -> tuple[int, Any]:

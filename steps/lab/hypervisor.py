@@ -36,8 +36,13 @@ class Host:
         self.folder = folder
         self.machines = Machines()
         plan = load(SITE)
-        # There is no vLLM on a host alone; whoever asks for it asks this machine.
-        self.site = plan.model_copy(update={"vllm": plan.vllm.model_copy(update={"public_url": "http://127.0.0.1:9"})})
+        # There is no vLLM and no Nginx on a host alone; whoever asks for them asks this machine.
+        self.site = plan.model_copy(
+            update={
+                "vllm": plan.vllm.model_copy(update={"public_url": "http://127.0.0.1:9"}),
+                "nginx": plan.nginx.model_copy(update={"shell": ["false"]}),
+            }
+        )
         for guest in self.site.guests.all():
             kind = "lxc" if guest.kind == "lxc" else "qemu"
             machine = Machine(

@@ -34,7 +34,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -42,6 +42,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from steps.lab import engine as docker
 from steps.lab.engine import Engine, EngineError, Image
 from steps.lab.git import GIT_SECONDS, quiet_environment
+from steps.lab.served import HttpServer
 
 ENDPOINT = 1
 MANIFEST = "application/vnd.oci.image.index.v1+json"
@@ -977,8 +978,7 @@ class _Handler(BaseHTTPRequestHandler):
         sys.stderr.write(f"{docker.now()} {self.command} {urlsplit(self.path).path} {status}\n")
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Server(HttpServer):
     request_queue_size = 64
 
     def __init__(self, where: tuple[str, int], portainer: Portainer, tls: ssl.SSLContext | None) -> None:

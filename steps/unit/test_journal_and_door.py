@@ -7,7 +7,7 @@ import json
 import os
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from cutover.door import Door
 from cutover.errors import DoorClosed, OutcomeUnknown, Refused, Unreachable
 from cutover.journal import Journal, read
 from cutover.secrets import Secrets
+from steps.lab.served import HttpServer
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def server() -> object:
         def log_message(self, *args: object) -> None:
             del args
 
-    made = HTTPServer(("127.0.0.1", 0), Handler)
+    made = HttpServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=made.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{made.server_port}", seen
     made.shutdown()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cutover.secrets import Secrets
 from cutover.site import load
 from cutover.waiting import Not, wait_until
 from steps.lab.lab import ROOT
+from steps.lab.served import HttpServer
 
 
 def at(second: int) -> str:
@@ -154,7 +155,7 @@ class Small(BaseHTTPRequestHandler):
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setattr(meanwhile, "EVERY", 0.02)
     Small.well, Small.models, Small.asked = True, ["a"], 0
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Small)
+    server = HttpServer(("127.0.0.1", 0), Small)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     site = load(ROOT / "site.yaml")
     vllm = site.vllm.model_copy(update={"public_url": f"http://127.0.0.1:{server.server_port}"})

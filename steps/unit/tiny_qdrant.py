@@ -6,8 +6,9 @@ can see whether the data survived.
 
 import json
 import os
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import ThreadingTCPServer
 
 ENV = os.environ
 STORAGE = Path(ENV["QDRANT__STORAGE__STORAGE_PATH"])
@@ -49,6 +50,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingTCPServer):
+    """Not the one of http.server: that looks up the name of its own address when it binds."""
+
+    allow_reuse_address = daemon_threads = True
+
+
 if __name__ == "__main__":
     address = (ENV["QDRANT__SERVICE__HOST"], int(ENV["QDRANT__SERVICE__HTTP_PORT"]))
-    ThreadingHTTPServer(address, Handler).serve_forever()
+    Server(address, Handler).serve_forever()

@@ -103,8 +103,18 @@ class Vm1001:
         text = text.replace("https://git.home.arpa/infra/qdrant-cutover.git", f"http://{self.git_address}:8418/site.git")
         head, portainer, rest = text.partition("portainer:\n  url")
         text = head + portainer + rest.replace("ca_file: null", f"ca_file: {crt}", 1)
-        # No Nginx here, and no shell that leaves this machine.
+        # No Nginx here, and nothing that leaves this machine: its names may exist where the tests run.
         text = text.replace("shell: [ssh, root@nginx.home.arpa]", "shell: []")
+        for name, last in (
+            ("nginx", 11),
+            ("vllm", 81),
+            ("pve", 2),
+            ("ns", 53),
+            ("legacy-950", 150),
+            ("legacy-951", 151),
+            ("legacy-953", 153),
+        ):
+            text = text.replace(f"{name}.home.arpa", f"127.{self.net}.0.{last}")
         text = text.replace("gate_folder: /var/lib/qdrant-gate", f"gate_folder: {self.folder}/gate")
         return text.replace("deploy_seconds: 600", "deploy_seconds: 20")
 
