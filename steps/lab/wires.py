@@ -11,6 +11,7 @@ What is not modelled: HTTP/2, pipelining, requests whose body is sent after ``Ex
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import re
 import socket
@@ -444,12 +445,20 @@ def _joined(line: str, headers: Mapping[str, str], body: bytes, send: int | None
 
 
 def _listens(there: Address) -> bool:
-    """Whether something listens at an address of this machine, without connecting to it."""
-    wanted = socket.inet_aton(there[0])[::-1].hex().upper() + f":{there[1]:04X}"
-    return any(
-        words[1] == wanted and words[3] == "0A"
-        for words in (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    )
+    """Whether something listens at an address of this machine, without connecting to it.
+
+    Where something does, nobody can be bound there as well (socket(7), SO_REUSEADDR); this costs some microseconds,
+    the kernel's table of connections (/proc/net/tcp) some milliseconds while thousands of closed ones are in it.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that starts just now is not in its way
+        try:
+            probe.bind(there)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return True
+    return False
 
 
 def contexts(ordinary: tuple[Path, Path], **by_fault: tuple[Path, Path]) -> dict[str, ssl.SSLContext]:
