@@ -38,6 +38,7 @@ from steps.lab.wires import (
     FAULTS,
     MOST_HITS,
     MOST_SECONDS,
+    SERVER_FAULTS,
     SHELL_AFTER,
     SHELL_FAULTS,
     Broken,
@@ -50,7 +51,9 @@ from steps.operator import Operator
 #: What is true by the exit code.
 CODES = {0: "done", 1: "refused, nothing changed", 3: "changed, run it again", 4: "outcome unknown"}
 #: Faults after which nobody can know whether a write happened.
-MAY_BE_UNKNOWN = {"reset", "lost", "hang", "500", "502", "rcode SERVFAIL", *AFTER, *DNS_AFTER, *SHELL_AFTER}
+MAY_BE_UNKNOWN = {
+    "reset", "lost", "hang", "500", "502", "rcode SERVFAIL", *AFTER, *DNS_AFTER, *SHELL_AFTER, *(set(SERVER_FAULTS) - {"slow"}),
+}  # fmt: skip
 #: No answer is waited for longer than this where one hangs; the slowest honest answer of the lab takes a third of it.
 HANG_SECONDS = 3.0
 #: In the lab nothing is larger; the real bound only keeps the tool alive.
@@ -135,7 +138,10 @@ def faults_of(call: Call) -> Iterable[str]:
         return SHELL_FAULTS
     if call.server == "Portainer":  # a pinned certificate is the one that was pinned, whatever its date
         return [fault for fault in FAULTS if fault != "expired certificate"]
-    return FAULTS if call.server == "Proxmox" else [fault for fault in FAULTS if "certificate" not in fault]
+    if call.server == "Proxmox":
+        return FAULTS
+    without = [fault for fault in FAULTS if "certificate" not in fault]
+    return [*without, *SERVER_FAULTS] if call.server in {"the old server", "the new server"} else without
 
 
 def cells(step: Step, calls: Sequence[Call]) -> Iterator[Cell]:
@@ -363,6 +369,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "a server's error": ("500", "502", "rcode SERVFAIL", "failed afterwards"),
     "no answer": ("reset", "lost", "hang"),
     "half an answer": ("half a body", "wrong type", "huge"),
+    "the server itself": SERVER_FAULTS,
     "a lie": ("null", "other shape", "empty", "deep", "escapes", "unsigned", "bad signature", "garbage"),
 }
 
@@ -410,7 +417,8 @@ def carry_out(lab: WiredLab, choose: Choose, say: Callable[[Shown], None], steps
         if step not in steps:
             matrix.do(step)
             continue
-        for cell in choose(step, list(cells(step, matrix.arrive(step).calls))):
+        every = [cell for cell in cells(step, matrix.arrive(step).calls) if lab.wires.can(cell.call.server, cell.fault)]
+        for cell in choose(step, every):
             say(matrix.show(cell))
         wrong += [f"{step.name}: {said}" for said in matrix.leave(step)]
     return wrong

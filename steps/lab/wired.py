@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
+import os
 import shutil
+import signal
 import ssl
 import subprocess
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +20,23 @@ import dns.tsigkeyring
 
 from cutover.http import reads_by_method
 from cutover.routes import is_read as qdrant_reads
-from cutover.waiting import Not, wait_until
+from cutover.waiting import Not, TimedOut, wait_until
 from steps.lab import data
+from steps.lab.disks import Disk, NoMount, disk
 from steps.lab.dnswire import DnsWire
 from steps.lab.lab import QDRANT_PORT, Lab, python_process
 from steps.lab.machines import Service
+from steps.lab.processes import listening
 from steps.lab.shellwire import ShellWire
 from steps.lab.wires import Wires, contexts
 
 #: Where a server really is, as the last part of its address: those of the site are the wires'.
 _OLD, _NEW = 162, 161
 _PROXMOX, _PORTAINER, _GIT, _PUBLIC, _VLLM, _NAMES = 172, 171, 170, 111, 181, 173
+
+#: The disk of each of the two servers' guests, and how long a killed service is away.
+DISK_BYTES = 512 << 20
+RESTART_SECONDS = 0.5
 
 
 def _asks(method: str, path: str) -> bool:
@@ -37,6 +48,7 @@ class WiredLab(Lab):
 
     def __init__(self, folder: Path, **rest: Any) -> None:
         self.wires = Wires()
+        self._mounts = contextlib.ExitStack()
         super().__init__(folder, **rest)
 
     def old_qdrant(self) -> Service:
@@ -86,6 +98,7 @@ class WiredLab(Lab):
         )
 
     def start(self) -> None:
+        self._troubles()
         super().start()
         at = self.network.address
         served = (self.folder / "tls" / "wire-portainer.crt").read_text()
@@ -107,9 +120,48 @@ class WiredLab(Lab):
         )
         self.wires.forget()
 
+    def _troubles(self) -> None:
+        """What can happen to the two servers themselves; to their disks only where a file system can be mounted."""
+        for server, vmid, kill in (("the old server", 952, self._kill_old), ("the new server", 1001, self._kill_new)):
+            can = self.wires.happenings
+            can[server, "killed"] = can[server, "killed afterwards"] = kill
+            with contextlib.suppress(NoMount):
+                made = self._mounts.enter_context(disk(self.disk(vmid), DISK_BYTES))
+                can[server, "disk full"] = partial(_full, made)
+
+    def _kill_old(self) -> Callable[[], None]:
+        """As the kernel does it for memory; what looks after the service starts it again."""
+        service = self.machines[952].services[0]
+        service.kill()
+        again = threading.Timer(RESTART_SECONDS, service.start)
+        again.start()
+        return again.join
+
+    def _kill_new(self) -> Callable[[], None]:
+        """The same; the restart policy of the stack brings it back."""
+        host = self.network.address(_NEW)
+        mark = f"QDRANT__SERVICE__HOST={host}\0".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (process / "environ").read_bytes():
+                    os.kill(int(process.name), signal.SIGKILL)
+        ready = listening(host, QDRANT_PORT)
+
+        def is_back() -> None:
+            with contextlib.suppress(TimedOut):  # the step may have removed it
+                wait_until(lambda: Not(reason) if (reason := ready()) else True, deadline=5, what="its return")
+
+        return is_back
+
     def stop(self) -> None:
         self.wires.stop()
         super().stop()
+        self._mounts.close()
+
+
+def _full(one: Disk) -> Callable[[], None]:
+    one.fill()
+    return one.clear
 
 
 def _public_reads(method: str, path: str) -> bool:

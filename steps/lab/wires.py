@@ -51,7 +51,15 @@ SHELL_BEFORE = ("reset", "exit code 1", "hang")
 SHELL_AFTER = ("lost", "half a body", "empty", "garbage")
 SHELL_FAULTS = ("not there", "refused", *SHELL_BEFORE, *SHELL_AFTER)
 ANY_CONNECTION = (*CONNECTION, "not there")
-EVERY_FAULT = tuple(dict.fromkeys((*FAULTS, *DNS_FAULTS, *SHELL_FAULTS)))
+#: What happens to a server itself while it has the call: killed as the kernel does it for memory, and started again by whoever looks
+#: after it; slow; or its disk full. The lab says what it can do to which server (:attr:`Wires.happenings`).
+#: Not a read-only disk: the kernel does not remount one that a server writes to.
+SERVER_BEFORE = ("killed", "slow", "disk full")
+SERVER_AFTER = ("killed afterwards",)
+SERVER_FAULTS = (*SERVER_BEFORE, *SERVER_AFTER)
+EVERY_FAULT = tuple(dict.fromkeys((*FAULTS, *DNS_FAULTS, *SHELL_FAULTS, *SERVER_FAULTS)))
+#: How long a slow server takes for one answer.
+SLOW_SECONDS = 0.7
 
 _PARTS = (
     (r"UPID:[^/]+", "{task}"),
@@ -124,6 +132,9 @@ class Wires:
     seen: list[Call] = field(default_factory=list)
     broken: Broken | None = None
     wires: list[AnyWire] = field(default_factory=list)
+    #: By server and fault: lets it happen, and answers how it ends.
+    happenings: dict[tuple[str, str], Callable[[], Callable[[], None]]] = field(default_factory=dict)
+    _ends: dict[tuple[str, str], Callable[[], None]] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def wire(self, server: str, here: Address, there: Address, **rest: Any) -> Wire:
@@ -150,8 +161,24 @@ class Wires:
         """Everything works again."""
         with self._lock:
             self.broken = None
+            ends, self._ends = self._ends, {}
+        for end in ends.values():
+            end()
         for wire in self.wires:
             wire.look()
+
+    def can(self, server: str, fault: str) -> bool:
+        """Whether the lab can let this happen to that server."""
+        return fault not in SERVER_FAULTS or fault == "slow" or (server, fault) in self.happenings
+
+    def happen(self, server: str, fault: str) -> None:
+        """Let something happen to a server, until :meth:`mend`."""
+        if fault == "slow":
+            time.sleep(SLOW_SECONDS)
+            return
+        with self._lock:
+            if (server, fault) not in self._ends or fault != "disk full":
+                self._ends[server, fault] = self.happenings[server, fault]()
 
     def passes(self, call: Call) -> str:
         """Note a call; the fault that it meets, or nothing."""
@@ -285,8 +312,13 @@ class Wire:
         if fault in BEFORE:
             self._break(client, fault)
             return
+        if fault in SERVER_BEFORE:
+            self._wires.happen(self.server, fault)
+            fault = ""
         answer = self._forward(head, body)
-        if answer is None or fault == "lost":
+        if fault in SERVER_AFTER:
+            self._wires.happen(self.server, fault)
+        if answer is None or fault in {"lost", *SERVER_AFTER}:
             reset(client)
             return
         self._reply(client, answer, fault)

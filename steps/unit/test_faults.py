@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 
 from cutover.dns import Names
 from cutover.door import Door
@@ -33,7 +35,7 @@ from steps.faults import (
 )  # fmt: skip
 from steps.lab.lab import ROOT, new_folder
 from steps.lab.wired import WiredLab
-from steps.lab.wires import DNS_AFTER, DNS_FAULTS, EVERY_FAULT, FAULTS, SHELL_FAULTS, Broken, Call
+from steps.lab.wires import DNS_AFTER, DNS_FAULTS, EVERY_FAULT, FAULTS, SHELL_FAULTS, SLOW_SECONDS, Broken, Call
 
 READ = Call("Proxmox", "GET", "/api2/json/cluster/resources", reads=True)
 WRITE = Call("Proxmox", "POST", "/api2/json/nodes/pve/vzdump", reads=False)
@@ -74,12 +76,21 @@ def test_the_choices_leave_no_fault_out() -> None:
     quick = Quick()
     chosen = quick.choose(made)
     for reads in (True, False):
-        assert {family(c.fault) for c in chosen if c.call.reads is reads} == set(FAMILIES)
+        assert {family(c.fault) for c in chosen if c.call.reads is reads} == set(FAMILIES) - {"the server itself"}
     assert {fault for faults in FAMILIES.values() for fault in faults} == set(EVERY_FAULT)
     assert quick.choose(made) == []
     several = [
         cell
-        for name in ("Proxmox", "Portainer", "Git", "vLLM", "one", "other", "the name server", "the Nginx host")
+        for name in (
+            "Proxmox",
+            "Portainer",
+            "Git",
+            "vLLM",
+            "the old server",
+            "the new server",
+            "the name server",
+            "the Nginx host",
+        )
         for cell in cells(STEP, [replace(READ, server=name)])
     ]
     assert {c.fault for c in Quick().choose(several)} == set(EVERY_FAULT)
@@ -300,6 +311,51 @@ def test_a_command_on_another_host_that_is_broken_is_not_done_or_nobody_knows(
     shell.close()
 
 
+# -- the servers themselves -----------------------------------------------------------------------------
+
+PUT = Call("the old server", "PUT", "/collections/{collection}/points", reads=False)
+
+
+def _put(lab: WiredLab, number: int) -> int:
+    """Write a record to the old server; the status, or 0 where the connection ended without one."""
+    url = f"{lab.site.qdrant.old_url}/collections/digits/points?wait=true"
+    body = {"points": [{"id": number, "vector": [0.5] * 64, "payload": {"large": "x" * (1 << 20)}}]}
+    try:
+        return requests.put(url, json=body, headers={"api-key": lab.keys.qdrant}, timeout=20).status_code
+    except requests.ConnectionError:
+        return 0
+
+
+def _has(lab: WiredLab, number: int) -> bool:
+    url = f"{lab.site.qdrant.old_url}/collections/digits/points/{number}"
+    return requests.get(url, headers={"api-key": lab.keys.qdrant}, timeout=20).status_code == 200
+
+
+@pytest.mark.parametrize(("fault", "done"), [("killed", False), ("killed afterwards", True)])
+def test_a_server_is_killed_before_its_work_or_after_it_and_comes_back(shared: WiredLab, fault: str, done: bool) -> None:
+    before = shared.machines[952].services[0].starts  # type: ignore[attr-defined]
+    shared.wires.arm(Broken(PUT, fault))
+    assert _put(shared, number := 900_001 + done) == 0
+    shared.wires.mend()
+    assert shared.machines[952].services[0].starts == before + 1  # type: ignore[attr-defined]
+    assert _has(shared, number) is done
+
+
+def test_a_slow_server_answers_late_and_a_full_disk_takes_nothing_until_there_is_room(shared: WiredLab) -> None:
+    shared.wires.arm(Broken(PUT, "slow"))
+    began = time.monotonic()
+    assert _put(shared, 900_003) == 200
+    assert time.monotonic() - began >= SLOW_SECONDS
+    if not shared.wires.can("the old server", "disk full"):
+        pytest.skip("no file system can be mounted here")
+    shared.wires.arm(Broken(PUT, "disk full"))
+    answers = [_put(shared, 900_100 + n) for n in range(40)]
+    assert answers[-1] != 200, "the log that was made beforehand is used up"
+    shared.wires.mend()
+    missing = [n for n, answer in enumerate(answers) if answer == 200 and not _has(shared, 900_100 + n)]
+    assert not missing, "what was acknowledged is there"
+
+
 # -- the matrix ---------------------------------------------------------------------------------------
 
 
@@ -324,7 +380,10 @@ def test_a_choice_of_every_day(lab: WiredLab) -> None:
     names = {"check D3", "check E1", "check F5", "backup", "deploy", "copy"}
     wrong = _wrong(lab, choose, [step for step in EVENING if step.name in names])
     assert not wrong, "\n".join(wrong)
-    assert {cell.fault for cell in chosen} == set(EVERY_FAULT)
+    possible = {
+        fault for fault in EVERY_FAULT if lab.wires.can("the old server", fault)
+    }  # a disk is full where one can be mounted
+    assert {cell.fault for cell in chosen} == possible
     assert {cell.call.server for cell in chosen} == {
         "vLLM", "Proxmox", "Portainer", "Git", "the old server", "the new server", "Qdrant through Nginx", "the name server",
         "the Nginx host",
