@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cutover import moving, state
 from cutover.errors import Refused
 from cutover.follow import Position
 from cutover.nginx import Gate
+from cutover.voice import Given
 from cutover.waiting import Not, wait_until
 from steps.lab.lab import Lab, new_folder
 from steps.lab.processes import Process
@@ -23,7 +25,7 @@ from steps.operator import Operator
 @pytest.fixture
 def lab(lab_parent: Path) -> Iterator[Lab]:
     with Lab(new_folder(lab_parent), seed=lab_parent / "seed") as lab:
-        new = lab.new_qdrant()
+        new = lab.new_qdrant(LAB_QDRANT_SWITCHES=str(lab.folder / "new-switches.json"))
         new.start()
         operator = Operator(lab)
         for verb in ("gate", "copy", "switch"):
@@ -195,3 +197,53 @@ def test_writes_that_wait_for_a_server_that_has_fallen_silent_do_not_keep_the_op
 def _begun(lab: Lab) -> list[str]:
     log = (Path(lab.site.nginx.gate_folder) / "log" / "writes.jsonl").read_text().splitlines()
     return [line for line in log if '"begin"' in line and "points/delete" in line]
+
+
+# -- without the new server ---------------------------------------------------------------------------
+
+
+class ReadsFirst(Given):
+    """Types the name after something has happened."""
+
+    def __init__(self, name: str, happens: Callable[[], None]) -> None:
+        super().__init__(name)
+        self._happens = happens
+
+    def by_name(self, name: str, what_is_lost: str) -> None:
+        super().by_name(name, what_is_lost)
+        self._happens()
+
+
+def test_what_the_new_server_acknowledged_while_the_operator_was_asked_arrives_as_well(lab: Lab) -> None:
+    """It answers for a moment, is gone again, and the writes of that moment are only in what Nginx recorded last."""
+    new: Process = lab.new  # type: ignore[attr-defined]
+    put, marks = "/collections/digits/points?wait=true", range(5)
+
+    def write(number: int) -> None:
+        writes(lab, "PUT", put, {"points": [{"id": number, "vector": [1.0] * 64, "payload": {"mark": number}}]})
+
+    write(900_000)
+    new.kill()
+
+    def answers_for_a_moment() -> None:
+        new.start()
+        for mark in marks:
+            write(900_001 + mark)
+        # Two at once on one record: which came last, nobody knows.
+        with ThreadPoolExecutor(2) as both:
+            (lab.folder / "new-switches.json").write_text(json.dumps({"latency_ms": 500}))
+            list(both.map(write, [900_777, 900_777]))
+        new.kill()
+
+    operator = Operator(lab, prepare=lambda run: setattr(run, "consent", ReadsFirst(lab.site.name, answers_for_a_moment)))
+    said = operator.does("back").outcome
+    assert said is not None
+    brought = {"limit": 100, "filter": {"must": [{"key": "mark", "range": {"gte": 900_000}}]}}
+    headers = {"api-key": lab.keys.qdrant}
+    url = f"{lab.site.qdrant.old_url}/collections/digits/points/scroll"
+    found = requests.post(url, json=brought, headers=headers, timeout=10).json()["result"]["points"]
+    assert {one["id"] for one in found} == {900_000, *(900_001 + mark for mark in marks), 900_777}
+    assert "8 acknowledged writes sent to it once more" in " ".join(said.sentences), said.sentences
+    assert "The order of 2 writes was not known" in " ".join(said.sentences), said.sentences
+    kept = [json.loads(line)["body"] for line in (lab.state_dir / "replay-overlaps.jsonl").read_text().splitlines()]
+    assert len(kept) == 2 and all('"id": 900777' in body for body in kept)

@@ -196,7 +196,9 @@ class Installer:
         )
 
     def _backed_up(self) -> bool:
-        return self._gate.shell.holds(f"[ -f {q(self._folder)}/before/list ]", f"{self._folder} cannot be read")
+        return self._gate.shell.holds(
+            f"[ -f {q(self._folder)}/before/list ]", f"{self._folder} on {self._gate.shell.where} cannot be read"
+        )
 
     def refusals(self, facts: Facts) -> list[str]:
         """Why the gate cannot be installed here; empty when it can."""
@@ -317,7 +319,7 @@ class Installer:
 
     def _prepare_folder(self, facts: Facts) -> None:
         shell, user = self._gate.shell, self._nginx.worker_user
-        existed = shell.holds(f"[ -d {q(self._folder)} ]", f"{self._folder} cannot be read")
+        existed = shell.holds(f"[ -d {q(self._folder)} ]", f"{self._folder} on {shell.where} cannot be read")
         made = shell.change(
             f"mkdir -p {q(self._folder)}/flags {q(self._folder)}/log {q(self._snippets)} && cd {q(self._folder)} "
             "&& chmod 755 . flags && chmod 700 log",

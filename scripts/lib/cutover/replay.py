@@ -48,6 +48,8 @@ DRAIN = 0.5
 _NOTED = frozenset({400, 404, 409, 422})
 #: In the state folder: what the old server answered with an error, one a line.
 REFUSED = "replay-refused.jsonl"
+#: There as well: writes whose order nobody knows.
+OVERLAPS = "replay-overlaps.jsonl"
 _CHOOSES = ("filter", "update_filter", "update_mode")
 
 
@@ -256,10 +258,11 @@ def _only_acknowledged_have_bodies(run: Run, entries: Sequence[Any]) -> Iterator
         yield next(chosen) if acknowledged(entry) else (entry, b"")
 
 
-def keep_overlaps(run: Run, found: Account) -> Path:
-    """Write down which writes overlapped, one a line, in the state folder."""
-    path = run.state_dir / "replay-overlaps.jsonl"
-    path.unlink(missing_ok=True)  # of a look before this one
+def keep_overlaps(run: Run, found: Account, *, anew: bool) -> Path:
+    """Write down which writes overlapped, one a line, in the state folder. ``anew``: instead of what a look before found."""
+    path = run.state_dir / OVERLAPS
+    if anew:
+        path.unlink(missing_ok=True)
     keep_lines(path, [_described(entry, body) for entry, body in run.gate.bodies(found.overlapping)])
     return path
 
@@ -316,13 +319,14 @@ class Rescued:
 
     replayed: int = 0
     refused: int = 0
+    overlapping: int = 0
     under_way: int = 0
     held: float = 0.0
 
 
 def rescue(run: Run, found: Account, position: Position) -> Rescued:
     """Bring the old server up to date from the records and move the traffic there; the operator agreed to it."""
-    done = Rescued()
+    done = Rescued(overlapping=len(found.overlapping))
     with run.door.act("back.replay", f"Bring {run.old.name} up to date from the records alone", before=_facts(found)) as act:
         done.refused += replay(run, position, found)
         done.replayed += len(found.writes)
@@ -371,11 +375,15 @@ def _move(run: Run, position: Position, done: Rescued) -> Rescued:
 
 
 def _replay_rest(run: Run, position: Position, done: Rescued, most: int | None) -> None:
+    """What the new server acknowledged since: it may have answered for a moment, while the operator was being asked."""
     rest = look(run, position)
     if rest.cannot:
         raise Failed(f"Meanwhile something was recorded that cannot be sent again: {rest.cannot[0]}.", "Look at `status`.")
     if most is not None and len(rest.writes) > most:
         raise TooMuchForAHold(f"{len(rest.writes)} writes were recorded meanwhile.")
+    if rest.overlapping:  # nobody can be asked about them any more, but whoever looks finds them
+        keep_overlaps(run, rest, anew=False)
+        done.overlapping += len(rest.overlapping)
     done.refused += replay(run, position, rest)
     done.replayed += len(rest.writes)
 

@@ -74,17 +74,17 @@ def _account(run: Run) -> Account:
 def _without_the_new_one(run: Run, reason: str) -> Outcome:
     run.old.collections()  # the one that is needed has to answer, before anybody is asked anything
     found = _account(run)
-    kept = replay.keep_overlaps(run, found) if found.overlapping else None
+    kept = replay.keep_overlaps(run, found, anew=True)
     said = ". ".join(found.sentences(run.old.name, run.new.name))
-    run.consent.by_name(run.site.name, f"{reason} {said}.{f' Which overlapped is in {kept}.' if kept else ''}")
+    run.consent.by_name(run.site.name, f"{reason} {said}.{f' Which overlapped is in {kept}.' if found.overlapping else ''}")
     moving.end_abandoned_hold(run, "back")
     done = replay.rescue(run, found, moving.position(run, "new"))
     sentences = [
         f"{run.old.name.capitalize()} serves. Writes were held for {done.held:.2f} s.",
         f"{counted(done.replayed, 'acknowledged write')} sent to it once more; nothing could be compared with {run.new.name}.",
     ]
-    if kept:
-        sentences.append(f"The order of {len(found.overlapping)} writes was not known; they are in {kept}.")
+    if done.overlapping:
+        sentences.append(f"The order of {done.overlapping} writes was not known; they are in {kept}.")
     if done.refused:
         path = run.state_dir / replay.REFUSED
         sentences.append(f"{done.refused} of them {run.old.name} answered with an error; they are in {path}.")
@@ -93,4 +93,4 @@ def _without_the_new_one(run: Run, reason: str) -> Outcome:
             f"{counted(done.under_way, 'write')} still waited for {run.new.name}, and nobody was told of their success. "
             "Keep it off until Nginx was restarted: what it answered after all would be on it alone."
         )
-    return Outcome(True, [*sentences, *replay.end(run), _AFTER], facts=vars(done) | {"overlapping": len(found.overlapping)})
+    return Outcome(True, [*sentences, *replay.end(run), _AFTER], facts=vars(done))
