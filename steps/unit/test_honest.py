@@ -54,13 +54,23 @@ def test_what_is_true_already_stays_as_it_is(run: Run, error: CutoverError) -> N
     ],
 )
 def test_what_nobody_expected_is_a_sentence_and_its_story_is_kept(run: Run, error: Exception, said: str) -> None:
-    run.door.heard = "GET https://pve/agent/exec"
+    run.door.hears("GET https://pve/agent/exec", "pve")
     found = ended(run, error)
     assert said in found.sentence and "GET https://pve/agent/exec" in found.sentence and found.exit_code == 1
     assert "NoneType" not in str(found) and "Error" not in str(found)
     kept = run.state_dir / "defects.log"
     assert type(error).__name__ in kept.read_text() and kept.stat().st_mode & 0o777 == 0o600
     assert ended(run, error, changed="x").exit_code == 3
+
+
+def test_where_two_are_asked_at_once_both_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([1.0, 5.0, 5.3])
+    monkeypatch.setattr("cutover.door.time.monotonic", lambda: next(now))
+    for server in ("pve", "old", "new"):
+        run.door.hears(f"GET https://{server}/collections", server)
+    found = ended(run, TypeError("list indices must be integers"))
+    assert "The last that were asked are GET https://new/collections and GET https://old/collections." in found.sentence
+    assert "If those are the right servers" in found.hint
 
 
 def test_the_kept_story_holds_no_secret(run: Run) -> None:

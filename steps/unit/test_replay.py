@@ -210,6 +210,21 @@ class Killed(BaseException):
     """The operator's computer died."""
 
 
+def test_what_chose_by_the_state_is_not_done_again_in_a_later_state(servers: Pair, tmp_path: Path) -> None:
+    servers.clear()
+    log = Log()
+    run = a_run(servers, log, tmp_path)
+    by = {"filter": {"must": [{"key": "k", "match": {"value": "x"}}]}}
+    log.add("new", "POST", f"{DOCS}/points/payload", {"payload": {"chosen": True}, **by})
+    log.add("new", "POST", f"{DOCS}/points/payload", {"payload": {"k": "x"}, "points": [2]})
+    with servers.door.act("test", "Fill and replay"):
+        servers.old.ask("PUT", DOCS, {"vectors": {"size": 1, "distance": "Dot"}})
+        servers.old.upsert("docs", [{"id": 1, "vector": [1], "payload": {"k": "x"}}, {"id": 2, "vector": [1]}])
+        Position("new").save(moving.position_path(run))
+        _replay_and_die(run, [2], random.Random(0))
+        assert [r["payload"] for r in servers.old.scroll("docs")] == [{"k": "x", "chosen": True}, {"k": "x"}]
+
+
 @given(seed=st.integers(0, 10**9), count=st.integers(1, 40), deaths=st.lists(st.integers(1, 30), max_size=4))
 @settings(
     max_examples=settings().max_examples // 7, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]

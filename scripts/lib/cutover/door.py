@@ -9,6 +9,7 @@ the code does.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Door:
     """Open with a journal, closed without one.
 
     An act is open for all threads of the process, because a copy writes from several. ``changed`` is what was changed first, in
-    words, and stays empty as long as no server has carried anything out; ``heard`` is the request that was answered last.
+    words, and stays empty as long as no server has carried anything out.
     """
 
     def __init__(self, journal: Journal | None = None) -> None:
@@ -40,7 +41,7 @@ class Door:
         self._changed_before = ""
         self._lock = threading.Lock()
         self.changed = ""
-        self.heard = ""
+        self._heard: dict[str, tuple[float, str]] = {}
 
     @property
     def is_open(self) -> bool:
@@ -91,6 +92,26 @@ class Door:
         """Called by who made everything as it was before the act that is open."""
         with self._lock:
             self.changed = self._changed_before
+
+    def lasts(self, what: str) -> None:
+        """Called by who could not end what was to pass by itself: nobody may be told any more that nothing was changed."""
+        with self._lock:
+            self.changed = self.changed or what
+
+    def hears(self, request: str, server: str) -> None:
+        """Called by every client whose answers are taken apart, when it was answered."""
+        with self._lock:
+            self._heard[server] = (time.monotonic(), request)
+
+    @property
+    def heard(self) -> list[str]:
+        """The request that was answered last, with those to other servers that were answered less than a second before it.
+
+        Two are compared by asking both at once.
+        """
+        with self._lock:
+            latest = sorted(self._heard.values(), reverse=True)
+        return [request for at, request in latest if at > latest[0][0] - 1.0]
 
     def require(self, request: str) -> None:
         """Called by every client before it sends a change; :class:`DoorClosed` where no act is open."""

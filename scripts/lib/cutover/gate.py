@@ -72,6 +72,9 @@ class Gate(Protocol):
     def hold(self, seconds: float) -> None:
         """Hold writes. The Nginx host itself ends the hold after ``seconds``, also when this tool was killed."""
 
+    holding: bool
+    """Whether this process began a hold and does not know of its end."""
+
     def release(self) -> None:
         """End the hold; fine when there is none."""
 

@@ -52,10 +52,12 @@ def _in_words(run: Run, error: Exception) -> CutoverError:
             f"{where} cannot be read or written: {(error.strerror or str(error)).lower()}.", "Make room, or look at its rights."
         )
     kept = defects.keep(run.state_dir, run.secrets, error)
-    asked = _door(run).heard or "nobody"
+    asked = _door(run).heard or ["nobody"]
     return Unreachable(
-        f"Something that was answered cannot be understood: {_missing(error)}. The last that was asked is {asked}.",
-        f"If that is the right server, this is a mistake in this tool; {kept}.",
+        f"Something that was answered cannot be understood: {_missing(error)}. "
+        f"The last that {'was asked is' if len(asked) == 1 else 'were asked are'} {' and '.join(asked)}.",
+        f"If {'that is the right server' if len(asked) == 1 else 'those are the right servers'}, this is a mistake in this tool; "
+        f"{kept}.",
     )
 
 

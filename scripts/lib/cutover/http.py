@@ -148,7 +148,7 @@ class DoorAdapter(HTTPAdapter):
             if isinstance(sorted_, OutcomeUnknown):
                 self._door.happened(shown)
             raise sorted_ from None
-        self._door.heard = shown
+        self._door.hears(shown, parts.netloc)
         answer.cutover_reads = reads  # type: ignore[attr-defined]
         return answer
 

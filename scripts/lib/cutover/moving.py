@@ -295,11 +295,13 @@ def _held(run: Run, verb: str, following: Follower, to: Side, counts: bool) -> M
 
 
 def release(run: Run, verb: str) -> None:
-    """End the hold. That it cannot be ended is said, but changes nothing about the move: it ends by itself."""
+    """End the hold. That it cannot be ended is said, but is no failure: it ends by itself."""
     try:
         with run.door.act(f"{verb}.release", "End the hold", passing=True):
             run.gate.release()
     except CutoverError as error:
+        if run.gate.holding:
+            run.door.lasts("writes are held, until the Nginx host ends that by itself")
         run.voice.say(f"The hold could not be ended from here ({error.sentence}); the Nginx host ends it by itself.")
 
 

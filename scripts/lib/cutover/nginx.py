@@ -80,7 +80,7 @@ class Gate:
         self._http = http.session(door, headers={"Connection": "close"}, timeout=(5.0, 10.0))
         self._folder = site.nginx.gate_folder
         self._cd = f"cd {shlex.quote(self._folder)} || exit 9\n"
-        self._hold = ""
+        self._hold, self.holding = "", False
         self._under_way = gatelog.UnderWay()
         self._lost: list[Write] = []
         self._trimmed = 0
@@ -263,7 +263,7 @@ class Gate:
             "|| { rm -f flags/.hold; exit 1; }"
         )
         self._change(f"[ ! -f flags/hold ] || exit 8\n{clock}{flag}", "set the flag hold")
-        self._hold = token
+        self._hold, self.holding = token, True
         self._need_held()
 
     def _nobody_waits(self) -> bool | Not:
@@ -297,6 +297,7 @@ class Gate:
             "rm -f flags/hold",
             "remove the flag hold",
         )
+        self.holding = False
 
     def point_to_new(self) -> None:
         """Ask the new server from now on, and end the hold. See :class:`cutover.gate.Gate`."""
@@ -321,6 +322,7 @@ class Gate:
             f"if {do}; then rm -f flags/hold; else {undo}; rm -f flags/hold; exit 4; fi",
             what,
         )
+        self.holding = False
         if answer.code == 3:
             raise gone
         if answer.code != 0:

@@ -93,13 +93,19 @@ def _literal(text: str) -> tuple[str]:
     return (text,)
 
 
+_UUID = re.compile(r"[0-9a-f-]{36}")
+
+
 def _records(page: bytes, exact: bool) -> tuple[list[dict[str, Any]], PointId | None]:
     """The records of an answer and where the next page begins.
 
     ``exact`` keeps numbers with a fraction as text, which tells -0.0 from 0.0 (comparing floats does not).
     """
     found = json.loads(page, parse_float=_literal if exact else None)["result"]
-    return (found["points"], found["next_page_offset"]) if isinstance(found, dict) else (found, None)
+    records, following = (found["points"], found["next_page_offset"]) if isinstance(found, dict) else (found, None)
+    if not all(isinstance(r["id"], int) or _UUID.fullmatch(r["id"]) for r in records):
+        raise ValueError("there is an id that can be none")  # another server would be asked for it, and blamed
+    return records, following
 
 
 def _order(point: PointId) -> tuple[int, int | str]:

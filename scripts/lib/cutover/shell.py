@@ -212,7 +212,7 @@ class Shell:
         with self._lock:
             for attempt in (1, 2):
                 try:
-                    return self._connected().ask(f"export LC_ALL=C\n{script}", self._bounded(deadline))
+                    return self._asked(self._connected(), script, deadline)
                 except _LostError as lost:
                     used = self._session is not None and self._session.used > 0
                     self._drop()
@@ -233,7 +233,7 @@ class Shell:
             except _LostError as lost:
                 raise self._unreachable(lost.reason) from None
             try:
-                answer = session.ask(f"export LC_ALL=C\n{script}", self._bounded(deadline))
+                answer = self._asked(session, script, deadline)
                 if answer.code == 0:
                     self._door.happened(f"{what} on {self.where}")
                 return answer
@@ -246,6 +246,11 @@ class Shell:
                     f"{what} on {self.where}: {lost.reason}; nobody knows whether it was done.",
                     "Look before doing it again: `status` reads what is there.",
                 ) from None
+
+    def _asked(self, session: _Session, script: str, deadline: float) -> Answer:
+        answer = session.ask(f"export LC_ALL=C\n{script}", self._bounded(deadline))
+        self._door.hears(f"a shell on {self.where}", self.where)
+        return answer
 
     def output(self, script: str, error: str, *, deadline: float = DEADLINE) -> bytes:
         """The output of a reading script that must succeed; ``error`` begins the sentence when it does not."""

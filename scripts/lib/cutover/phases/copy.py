@@ -136,7 +136,7 @@ def undo(run: Run) -> Outcome:
         )
     removed = sorted(ours & there)
     try:
-        for name in removed:
+        for name in sorted(ours):  # also what is not listed: removing it again does no harm, and a list can be wrong
             with run.door.act("copy.remove", f"Remove {name} on {run.new.name}", before={"collection": name}):
                 run.new.delete_collection(name)
     except (Answered, Unreachable) as error:
