@@ -18,7 +18,7 @@ from typing import Any
 #: This machine; and the networks that the container ground makes, which cannot exist outside (RFC 2544).
 HERE = tuple(ipaddress.ip_network(one) for one in ("127.0.0.0/8", "::1/128", "198.18.0.0/15"))
 _LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
-_SENDS = {"socket.connect", "socket.sendto"}
+_SENDS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 
 
 def here(host: Any) -> bool:
@@ -38,6 +38,8 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
         raise socket.gaierror(socket.EAI_NONAME, f"a test asked for {arguments[0]!r}, which is not of this machine")
     if event in _SENDS and isinstance(arguments[1], tuple) and not here(arguments[1][0]):
         raise OSError(errno.ENETUNREACH, f"a test wanted to reach {arguments[1][0]}, which is not of this machine")
+    if event == "socket.getnameinfo" and not here(arguments[0][0]):
+        raise socket.gaierror(socket.EAI_NONAME, f"a test asked for {arguments[0][0]!r}, which is not of this machine")
     if event == "subprocess.Popen" and _program(arguments) == "ssh":
         raise OSError(errno.ENETUNREACH, f"a test wanted a shell elsewhere: {_words(arguments[1])}")
 

@@ -131,20 +131,23 @@ class WiredLab(Lab):
 
     def _kill_old(self) -> Callable[[], None]:
         """As the kernel does it for memory; what looks after the service starts it again."""
-        service = self.machines[952].services[0]
+        machine = self.machines[952]
+        service = machine.services[0]
         service.kill()
-        again = threading.Timer(RESTART_SECONDS, service.start)
+        again = threading.Timer(RESTART_SECONDS, lambda: service.start() if machine.running else None)
         again.start()
         return again.join
 
     def _kill_new(self) -> Callable[[], None]:
         """The same; the restart policy of the stack brings it back."""
-        host = self.network.address(_NEW)
+        host, killed = self.network.address(_NEW), 0
         mark = f"QDRANT__SERVICE__HOST={host}\0".encode()
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if mark in (process / "environ").read_bytes():
                     os.kill(int(process.name), signal.SIGKILL)
+                    killed += 1
+        assert killed or listening(host, QDRANT_PORT)(), "a server listens there, and was not found"
         ready = listening(host, QDRANT_PORT)
 
         def is_back() -> None:
@@ -154,9 +157,12 @@ class WiredLab(Lab):
         return is_back
 
     def stop(self) -> None:
-        self.wires.stop()
-        super().stop()
-        self._mounts.close()
+        try:
+            self.wires.mend()
+            self.wires.stop()
+            super().stop()
+        finally:
+            self._mounts.close()
 
 
 def _full(one: Disk) -> Callable[[], None]:

@@ -42,7 +42,7 @@ BEFORE = ("reset", "401", "403", "404", "409", "429", "500", "502", "hang")
 AFTER = ("lost", "half a body", "wrong type", "null", "other shape", "empty", "huge", "deep", "escapes")
 #: A fault of the connection: who connects meets it before any request.
 CONNECTION = ("refused", "expired certificate", "another's certificate")
-FAULTS = (*CONNECTION, *BEFORE, *AFTER)
+FAULTS = (*CONNECTION, *BEFORE, *AFTER, "slow")
 #: The same of who speaks DNS (:mod:`steps.lab.dnswire`) or is a shell on another host (:mod:`steps.lab.shellwire`).
 DNS_BEFORE = ("reset", "rcode REFUSED", "rcode SERVFAIL", "rcode NOTAUTH", "TSIG BADKEY", "TSIG BADSIG", "TSIG BADTIME", "hang")
 DNS_AFTER = ("lost", "half a body", "failed afterwards", "unsigned", "bad signature", "garbage")
@@ -52,13 +52,13 @@ SHELL_AFTER = ("lost", "half a body", "empty", "garbage")
 SHELL_FAULTS = ("not there", "refused", *SHELL_BEFORE, *SHELL_AFTER)
 ANY_CONNECTION = (*CONNECTION, "not there")
 #: What happens to a server itself while it has the call: killed as the kernel does it for memory, and started again by whoever looks
-#: after it; slow; or its disk full. The lab says what it can do to which server (:attr:`Wires.happenings`).
+#: after it; or its disk full. The lab says what it can do to which server (:attr:`Wires.happenings`).
 #: Not a read-only disk: the kernel does not remount one that a server writes to.
-SERVER_BEFORE = ("killed", "slow", "disk full")
+SERVER_BEFORE = ("killed", "disk full")
 SERVER_AFTER = ("killed afterwards",)
 SERVER_FAULTS = (*SERVER_BEFORE, *SERVER_AFTER)
 EVERY_FAULT = tuple(dict.fromkeys((*FAULTS, *DNS_FAULTS, *SHELL_FAULTS, *SERVER_FAULTS)))
-#: How long a slow server takes for one answer.
+#: How long a slow server takes for one answer; none is slow for longer than an outage lasts.
 SLOW_SECONDS = 0.7
 
 _PARTS = (
@@ -169,14 +169,13 @@ class Wires:
 
     def can(self, server: str, fault: str) -> bool:
         """Whether the lab can let this happen to that server."""
-        return fault not in SERVER_FAULTS or fault == "slow" or (server, fault) in self.happenings
+        return fault not in SERVER_FAULTS or (server, fault) in self.happenings
 
     def happen(self, server: str, fault: str) -> None:
         """Let something happen to a server, until :meth:`mend`."""
-        if fault == "slow":
-            time.sleep(SLOW_SECONDS)
-            return
         with self._lock:
+            if self.broken is None or self.broken.fault != fault:
+                return  # it was mended meanwhile
             if (server, fault) not in self._ends or fault != "disk full":
                 self._ends[server, fault] = self.happenings[server, fault]()
 
@@ -312,6 +311,9 @@ class Wire:
         if fault in BEFORE:
             self._break(client, fault)
             return
+        if fault == "slow":
+            time.sleep(SLOW_SECONDS)
+            fault = ""
         if fault in SERVER_BEFORE:
             self._wires.happen(self.server, fault)
             fault = ""

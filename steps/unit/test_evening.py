@@ -55,7 +55,8 @@ def test_a_stranger_carries_out_the_page(lab_parent: Path) -> None:
         settled = Path(lab.site.nginx.server_file)
         right = settled.read_text(encoding="utf-8")
         settled.write_text(right.replace(netloc(lab.site.qdrant.new_url), "127.0.0.1:9"), encoding="utf-8")
-        assert "✘" in carry_out(["check", "--criterion", "E1"]).stdout, "it passes requests to nobody who is known"
+        said = carry_out(["check", "--criterion", "E1"]).stdout
+        assert "✘" in said and "changed since" in said and netloc(lab.site.qdrant.new_url) in said, said
         settled.write_text(right, encoding="utf-8")
         told = carry_out(["history"]).stdout.splitlines()
         assert any(line.strip().startswith("Removed: record qdrant.home.arpa") for line in told), told

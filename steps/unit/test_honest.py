@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from cutover import moving
+from cutover.door import Door
 from cutover.errors import CutoverError, DoorClosed, Failed, OutcomeUnknown, Refused, Unreachable, WrongUsage
 from cutover.honest import honest
 from cutover.http import fields
@@ -14,6 +18,7 @@ from cutover.journal import Journal
 from cutover.run import Run
 from cutover.secrets import Secrets
 from cutover.site import load
+from cutover.voice import Silent
 from steps.lab.lab import ROOT
 
 SITE = load(ROOT / "site.yaml")
@@ -71,6 +76,27 @@ def test_where_two_are_asked_at_once_both_are_named(run: Run, monkeypatch: pytes
     found = ended(run, TypeError("list indices must be integers"))
     assert "The last that were asked are GET https://new/collections and GET https://old/collections." in found.sentence
     assert "If those are the right servers" in found.hint
+
+
+def test_nobody_is_told_that_nothing_was_changed_while_writes_may_still_be_held(run: Run) -> None:
+    """And nobody that they are, once the hold was ended."""
+
+    class Gate:
+        holding, there = True, False
+
+        def release(self) -> None:
+            if not self.there:
+                raise Unreachable("There is no shell.")
+            self.holding = False
+
+    stage: Any = SimpleNamespace(door=Door(Journal(run.state_dir, "home")), gate=Gate(), voice=Silent())
+    run.__dict__["door"] = stage.door
+    moving.release(stage, "switch")
+    held = ended(run, Refused("No."))
+    assert held.exit_code == 3 and "writes may still be held" in held.hint
+    stage.gate.there = True
+    moving.release(stage, "switch")
+    assert ended(run, Refused("No.")).exit_code == 1
 
 
 def test_the_kept_story_holds_no_secret(run: Run) -> None:

@@ -103,6 +103,17 @@ def test_writes_that_overlapped_on_the_same_records_are_named(first: Any, second
     assert len(found.overlapping) == 2 * len(names)
 
 
+def test_overlaps_are_found_across_two_looks_and_across_two_runs() -> None:
+    """The second write began before the first look and ended after it; or a run before this one has sent the first already."""
+    first, second, third = (_write(b, e, {"points": [1]}) for b, e in ((2, 4), (1, 6), (7, 8)))
+    begun = replay.account([first], {}, since=0.0)
+    assert begun.overlapping == []
+    rest = replay.account([second, third], {}, since=0.0, seen=begun.seen)
+    assert [w.offset for w in rest.overlapping] == [4, 6] and [w.offset for w in rest.writes] == [6, 8]
+    again = replay.account([first, second, third], {}, since=0.0, replayed=4)
+    assert [w.offset for w in again.overlapping] == [4, 6] and [w.offset for w in again.writes] == [6, 8]
+
+
 def test_only_what_was_acknowledged_by_the_lost_server_is_sent_again() -> None:
     written = [
         _write(1, 2, {"points": [1]}),

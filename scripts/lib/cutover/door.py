@@ -31,7 +31,7 @@ class Door:
     """Open with a journal, closed without one.
 
     An act is open for all threads of the process, because a copy writes from several. ``changed`` is what was changed first, in
-    words, and stays empty as long as no server has carried anything out.
+    words, and stays empty as long as no server has carried anything out; ``lasting`` is what should have passed and may not have.
     """
 
     def __init__(self, journal: Journal | None = None) -> None:
@@ -41,6 +41,7 @@ class Door:
         self._changed_before = ""
         self._lock = threading.Lock()
         self.changed = ""
+        self.lasting = ""
         self._heard: dict[str, tuple[float, str]] = {}
 
     @property
@@ -92,11 +93,6 @@ class Door:
         """Called by who made everything as it was before the act that is open."""
         with self._lock:
             self.changed = self._changed_before
-
-    def lasts(self, what: str) -> None:
-        """Called by who could not end what was to pass by itself: nobody may be told any more that nothing was changed."""
-        with self._lock:
-            self.changed = self.changed or what
 
     def hears(self, request: str, server: str) -> None:
         """Called by every client whose answers are taken apart, when it was answered."""

@@ -110,82 +110,7 @@ def _bytes(document: Any) -> bytes:
 
 
 # -- what the records say -----------------------------------------------------------------------------
-@dataclass
-class Account:
-    """What can be brought back from the records, and what cannot be known of it. ``overlaps`` are (collection, id) in words."""
-
-    writes: list[Write] = field(default_factory=list)
-    since: float = 0.0
-    unacknowledged: int = 0
-    end: int = 0
-    overlapping: list[Write] = field(default_factory=list)
-    overlaps: list[str] = field(default_factory=list)
-    cannot: list[str] = field(default_factory=list)
-
-    def sentences(self, old: str, new: str) -> list[str]:
-        """What an operator has to know before it is begun."""
-        count = len(self.writes)
-        are = "are" if count != 1 else "is"
-        what = f"{counted(count, 'recorded write')} that {new} acknowledged since {_clock(self.since)}"
-        said = [f"{what} {are} sent to {old} once more, in the order in which they ended"]
-        if self.overlapping:
-            shown = ", ".join(self.overlaps[:5]) + (f" and {len(self.overlaps) - 5} more" if len(self.overlaps) > 5 else "")
-            said.append(
-                f"{len(self.overlapping)} of them were under way at the same time as another on the same records, so their order "
-                f"is not known: {shown}"
-            )
-        if self.unacknowledged:
-            said.append(f"{counted(self.unacknowledged, 'write')} left out, because nobody was told of their success")
-        said.append(f"Nothing can be compared with {new}")
-        return said
-
-
-def acknowledged(entry: Write) -> bool:
-    """Whether an application was told that this write succeeded."""
-    return 200 <= entry.status < 300
-
-
-def account(
-    entries: Iterable[tuple[Write, bytes]], holders: Mapping[str, Sequence[str]], since: float, side: Side = "new"
-) -> Account:
-    """Read the records, in the order of the log. Pure. ``holders`` is what every alias has pointed to."""
-    found = Account(since=since)
-    known = {alias: set(names) for alias, names in holders.items()}
-    overlaps = _Overlaps()
-    for entry, body in entries:
-        found.end = max(found.end, entry.offset)
-        what = touched(entry.method, entry.uri, body)
-        if what.nothing or entry.side not in {side, moving.OTHER[side], "unknown"}:
-            continue
-        if not acknowledged(entry):
-            found.unacknowledged += 1
-            continue
-        overlaps.add(entry, what, _meant(what, body, known))
-        if entry.side != side:
-            continue  # it is on the old server already
-        try:
-            steps_of(entry.method, entry.uri, body)
-        except NotUnderstood as error:
-            found.cannot.append(f"{error} (recorded {_clock(entry.at)})")
-        found.writes.append(entry)
-    found.since = since or (found.writes[0].at if found.writes else 0.0)
-    found.overlapping, found.overlaps = overlaps.writes(), overlaps.names()
-    return found
-
-
-def _meant(what: Touched, body: bytes, known: dict[str, set[str]]) -> set[str]:
-    """The collections a write may have meant; aliases that it makes are remembered."""
-    if what.collection:
-        return {what.collection, *known.get(what.collection, ())}
-    meant: set[str] = set()
-    with suppress(ValueError, KeyError, TypeError, AttributeError):
-        for alias, took in alias_moves(body):
-            known.setdefault(alias, set()).update({took, *known.get(took, ())})
-            meant |= {alias, *known[alias]}
-    return meant
-
-
-class _Overlaps:
+class Overlaps:
     """Finds writes that were under way at the same time and name the same record. Fed in the order in which they ended."""
 
     def __init__(self) -> None:
@@ -216,6 +141,92 @@ class _Overlaps:
         return list(self._names)
 
 
+@dataclass
+class Account:
+    """What can be brought back from the records, and what cannot be known of it. ``overlaps`` are (collection, id) in words."""
+
+    writes: list[Write] = field(default_factory=list)
+    since: float = 0.0
+    unacknowledged: int = 0
+    end: int = 0
+    overlapping: list[Write] = field(default_factory=list)
+    overlaps: list[str] = field(default_factory=list)
+    cannot: list[str] = field(default_factory=list)
+    #: What later looks go on with, so that overlaps across looks are found.
+    seen: Overlaps = field(default_factory=Overlaps)
+
+    def sentences(self, old: str, new: str) -> list[str]:
+        """What an operator has to know before it is begun."""
+        count = len(self.writes)
+        are = "are" if count != 1 else "is"
+        what = f"{counted(count, 'recorded write')} that {new} acknowledged since {_clock(self.since)}"
+        said = [f"{what} {are} sent to {old} once more, in the order in which they ended"]
+        if self.overlapping:
+            shown = ", ".join(self.overlaps[:5]) + (f" and {len(self.overlaps) - 5} more" if len(self.overlaps) > 5 else "")
+            said.append(
+                f"{len(self.overlapping)} of them were under way at the same time as another on the same records, so their order "
+                f"is not known: {shown}"
+            )
+        if self.unacknowledged:
+            said.append(f"{counted(self.unacknowledged, 'write')} left out, because nobody was told of their success")
+        said.append(f"Nothing can be compared with {new}")
+        return said
+
+
+def acknowledged(entry: Write) -> bool:
+    """Whether an application was told that this write succeeded."""
+    return 200 <= entry.status < 300
+
+
+def account(
+    entries: Iterable[tuple[Write, bytes]],
+    holders: Mapping[str, Sequence[str]],
+    since: float,
+    side: Side = "new",
+    *,
+    replayed: int = 0,
+    seen: Overlaps | None = None,
+) -> Account:
+    """Read the records, in the order of the log. Changes nothing but ``seen``. ``holders`` is what every alias has pointed to.
+
+    What ended before the position ``replayed`` was sent by a run before this one; it counts only where another overlaps with it.
+    """
+    found = Account(since=since, seen=seen or Overlaps())
+    known = {alias: set(names) for alias, names in holders.items()}
+    overlaps = found.seen
+    for entry, body in entries:
+        found.end = max(found.end, entry.offset)
+        what = touched(entry.method, entry.uri, body)
+        if what.nothing or entry.side not in {side, moving.OTHER[side], "unknown"}:
+            continue
+        if not acknowledged(entry):
+            found.unacknowledged += entry.offset > replayed
+            continue
+        overlaps.add(entry, what, _meant(what, body, known))
+        if entry.side != side or entry.offset <= replayed:
+            continue  # it is on the old server already
+        try:
+            steps_of(entry.method, entry.uri, body)
+        except NotUnderstood as error:
+            found.cannot.append(f"{error} (recorded {_clock(entry.at)})")
+        found.writes.append(entry)
+    found.since = since or (found.writes[0].at if found.writes else 0.0)
+    found.overlapping, found.overlaps = overlaps.writes(), overlaps.names()
+    return found
+
+
+def _meant(what: Touched, body: bytes, known: dict[str, set[str]]) -> set[str]:
+    """The collections a write may have meant; aliases that it makes are remembered."""
+    if what.collection:
+        return {what.collection, *known.get(what.collection, ())}
+    meant: set[str] = set()
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        for alias, took in alias_moves(body):
+            known.setdefault(alias, set()).update({took, *known.get(took, ())})
+            meant |= {alias, *known[alias]}
+    return meant
+
+
 def _shown(one: PointId | None, ids: Iterable[PointId]) -> str:
     return str(one if one is not None else next(iter(ids), "as a whole"))
 
@@ -242,13 +253,16 @@ def gone(server: Qdrant, seconds: float = GONE_AFTER) -> str:
     return last
 
 
-def look(run: Run, position: Position) -> Account:
-    """What the records say since a position. Reads only."""
-    entries = [e for e in run.gate.read_log(max(position.offset, position.replayed)) if e.side]
+def look(run: Run, position: Position, seen: Overlaps | None = None) -> Account:
+    """What the records say since a position. Reads only. ``seen``: of a look before this one, of which this is the rest."""
+    # Without it also what was replayed before is read: another write may have been under way at the same time.
+    start = position.offset if seen is None else max(position.offset, position.replayed)
+    entries = [e for e in run.gate.read_log(start) if e.side]
     holders = {alias: [name] for alias, name in run.old.aliases().items()}
     for alias, names in position.holders.items():
         holders[alias] = [*holders.get(alias, []), *names]
-    return account(_only_acknowledged_have_bodies(run, entries), holders, position.at)
+    replayed = max(position.offset, position.replayed)
+    return account(_only_acknowledged_have_bodies(run, entries), holders, position.at, replayed=replayed, seen=seen)
 
 
 def _only_acknowledged_have_bodies(run: Run, entries: Sequence[Any]) -> Iterator[tuple[Any, bytes]]:
@@ -258,12 +272,12 @@ def _only_acknowledged_have_bodies(run: Run, entries: Sequence[Any]) -> Iterator
         yield next(chosen) if acknowledged(entry) else (entry, b"")
 
 
-def keep_overlaps(run: Run, found: Account, *, anew: bool) -> Path:
+def keep_overlaps(run: Run, writes: Sequence[Write], *, anew: bool) -> Path:
     """Write down which writes overlapped, one a line, in the state folder. ``anew``: instead of what a look before found."""
     path = run.state_dir / OVERLAPS
     if anew:
         path.unlink(missing_ok=True)
-    keep_lines(path, [_described(entry, body) for entry, body in run.gate.bodies(found.overlapping)])
+    keep_lines(path, [_described(entry, body) for entry, body in run.gate.bodies(writes)])
     return path
 
 
@@ -335,16 +349,16 @@ def rescue(run: Run, found: Account, position: Position) -> Rescued:
         if not gone(run.new, 0):
             raise Failed(f"{run.new.name.capitalize()} answers again.", "Run `back` again: then both can be compared.")
         with suppress(TooMuchForAHold):
-            return _move(run, position, done)
+            return _move(run, position, done, found.seen)
         with run.door.act("back.replay", f"Bring {run.old.name} up to date with what was recorded meanwhile"):
-            _replay_rest(run, position, done, most=None)
+            _replay_rest(run, position, done, found.seen, most=None)
     raise Failed(
         f"The traffic was not moved: {moving.ATTEMPTS} times the last writes did not fit into a hold.",
         "Run `back` again in a quieter moment, or raise limits.hold_seconds.",
     )
 
 
-def _move(run: Run, position: Position, done: Rescued) -> Rescued:
+def _move(run: Run, position: Position, done: Rescued, seen: Overlaps) -> Rescued:
     gate, budget = run.gate, run.site.limits.hold_seconds - moving.LOOKS_AGAIN
     try:
         with run.door.act("back.hold", "Hold writes", before={"serves": run.new.name}, passing=True):
@@ -356,7 +370,7 @@ def _move(run: Run, position: Position, done: Rescued) -> Rescued:
             except TimedOut:
                 # Sent to a server that is gone. Whoever waits for them was promised nothing.
                 done.under_way = len(gate.under_way())
-            _replay_rest(run, position, done, most=MOST_IN_A_HOLD)
+            _replay_rest(run, position, done, seen, most=MOST_IN_A_HOLD)
             if time.monotonic() - began > budget - moving.RESERVE:
                 raise TooMuchForAHold("The last writes did not fit into the hold.")
             # Before the flag: from then on the other direction cannot be followed.
@@ -374,16 +388,17 @@ def _move(run: Run, position: Position, done: Rescued) -> Rescued:
     return done
 
 
-def _replay_rest(run: Run, position: Position, done: Rescued, most: int | None) -> None:
+def _replay_rest(run: Run, position: Position, done: Rescued, seen: Overlaps, most: int | None) -> None:
     """What the new server acknowledged since: it may have answered for a moment, while the operator was being asked."""
-    rest = look(run, position)
+    named = {write.offset for write in seen.writes()}
+    rest = look(run, position, seen)
+    if late := [write for write in rest.overlapping if write.offset not in named]:
+        keep_overlaps(run, late, anew=False)  # nobody can be asked about them any more, but whoever looks finds them
+        done.overlapping += len(late)
     if rest.cannot:
         raise Failed(f"Meanwhile something was recorded that cannot be sent again: {rest.cannot[0]}.", "Look at `status`.")
     if most is not None and len(rest.writes) > most:
         raise TooMuchForAHold(f"{len(rest.writes)} writes were recorded meanwhile.")
-    if rest.overlapping:  # nobody can be asked about them any more, but whoever looks finds them
-        keep_overlaps(run, rest, anew=False)
-        done.overlapping += len(rest.overlapping)
     done.refused += replay(run, position, rest)
     done.replayed += len(rest.writes)
 

@@ -71,9 +71,16 @@ def restorable(run: Run) -> Finding:
         refused = _refusal(facts, old)
         if refused is None:
             return Finding(True, f"{facts.server_file} is the operator's own, and passes requests to the old server.")
-        if facts.settled and _refusal(facts, netloc(run.site.qdrant.new_url)) is None:
+        if facts.settled:
             kept = f"{run.site.nginx.gate_folder}/was"
-            return Finding(True, f"The gate was taken out for good; the Nginx host keeps the files from before it in {kept}.")
+            unlike = _refusal(facts, netloc(run.site.qdrant.new_url))
+            if unlike is None:
+                return Finding(True, f"The gate was taken out for good; the Nginx host keeps the files from before it in {kept}.")
+            return Finding(
+                False,
+                f"The gate was taken out for good, and what it left was changed since: {unlike.sentence}",
+                f"Put the address of the new server into that file again; the files from before the gate are in {kept}.",
+            )
         return Finding(False, refused.sentence, refused.hint)
     *_, (path, content) = installer.wanted(facts).items()
     if facts.server_text.encode("utf-8", errors="surrogateescape") != content:

@@ -74,7 +74,7 @@ def _account(run: Run) -> Account:
 def _without_the_new_one(run: Run, reason: str) -> Outcome:
     run.old.collections()  # the one that is needed has to answer, before anybody is asked anything
     found = _account(run)
-    kept = replay.keep_overlaps(run, found, anew=True)
+    kept = replay.keep_overlaps(run, found.overlapping, anew=True)
     said = ". ".join(found.sentences(run.old.name, run.new.name))
     run.consent.by_name(run.site.name, f"{reason} {said}.{f' Which overlapped is in {kept}.' if found.overlapping else ''}")
     moving.end_abandoned_hold(run, "back")

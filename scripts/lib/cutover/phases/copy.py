@@ -106,7 +106,7 @@ def _copy(run: Run, recording: bool) -> Outcome:
 def plan_undo(run: Run) -> Sequence[Sentence]:
     """What undoing would remove."""
     there, recording = _there(run), run.gate.state().recording
-    ours = sorted(_ours(run) & there) if there is not None else []
+    ours = sorted(_ours(run)) if there is not None else []
     if not ours and not recording:
         return []
     return [
@@ -121,7 +121,7 @@ def undo(run: Run) -> Outcome:
     A new server that does not answer is no reason to go on recording: what is on it stays, and is said.
     """
     there, flags, ours = _there(run), run.gate.state(), _ours(run)
-    if not flags.recording and not (ours & there if there is not None else ours):
+    if not flags.recording and not ours:
         return Outcome(changed=False, sentences=[f"Nothing of a copy is on {run.new.name}, and nothing is recorded."])
     serving.need_old_serves(run)
     # First what can be refused: as long as nothing was removed, a refusal is one.
@@ -134,14 +134,16 @@ def undo(run: Run) -> Outcome:
             f"Nothing is recorded any more, but {run.new.name} does not answer: what was copied to it is still there.",
             "Run `undo copy` again when it answers, or remove its volumes with `undo deploy`.",
         )
-    removed = sorted(ours & there)
     try:
         for name in sorted(ours):  # also what is not listed: removing it again does no harm, and a list can be wrong
             with run.door.act("copy.remove", f"Remove {name} on {run.new.name}", before={"collection": name}):
                 run.new.delete_collection(name)
     except (Answered, Unreachable) as error:
         raise Failed(f"Recording was stopped, but not every copy was removed: {error.sentence}", error.hint) from error
-    return Outcome(changed=True, sentences=[f"Removed from {run.new.name}: {', '.join(removed) or 'nothing'}."])
+    removed, absent = ", ".join(sorted(ours & there)), ", ".join(sorted(ours - there))
+    sentences = [f"Removed from {run.new.name}: {removed or 'nothing'}."]
+    sentences += [f"It did not list {absent} before; it was asked to remove that as well."] if absent else []
+    return Outcome(changed=True, sentences=sentences)
 
 
 def _there(run: Run) -> set[str] | None:
