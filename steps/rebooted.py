@@ -7,21 +7,28 @@ server that is not there, and an outcome's next act one that is just coming back
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from cutover.journal import Entry, Journal
 from cutover.run import Run
+from cutover.waiting import Not, wait_until
 from steps.lab.machines import Machine
+from steps.lab.processes import listening
 
 #: How long the server is away: longer than it takes to ask it once, shorter than anybody waits.
 AWAY_SECONDS = 0.4
 
 
 class PowerCut:
-    """Cuts the power of a machine at a line of the journal; ``happened`` says whether there was such a line."""
+    """Cuts the power of a machine at a line of the journal; ``happened`` says whether there was such a line.
 
-    def __init__(self, machine: Machine, line: int) -> None:
+    ``ports`` are those on which it may serve: a container is back a moment after its machine.
+    """
+
+    def __init__(self, machine: Machine, line: int, ports: Sequence[int] = ()) -> None:
         self._machine, self._line = machine, line
+        self._ready = [listening(machine.address, port) for port in ports]
         self._count = 0
         self._back: threading.Thread | None = None
 
@@ -41,6 +48,7 @@ class PowerCut:
     def _written(self) -> None:
         self._count += 1
         if self._count == self._line:
+            self._ready = [ready for ready in self._ready if ready() is None]
             self._machine.stop(hard=True)
             self._back = threading.Thread(target=self._on_again, name="power")
             self._back.start()
@@ -50,10 +58,12 @@ class PowerCut:
         self._machine.start()
 
     def wait(self) -> None:
-        """Return when the machine is back."""
+        """Return when the machine is back, and serves as it did."""
         if self._back is not None:
             self._back.join(60)
             assert not self._back.is_alive(), f"{self._machine.name} does not come back"
+            for ready in self._ready:
+                wait_until(lambda ready=ready: Not(why) if (why := ready()) else True, deadline=20, what="Its service")  # type: ignore[misc]
 
 
 class _Counted(Journal):

@@ -14,7 +14,7 @@ from pytest_bdd import given, parsers, then, when
 from cutover.journal import Journal
 from cutover.verbs import PHASES
 from cutover.waiting import Not, TimedOut, wait_until
-from steps.lab.lab import ROOT, Lab
+from steps.lab.lab import QDRANT_PORT, ROOT, Lab
 from steps.lab.world import Picture, differences, picture
 from steps.operator import Operator
 from steps.rebooted import PowerCut
@@ -105,7 +105,7 @@ def _power_lost_at_every_point(lab: Lab, operator: Operator, server: str, step: 
     cuts = 0
     for line in range(1, MOST_DEATHS):
         was = picture(lab)
-        cut = PowerCut(machine, line)
+        cut = PowerCut(machine, line, ports=[QDRANT_PORT])
         operator.prepare = cut.prepare
         try:
             operator.tries(step)

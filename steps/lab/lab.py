@@ -204,7 +204,7 @@ class Lab:
     def new_qdrant(self, folder: Path | None = None, **env: str) -> Process:
         """A Qdrant where the stack's container would answer, without the rest of the deployment; whoever starts it ends it."""
         host = self.network.address(101)
-        env = self.qdrant_env(host, folder or self.disk(1001) / "qdrant") | {"LAB_QDRANT_OUTLIVE_PARENT": "0"} | env
+        env = self.qdrant_env(host, folder or self.disk(1001) / "qdrant") | env
         return python_process("steps.lab.qdrant", folder=self._logs, name="qdrant-new", env=env, host=host, port=QDRANT_PORT)
 
     def _build(self) -> None:
