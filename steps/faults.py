@@ -22,12 +22,15 @@ from dataclasses import dataclass, field
 from itertools import chain, cycle
 from pathlib import Path
 
+import requests
+
 from cutover import checks, dns, repository
 from cutover.checks import Moment
 from cutover.console import plain
 from cutover.errors import Refused
 from cutover.http import DoorAdapter
 from cutover.shell import Shell
+from cutover.waiting import Not, wait_until
 from steps.lab.lab import ROOT, new_folder
 from steps.lab.wired import WiredLab, keep
 from steps.lab.wires import (
@@ -277,7 +280,7 @@ class Matrix:
             shown.warned = " ".join(outcome.warnings) if outcome is not None and error_ is None else ""
         shown.met = bool(broken.hits or broken.since)
         self.lab.wires.mend()
-        after = picture(self.lab)
+        after = self._picture()
         changed = differences(before, after)
         shown.wrong += judge(shown, changed, self._secrets)
         if changed or shown.code != 1:
@@ -285,6 +288,17 @@ class Matrix:
             self.rewind(cell.step, before)
         shown.seconds = time.monotonic() - began
         return shown
+
+    def _picture(self) -> Picture:
+        """What there is, once a reboot that was begun and not waited for is over."""
+
+        def seen() -> Picture | Not:
+            try:
+                return picture(self.lab)
+            except requests.ConnectionError as error:
+                return Not(str(error))
+
+        return wait_until(seen, deadline=30, what="A picture of the site", every=0.5)
 
     def _goes_on(self, cell: Cell, shown: Shown, after: Picture) -> list[str]:
         """With the fault gone the same command completes, and the site is as after an unbroken run."""
