@@ -12,9 +12,8 @@ from typing import Any
 
 from cutover.journal import Entry, Journal
 from cutover.run import Run
-from cutover.waiting import Not, wait_until
 from steps.lab.machines import Machine
-from steps.lab.processes import listening
+from steps.lab.processes import listening, wait_for
 
 #: How long the server is away: longer than it takes to ask it once, shorter than anybody waits.
 AWAY_SECONDS = 0.4
@@ -63,7 +62,7 @@ class PowerCut:
             self._back.join(60)
             assert not self._back.is_alive(), f"{self._machine.name} does not come back"
             for ready in self._ready:
-                wait_until(lambda ready=ready: Not(why) if (why := ready()) else True, deadline=20, what="Its service")  # type: ignore[misc]
+                wait_for(ready, deadline=20, what=f"The return of {self._machine.name}")
 
 
 class _Counted(Journal):

@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from cutover.waiting import Not, wait_until
+
 Ready = Callable[[], str | None]
 """Answers None when the process is ready, else the reason why it is not yet."""
 
@@ -228,6 +230,16 @@ def listening(host: str, port: int) -> Ready:
             return f"{host}:{port} does not accept connections ({error})"
 
     return ready
+
+
+def wait_for(ready: Ready, *, deadline: float, what: str) -> None:
+    """Wait for what is not this lab's own process to start. Raises :class:`TimedOut` with the last reason."""
+
+    def is_ready() -> bool | Not:
+        why = ready()
+        return Not(why) if why is not None else True
+
+    wait_until(is_ready, deadline=deadline, what=what)
 
 
 @contextlib.contextmanager

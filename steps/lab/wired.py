@@ -26,7 +26,7 @@ from steps.lab.disks import Disk, NoMount, disk
 from steps.lab.dnswire import DnsWire
 from steps.lab.lab import QDRANT_PORT, Lab, python_process
 from steps.lab.machines import Service
-from steps.lab.processes import listening
+from steps.lab.processes import listening, wait_for
 from steps.lab.shellwire import ShellWire
 from steps.lab.wires import Wires, contexts
 
@@ -141,18 +141,18 @@ class WiredLab(Lab):
     def _kill_new(self) -> Callable[[], None]:
         """The same; the restart policy of the stack brings it back."""
         host, killed = self.network.address(_NEW), 0
+        ready = listening(host, QDRANT_PORT)
         mark = f"QDRANT__SERVICE__HOST={host}\0".encode()
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if mark in (process / "environ").read_bytes():
                     os.kill(int(process.name), signal.SIGKILL)
                     killed += 1
-        assert killed or listening(host, QDRANT_PORT)(), "a server listens there, and was not found"
-        ready = listening(host, QDRANT_PORT)
+        assert killed or ready(), "a server listens there, and was not found"
 
         def is_back() -> None:
             with contextlib.suppress(TimedOut):  # the step may have removed it
-                wait_until(lambda: Not(reason) if (reason := ready()) else True, deadline=5, what="its return")
+                wait_for(ready, deadline=5, what="its return")
 
         return is_back
 

@@ -110,6 +110,8 @@ def test_overlaps_are_found_across_two_looks_and_across_two_runs() -> None:
     assert begun.overlapping == []
     rest = replay.account([second, third], {}, since=0.0, seen=begun.seen)
     assert [w.offset for w in rest.overlapping] == [4, 6] and [w.offset for w in rest.writes] == [6, 8]
+    once_more = replay.account([second, third], {}, since=0.0, seen=begun.seen)  # they did not fit into a hold
+    assert [w.offset for w in once_more.overlapping] == [4, 6] and [w.offset for w in once_more.writes] == [6, 8]
     again = replay.account([first, second, third], {}, since=0.0, replayed=4)
     assert [w.offset for w in again.overlapping] == [4, 6] and [w.offset for w in again.writes] == [6, 8]
 

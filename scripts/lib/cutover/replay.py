@@ -117,8 +117,12 @@ class Overlaps:
         self._last: dict[str, dict[PointId | None, list[Write]]] = {}
         self._found: dict[int, Write] = {}
         self._names: dict[str, None] = {}
+        self._end = 0
 
     def add(self, entry: Write, what: Touched, meant: Iterable[str]) -> None:
+        if entry.offset <= self._end:
+            return  # a look before this one has seen it, and what it read was not sent
+        self._end = entry.offset
         everything = bool(what.whole or what.schema or what.aliases)
         for name in meant:
             of_name = self._last.setdefault(name, {})
@@ -149,11 +153,19 @@ class Account:
     since: float = 0.0
     unacknowledged: int = 0
     end: int = 0
-    overlapping: list[Write] = field(default_factory=list)
-    overlaps: list[str] = field(default_factory=list)
     cannot: list[str] = field(default_factory=list)
     #: What later looks go on with, so that overlaps across looks are found.
     seen: Overlaps = field(default_factory=Overlaps)
+
+    @property
+    def overlapping(self) -> list[Write]:
+        """Writes whose order nobody knows, of this look and of those before it."""
+        return self.seen.writes()
+
+    @property
+    def overlaps(self) -> list[str]:
+        """What they overlap on."""
+        return self.seen.names()
 
     def sentences(self, old: str, new: str) -> list[str]:
         """What an operator has to know before it is begun."""
@@ -193,7 +205,6 @@ def account(
     """
     found = Account(since=since, seen=seen or Overlaps())
     known = {alias: set(names) for alias, names in holders.items()}
-    overlaps = found.seen
     for entry, body in entries:
         found.end = max(found.end, entry.offset)
         what = touched(entry.method, entry.uri, body)
@@ -202,7 +213,7 @@ def account(
         if not acknowledged(entry):
             found.unacknowledged += entry.offset > replayed
             continue
-        overlaps.add(entry, what, _meant(what, body, known))
+        found.seen.add(entry, what, _meant(what, body, known))
         if entry.side != side or entry.offset <= replayed:
             continue  # it is on the old server already
         try:
@@ -211,7 +222,6 @@ def account(
             found.cannot.append(f"{error} (recorded {_clock(entry.at)})")
         found.writes.append(entry)
     found.since = since or (found.writes[0].at if found.writes else 0.0)
-    found.overlapping, found.overlaps = overlaps.writes(), overlaps.names()
     return found
 
 
