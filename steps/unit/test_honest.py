@@ -90,7 +90,7 @@ def test_nobody_is_told_that_nothing_was_changed_while_writes_may_still_be_held(
             self.holding = False
 
     stage: Any = SimpleNamespace(door=Door(Journal(run.state_dir, "home")), gate=Gate(), voice=Silent())
-    run.__dict__["door"] = stage.door
+    run.__dict__.update(door=stage.door, gate=stage.gate)
     moving.release(stage, "switch")
     held = ended(run, Refused("No."))
     assert held.exit_code == 3 and "writes may still be held" in held.hint

@@ -31,7 +31,7 @@ class Door:
     """Open with a journal, closed without one.
 
     An act is open for all threads of the process, because a copy writes from several. ``changed`` is what was changed first, in
-    words, and stays empty as long as no server has carried anything out; ``lasting`` is what should have passed and may not have.
+    words, and stays empty as long as no server has carried anything out.
     """
 
     def __init__(self, journal: Journal | None = None) -> None:
@@ -41,7 +41,6 @@ class Door:
         self._changed_before = ""
         self._lock = threading.Lock()
         self.changed = ""
-        self.lasting = ""
         self._heard: dict[str, tuple[float, str]] = {}
 
     @property

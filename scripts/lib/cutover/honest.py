@@ -38,11 +38,17 @@ def honest(run: Run) -> Iterator[None]:
 
 def _after_what_was_done(run: Run, error: CutoverError) -> CutoverError:
     """*Nothing was changed* only where nothing was."""
-    changed = _door(run).changed or _door(run).lasting
+    changed = _door(run).changed or _held(run)
     if not changed or error.exit_code not in {1, 2}:
         return error
     done = f"Before that, something was changed ({changed}); it is in the journal."
     return Failed(error.sentence, f"{error.hint} {done} Run the same command again: it looks, and goes on.".strip())
+
+
+def _held(run: Run) -> str:
+    """A hold that could not be ended from here. It passes by itself; until then "nothing was changed" is not true."""
+    gate = run.__dict__.get("gate")  # only one that was needed can have begun a hold
+    return "writes may still be held, until the Nginx host ends that by itself" if gate is not None and gate.holding else ""
 
 
 def _in_words(run: Run, error: Exception) -> CutoverError:

@@ -299,10 +299,7 @@ def release(run: Run, verb: str) -> None:
     try:
         with run.door.act(f"{verb}.release", "End the hold", passing=True):
             run.gate.release()
-        run.door.lasting = ""
     except CutoverError as error:
-        if run.gate.holding:  # then nobody may be told that nothing was changed
-            run.door.lasting = "writes may still be held, until the Nginx host ends that by itself"
         run.voice.say(f"The hold could not be ended from here ({error.sentence}); the Nginx host ends it by itself.")
 
 
