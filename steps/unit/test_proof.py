@@ -51,6 +51,14 @@ def test_two_versions_of_a_record(mine: Any, theirs: Any, kinds: Any) -> None:
     assert [d.kind for d in compare_answers("docs", *pages, [1])] == kinds
 
 
+@pytest.mark.parametrize("one", ["x", "009d9326-e980-4a43-81a5-55d1db21c784\x1b[2J", None, 1.5, ["1"]])
+def test_an_id_that_can_be_none_is_not_passed_on(one: Any) -> None:
+    """The other server would be asked for it, and blamed for its answer."""
+    page = json.dumps({"result": {"points": [{"id": one, "payload": {}}], "next_page_offset": None}}).encode()
+    with pytest.raises((ValueError, TypeError)):
+        proof._records(page, False)
+
+
 def test_missing_and_extra_records_are_named() -> None:
     found = compare_answers("docs", answer({"id": 1}, {"id": 2}), answer({"id": 2}, {"id": 3}), [1, 2, 3, 4])
     assert found == [Difference("missing", "docs", 1), Difference("extra", "docs", 3)]

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 from steps.lab.lab import Lab, new_folder
+from steps.lab.wired import WiredLab
+from steps.lab.wires import Broken, Call
 from steps.lab.world import differences, records
 from steps.operator import Operator
 
@@ -56,3 +58,16 @@ def test_data_that_is_served_is_never_removed(lab_parent: Path) -> None:
         operator.tries("copy", undo=True)
         assert "The way back was given up" in str(operator.was_refused())
         assert differences(before, records(lab, lab.site.qdrant.new_url)) == []
+
+
+def test_a_list_that_names_other_collections_does_not_keep_the_copy_there(lab_parent: Path) -> None:
+    """The journal knows what was copied."""
+    with WiredLab(new_folder(lab_parent), seed=lab_parent / "seed-of-few") as lab:
+        operator = Operator(lab)
+        for verb in ("deploy", "gate", "copy"):
+            operator.does(verb)
+        lab.wires.arm(Broken(Call("the new server", "GET", "/collections", reads=True), "escapes"))
+        said = operator.does("copy", undo=True).outcome
+        lab.wires.mend()
+        assert records(lab, lab.site.qdrant.new_url) == {"aliases": []}
+        assert said is not None and "It did not list digits, mixed before" in " ".join(said.sentences)
