@@ -13,7 +13,8 @@ from typing import Any
 from cutover.journal import Entry, Journal
 from cutover.run import Run
 from steps.lab.machines import Machine
-from steps.lab.processes import listening, wait_for
+from steps.lab.processes import listening
+from steps.lab.waiting import wait_for
 
 #: How long the server is away: longer than it takes to ask it once, shorter than anybody waits.
 AWAY_SECONDS = 0.4

@@ -4,6 +4,8 @@ Each process leads its own process group, so that stopping it also ends its chil
 When the lab's own process ends in the ordinary way, everything still running is stopped; when it is killed, a small
 reaper process notices that its pipe was closed and kills every group that was still registered. (The kernel's "parent
 death signal" is not used: it fires when the *thread* that started the child ends, and it never reaches grandchildren.)
+
+Nothing of the tool is imported here: the container images of the lab have this module, and not the tool.
 """
 
 from __future__ import annotations
@@ -19,8 +21,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-
-from cutover.waiting import Not, wait_until
 
 Ready = Callable[[], str | None]
 """Answers None when the process is ready, else the reason why it is not yet."""
@@ -230,16 +230,6 @@ def listening(host: str, port: int) -> Ready:
             return f"{host}:{port} does not accept connections ({error})"
 
     return ready
-
-
-def wait_for(ready: Ready, *, deadline: float, what: str) -> None:
-    """Wait for what is not this lab's own process to start. Raises :class:`TimedOut` with the last reason."""
-
-    def is_ready() -> bool | Not:
-        why = ready()
-        return Not(why) if why is not None else True
-
-    wait_until(is_ready, deadline=deadline, what=what)
 
 
 @contextlib.contextmanager

@@ -26,8 +26,9 @@ from steps.lab.disks import Disk, NoMount, disk
 from steps.lab.dnswire import DnsWire
 from steps.lab.lab import QDRANT_PORT, Lab, python_process
 from steps.lab.machines import Service
-from steps.lab.processes import listening, wait_for
+from steps.lab.processes import listening
 from steps.lab.shellwire import ShellWire
+from steps.lab.waiting import wait_for
 from steps.lab.wires import Wires, contexts
 
 #: Where a server really is, as the last part of its address: those of the site are the wires'.

@@ -28,16 +28,17 @@ from cutover.run import Run
 from cutover.secrets import Secrets
 from cutover.site import Rfc2136
 from cutover.voice import Given, Silent
-from steps.lab.dns import NameServer, NotInstalled, program
+from steps.lab.dns import NameServer, NotInstalled, program, reverse_zone
 from steps.lab.hypervisor import Host, host
 from steps.lab.neighbours import ALONE, furnish_firewall, rule
+from steps.unit.own_network import address
 
 try:
     program()
 except NotInstalled as missing:
     pytestmark = pytest.mark.skip(reason=str(missing))
 
-NETWORK = "127.79.9"
+NETWORK = address(0).removesuffix(".0")
 FOUR = (950, 951, 952, 953)
 NAMES = ("legacy-950", "legacy-951", "qdrant", "legacy-953")
 
@@ -118,7 +119,14 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
             for r in ("nginx", "vllm", "old", "new")
         }
         legacy = [g.model_copy(update={"address": at[g.vmid]}) for g in site.guests.legacy]
-        dns = [Rfc2136(kind="rfc2136", server=f"{NETWORK}.53", port=5353, zones=["home.arpa", "9.79.127.in-addr.arpa"])]
+        dns = [
+            Rfc2136(
+                kind="rfc2136",
+                server=f"{NETWORK}.53",
+                port=5353,
+                zones=["home.arpa", reverse_zone(f"{NETWORK}.0/24").rstrip(".")],
+            )
+        ]
         limits = site.limits.model_copy(update={"soak_hours": 0.0})
         guests = site.guests.model_copy(update={**moved, "legacy": legacy})
         lab.site = site.model_copy(update={"guests": guests, "dns": dns, "limits": limits})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import socket
 import threading
@@ -25,6 +26,7 @@ from cutover.run import Run
 from cutover.secrets import Secrets
 from steps.lab.dns import NameServer, NotInstalled, program
 from steps.lab.home_dns import Adguard, Pihole
+from steps.unit.own_network import address
 
 
 def without_knot() -> bool:
@@ -36,7 +38,7 @@ def without_knot() -> bool:
 
 knot = pytest.mark.skipif(without_knot(), reason="Knot DNS is not installed (Debian's package `knot`)")
 
-OURS, OTHER, NS = "127.77.5.152", "127.77.5.81", "127.77.5.53"
+OURS, OTHER, NS = address(152), address(81), address(53)
 
 
 # -- deciding -------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ def test_exactly_the_guests_records_go_and_come_back(server: NameServer, tmp_pat
     site_names = names(server, tmp_path)
     planned = site_names.find([OURS])
     assert [str(r) for _, r in planned.records] == [
-        "152.5.77.127.in-addr.arpa PTR qdrant.home.arpa",
+        f"{ipaddress.ip_address(OURS).reverse_pointer} PTR qdrant.home.arpa",
         f"both.home.arpa A {OURS}",
         f"qdrant.home.arpa A {OURS}",
         "vectors.home.arpa CNAME qdrant.home.arpa",

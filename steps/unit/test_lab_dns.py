@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import subprocess
@@ -20,20 +21,19 @@ import pytest
 
 from cutover.waiting import Not, wait_until
 from steps.lab.dns import NameServer, NotInstalled, program, reverse_zone
+from steps.unit.own_network import address
 
 try:
     program()
 except NotInstalled as missing:
     pytestmark = pytest.mark.skip(reason=str(missing))
 
-ADDRESS = "127.77.3.53"
+ADDRESS, NAMED, ADDED = address(53), address(152), address(9)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[NameServer]:
-    made = NameServer(
-        tmp_path / ("deep" * 20), ADDRESS, 5353, entries=[("qdrant", "A", "127.77.3.152")], reverse=[("127.77.3.152", "qdrant")]
-    )
+    made = NameServer(tmp_path / ("deep" * 20), ADDRESS, 5353, entries=[("qdrant", "A", NAMED)], reverse=[(NAMED, "qdrant")])
     made.start()
     yield made
     made.kill()
@@ -42,7 +42,7 @@ def server(tmp_path: Path) -> Iterator[NameServer]:
 def update(server: NameServer, *, secret: str | None = None) -> dns.rcode.Rcode:
     keyring = dns.tsigkeyring.from_text({server.key_name: ("hmac-sha256", secret or server.key_secret)})
     message = dns.update.UpdateMessage(server.zone, keyring=keyring, keyname=dns.name.from_text(server.key_name))
-    message.add("added", 60, "A", "127.77.3.9")
+    message.add("added", 60, "A", ADDED)
     return dns.query.tcp(message, ADDRESS, port=5353, timeout=5).rcode()
 
 
@@ -52,9 +52,9 @@ def test_it_starts_within_a_second_and_serves_both_zones(server: NameServer) -> 
     server.start()
     assert time.monotonic() - begun < 1
     assert server.entries() == [
-        ("152.3.77.127.in-addr.arpa.", "PTR", "qdrant.home.arpa."),
+        (f"{ipaddress.ip_address(NAMED).reverse_pointer}.", "PTR", "qdrant.home.arpa."),
         ("ns.home.arpa.", "A", ADDRESS),
-        ("qdrant.home.arpa.", "A", "127.77.3.152"),
+        ("qdrant.home.arpa.", "A", NAMED),
     ]
 
 
@@ -62,7 +62,7 @@ def test_a_signed_update_survives_a_power_cut(server: NameServer) -> None:
     assert update(server) == dns.rcode.NOERROR
     server.kill()
     server.start()
-    assert ("added.home.arpa.", "A", "127.77.3.9") in server.entries()
+    assert ("added.home.arpa.", "A", ADDED) in server.entries()
 
 
 def test_an_update_with_another_key_is_refused(server: NameServer) -> None:
@@ -74,7 +74,7 @@ def test_an_update_with_another_key_is_refused(server: NameServer) -> None:
 def test_it_does_not_outlive_its_parent(tmp_path: Path) -> None:
     program_text = (
         "import sys, time; from pathlib import Path; from steps.lab.dns import NameServer\n"
-        f"s = NameServer(Path({str(tmp_path)!r}), '127.77.4.53'); s.start()\n"
+        f"s = NameServer(Path({str(tmp_path)!r}), {address(54)!r}); s.start()\n"
         "print(s._process.pid, flush=True); time.sleep(60)"
     )
     root = Path(__file__).parents[2]

@@ -21,8 +21,9 @@ from cutover.secrets import Secrets
 from cutover.site import Vllm as Settings
 from cutover.vllm import Portrait, Vllm
 from steps.lab.processes import Process, listening
+from steps.unit.own_network import address
 
-HOST, PORT = "127.78.1.81", 8000
+HOST, PORT = address(81), 8000
 URL = f"http://{HOST}:{PORT}"
 ROOT = Path(__file__).parents[2]
 
