@@ -15,6 +15,7 @@ from cutover import gatefiles, site
 from cutover.errors import Refused
 from cutover.gatefiles import INCLUDE, parse, render, with_gate
 from steps.lab.nginx import nginx_binary
+from steps.unit.own_network import address
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = "10.0.0.152:6333"
@@ -69,7 +70,7 @@ class TestTheShippedFiles:
             (tmp_path / "conf.d" / name).write_text(text)
         for name, text in files.snippets.items():
             (tmp_path / "snippets" / name).write_text(text)
-        server = (gatefiles.SHIPPED / "qdrant-server.conf").read_text().replace("listen 6333", "listen 127.0.0.1:16339")
+        server = (gatefiles.SHIPPED / "qdrant-server.conf").read_text().replace("listen 6333", f"listen {address(111)}:6333")
         (tmp_path / "conf.d" / "qdrant.conf").write_text(server)
         main = tmp_path / "nginx.conf"
         main.write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{ access_log off; include conf.d/*.conf; }}\n")
