@@ -28,21 +28,22 @@ class DnsWire(Wire):
         super().__init__(wires, server, here, there, is_read=lambda *_: True)
         self._keyring = dict(keyring)
 
-    def _exchange(self, client: socket.socket) -> None:
+    def _exchange(self, client: socket.socket) -> bool:
         asked = _receive(client)
         if not asked:
-            return
+            return False
         question = self._read(asked)
         fault = self._wires.passes(_call(self.server, question))
         self.look()
         if fault in DNS_BEFORE:
             self._refuse(client, question, fault)
-            return
+            return False
         answers = self._ask_there(asked, question)
         if not answers or fault == "lost":
             reset(client)
-            return
+            return False
         self._answer(client, question, answers, fault)
+        return False
 
     def _read(self, wire: bytes) -> dns.message.Message:
         try:

@@ -90,6 +90,8 @@ class Lab:
     """The plan's site, alive. ``with Lab(folder) as lab: ...`` starts everything and leaves nothing behind."""
 
     ground = "embedded"
+    #: Where Proxmox and Portainer are heard without TLS as well, for who stands between (:mod:`steps.lab.wires`).
+    plain_port: int | None = None
 
     def __init__(self, folder: Path, *, records: bool = True, seed: Path | None = None, portainer: str = "2.23.0") -> None:
         """``seed`` is a folder where the old server's storage is kept between labs, so that it is filled only once."""
@@ -252,6 +254,7 @@ class Lab:
         config: dict[str, Any] = {
             "host": host,
             "port": 9443,
+            "plain_port": self.plain_port,
             "address": host,
             "certificate": str(certificate),
             "key": str(key),
@@ -283,7 +286,10 @@ class Lab:
         from steps.lab.neighbours import furnish_firewall
         from steps.lab.proxmox import LabPve, furnish
 
-        pve = LabPve(self.folder / "pve", self.machines, host=self.network.address(2), port=8006, node=self.site.proxmox.node)
+        pve = LabPve(
+            self.folder / "pve", self.machines, host=self.network.address(2), port=8006, node=self.site.proxmox.node,
+            plain_port=self.plain_port,
+        )  # fmt: skip
         pve.hardware[self.site.guests.new.vmid] = self.folder / "hardware-1001.json"
         self.operator_token = furnish(pve, self.site)
         furnish_firewall(pve, self.site)

@@ -1016,11 +1016,15 @@ def main(argv: list[str] | None = None) -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: ended.set())
     portainer = Portainer(config)
-    server = _Server((config["host"], int(config.get("port", 9443))), portainer, tls)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    servers = [_Server((config["host"], int(config.get("port", 9443))), portainer, tls)]
+    if config.get("plain_port"):  # without TLS, for who stands between (steps.lab.wires)
+        servers.append(_Server((config["host"], int(config["plain_port"])), portainer, None))
+    for server in servers:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     print(f"Portainer {portainer.shown_version} on {config['host']}:{config.get('port', 9443)}", flush=True)
     ended.wait()
-    server.shutdown()
+    for server in servers:
+        server.shutdown()
     portainer.engine.shut_down()
     portainer.save()
     return 0

@@ -145,8 +145,10 @@ class LabPve(FakePve):  # type: ignore[misc]
         port: int = 8006,
         node: str = "pve",
         certificate: tuple[Path, Path] | None = None,
+        plain_port: int | None = None,
     ) -> None:
-        """``certificate`` is (certificate, key) in PEM; without one the host makes its own, as Proxmox does."""
+        """``certificate`` is (certificate, key) in PEM; without one the host makes its own, as Proxmox does. ``plain_port``: where
+        it is heard without TLS as well."""
         super().__init__(host=host, port=port)
         self.folder = folder
         self.machines = machines
@@ -177,7 +179,7 @@ class LabPve(FakePve):  # type: ignore[misc]
         self._vzdump_lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._given = certificate
+        self._given, self._plain_port = certificate, plain_port
         self.certificate: Path | None = certificate[0] if certificate else None
         #: What a machine's services may ask about their hardware: a JSON file per guest, written before each start.
         self.hardware: dict[int, Path] = {}
@@ -211,6 +213,12 @@ class LabPve(FakePve):  # type: ignore[misc]
         self._thread = threading.Thread(target=run, name="lab-proxmox", daemon=True)
         self._thread.start()
         self.call(self.start(cert, key))
+
+    async def start(self, certfile: str, keyfile: str) -> None:
+        """As the real one; and without TLS for who stands between (:mod:`steps.lab.wires`)."""
+        await super().start(certfile, keyfile)
+        if self._plain_port is not None:
+            await web.TCPSite(self.runner, self.host, self._plain_port).start()
 
     def close(self) -> None:
         """Stop listening and end the thread. The machines stay as they are."""

@@ -47,6 +47,8 @@ def _asks(method: str, path: str) -> bool:
 class WiredLab(Lab):
     """The plan's site, every server behind a wire. Proxmox is known by its authority, Portainer by its fingerprint."""
 
+    plain_port = 8080
+
     def __init__(self, folder: Path, **rest: Any) -> None:
         self.wires = Wires()
         self._mounts = contextlib.ExitStack()
@@ -74,9 +76,9 @@ class WiredLab(Lab):
         wire("Qdrant through Nginx", (at(_PUBLIC), 6333), (at(11), 6333), is_read=_public_reads)
         wire("vLLM", (at(_VLLM), 8000), (at(11), 8000), is_read=_asks)
         wire("Git", (at(_GIT), 8418), (at(20), 8418), is_read=_git_reads)
-        wire("Proxmox", (at(_PROXMOX), 8006), (at(2), 8006), is_read=reads_by_method, upstream_tls=True,
+        wire("Proxmox", (at(_PROXMOX), 8006), (at(2), self.plain_port), is_read=reads_by_method,
              certificates=self._certificates("proxmox", at(_PROXMOX)))  # fmt: skip
-        wire("Portainer", (at(_PORTAINER), 9443), (at(101), 9443), is_read=reads_by_method, upstream_tls=True,
+        wire("Portainer", (at(_PORTAINER), 9443), (at(101), self.plain_port), is_read=reads_by_method,
              certificates=self._certificates("portainer", at(_PORTAINER)))  # fmt: skip
         keys = dns.tsigkeyring.from_text({self.names.key_name: ("hmac-sha256", self.names.key_secret)})
         names = (at(_NAMES), self.names.port), (at(53), self.names.port)
@@ -141,15 +143,21 @@ class WiredLab(Lab):
 
     def _kill_new(self) -> Callable[[], None]:
         """The same; the restart policy of the stack brings it back."""
-        host, killed = self.network.address(_NEW), 0
+        host = self.network.address(_NEW)
         ready = listening(host, QDRANT_PORT)
         mark = f"QDRANT__SERVICE__HOST={host}\0".encode()
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if mark in (process / "environ").read_bytes():
-                    os.kill(int(process.name), signal.SIGKILL)
-                    killed += 1
-        assert killed or ready(), "a server listens there, and was not found"
+
+        def kill() -> bool:
+            killed = False
+            for process in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    if mark in (process / "environ").read_bytes():
+                        os.kill(int(process.name), signal.SIGKILL)
+                        killed = True
+            return killed
+
+        # It may be down already, by the same fault, or just come back.
+        wait_for(lambda: None if kill() or ready() else "a server listens there, and was not found", deadline=5, what="Its end")
 
         def is_back() -> None:
             with contextlib.suppress(TimedOut):  # the step may have removed it

@@ -3,7 +3,8 @@
 Each server of the lab can be put behind a :class:`Wire`, a small proxy that the site's address leads to. All wires of a lab share
 :class:`Wires`, which keeps the list of calls that went through and knows which call is to be broken, how, and from which time on.
 Nothing of the tool is patched: it talks to an address of its site.yaml, and what comes back is what a broken network, a reverse
-proxy, a wrong server or a liar would send. One request a connection, so that a fault never meets the next call by accident.
+proxy, a wrong server or a liar would send. Of the server whose call is to be broken each connection has one request, so that a
+fault never meets the next call by accident.
 
 What is not modelled: HTTP/2, pipelining, requests whose body is sent after ``Expect: 100-continue``.
 """
@@ -197,6 +198,11 @@ class Wires:
         with self._lock:
             return sum(call.server == server for call in self.seen)
 
+    def spares(self, server: str) -> bool:
+        """Whether nothing of a server is to be broken."""
+        broken = self.broken
+        return broken is None or broken.call.server != server
+
     def connection_fault(self, server: str) -> str:
         """The fault that whoever connects to a server meets now."""
         with self._lock:
@@ -244,16 +250,13 @@ class Wire:
 
     def __init__(
         self, wires: Wires, server: str, here: Address, there: Address, *, is_read: IsRead, host: str = "",
-        certificates: Mapping[str, ssl.SSLContext] | None = None, upstream_tls: bool = False, follows: bool = False,
+        certificates: Mapping[str, ssl.SSLContext] | None = None, follows: bool = False,
     ) -> None:  # fmt: skip
         self._wires, self.server, self.here, self.there = wires, server, here, there
         self._is_read, self._host, self._follows = is_read, host, follows
         self._certificates = dict(certificates or {})
-        self._upstream: ssl.SSLContext | None = None
-        if upstream_tls:
-            # The tool verifies the wire; behind it the lab is among itself.
-            self._upstream = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            self._upstream.check_hostname, self._upstream.verify_mode = False, ssl.CERT_NONE
+        #: Connections that were answered and may be asked again.
+        self._kept: set[socket.socket] = set()
         self._listener: socket.socket | None = None
         self._lock = threading.RLock()
         self._ended = threading.Event()
@@ -283,6 +286,10 @@ class Wire:
             elif not wanted and self._listener is not None:
                 listener, self._listener = self._listener, None
                 end_listening(listener)
+            if not (wanted and self._wires.spares(self.server)):
+                for connection in self._kept:
+                    with contextlib.suppress(OSError):
+                        connection.shutdown(socket.SHUT_RDWR)
 
     def stop(self) -> None:
         self._ended.set()
@@ -296,12 +303,21 @@ class Wire:
                 fault = self._wires.connection_fault(self.server)
                 context = self._certificates.get(fault, self._certificates[""])
                 connection = context.wrap_socket(connection, server_side=True)
-            self._exchange(connection)
+            stack.callback(lambda: self._keep(connection, False))
+            while self._exchange(connection):
+                self._keep(connection, True)
+                self.look()  # the fault may have begun meanwhile
 
-    def _exchange(self, client: socket.socket) -> None:
+    def _keep(self, connection: socket.socket, yes: bool) -> None:
+        with self._lock:
+            (self._kept.add if yes else self._kept.discard)(connection)
+
+    def _exchange(self, client: socket.socket) -> bool:
+        """Answer one request; whether the connection may be asked again."""
         head, body = _read_request(client)
+        self._keep(client, False)
         if not head:
-            return
+            return False
         method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
         headers = _headers(head)
         fault = ""
@@ -310,7 +326,7 @@ class Wire:
             self.look()  # a fault of the connection may begin with the next one
         if fault in BEFORE:
             self._break(client, fault)
-            return
+            return False
         if fault == "slow":
             time.sleep(SLOW_SECONDS)
             fault = ""
@@ -322,8 +338,10 @@ class Wire:
             self._wires.happen(self.server, fault)
         if answer is None or fault in {"lost", *SERVER_AFTER}:
             reset(client)
-            return
-        self._reply(client, answer, fault)
+            return False
+        keep = self._wires.spares(self.server)
+        self._reply(client, answer, fault, keep=keep)
+        return keep
 
     def _break(self, client: socket.socket, fault: str) -> None:
         if fault == "reset":
@@ -350,8 +368,6 @@ class Wire:
             return None
         try:
             server.settimeout(120)
-            if self._upstream is not None:
-                server = self._upstream.wrap_socket(server, server_hostname=self.there[0])
             server.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + body)
             got = bytearray()
             while piece := server.recv(1 << 18):
@@ -362,7 +378,7 @@ class Wire:
         finally:
             server.close()
 
-    def _reply(self, client: socket.socket, answer: bytes, fault: str) -> None:
+    def _reply(self, client: socket.socket, answer: bytes, fault: str, *, keep: bool) -> None:
         line, headers, body = _split(answer)
         if fault == "half a body":
             client.sendall(_joined(line, headers, body, send=len(body) // 2))
@@ -378,7 +394,7 @@ class Wire:
             return
         if fault:
             headers, body = {"Content-Type": "application/json"}, _lie(fault, body)
-        client.sendall(_joined(line, headers, body))
+        client.sendall(_joined(line, headers, body, keep=keep))
 
 
 def _lie(fault: str, body: bytes) -> bytes:
@@ -472,9 +488,10 @@ def _dechunked(raw: bytes) -> bytes:
     return bytes(found)
 
 
-def _joined(line: str, headers: Mapping[str, str], body: bytes, send: int | None = None) -> bytes:
+def _joined(line: str, headers: Mapping[str, str], body: bytes, send: int | None = None, *, keep: bool = False) -> bytes:
     kept = {k: v for k, v in headers.items() if k not in {"connection", "content-length", "keep-alive"}}
-    shown = [line, *(f"{name}: {value}" for name, value in kept.items()), f"Content-Length: {len(body)}", "Connection: close"]
+    end = "keep-alive" if keep else "close"
+    shown = [line, *(f"{name}: {value}" for name, value in kept.items()), f"Content-Length: {len(body)}", f"Connection: {end}"]
     return "\r\n".join(shown).encode("latin-1") + b"\r\n\r\n" + (body if send is None else body[:send])
 
 

@@ -127,8 +127,11 @@ def test_the_judge_sees(code: int, said: str, changed: list[str], fault: str, wr
 def test_the_page_says_what_was_wrong() -> None:
     good = Shown(Cell(STEP, READ, "refused", 1, 0), 1, SAID)
     bad = Shown(Cell(STEP, WRITE, "lost", 1, 0), 1, "Proxmox is gone now.", wrong=["it lies"])
-    text = table([good, bad], 2)
-    assert "2 kinds of calls in 1 steps, 2 cells" in text and "1 cells in which something was wrong" in text
+    text = table([good, bad], [*cells(STEP, [READ, WRITE])])
+    assert (
+        f"2 kinds of calls in 1 steps make {2 * len(FAULTS)} cells. 2 were carried out" in text
+        and "1 cells in which something was wrong" in text
+    )
     assert "| refused | 1 | 1 x 1 |" in text and "it lies" in text
 
 
