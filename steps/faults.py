@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, cycle
@@ -454,7 +454,8 @@ def table(shown: Sequence[Shown], every: Sequence[Cell]) -> str:
         f"exactly one call broken, for {MOST_SECONDS:g} seconds or {MOST_HITS} times, from its first time on or from its last. Each time",
         "it was looked whether the exit code is true of the servers as they then were, whether a sentence says who and why, and whether",
         "with the fault gone the same command completes and leaves the site as an unbroken run does. A server that was killed is away",
-        "for every call until it has started again, and a disk that is full is so until the end.",
+        "for every call until it has started again; a disk that is full or read-only is so until the end, and the latter until its host",
+        "has been started again.",
         "",
         *_counts(shown, every),
         "",
@@ -546,7 +547,7 @@ def break_these(wanted: Sequence[Cell], folder: Path, until: float, say: Callabl
     step, left, wrong = wanted[0].step, list(wanted), list[str]()
     evening = EVENING if step in EVENING else LAST
     while left and time.time() < until:
-        cell = None
+        cell, failed = None, ""
         try:
             with WiredLab(new_folder(folder), seed=folder / "seed") as lab:
                 matrix = Matrix(lab)
@@ -559,10 +560,11 @@ def break_these(wanted: Sequence[Cell], folder: Path, until: float, say: Callabl
                 cell = None
                 wrong += [f"{step.name}: {said}" for said in matrix.leave(step)]
         except Exception as error:
-            said = f"the lab did not come back: {type(error).__name__}: {error}"[:400]
-            if cell is None:  # not by a cell: another lab would not do better
-                return [*wrong, f"{step.name}: {said}"]
-            say(Shown(cell, -2, wrong=[said]))
+            failed = f"the lab did not come back: {type(error).__name__}: {error}"[:400]
+        if failed and cell is None:  # not by a cell: another lab would not do better
+            return [*wrong, f"{step.name}: {failed}"]
+        if failed and cell is not None:
+            say(Shown(cell, -2, wrong=[failed]))
     return wrong
 
 
@@ -574,13 +576,19 @@ def break_all(wanted: Sequence[Cell], folder: Path, jobs: int, until: float, say
         if mine is None or len(mine) == CELLS_A_LAB:
             chunks.append(mine := [])
         mine.append(cell)
-    with get_context("spawn").Manager() as manager, ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    new = get_context("spawn")
+    with new.Manager() as manager, new.Pool(jobs, end_by_a_signal) as pool:  # who leaves here ends them
         shown = manager.Queue()
-        working = {pool.submit(break_these, chunk, folder, until, shown.put) for chunk in chunks}
-        while not (ended := all(one.done() for one in working)) or not shown.empty():
+        working = [pool.apply_async(break_these, (chunk, folder, until, shown.put)) for chunk in chunks]
+        while not (ended := all(one.ready() for one in working)) or not shown.empty():
             with suppress(Empty):
                 say(shown.get(timeout=0 if ended else 1))
-        return [said for one in working for said in one.result()]
+        return [said for one in working for said in one.get()]
+
+
+def end_by_a_signal() -> None:
+    """Let a signal end the process as an error does, so that its lab is taken down."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def main() -> int:
@@ -596,6 +604,7 @@ def main() -> int:
     )
     parser.add_argument("--keep", type=Path, help="a file that keeps what was shown; what is in it already is not done again")
     options = parser.parse_args()
+    end_by_a_signal()
     steps = [step for step in (*EVENING, *NO_WAY_BACK) if not options.step or step.name in options.step]
     until = time.time() + options.minutes * 60
     shown: list[Shown] = []

@@ -22,7 +22,7 @@ from cutover.http import reads_by_method
 from cutover.routes import is_read as qdrant_reads
 from cutover.waiting import Not, TimedOut, wait_until
 from steps.lab import data
-from steps.lab.disks import Disk, NoMount, disk
+from steps.lab.disks import Disk, NoMount, disk, failing_disk
 from steps.lab.dnswire import DnsWire
 from steps.lab.lab import QDRANT_PORT, Lab, python_process
 from steps.lab.machines import Service
@@ -129,8 +129,35 @@ class WiredLab(Lab):
             can = self.wires.happenings
             can[server, "killed"] = can[server, "killed afterwards"] = kill
             with contextlib.suppress(NoMount):
-                made = self._mounts.enter_context(disk(self.disk(vmid), DISK_BYTES))
+                made = self._a_disk(self.disk(vmid))
                 can[server, "disk full"] = partial(_full, made)
+                if made.image is not None:
+                    can[server, "disk read-only"] = partial(self._fails, vmid, made)
+
+    def _a_disk(self, path: Path) -> Disk:
+        """One that can fail, where this machine has such."""
+        with contextlib.suppress(NoMount):
+            return self._mounts.enter_context(failing_disk(path, DISK_BYTES))
+        return self._mounts.enter_context(disk(path, DISK_BYTES))
+
+    def _fails(self, vmid: int, failing: Disk) -> Callable[[], None]:
+        """Read-only until somebody starts the guest again."""
+        machine = self.machines[vmid]
+        failing.fail()
+
+        def start_again() -> None:
+            running = machine.running  # the step may have stopped it, or removed it
+            machine.stop(hard=True)
+            failing.repair()
+            if running:
+                machine.start()
+                self._is_back(self.network.address(_OLD if vmid == 952 else _NEW))
+
+        return start_again
+
+    def _is_back(self, host: str) -> None:
+        with contextlib.suppress(TimedOut):  # the step may have removed it
+            wait_for(listening(host, QDRANT_PORT), deadline=5, what="its return")
 
     def _kill_old(self) -> Callable[[], None]:
         """As the kernel does it for memory; what looks after the service starts it again."""
@@ -159,11 +186,7 @@ class WiredLab(Lab):
         # It may be down already, by the same fault, or just come back.
         wait_for(lambda: None if kill() or ready() else "a server listens there, and was not found", deadline=5, what="Its end")
 
-        def is_back() -> None:
-            with contextlib.suppress(TimedOut):  # the step may have removed it
-                wait_for(ready, deadline=5, what="its return")
-
-        return is_back
+        return partial(self._is_back, host)
 
     def stop(self) -> None:
         try:

@@ -53,9 +53,10 @@ SHELL_AFTER = ("lost", "half a body", "empty", "garbage")
 SHELL_FAULTS = ("not there", "refused", *SHELL_BEFORE, *SHELL_AFTER)
 ANY_CONNECTION = (*CONNECTION, "not there")
 #: What happens to a server itself while it has the call: killed as the kernel does it for memory, and started again by whoever looks
-#: after it; or its disk full. The lab says what it can do to which server (:attr:`Wires.happenings`).
-#: Not a read-only disk: the kernel does not remount one that a server writes to.
-SERVER_BEFORE = ("killed", "disk full")
+#: after it; its disk full; or read-only, as the kernel makes one that has errors. The lab says what it can do to which server
+#: (:attr:`Wires.happenings`).
+DISK_FAULTS = ("disk full", "disk read-only")
+SERVER_BEFORE = ("killed", *DISK_FAULTS)
 SERVER_AFTER = ("killed afterwards",)
 SERVER_FAULTS = (*SERVER_BEFORE, *SERVER_AFTER)
 EVERY_FAULT = tuple(dict.fromkeys((*FAULTS, *DNS_FAULTS, *SHELL_FAULTS, *SERVER_FAULTS)))
@@ -177,7 +178,7 @@ class Wires:
         with self._lock:
             if self.broken is None or self.broken.fault != fault:
                 return  # it was mended meanwhile
-            if (server, fault) not in self._ends or fault != "disk full":
+            if (server, fault) not in self._ends or fault not in DISK_FAULTS:
                 self._ends[server, fault] = self.happenings[server, fault]()
 
     def passes(self, call: Call) -> str:

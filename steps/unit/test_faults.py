@@ -359,6 +359,26 @@ def test_a_slow_server_answers_late_and_a_full_disk_takes_nothing_until_there_is
     assert not missing, "what was acknowledged is there"
 
 
+def test_a_server_whose_disk_became_read_only_reads_on_and_makes_nothing_new_until_it_is_started_again(shared: WiredLab) -> None:
+    """(It also says yes to writes that fit into the files that it has mapped, and they are gone afterwards: so does a real one.)"""
+    if not shared.wires.can("the old server", "disk read-only"):
+        pytest.skip("no file system that can fail can be mounted here")
+
+    def makes_a_snapshot() -> bool:
+        url = f"{shared.site.qdrant.old_url}/collections/digits/snapshots"
+        return requests.post(url, headers={"api-key": shared.keys.qdrant}, timeout=20).status_code == 200
+
+    assert _put(shared, 900_200) == 200
+    boots = shared.machines[952].boots
+    shared.wires.arm(Broken(Call("the old server", "POST", "/collections/{collection}/snapshots", reads=False), "disk read-only"))
+    assert not makes_a_snapshot()
+    assert _has(shared, 900_200), "it is still read"
+    shared.wires.mend()
+    assert shared.machines[952].boots == boots + 1
+    assert _has(shared, 900_200), "what was on the disk is there"
+    assert makes_a_snapshot()
+
+
 # -- the matrix ---------------------------------------------------------------------------------------
 
 
