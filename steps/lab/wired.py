@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import dns.tsigkeyring
+import requests
 
 from cutover.http import reads_by_method
 from cutover.routes import is_read as qdrant_reads
@@ -130,7 +131,7 @@ class WiredLab(Lab):
             can[server, "killed"] = can[server, "killed afterwards"] = kill
             with contextlib.suppress(NoMount):
                 made = self._a_disk(self.disk(vmid))
-                can[server, "disk full"] = partial(_full, made)
+                can[server, "disk full"] = partial(self._fills, vmid, made)
                 if made.image is not None:
                     can[server, "disk read-only"] = partial(self._fails, vmid, made)
 
@@ -139,6 +140,20 @@ class WiredLab(Lab):
         with contextlib.suppress(NoMount):
             return self._mounts.enter_context(failing_disk(path, DISK_BYTES))
         return self._mounts.enter_context(disk(path, DISK_BYTES))
+
+    def _fills(self, vmid: int, full: Disk) -> Callable[[], None]:
+        """Full until somebody makes room. A server that it killed (it writes to its files through memory) is started again."""
+        machine = self.machines[vmid]
+        full.fill()
+
+        def make_room() -> None:
+            full.clear()
+            if machine.running:
+                for service in machine.services:
+                    service.start()
+                self._is_back(self.network.address(_OLD if vmid == 952 else _NEW))
+
+        return make_room
 
     def _fails(self, vmid: int, failing: Disk) -> Callable[[], None]:
         """Read-only until somebody starts the guest again."""
@@ -197,11 +212,6 @@ class WiredLab(Lab):
             self._mounts.close()
 
 
-def _full(one: Disk) -> Callable[[], None]:
-    one.fill()
-    return one.clear
-
-
 def _public_reads(method: str, path: str) -> bool:
     return path.startswith("/qdrant-gate/") or qdrant_reads(method, path)
 
@@ -225,7 +235,7 @@ def keep(lab: Lab, *, whole: bool = False) -> Callable[[], None]:
     shutil.rmtree(state, ignore_errors=True)
     if lab.state_dir.exists():
         shutil.copytree(lab.state_dir, state)
-    rest = _keep_the_rest(lab) if whole else lambda: None
+    rest = _keep_the_rest(lab) if whole else partial(_without_snapshots, lab)
 
     def back() -> None:
         rest()
@@ -246,6 +256,17 @@ def keep(lab: Lab, *, whole: bool = False) -> Callable[[], None]:
             shutil.copytree(state, lab.state_dir)
 
     return back
+
+
+def _without_snapshots(lab: Lab) -> None:
+    """The old server keeps none between the steps of the matrix."""
+    with requests.Session() as session, contextlib.suppress(requests.ConnectionError):
+        session.headers["api-key"] = lab.keys.qdrant
+        base = f"{lab.site.qdrant.old_url}/collections"
+        for one in session.get(base, timeout=20).json()["result"]["collections"]:
+            kept = f"{base}/{one['name']}/snapshots"
+            for snapshot in session.get(kept, timeout=20).json()["result"]:
+                session.delete(f"{kept}/{snapshot['name']}", timeout=20).raise_for_status()
 
 
 #: What of the hypervisor goes with a deleted guest, beside the guest itself.

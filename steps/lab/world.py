@@ -98,7 +98,7 @@ def _files(folder: Path) -> dict[str, str]:
 
 
 def records(lab: Lab, url: str) -> dict[str, Any]:
-    """Every collection of a server: settings, indexes, and a digest of every record; empty where nothing answers."""
+    """Every collection of a server: settings, indexes, snapshots, a digest of every record; empty where nothing answers."""
     session = requests.Session()
     session.headers["api-key"] = lab.keys.qdrant
 
@@ -128,6 +128,7 @@ def records(lab: Lab, url: str) -> dict[str, Any]:
                 break
         indexes = {field: {k: v for k, v in index.items() if k != "points"} for field, index in info["payload_schema"].items()}
         found[name] = {"config": info["config"], "indexes": indexes, "records": count, "digest": digest.hexdigest()}
+        found[name]["snapshots"] = sorted(one["name"] for one in get(f"/collections/{name}/snapshots"))
     return found
 
 

@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cutover import rights
+from cutover import rights, snapshots
 from cutover.errors import CutoverError, DoorClosed, Failed, Refused
 from cutover.honest import honest
 from cutover.phases import backup, restore
@@ -62,6 +63,11 @@ def archives(lab: Host) -> list[str]:
     return sorted(lab.pve.storages["local"]["volumes"])
 
 
+def on_the_server(lab: Host) -> list[str]:
+    old = lab.run().old
+    return [one["name"] for name in old.collections() for one in old.snapshots(name)]
+
+
 def test_without_execute_nothing_is_saved(lab: Host) -> None:
     run = lab.run()
     before = len(lab.pve.writes())
@@ -88,6 +94,7 @@ def test_everything_is_saved_and_proved_and_a_second_run_adds_nothing(lab: Host)
         file = backup.folder(lab.run()) / one["file"]
         assert file.stat().st_mode & 0o077 == 0
         assert one["sha256"] == one["checksum"]
+    assert on_the_server(lab) == [], "a snapshot takes the room of records"
     record = json.loads((backup.folder(lab.run()) / "record.json").read_text())
     assert record["pools"] == ["legacy"]
     assert [job["id"] for job in record["backup_jobs"]] == ["nightly"]
@@ -152,6 +159,20 @@ def test_a_snapshot_that_arrives_damaged_is_not_kept(lab: Host, monkeypatch: pyt
     with pytest.raises(Failed, match="checksum"):
         backup.do(lab.run(execute=True))
     assert backup.manifest(lab.run()) is None
+    assert on_the_server(lab) == []
+
+
+def test_a_snapshot_that_has_no_room_at_home_stays_on_the_server_for_good(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = SimpleNamespace(free=1 << 20)
+    monkeypatch.setattr("cutover.phases.backup.shutil.disk_usage", lambda path: few)
+    run = lab.run(execute=True)
+    backup.do(run)
+    kept = on_the_server(lab)
+    assert len(kept) == 2 and set(kept) == backup.kept_on_the_server(run)
+    snapshots.remove_left(run, "copy", run.old, but=backup.kept_on_the_server(run))
+    assert on_the_server(lab) == kept
+    snapshots.remove_left(run, "backup.qdrant", run.old)
+    assert on_the_server(lab) == [], "and a backup that begins anew takes new ones"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from cutover import moving, proof, site
-from cutover.errors import Failed
+from cutover import snapshots as left
+from cutover.errors import CutoverError, Failed
 from cutover.run import Run
 from cutover.secrets import Secrets
 from cutover.voice import Silent
@@ -77,22 +78,34 @@ def test_a_recovery_that_fails_is_said_and_the_snapshot_is_removed(run: Any, ser
 
 def test_a_snapshot_that_an_interrupted_copy_left_is_removed(run: Any) -> None:
     known = {"collection": "docs", "snapshots": []}
-    with run.door.act("copy.snapshot", moving._snapshot_words("docs", run.old), before=known) as act:
+    with run.door.act("copy.snapshot", left._words("docs", run.old), before=known) as act:
         made = run.old.create_snapshot("docs")
         act.after = {"collection": "docs", "snapshot": made["name"]}
     assert made["name"] in snapshots(run)
-    moving.remove_left_snapshots(run, "copy", run.old)
+    left.remove_left(run, "copy", run.old)
     assert made["name"] not in snapshots(run)
-    moving.remove_left_snapshots(run, "copy", run.old)
+    left.remove_left(run, "copy", run.old)
+
+
+def test_a_snapshot_that_could_not_be_removed_is_removed_by_the_next_run(run: Any, servers: Any) -> None:
+    before = snapshots(run)
+    route = "/collections/{collection_name}/snapshots/{snapshot_name}"
+    servers.switch("old", fail=[{"method": "DELETE", "endpoint": route, "status": 500, "text": "Service internal error"}])
+    with pytest.raises(CutoverError, match="Service internal error"):
+        moving.base_copy(run, "copy", run.old, run.new, "docs")
+    servers.switch("old")
+    assert len(snapshots(run) - before) == 1
+    left.remove_left(run, "copy", run.old, but=snapshots(run))
+    assert len(snapshots(run) - before) == 1, "it was named as one that stays"
+    left.remove_left(run, "copy", run.old)
+    assert snapshots(run) == before
 
 
 def test_a_snapshot_that_may_be_somebody_elses_is_named_and_kept(run: Any) -> None:
-    run.journal.intent(
-        "copy.snapshot", moving._snapshot_words("docs", run.old), {"collection": "docs", "snapshots": list(snapshots(run))}
-    )
+    run.journal.intent("copy.snapshot", left._words("docs", run.old), {"collection": "docs", "snapshots": list(snapshots(run))})
     with run.door.act("test", "The snapshot that was under way"):
         made = run.old.create_snapshot("docs")
-    moving.remove_left_snapshots(run, "copy", run.old)
+    left.remove_left(run, "copy", run.old)
     assert made["name"] in snapshots(run)
     assert made["name"] in "".join(run.voice.sentences)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutover import bypass, proof
+from cutover import bypass, proof, snapshots
 from cutover.errors import CutoverError, Failed, Refused
 from cutover.follow import CannotFollow, Follower, Position, Round, TooMuchForAHold
 from cutover.gate import Side
@@ -341,33 +341,6 @@ def begin_anew(run: Run, verb: str, why: str) -> dict[str, Any]:
     return prove(run, verb, following)
 
 
-def remove_left_snapshots(run: Run, verb: str, source: Qdrant) -> None:
-    """Remove snapshots that an interrupted copy left on the source; where it is not certain whose one is, say so instead."""
-    entries = run.journal.entries()
-    outcome = {e.of: e for e in entries if e.of is not None}
-    removed = {e.what.split()[3] for e in entries if e.kind == "done" and e.act.endswith(".remove-snapshot")}
-    there = source.collections()
-    for entry in (e for e in entries if e.kind == "intent" and e.act.endswith(".snapshot") and "snapshots" in (e.before or {})):
-        name = entry.before["collection"]
-        if name not in there or entry.what != _snapshot_words(name, source):
-            continue
-        done = outcome.get(entry.seq)
-        ours = (done.after or {}).get("snapshot") if done is not None else None
-        now = {one["name"] for one in source.snapshots(name)}
-        if ours and ours in now and ours not in removed:
-            with run.door.act(f"{verb}.remove-snapshot", f"Remove the snapshot {ours} on {source.name}"):
-                source.delete_snapshot(name, ours)
-        elif done is None and (new := sorted(now - set(entry.before["snapshots"]) - removed)):
-            run.voice.say(
-                f"A copy was interrupted while it took a snapshot of {name}. If nobody else made these on {source.name}, they "
-                f"can be deleted: {', '.join(new)}."
-            )
-
-
-def _snapshot_words(name: str, source: Qdrant) -> str:
-    return f"Take a snapshot of {name} on {source.name}"
-
-
 def base_copy(run: Run, verb: str, source: Qdrant, target: Qdrant, name: str) -> dict[str, Any]:
     """Copy one collection by snapshot into an absent collection; a part that an interrupted copy left is removed first.
 
@@ -382,26 +355,19 @@ def base_copy(run: Run, verb: str, source: Qdrant, target: Qdrant, name: str) ->
         with run.door.act(f"{verb}.remove-alias", f"Remove the alias {name} on {target.name}; {source.name} has a collection"):
             target.free_name(name)
     began = time.monotonic()
-    known = {"collection": name, "snapshots": [one["name"] for one in source.snapshots(name)]}
-    with run.door.act(f"{verb}.snapshot", _snapshot_words(name, source), before=known) as act:
-        made = source.create_snapshot(name)
-        act.after = {"collection": name, "snapshot": made["name"], "size": made.get("size")}
-    try:
-        taken = time.monotonic() - began
+    with snapshots.taken(run, verb, source, name) as made:
+        seconds_taken = time.monotonic() - began
         what = f"Recover {name} on {target.name}"
         with run.door.act(f"{verb}.recover", what, before={"collection": name, "absent": True}) as act:
-            url = source.snapshot_url(name, made["name"])
+            url = source.snapshot_url(name, made.name)
             try:
-                target.recover(name, url, checksum=made.get("checksum"), source_key=read_key)
+                target.recover(name, url, checksum=made.checksum, source_key=read_key)
             except CutoverError as error:
                 raise Failed(
                     f"{name} could not be copied to {target.name}: {error.sentence}",
                     f"{source.name} serves, nothing was moved. Remove the reason and run `copy` again.",
                 ) from error
             act.after = {"collection": name}
-    finally:
-        with run.door.act(f"{verb}.remove-snapshot", f"Remove the snapshot {made['name']} on {source.name}"):
-            source.delete_snapshot(name, made["name"])
     seconds = time.monotonic() - began
-    run.voice.say(f"{name} was copied ({made.get('size', 0) / 1e6:.1f} MB in {seconds:.1f} s).")
-    return {"bytes": made.get("size"), "snapshot_seconds": round(taken, 3), "seconds": round(seconds, 3)}
+    run.voice.say(f"{name} was copied ({made.size / 1e6:.1f} MB in {seconds:.1f} s).")
+    return {"bytes": made.size, "snapshot_seconds": round(seconds_taken, 3), "seconds": round(seconds, 3)}

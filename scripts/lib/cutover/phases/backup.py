@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutover import rights, vzdump
+from cutover import rights, snapshots, vzdump
 from cutover.errors import Failed, Refused
 from cutover.journal import now
 from cutover.phases import Outcome, Sentence, references
@@ -51,6 +51,11 @@ def manifest(run: Run) -> dict[str, Any] | None:
     except ValueError:
         raise Refused(f"{path} is not readable.", "Move it away and run `cutover backup` again.") from None
     return found
+
+
+def kept_on_the_server(run: Run) -> set[str]:
+    """The names of the snapshots that had no room at home."""
+    return {str(one["name"]) for one in (manifest(run) or {}).get("collections", ()) if not one["file"]}
 
 
 def speaks_against(run: Run, facts: references.Facts | None) -> list[str]:
@@ -146,6 +151,7 @@ def do(run: Run) -> Outcome:
     facts = references.collect(run, old)
     if facts is None:
         raise Refused(f"{old} does not exist.")
+    snapshots.remove_left(run, "backup.qdrant", run.old)
     said: list[str] = []
     at = now()
     with run.door.act("backup.record", f"Write down what a restore of {old} does not bring back") as act:
@@ -215,21 +221,20 @@ def _save(run: Run, collection: str) -> dict[str, Any]:
         return dict(earlier)
     old = run.old
     info = old.info(collection)
-    with run.door.act(
-        "backup.collection", f"Take a snapshot of collection {collection}", before={"points": old.count(collection)}
-    ) as act:
-        made = old.create_snapshot(collection)
+    with (
+        snapshots.taken(run, "backup.qdrant", old, collection) as made,
+        run.door.act("backup.collection", f"Keep the snapshot of collection {collection}") as act,
+    ):
         kept: dict[str, Any] = {
-            "collection": collection, "name": made["name"], "size": int(made.get("size") or 0), "checksum": made.get("checksum"),
+            "collection": collection, "name": made.name, "size": made.size, "checksum": made.checksum,
             "points": old.count(collection), "config": info.get("config"), "schema": info.get("payload_schema"), "file": None,
         }  # fmt: skip
         folder(run).mkdir(mode=0o700, parents=True, exist_ok=True)
-        if shutil.disk_usage(folder(run)).free < 2 * kept["size"] + GIB:
+        made.stays = shutil.disk_usage(folder(run)).free < 2 * made.size + GIB
+        if made.stays:
             run.voice.say(f"{folder(run)} has no room for the snapshot of {collection}; it is left on {old.name}.")
         else:
             kept["file"], kept["sha256"] = _bring_home(run, old, kept)
-            # Its copy is here and sound; on the server it would only take room from the records.
-            old.delete_snapshot(collection, str(made["name"]))
         act.after = kept
     return kept
 
