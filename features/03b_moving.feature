@@ -75,6 +75,14 @@ Feature: Moving the traffic
       And no request failed and no write was lost
 
     @lab
+    Scenario: A new server that cannot write to its disk gets no traffic
+      Given both servers hold the same data
+      And the disk of the new server has become read-only
+      When the operator moves the traffic
+      Then it is refused because "The new server cannot write"
+      And the old server serves
+
+    @lab
     Scenario: A hold that is too short for the proof ends where it began
       Given both servers hold the same data
       And writes may be held for less time than the proof needs

@@ -277,12 +277,17 @@ def _no_read_only_key(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given("the new server cannot store anything")
 def _no_room(lab: Lab) -> None:
-    fault = {
-        "method": "PUT",
-        "endpoint": "/collections/{collection_name}/snapshots/recover",
-        "status": 500,
-        "text": "Service internal error: No space left on device (os error 28)",
-    }
+    _new_server_fails(lab, "PUT", "/collections/{collection_name}/snapshots/recover", "No space left on device (os error 28)")
+
+
+@given("the disk of the new server has become read-only")
+def _read_only(lab: Lab) -> None:
+    """What it has mapped it goes on writing to, and says yes; a file it cannot make (seen with the engine on ext4)."""
+    _new_server_fails(lab, "POST", "/collections/aliases", "Read-only file system (os error 30)")
+
+
+def _new_server_fails(lab: Lab, method: str, endpoint: str, reason: str) -> None:
+    fault = {"method": method, "endpoint": endpoint, "status": 500, "text": f"Service internal error: {reason}"}
     (lab.folder / "new-switches.json").write_text(json.dumps({"fail": [fault]}))
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutover import bypass, proof, snapshots
-from cutover.errors import CutoverError, Failed, Refused
+from cutover.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable
 from cutover.follow import CannotFollow, Follower, Position, Round, TooMuchForAHold
 from cutover.gate import Side
-from cutover.qdrant import Qdrant
+from cutover.qdrant import Answered, Qdrant
 from cutover.waiting import TimedOut
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _follower(run: Run, verb: str, side: Side, found: Position, *, may_replace: 
     source, target = server(run, side), server(run, OTHER[side])
 
     def copy_collection(name: str) -> None:
+        snapshots.remove_left(run, verb, source)
         base_copy(run, verb, source, target, name)
 
     return Follower(
@@ -99,6 +100,20 @@ def end_abandoned_hold(run: Run, verb: str) -> None:
     if run.gate.state().held:
         with run.door.act(f"{verb}.release", "End the hold that an interrupted run left behind", passing=True):
             run.gate.release()
+
+
+def need_one_that_writes(run: Run, verb: str, target: Qdrant, serving: str) -> None:
+    """Refused where a server that is to serve cannot write to its disk. Leaves nothing on it."""
+    try:
+        with run.door.act(f"{verb}.try", f"Try whether {target.name} can write to its disk", passing=True):
+            target.try_writing()
+    except Answered as error:
+        raise Refused(
+            f"{target.name.capitalize()} cannot write: {error.sentence}",
+            f"{serving.capitalize()} goes on serving. Look at the disk of {target.name}, then run `{verb}` again.",
+        ) from error
+    except OutcomeUnknown as error:  # whatever became of it, it leaves nothing
+        raise Unreachable(error.sentence, error.hint) from error
 
 
 def catch_up(run: Run, verb: str, following: Follower) -> Round:
@@ -196,6 +211,7 @@ def move(run: Run, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
     side = OTHER[to]
     end_abandoned_hold(run, verb)
     following = follower(run, side, verb)
+    need_one_that_writes(run, verb, following.target, following.source.name)
     catch_up(run, verb, following)
     watches = [
         (bypass.Watch(run.gate, following.source, side, following), following.source.name),

@@ -40,6 +40,8 @@ MAX_BODY = 24 * 1024 * 1024
 #: A delete of this many ids that do not exist reaches every shard and so waits for every write before it (measured: with one
 #: id, 2 of 150 reads on four shards were stale; with 64, none).
 BARRIER_IDS = 64
+#: The alias that is made and removed at once to see whether a server can write a file.
+TRIED = "cutover-can-write"
 
 
 class Answered(CutoverError):
@@ -193,6 +195,25 @@ class Qdrant:
         """Remove a payload index."""
         self._idempotent("DELETE", f"/collections/{_q(collection)}/index/{_q(field)}", None, params=_WAIT, timeout=LONG)
 
+    def try_writing(self) -> None:
+        """Write what leaves nothing: into the log of every collection (:meth:`barrier`), and a file, by an alias that is made and
+        removed in one request.
+
+        A disk that is full refuses the first. One that has become read-only refuses only the second: into the files that it has
+        mapped a server goes on writing, and says yes to what no disk will hold (seen with the engine on ext4).
+        """
+        collections = self.collections()
+        self.barrier(collections)
+        remove = {"delete_alias": {"alias_name": TRIED}}
+        for collection in collections[:1]:
+            actions = [{"create_alias": {"alias_name": TRIED, "collection_name": collection}}, remove]
+            try:
+                self._idempotent("POST", "/collections/aliases", {"actions": actions})
+            except CutoverError:
+                with suppress(CutoverError):  # Qdrant keeps in memory what it could not save
+                    self.change_aliases([remove])
+                raise
+
     def patch(self, collection: str, changes: Mapping[str, Any]) -> None:
         """Change settings of a collection."""
         self._idempotent("PATCH", f"/collections/{_q(collection)}", dict(changes))
@@ -287,8 +308,11 @@ class Qdrant:
 
     def delete_snapshot(self, collection: str, name: str) -> None:
         """Remove a stored snapshot; fine when it is gone already."""
-        with suppress(NotThere):
+        try:
             self._idempotent("DELETE", f"/collections/{_q(collection)}/snapshots/{_q(name)}", None, params=_WAIT)
+        except NotThere:
+            if name in {one["name"] for one in self.snapshots(collection)}:
+                raise
 
     def snapshot_url(self, collection: str, name: str) -> str:
         """Where another server fetches the snapshot."""

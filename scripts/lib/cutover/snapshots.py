@@ -5,16 +5,18 @@ A snapshot is as large as its collection and lies on the disk of a server that i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cutover.errors import CutoverError
+from cutover.errors import CutoverError, Failed
 
 if TYPE_CHECKING:
     from cutover.qdrant import Qdrant
     from cutover.run import Run
+
+STAYS = "snapshot.stays"
 
 
 @dataclass
@@ -37,6 +39,11 @@ def taken(run: Run, verb: str, source: Qdrant, collection: str) -> Iterator[Take
     known = {"collection": collection, "snapshots": [one["name"] for one in source.snapshots(collection)]}
     with run.door.act(f"{verb}.snapshot", _words(collection, source), before=known) as act:
         made = source.create_snapshot(collection)
+        if str(made.get("name")) not in {one["name"] for one in source.snapshots(collection)}:
+            raise Failed(
+                f"{source.name.capitalize()} said that it took a snapshot of {collection}, and does not list it.",
+                "Look at that server, then run the command again.",
+            )
         act.after = {"collection": collection, "snapshot": made["name"], "size": made.get("size")}
     snapshot = Taken(collection, str(made["name"]), int(made.get("size") or 0), made.get("checksum"))
     try:
@@ -45,15 +52,21 @@ def taken(run: Run, verb: str, source: Qdrant, collection: str) -> Iterator[Take
         with suppress(CutoverError):  # what failed first is what has to be said
             _remove(run, verb, source, collection, snapshot.name)
         raise
-    if not snapshot.stays:
+    if snapshot.stays:
+        run.journal.note(STAYS, f"The snapshot {snapshot.name} stays on {source.name}", snapshot=snapshot.name)
+    else:
         _remove(run, verb, source, collection, snapshot.name)
 
 
-def remove_left(run: Run, verb: str, source: Qdrant, *, but: Collection[str] = ()) -> None:
-    """Remove the snapshots that an interrupted run left on a server, but those named; what may be another's is only named."""
+def remove_left(run: Run, verb: str, source: Qdrant, *, stayed: bool = False) -> None:
+    """Remove the snapshots that an interrupted run left on a server; what may be another's is only named.
+
+    ``stayed``: also those that were to stay, by who takes them anew.
+    """
     entries = run.journal.entries()
     ends = {e.of: e for e in entries if e.of is not None}
-    gone = {e.what.split()[3] for e in entries if e.kind == "done" and e.act.endswith(".remove-snapshot")} | set(but)
+    gone = {e.what.split()[3] for e in entries if e.kind == "done" and e.act.endswith(".remove-snapshot")}
+    gone |= set() if stayed else {e.extra["snapshot"] for e in entries if e.act == STAYS}
     ours: dict[str, str] = {}  # by name
     unsure: list[tuple[str, set[str]]] = []  # the collection, and what there was before
     for intent in entries:
@@ -62,10 +75,10 @@ def remove_left(run: Run, verb: str, source: Qdrant, *, but: Collection[str] = (
         collection, end = intent.before["collection"], ends.get(intent.seq)
         if intent.what != _words(collection, source):
             continue  # of the other server
-        if end is None or end.kind == "unknown":
-            unsure.append((collection, set(intent.before["snapshots"])))
-        elif end.after:
+        if end is not None and end.after:
             ours[end.after["snapshot"]] = collection
+        else:
+            unsure.append((collection, set(intent.before["snapshots"])))
     left = {name: collection for name, collection in ours.items() if name not in gone}
     if not left and not unsure:
         return

@@ -53,11 +53,6 @@ def manifest(run: Run) -> dict[str, Any] | None:
     return found
 
 
-def kept_on_the_server(run: Run) -> set[str]:
-    """The names of the snapshots that had no room at home."""
-    return {str(one["name"]) for one in (manifest(run) or {}).get("collections", ()) if not one["file"]}
-
-
 def speaks_against(run: Run, facts: references.Facts | None) -> list[str]:
     """Why the container cannot be backed up so that a restore brings everything back, as sentences."""
     old = run.site.guests.old
@@ -151,7 +146,7 @@ def do(run: Run) -> Outcome:
     facts = references.collect(run, old)
     if facts is None:
         raise Refused(f"{old} does not exist.")
-    snapshots.remove_left(run, "backup.qdrant", run.old)
+    snapshots.remove_left(run, "backup.qdrant", run.old, stayed=True)
     said: list[str] = []
     at = now()
     with run.door.act("backup.record", f"Write down what a restore of {old} does not bring back") as act:
@@ -249,11 +244,12 @@ def _bring_home(run: Run, old: Qdrant, kept: Mapping[str, Any]) -> tuple[str, st
     if kept["checksum"] and sha != kept["checksum"]:
         unfinished.unlink()
         raise Failed(
-            f"The snapshot of {kept['collection']} arrived with checksum {sha[:12]}, the server says {kept['checksum'][:12]}.",
+            f"The snapshot of {kept['collection']} arrived from {old.name} with checksum {sha[:12]}; there it has "
+            f"{kept['checksum'][:12]}.",
             "Run the command again; if it happens again, look at the disks of both machines.",
         )
     if not _readable(unfinished):
-        raise Failed(f"The snapshot of {kept['collection']} is not a readable archive.", "Run the command again.")
+        raise Failed(f"The snapshot of {kept['collection']} from {old.name} is not a readable archive.", "Run the command again.")
     unfinished.replace(file)
     return str(file.relative_to(folder(run))), sha
 

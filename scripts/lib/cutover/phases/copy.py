@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cutover import bypass, movable, moving, serving, snapshots
 from cutover.errors import Failed, Refused, Unreachable
 from cutover.follow import Position
-from cutover.phases import Outcome, Sentence, backup
+from cutover.phases import Outcome, Sentence
 from cutover.qdrant import Answered, Qdrant, need_same_version, writes_counted
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _copy(run: Run, recording: bool) -> Outcome:
         run.journal.note("copy.begun", "Recording is on; what was copied before does not count")
         # Written before the first snapshot: whatever is recorded from here on is followed.
         Position(holders={alias: [name] for alias, name in run.old.aliases().items()}).save(moving.position_path(run))
-    snapshots.remove_left(run, "copy", run.old, but=backup.kept_on_the_server(run))
+    snapshots.remove_left(run, "copy", run.old)
     copied: dict[str, Any] = {}
     done = _copied(run)
     there = run.new.collections()
