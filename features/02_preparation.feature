@@ -10,7 +10,7 @@ Feature: Making ready
       When the operator makes the backup
       Then a backup of the old server is kept that nothing removes by itself
       And it was restored on trial, and the trial was removed again
-      And a snapshot of every collection is kept with its checksum
+      And a snapshot of every collection is kept with its checksum, and none is left on the old server
       And what a restore does not bring back is written down
 
     @lab

@@ -243,7 +243,7 @@ def _restored_on_trial(lab: Lab) -> None:
     assert lab.pve.guest(lab.site.proxmox.scratch_vmid) is None
 
 
-@then("a snapshot of every collection is kept with its checksum")
+@then("a snapshot of every collection is kept with its checksum, and none is left on the old server")
 def _snapshots_are_kept(operator: Operator) -> None:
     run = operator.run(execute=False)
     kept = backup.manifest(run)
@@ -252,6 +252,7 @@ def _snapshots_are_kept(operator: Operator) -> None:
     for one in kept["collections"]:
         assert one["sha256"] == one["checksum"]
         assert (backup.folder(run) / one["file"]).stat().st_size > 0
+        assert run.old.snapshots(one["collection"]) == []
     run.close()
 
 

@@ -2,7 +2,7 @@
 
 The stand-in for Proxmox turns a machine on and off through this registry, so stopping a guest really stops its
 processes, a snapshot really holds its files, and a deleted guest's data is really gone. What is not modelled: a kernel,
-memory, CPU time and a disk that can be full.
+memory and CPU time; a disk that can be full or fail only where one is mounted (:mod:`steps.lab.disks`).
 """
 
 from __future__ import annotations
