@@ -326,7 +326,7 @@ class Installer:
             f"make the folder {self._folder}",
         )
         if made.code != 0:
-            raise Failed(f"The folder {self._folder} cannot be made: {made.reason}.")
+            raise Failed(f"The folder {self._folder} on {shell.where} cannot be made: {made.reason}.")
         if not facts.is_root:
             return
         # Ask before Nginx is touched. Where `su` cannot answer, the proof after the reload does.

@@ -39,12 +39,13 @@ def taken(run: Run, verb: str, source: Qdrant, collection: str) -> Iterator[Take
     known = {"collection": collection, "snapshots": [one["name"] for one in source.snapshots(collection)]}
     with run.door.act(f"{verb}.snapshot", _words(collection, source), before=known) as act:
         made = source.create_snapshot(collection)
-        if str(made.get("name")) not in {one["name"] for one in source.snapshots(collection)}:
+        act.after = {"collection": collection, "snapshot": made["name"], "size": made.get("size")}
+        if made["name"] not in {one["name"] for one in source.snapshots(collection)}:
+            act.after = None  # whatever there is has another name
             raise Failed(
                 f"{source.name.capitalize()} said that it took a snapshot of {collection}, and does not list it.",
                 "Look at that server, then run the command again.",
             )
-        act.after = {"collection": collection, "snapshot": made["name"], "size": made.get("size")}
     snapshot = Taken(collection, str(made["name"]), int(made.get("size") or 0), made.get("checksum"))
     try:
         yield snapshot
