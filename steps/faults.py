@@ -10,6 +10,7 @@ the day it is made. What every cell must show is :func:`judge`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import signal
 import sys
@@ -23,10 +24,10 @@ from dataclasses import dataclass, field
 from itertools import chain, cycle
 from multiprocessing import get_context
 from pathlib import Path
-from queue import Empty
+from queue import Empty, Queue
 
 import requests
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from cutover import checks, dns, repository
 from cutover.checks import Moment
@@ -56,6 +57,8 @@ from steps.lab.world import Picture, differences, picture
 from steps.operator import Operator
 
 #: What is true by the exit code.
+#: Not one of them: the lab could not be brought back to where it was.
+DID_NOT_COME_BACK = -2
 CODES = {0: "done", 1: "refused, nothing changed", 3: "changed, run it again", 4: "outcome unknown"}
 #: Faults after which nobody can know whether a write happened.
 MAY_BE_UNKNOWN = {
@@ -209,6 +212,8 @@ class Matrix:
         #: What is typed by who gives everything up on purpose.
         self.names = {lab.site.name, *(guest.name for guest in guests)}
         self.learned: dict[Step, Learned] = {}
+        #: Everything that was said since the cell began.
+        self.told: list[str] = []
         self._back: Callable[[], None] | None = None
         self._secrets = [v for k, v in lab.env.items() if k not in {"PROXMOX_TOKEN_ID", "DNS_TSIG_NAME"}]
 
@@ -225,6 +230,7 @@ class Matrix:
             self.operator.error = None if unmet is None else Refused(unmet.sentence, unmet.hint)
         else:
             self.operator.tries(step.verb, undo=step.undo)
+            self.told += self.operator.said
 
     def do(self, step: Step) -> None:
         """Carry a step out unbroken."""
@@ -254,7 +260,11 @@ class Matrix:
         self.lab.wires.forget()
         if step in OPPOSITE:
             ours = {"qdrant_storage", "qdrant_snapshots"} if step == Step("deploy") else set()
-            Operator(self.lab, agrees_to=ours).does(OPPOSITE[step].verb, undo=OPPOSITE[step].undo)
+            operator = Operator(self.lab, agrees_to=ours)
+            operator.does(OPPOSITE[step].verb, undo=OPPOSITE[step].undo)
+            self.told += operator.said
+            left = self._not_named(differences(before, picture(self.lab)))
+            assert not any(".snapshots: " in one for one in left), f"the way back of {step.name} leaves snapshots: {left}"
         assert self._back is not None
         self._back()
         left = differences(before, picture(self.lab))
@@ -264,6 +274,7 @@ class Matrix:
         """Break one call, look, mend it, and go on."""
         began = time.monotonic()
         shown = Shown(cell)
+        self.told.clear()
         before = picture(self.lab)
         broken = Broken(cell.call, cell.fault, cell.nth, cell.after)
         self.lab.wires.arm(broken)
@@ -316,10 +327,18 @@ class Matrix:
         self.tries(cell.step)
         if self.operator.error is not None:
             return [f"it does not go on when the fault is gone: {self.operator.error}"]
-        left = _same(wanted, picture(self.lab))
-        if any("they can be deleted" in said for said in self.operator.said):
-            left = [difference for difference in left if ".snapshots: " not in difference]  # perhaps another's: left, and named
+        left = self._not_named(_same(wanted, picture(self.lab)))
         return [f"afterwards the site is not as after an unbroken run: {left}"] if left else []
+
+    def _not_named(self, left: Sequence[str]) -> list[str]:
+        """Without the snapshots of which the tool said by name that they may be another's."""
+        named = " ".join(said for said in self.told if "they can be deleted" in said)
+
+        def all_named(difference: str) -> bool:
+            names = re.findall(r"[\w-]+\.snapshot\b", difference.partition(": ")[2])
+            return ".snapshots: " in difference and bool(names) and all(name in named for name in names)
+
+        return [difference for difference in left if not all_named(difference)]
 
 
 def _same(wanted: Picture, found: Picture) -> list[str]:
@@ -520,7 +539,31 @@ def _neutral(said: str) -> str:
 
 #: So many cells share a lab, which costs as much as five of them.
 CELLS_A_LAB = 60
-_SHOWN = TypeAdapter(Shown)
+_KEPT = TypeAdapter(tuple[str, Shown])
+
+
+def version() -> str:
+    """Of the tool and its lab, as they are in this checkout: what was shown of another one is not shown of this."""
+    digest = hashlib.sha256()
+    for file in sorted(
+        [*(ROOT / "scripts" / "lib").rglob("*.py"), *(ROOT / "steps").rglob("*.py"), *(ROOT / "nginx").rglob("*")]
+    ):
+        if file.is_file() and "unit" not in file.parts:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def kept(file: Path | None) -> list[Shown]:
+    """What a file keeps of this version; of a run that was killed the last line may be cut off, and is left out."""
+    if file is None or not file.exists():
+        return []
+    found, this = list[Shown](), version()
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with suppress(ValidationError):
+            of, shown = _KEPT.validate_json(line)
+            if of == this and shown.code != DID_NOT_COME_BACK:
+                found.append(shown)
+    return found
 
 
 def planned(folder: Path, steps: Sequence[Step]) -> list[Cell]:
@@ -574,7 +617,7 @@ def break_these(wanted: Sequence[Cell], folder: Path, until: float, say: Callabl
         if failed and cell is None:  # not by a cell: another lab would not do better
             return [*wrong, f"{step.name}: {failed}"]
         if failed and cell is not None:
-            say(Shown(cell, -2, wrong=[failed]))
+            say(Shown(cell, DID_NOT_COME_BACK, wrong=[failed]))
     return wrong
 
 
@@ -587,15 +630,34 @@ def break_all(wanted: Sequence[Cell], folder: Path, jobs: int, until: float, say
             chunks.append(mine := [])
         mine.append(cell)
     new = get_context("spawn")
-    with new.Manager() as manager, new.Pool(jobs, end_by_a_signal) as pool:  # who leaves here ends them
-        shown = manager.Queue()
-        working = [pool.apply_async(break_these, (chunk, folder, until, shown.put)) for chunk in chunks]
-        while not (ended := all(one.ready() for one in working)) or not shown.empty():
-            with suppress(Empty):
-                say(shown.get(timeout=0 if ended else 1))
-        pool.close()
-        pool.join()
-        return [said for one in working for said in one.get()]
+    with new.Manager() as manager:
+        tasks, shown, wrong = manager.Queue(), manager.Queue(), manager.list()
+        for chunk in chunks:
+            tasks.put(chunk)
+        workers = [new.Process(target=_work, args=(tasks, shown, wrong, folder, until)) for _ in range(jobs)]
+        for worker in workers:
+            worker.start()
+        try:
+            while not (ended := not any(worker.is_alive() for worker in workers)) or not shown.empty():
+                with suppress(Empty):
+                    say(shown.get(timeout=0 if ended else 1))
+        finally:  # also of a signal: each takes its lab down
+            for worker in workers:
+                worker.terminate()
+            for worker in workers:
+                worker.join(60)
+        return [*wrong, *(f"A process ended with {worker.exitcode}." for worker in workers if worker.exitcode)]
+
+
+def _work(tasks: Queue[list[Cell]], shown: Queue[Shown], wrong: list[str], folder: Path, until: float) -> None:
+    """Take chunks of cells until there are none."""
+    end_by_a_signal()
+    while True:
+        try:
+            chunk = tasks.get_nowait()
+        except Empty:
+            return
+        wrong += break_these(chunk, folder, until, shown.put)
 
 
 def end_by_a_signal() -> None:
@@ -608,6 +670,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--into", type=Path, default=ROOT / "docs" / "faults.md")
     parser.add_argument("--quick", action="store_true", help="only the choice of every day")
+    parser.add_argument("--covering", action="store_true", help="only so many that in each step every server meets every fault")
     parser.add_argument("--step", action="append", help="only this step (can be repeated), for example: backup, 'undo gate'")
     parser.add_argument("--only", default="", help="only cells with these words, for example: 'the name server: UPDATE', or lost")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no cell after so long")
@@ -619,35 +682,36 @@ def main() -> int:
     end_by_a_signal()
     steps = [step for step in (*EVENING, *NO_WAY_BACK) if not options.step or step.name in options.step]
     until = time.time() + options.minutes * 60
-    shown: list[Shown] = []
-    if options.keep and options.keep.exists():
-        shown = [_SHOWN.validate_json(line) for line in options.keep.read_text(encoding="utf-8").splitlines()]
-    done = {(one.cell.step, one.cell.call, one.cell.fault) for one in shown}
-    every: list[Cell] = []
+    shown, of = kept(options.keep), version()
 
     def say(one: Shown) -> None:
         shown.append(one)
         print(f"{'X' if one.wrong else '.'} {one.cell} -> {one.code} ({one.seconds:.1f} s)", *one.wrong, sep="\n    ", flush=True)
         if options.keep:
             with options.keep.open("ab") as file:
-                file.write(_SHOWN.dump_json(one) + b"\n")
+                file.write(_KEPT.dump_json((of, one)) + b"\n")
 
-    wrong = ["The matrix did not come to its end."]
     with tempfile.TemporaryDirectory(prefix="cutover-") as name:
         folder = Path(name)
         folder.chmod(0o755)
+        every = planned(folder, steps)
+        chosen = [cell for cell in every if options.only in str(cell)]
+        if options.quick:
+            quick = Quick()
+            chosen = [one for step in steps for one in quick.choose([cell for cell in chosen if cell.step == step])]
+        if options.covering:
+            chosen = [one for step in steps for one in covering(cell for cell in chosen if cell.step == step)]
+        there = {(cell.step, cell.call, cell.fault) for cell in every}
+        shown = [one for one in shown if (one.cell.step, one.cell.call, one.cell.fault) in there]
+        done = {(one.cell.step, one.cell.call, one.cell.fault) for one in shown}
+        wanted = [cell for cell in chosen if (cell.step, cell.call, cell.fault) not in done]
+        print(f"{len(every)} cells in {len(steps)} steps, {len(chosen)} of them chosen, {len(wanted)} to be done", flush=True)
+        wrong = ["The matrix did not come to its end."]
         try:
-            every += planned(folder, steps)
-            chosen = [cell for cell in every if options.only in str(cell)]
-            if options.quick:
-                quick = Quick()
-                chosen = [one for step in steps for one in quick.choose([cell for cell in chosen if cell.step == step])]
-            wanted = [cell for cell in chosen if (cell.step, cell.call, cell.fault) not in done]
-            print(f"{len(every)} cells in {len(steps)} steps, {len(chosen)} of them chosen, {len(wanted)} to be done", flush=True)
             wrong = break_all(wanted, folder, options.jobs, until, say)
         finally:  # also of a run that was stopped: what was shown was shown
             options.into.write_text(table(shown, every), encoding="utf-8")
-    print(*wrong, f"{len(shown)} cells; written: {options.into}", sep="\n")
+            print(*wrong, f"{len(shown)} cells; written: {options.into}", sep="\n")
     return 1 if wrong or any(one.wrong for one in shown) else 0
 
 

@@ -68,7 +68,7 @@ class Disk:
         _mount("-o", "remount,abort", str(self.path))
 
     def repair(self) -> None:
-        """As a start of its host with a check of the disk does; nobody may be using it."""
+        """Mount it anew, as a start of its host does; nobody may be using it."""
         umount = ["umount", str(self.path)]
 
         def gone() -> bool | Not:

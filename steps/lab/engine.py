@@ -187,8 +187,11 @@ class Engine:
                 "images": sorted(self.here),
             }
             file = self.folder / "engine.json"
-            file.with_suffix(".new").write_text(json.dumps(kept))
-            file.with_suffix(".new").replace(file)
+            try:
+                file.with_suffix(".new").write_text(json.dumps(kept))
+                file.with_suffix(".new").replace(file)
+            except OSError as error:  # of a full disk dockerd says so in its log, and goes on
+                print(f"{file} cannot be written: {error}", file=sys.stderr, flush=True)
 
     def boot(self) -> None:
         """What dockerd does when the machine comes up: bring back what its restart policy brings back."""
@@ -405,7 +408,7 @@ class Engine:
                     container.restarts += 1
                     try:
                         self._launch(container, self._claim(container))
-                    except EngineError:
+                    except (EngineError, OSError):
                         container.state = "exited"
 
     def _probe(self, container: Container, check: Mapping[str, Any], listen: tuple[str, int] | None, starting: bool) -> None:

@@ -102,8 +102,19 @@ class WiredLab(Lab):
         )
 
     def start(self) -> None:
-        self._troubles()
-        super().start()
+        try:
+            self._troubles()
+        except BaseException:
+            self._mounts.close()
+            raise
+        super().start()  # stops everything where it fails
+        try:
+            self._settle()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _settle(self) -> None:
         at = self.network.address
         served = (self.folder / "tls" / "wire-portainer.crt").read_text()
         pinned = hashlib.sha256(ssl.PEM_cert_to_DER_cert(served)).hexdigest()
@@ -259,7 +270,7 @@ def keep(lab: Lab, *, whole: bool = False) -> Callable[[], None]:
 
 
 def _without_snapshots(lab: Lab) -> None:
-    """The old server keeps none between the steps of the matrix."""
+    """The old server keeps none between the cells of the matrix, which has looked at them before."""
     with requests.Session() as session, contextlib.suppress(requests.ConnectionError):
         session.headers["api-key"] = lab.keys.qdrant
         base = f"{lab.site.qdrant.old_url}/collections"

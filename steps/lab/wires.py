@@ -137,6 +137,7 @@ class Wires:
     #: By server and fault: lets it happen, and answers how it ends.
     happenings: dict[tuple[str, str], Callable[[], Callable[[], None]]] = field(default_factory=dict)
     _ends: dict[tuple[str, str], Callable[[], None]] = field(default_factory=dict)
+    _could_not: BaseException | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def wire(self, server: str, here: Address, there: Address, **rest: Any) -> Wire:
@@ -164,8 +165,11 @@ class Wires:
         with self._lock:
             self.broken = None
             ends, self._ends = self._ends, {}
+            could_not, self._could_not = self._could_not, None
         for end in ends.values():
             end()
+        if could_not is not None:
+            raise RuntimeError("what was to happen to a server could not be done") from could_not
         for wire in self.wires:
             wire.look()
 
@@ -179,7 +183,11 @@ class Wires:
             if self.broken is None or self.broken.fault != fault:
                 return  # it was mended meanwhile
             if (server, fault) not in self._ends or fault not in DISK_FAULTS:
-                self._ends[server, fault] = self.happenings[server, fault]()
+                try:
+                    self._ends[server, fault] = self.happenings[server, fault]()
+                except BaseException as error:  # here it would only end a connection, as the fault does
+                    self._could_not = error
+                    raise
 
     def passes(self, call: Call) -> str:
         """Note a call; the fault that it meets, or nothing."""

@@ -8,6 +8,7 @@ import pytest
 from cutover import moving, proof, site
 from cutover import snapshots as left
 from cutover.errors import CutoverError, Failed
+from cutover.qdrant import NotThere
 from cutover.run import Run
 from cutover.secrets import Secrets
 from cutover.voice import Silent
@@ -103,9 +104,40 @@ def test_a_snapshot_that_may_be_somebody_elses_is_named_and_kept(run: Any) -> No
     run.journal.intent("copy.snapshot", left._words("docs", run.old), {"collection": "docs", "snapshots": list(snapshots(run))})
     with run.door.act("test", "The snapshot that was under way"):
         made = run.old.create_snapshot("docs")
-    left.remove_left(run, "copy", run.old)
+    for _ in range(2):
+        left.remove_left(run, "copy", run.old)
     assert made["name"] in snapshots(run)
-    assert made["name"] in "".join(run.voice.sentences)
+    assert "".join(run.voice.sentences).count(made["name"]) == 1, "once is enough"
+
+
+def test_a_snapshot_of_the_same_second_is_not_taken_for_ours(run: Any) -> None:
+    """Qdrant names them by the second."""
+    with run.door.act("test", "Somebody else's"):
+        made = run.old.create_snapshot("docs")
+    with left.taken(run, "copy", run.old, "docs") as ours:
+        assert ours.name != made["name"]
+    assert snapshots(run) == {made["name"]}
+
+
+def test_where_no_snapshot_was_taken_nobody_elses_is_named(run: Any, servers: Any) -> None:
+    route = "/collections/{collection_name}/snapshots"
+    servers.switch("old", fail=[{"method": "POST", "endpoint": route, "status": 500, "text": "Service internal error"}])
+    with pytest.raises(CutoverError, match="Service internal error"):
+        moving.base_copy(run, "copy", run.old, run.new, "docs")
+    servers.switch("old")
+    with run.door.act("test", "Somebody else's, every night"):
+        run.old.create_snapshot("docs")
+    left.remove_left(run, "copy", run.old)
+    assert run.voice.sentences == []
+
+
+def test_with_a_collection_its_snapshots_are_out_of_reach(run: Any) -> None:
+    with pytest.raises(NotThere), left.taken(run, "copy", run.old, "docs") as made, run.door.act("test", "A user removes it"):
+        run.old.delete_collection("docs")
+        run.old.info("docs")
+    with run.door.act("test", "Look"):
+        run.old.delete_snapshot("docs", made.name)
+    left.remove_left(run, "copy", run.old)
 
 
 def test_an_alias_of_the_same_name_on_the_target_does_not_turn_the_copy_to_another_collection(run: Any) -> None:

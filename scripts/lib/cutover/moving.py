@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,14 +74,21 @@ def server(run: Run, side: Side) -> Qdrant:
 
 def follower(run: Run, side: Side, verb: str) -> Follower:
     """Who brings the other server up to date with what the serving one (``side``) receives."""
+    tidy(run, verb)
     return _follower(run, verb, side, position(run, side), may_replace=side == "old")
+
+
+def tidy(run: Run, verb: str) -> None:
+    """Remove the snapshots that interrupted commands left. That it cannot be done now stands in nobody's way."""
+    for one in (run.old, run.new):
+        with suppress(CutoverError):
+            snapshots.remove_left(run, verb, one)
 
 
 def _follower(run: Run, verb: str, side: Side, found: Position, *, may_replace: bool) -> Follower:
     source, target = server(run, side), server(run, OTHER[side])
 
     def copy_collection(name: str) -> None:
-        snapshots.remove_left(run, verb, source)
         base_copy(run, verb, source, target, name)
 
     return Follower(
@@ -108,6 +116,8 @@ def need_one_that_writes(run: Run, verb: str, target: Qdrant, serving: str) -> N
         with run.door.act(f"{verb}.try", f"Try whether {target.name} can write to its disk", passing=True):
             target.try_writing()
     except Answered as error:
+        if error.status < 500:
+            raise  # a key, or a limit: no disk
         raise Refused(
             f"{target.name.capitalize()} cannot write: {error.sentence}",
             f"{serving.capitalize()} goes on serving. Look at the disk of {target.name}, then run `{verb}` again.",

@@ -311,7 +311,11 @@ class Qdrant:
         try:
             self._idempotent("DELETE", f"/collections/{_q(collection)}/snapshots/{_q(name)}", None, params=_WAIT)
         except NotThere:
-            if name in {one["name"] for one in self.snapshots(collection)}:
+            try:
+                left = {one["name"] for one in self.snapshots(collection)}
+            except NotThere:  # the whole collection is
+                return
+            if name in left:
                 raise
 
     def snapshot_url(self, collection: str, name: str) -> str:

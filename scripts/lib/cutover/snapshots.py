@@ -5,18 +5,20 @@ A snapshot is as large as its collection and lies on the disk of a server that i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cutover.errors import CutoverError, Failed
+from cutover.qdrant import NotThere, Qdrant
+from cutover.waiting import Not, wait_until
 
 if TYPE_CHECKING:
-    from cutover.qdrant import Qdrant
     from cutover.run import Run
 
 STAYS = "snapshot.stays"
+NAMED = "snapshot.named"
 
 
 @dataclass
@@ -34,69 +36,80 @@ class Taken:
 def taken(run: Run, verb: str, source: Qdrant, collection: str) -> Iterator[Taken]:
     """Take a snapshot for the length of a block.
 
-    What could not be removed then, because the server or this process is gone, the next run removes (:func:`remove_left`).
+    What could not be removed then, because the server or this process is gone, the next command removes that looks for
+    such (:func:`remove_left`).
     """
-    known = {"collection": collection, "snapshots": [one["name"] for one in source.snapshots(collection)]}
-    with run.door.act(f"{verb}.snapshot", _words(collection, source), before=known) as act:
+    known = {"collection": collection, "snapshots": sorted(_listed(source, collection))}
+
+    def take() -> dict[str, Any] | Not:
+        # Qdrant names them by the second: a second one in the same takes the place of the first, which may be another's.
         made = source.create_snapshot(collection)
-        act.after = {"collection": collection, "snapshot": made["name"], "size": made.get("size")}
-        if made["name"] not in {one["name"] for one in source.snapshots(collection)}:
-            act.after = None  # whatever there is has another name
+        return Not(f"{made['name']} was there before") if str(made["name"]) in known["snapshots"] else made
+
+    with run.door.act(f"{verb}.snapshot", _words(collection, source), before=known) as act:
+        made = wait_until(take, deadline=5, what=f"A snapshot of {collection} on {source.name}", every=1.0)
+        name = str(made["name"])
+        act.after = {"collection": collection, "snapshot": name, "size": made.get("size")}
+        if name not in _listed(source, collection):
+            act.after["snapshot"] = None  # it has another name, or there is none
             raise Failed(
                 f"{source.name.capitalize()} said that it took a snapshot of {collection}, and does not list it.",
                 "Look at that server, then run the command again.",
             )
-    snapshot = Taken(collection, str(made["name"]), int(made.get("size") or 0), made.get("checksum"))
+    snapshot = Taken(collection, name, int(made.get("size") or 0), made.get("checksum"))
     try:
         yield snapshot
     except BaseException:
         with suppress(CutoverError):  # what failed first is what has to be said
-            _remove(run, verb, source, collection, snapshot.name)
+            _remove(run, verb, source, collection, name)
         raise
     if snapshot.stays:
-        run.journal.note(STAYS, f"The snapshot {snapshot.name} stays on {source.name}", snapshot=snapshot.name)
+        run.journal.note(STAYS, f"The snapshot {name} stays on {source.name}", snapshot=name)
     else:
-        _remove(run, verb, source, collection, snapshot.name)
+        _remove(run, verb, source, collection, name)
 
 
-def remove_left(run: Run, verb: str, source: Qdrant, *, stayed: bool = False) -> None:
-    """Remove the snapshots that an interrupted run left on a server; what may be another's is only named.
+def remove_left(run: Run, verb: str, source: Qdrant, *, stay: Collection[str] | None = None) -> None:
+    """Remove the snapshots that interrupted commands left on a server. What may be another's is only named, once.
 
-    ``stayed``: also those that were to stay, by who takes them anew.
+    Those that were to stay do so, or of them only the names in ``stay``.
     """
     entries = run.journal.entries()
     ends = {e.of: e for e in entries if e.of is not None}
-    gone = {e.what.split()[3] for e in entries if e.kind == "done" and e.act.endswith(".remove-snapshot")}
-    gone |= set() if stayed else {e.extra["snapshot"] for e in entries if e.act == STAYS}
+    done = {e.what.split()[3] for e in entries if e.kind == "done" and e.act.endswith(".remove-snapshot")}
+    done |= {e.extra["snapshot"] for e in entries if e.act == STAYS} if stay is None else set(stay)
+    named = {e.extra["of"] for e in entries if e.act == NAMED}
     ours: dict[str, str] = {}  # by name
-    unsure: list[tuple[str, set[str]]] = []  # the collection, and what there was before
+    unsure: dict[int, tuple[str, set[str]]] = {}  # by intent: the collection, and what there was before
     for intent in entries:
         if intent.kind != "intent" or not intent.act.endswith(".snapshot") or "snapshots" not in (intent.before or {}):
             continue
         collection, end = intent.before["collection"], ends.get(intent.seq)
         if intent.what != _words(collection, source):
             continue  # of the other server
-        if end is not None and end.after:
-            ours[end.after["snapshot"]] = collection
-        else:
-            unsure.append((collection, set(intent.before["snapshots"])))
-    left = {name: collection for name, collection in ours.items() if name not in gone}
-    if not left and not unsure:
-        return
-    there = {
-        collection: {one["name"] for one in source.snapshots(collection)}
-        for collection in source.collections()
-        if collection in {*left.values(), *(name for name, _ in unsure)}
-    }
-    for name, collection in left.items():
-        if name in there.get(collection, ()):
+        if end is not None and (name := (end.after or {}).get("snapshot")):
+            ours[name] = collection
+        elif intent.seq not in named and (end is None or end.kind == "unknown" or end.after):
+            unsure[intent.seq] = collection, set(intent.before["snapshots"])
+    for name, collection in ours.items():
+        if name not in done and name in _listed(source, collection):
             _remove(run, verb, source, collection, name)
-    for collection, before in unsure:
-        if new := sorted(there.get(collection, set()) - before - gone - set(ours)):
-            run.voice.say(
-                f"A command was interrupted while it took a snapshot of {collection}. If nobody else made these on "
-                f"{source.name}, they can be deleted: {', '.join(new)}."
-            )
+    for seq, (collection, before) in unsure.items():
+        new = ", ".join(sorted(_listed(source, collection) - before - done - set(ours)))
+        said = (
+            f"A snapshot of {collection} was begun, and nobody knows whether it is there. If nobody else made these on "
+            f"{source.name}, they can be deleted: {new}."
+        )
+        if new:
+            run.voice.say(said)
+            run.journal.note(NAMED, said, of=seq)
+
+
+def _listed(source: Qdrant, collection: str) -> set[str]:
+    try:
+        return {str(one["name"]) for one in source.snapshots(collection)}
+    except NotThere:  # with the collection they cannot be reached any more
+        return set()
 
 
 def _words(collection: str, source: Qdrant) -> str:

@@ -16,11 +16,12 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutover import rights, snapshots, vzdump
-from cutover.errors import Failed, Refused
+from cutover.errors import CutoverError, Failed, Refused
 from cutover.journal import now
 from cutover.phases import Outcome, Sentence, references
 
@@ -146,7 +147,7 @@ def do(run: Run) -> Outcome:
     facts = references.collect(run, old)
     if facts is None:
         raise Refused(f"{old} does not exist.")
-    snapshots.remove_left(run, "backup.qdrant", run.old, stayed=True)
+    snapshots.remove_left(run, "backup.qdrant", run.old)
     said: list[str] = []
     at = now()
     with run.door.act("backup.record", f"Write down what a restore of {old} does not bring back") as act:
@@ -171,6 +172,9 @@ def do(run: Run) -> Outcome:
     with run.door.act("backup.manifest", "Write the manifest of the backup") as act:
         _write(folder(run) / "manifest.json", json.dumps(kept, indent=1, ensure_ascii=False, default=str))
         act.after = {"archive": archive.volid}
+    with suppress(CutoverError):  # what an earlier backup left there has this one in its place
+        kept_there = [str(one["name"]) for one in collections if not one["file"]]
+        snapshots.remove_left(run, "backup.qdrant", run.old, stay=kept_there)
     return Outcome(True, said, f"The archive stays until somebody unprotects and deletes {archive.volid}.", kept)
 
 

@@ -124,6 +124,7 @@ def undo(run: Run) -> Outcome:
     if not flags.recording and not ours:
         return Outcome(changed=False, sentences=[f"Nothing of a copy is on {run.new.name}, and nothing is recorded."])
     serving.need_old_serves(run)
+    moving.tidy(run, "copy")
     # First what can be refused: as long as nothing was removed, a refusal is one.
     if flags.installed:  # also where nothing is recorded: bodies may be left of a run that was killed here
         with run.door.act("copy.stop-recording", "Stop recording and remove what was recorded"):
