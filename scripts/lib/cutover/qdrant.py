@@ -117,11 +117,13 @@ class Qdrant:
             raise self._error(method, path, answer)
         return answer
 
-    def ask(self, method: str, path: str, body: Any = None, **rest: Any) -> Any:
-        """The ``result`` of one request."""
+    def ask(self, method: str, path: str, body: Any = None, *, needs: str = "", **rest: Any) -> Any:
+        """The ``result`` of one request; ``needs`` is a text that has to be in it."""
         answer = self.raw(method, path, body, **rest)
         told = http.json_of(answer, f"Qdrant ({self.name})")
         if not isinstance(told, dict) or told.get("result") is None:
+            raise http.not_like(answer, f"Qdrant ({self.name})")
+        if needs and not (isinstance(told["result"], dict) and isinstance(told["result"].get(needs), str)):
             raise http.not_like(answer, f"Qdrant ({self.name})")
         return told["result"]
 
@@ -303,7 +305,7 @@ class Qdrant:
     def create_snapshot(self, collection: str) -> dict[str, Any]:
         """Take a snapshot and wait for it: it holds every write that was acknowledged before this call."""
         path = f"/collections/{_q(collection)}/snapshots"
-        found: dict[str, Any] = self.ask("POST", path, params=_WAIT, timeout=LONG)
+        found: dict[str, Any] = self.ask("POST", path, needs="name", params=_WAIT, timeout=LONG)
         return found
 
     def delete_snapshot(self, collection: str, name: str) -> None:

@@ -44,11 +44,11 @@ def taken(run: Run, verb: str, source: Qdrant, collection: str) -> Iterator[Take
     def take() -> dict[str, Any] | Not:
         # Qdrant names them by the second: a second one in the same takes the place of the first, which may be another's.
         made = source.create_snapshot(collection)
-        return Not(f"{made['name']} was there before") if str(made["name"]) in known["snapshots"] else made
+        return Not(f"{made['name']} was there before") if made["name"] in known["snapshots"] else made
 
     with run.door.act(f"{verb}.snapshot", _words(collection, source), before=known) as act:
         made = wait_until(take, deadline=5, what=f"A snapshot of {collection} on {source.name}", every=1.0)
-        name = str(made["name"])
+        name = made["name"]
         act.after = {"collection": collection, "snapshot": name, "size": made.get("size")}
         if name not in _listed(source, collection):
             act.after["snapshot"] = None  # it has another name, or there is none
