@@ -55,6 +55,7 @@ from steps.lab.wires import (
 )  # fmt: skip
 from steps.lab.world import Picture, differences, picture
 from steps.operator import Operator
+from steps.tally import BROKEN, tried
 
 #: What is true by the exit code.
 #: Not one of them: the lab could not be brought back to where it was.
@@ -294,6 +295,7 @@ class Matrix:
             outcome = self.operator.result.outcome if self.operator.result is not None else None
             shown.warned = " ".join(outcome.warnings) if outcome is not None and error_ is None else ""
         shown.met = bool(broken.hits or broken.since)
+        tried(BROKEN, shown.met)
         self.lab.wires.mend()
         after = self._picture()
         changed = differences(before, after)
@@ -385,7 +387,7 @@ def judge(shown: Shown, changed: Sequence[str], secrets: Iterable[str] = ()) -> 
 
 
 _CALLED = {
-    "the old server": ("old server", ".152:6333"), "the new server": ("new server", ".101:6333"),
+    "the old server": ("old server", ".152:6333"), "the new server": ("new server", ".101:6333", "container"),
     "Qdrant through Nginx": ("Nginx", ".111:6333", "gate"), "vLLM": ("vLLM", ".181:8000"), "Git": ("Git", ".170:8418", "repository"),
     "Proxmox": ("Proxmox", ".172:8006", "/nodes/", "cluster/", "nodes/", "access/", "VM ", "LXC "),
     "Portainer": ("Portainer", ".171:9443", "stack", "container"),

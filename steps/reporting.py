@@ -24,6 +24,7 @@ from cutover.gatelog import lines
 from cutover.journal import Journal
 from cutover.secrets import Secrets
 from cutover.site import load
+from steps import tally
 from steps.criteria import CRITERIA
 from steps.report import CATALOGUE, ROOT, Known, begin, complete, known, now
 from steps.targets.live import LiveSite
@@ -121,6 +122,8 @@ def in_words(said: str) -> str:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report = yield
+    if call.when == "call":
+        tally.tried(tally.RANDOM, tally.examples(getattr(item, "hypothesis_statistics", "")))
     criterion = criterion_of(item)
     if not criterion:
         return report
@@ -180,7 +183,12 @@ def hand_over(config: pytest.Config) -> None:
     run = config.stash[RUN]
     ran: set[tuple[str, int]] = config.stash[_SEEN]
     config.workeroutput["acceptance"] = json.dumps(  # type: ignore[attr-defined]
-        {"evidence": [asdict(one) for one in run.evidence], "moves": run.moves, "seen": sorted(ran)}
+        {
+            "evidence": [asdict(one) for one in run.evidence],
+            "moves": run.moves,
+            "seen": sorted(ran),
+            "tried": dict(tally.TRIED),
+        }
     )
 
 
@@ -193,6 +201,7 @@ def pytest_testnodedown(node: Any) -> None:
         run = node.config.stash[RUN]
         run.evidence += [Evidence(**one) for one in taken["evidence"]]
         run.moves += taken["moves"]
+        tally.TRIED.update(taken["tried"])
         seen: set[tuple[str, int]] = node.config.stash[_SEEN]
         seen.update((file, line) for file, line in taken["seen"])
 
@@ -203,6 +212,8 @@ def report_of(config: pytest.Config, place: Place) -> Report:
     run = config.stash[RUN]
     run.place = place
     run.ended = now()
+    if said := tally.sentence():
+        run.facts["tried"] = said
     waivers = []
     try:
         waivers = waivers_of(Path(config.getoption("--site")).parent / "waivers.yaml", CRITERIA)

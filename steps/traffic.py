@@ -20,6 +20,7 @@ from cutover.waiting import Not, wait_until
 from steps.lab.lab import Lab
 from steps.lab.load import Load, Report
 from steps.operator import Operator
+from steps.tally import DIED, tried
 from steps.trust import _run_and_die
 
 #: Requests the application makes before and after each act, so that there is traffic on both sides of it.
@@ -124,6 +125,7 @@ def _dies_at_every_point(lab: Lab, operator: Operator, application: Application)
         _somebody_serves(lab)
         application.goes_on()
         assert ended.returncode in {-9, 0}, f"exit code {ended.returncode}\n{ended.stderr}"
+        tried(DIED, ended.returncode == -9)
         assert _status(operator).state in {"ready", "watching"}, _status(operator)
         if _side(operator) == "new":
             operator.does("switch")

@@ -18,6 +18,7 @@ from steps.lab.lab import QDRANT_PORT, ROOT, Lab
 from steps.lab.world import Picture, differences, picture
 from steps.operator import Operator
 from steps.rebooted import PowerCut
+from steps.tally import DIED, POWER, tried
 
 #: The steps of the plan that have to be done before each one.
 FORWARD = ("backup", "resize", "deploy", "gate", "copy", "switch", "back")
@@ -93,6 +94,7 @@ def _dies_at_every_point(lab: Lab, operator: Operator, step: str) -> None:
             break
         assert ended.returncode == -9, f"after {deaths} deaths: exit code {ended.returncode}\n{ended.stderr}"
         deaths += 1
+        tried(DIED)
     else:
         raise AssertionError(f"{step} did not end after {MOST_DEATHS} starts")
     assert deaths, f"{step} has no journaled point at which it could be interrupted"
@@ -120,6 +122,7 @@ def _power_lost_at_every_point(lab: Lab, operator: Operator, server: str, step: 
             assert operator.error is None, f"after {cuts} cuts, with the power on: {operator.error}"
             break
         cuts += 1
+        tried(POWER)
     else:
         raise AssertionError(f"{step} did not end after {MOST_DEATHS} starts")
     assert cuts, f"{step} has no journaled point at which the power could go"

@@ -83,10 +83,15 @@ Feature: A chapter
 """
 
 STEPS = """\
+import hypothesis
 import pytest
 from pytest_bdd import given, parsers, scenarios, then, when
 
 scenarios("small.feature")
+
+@hypothesis.settings(max_examples=20, database=None)
+@hypothesis.given(hypothesis.strategies.integers())
+def test_a_property(number): pass
 
 @pytest.fixture
 def unset():
@@ -133,7 +138,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts/lib'}", "QDRANT_API_KEY": "s3cret-key",
     }  # fmt: skip
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--report", "out", "test_small.py"],
+        [sys.executable, "-m", "pytest", "-q", "-n1", "-p", "no:cacheprovider", "--report", "out", "test_small.py"],
         cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (folder / "out" / "acceptance.json").exists(), run.stdout[-3000:] + run.stderr[-2000:]
@@ -175,6 +180,10 @@ def test_a_sentence_without_a_meaning_is_not_met(told: dict[str, Any]) -> None:
 def test_a_stage_that_broke_is_not_met_and_no_secret_is_shown(told: dict[str, Any]) -> None:
     assert row(told, "A4")["verdict"] == "not met"
     assert "the stage broke with <secret>" in row(told, "A4")["reason"]
+
+
+def test_the_random_cases_are_counted(told: dict[str, Any]) -> None:
+    assert told["runs"][0]["facts"]["tried"] == "20 random cases"
 
 
 def test_a_skip_is_never_a_pass(told: dict[str, Any]) -> None:
