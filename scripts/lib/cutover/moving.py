@@ -110,8 +110,8 @@ def end_abandoned_hold(run: Run, verb: str) -> None:
             run.gate.release()
 
 
-def need_one_that_writes(run: Run, verb: str, target: Qdrant, serving: str) -> None:
-    """Refused where a server that is to serve cannot write to its disk. Leaves nothing on it."""
+def need_one_that_writes(run: Run, verb: str, target: Qdrant, meanwhile: str = "") -> None:
+    """Refused where a server that is to serve cannot write to its disk. Leaves nothing on it. ``meanwhile``: who serves."""
     try:
         with run.door.act(f"{verb}.try", f"Try whether {target.name} can write to its disk", passing=True):
             target.try_writing()
@@ -120,7 +120,7 @@ def need_one_that_writes(run: Run, verb: str, target: Qdrant, serving: str) -> N
             raise  # a key, or a limit: no disk
         raise Refused(
             f"{target.name.capitalize()} cannot write: {error.sentence}",
-            f"{serving.capitalize()} goes on serving. Look at the disk of {target.name}, then run `{verb}` again.",
+            f"{meanwhile} Look at the disk of {target.name}, then run `{verb}` again.".strip(),
         ) from error
     except OutcomeUnknown as error:  # whatever became of it, it leaves nothing
         raise Unreachable(error.sentence, error.hint) from error
@@ -221,7 +221,7 @@ def move(run: Run, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
     side = OTHER[to]
     end_abandoned_hold(run, verb)
     following = follower(run, side, verb)
-    need_one_that_writes(run, verb, following.target, following.source.name)
+    need_one_that_writes(run, verb, following.target, f"{following.source.name.capitalize()} goes on serving.")
     catch_up(run, verb, following)
     watches = [
         (bypass.Watch(run.gate, following.source, side, following), following.source.name),

@@ -78,7 +78,7 @@ def _without_the_new_one(run: Run, reason: str) -> Outcome:
     said = ". ".join(found.sentences(run.old.name, run.new.name))
     run.consent.by_name(run.site.name, f"{reason} {said}.{f' Which overlapped is in {kept}.' if found.overlapping else ''}")
     moving.end_abandoned_hold(run, "back")
-    moving.need_one_that_writes(run, "back", run.old, "nobody")
+    moving.need_one_that_writes(run, "back", run.old)
     done = replay.rescue(run, found, moving.position(run, "new"))
     sentences = [
         f"{run.old.name.capitalize()} serves. Writes were held for {done.held:.2f} s.",
