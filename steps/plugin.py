@@ -164,6 +164,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("acceptance criteria")
         terminalreporter.write_line(report.headline())
         terminalreporter.write_line(report.summary())
+        if "tried" in report.runs[0].facts:
+            terminalreporter.write_line(f"Tried: {report.runs[0].facts['tried']}.")
         for row in report.rows():
             if row.verdict == "not met":
                 terminalreporter.write_line(f"  {row.criterion.id} not met: {row.reason}")

@@ -184,6 +184,7 @@ def test_a_stage_that_broke_is_not_met_and_no_secret_is_shown(told: dict[str, An
 
 def test_the_random_cases_are_counted(told: dict[str, Any]) -> None:
     assert told["runs"][0]["facts"]["tried"] == "20 random cases"
+    assert "Tried: 20 random cases." in told["output"]
 
 
 def test_a_skip_is_never_a_pass(told: dict[str, Any]) -> None:
