@@ -12,6 +12,7 @@ import pytest
 from pytest_bdd import given, parsers, then, when
 
 from cutover.journal import Journal
+from cutover.snapshots import NAMED
 from cutover.verbs import PHASES
 from cutover.waiting import Not, TimedOut, wait_until
 from steps.lab.lab import QDRANT_PORT, ROOT, Lab
@@ -170,7 +171,12 @@ def _nothing_done_twice(lab: Lab) -> None:
 def _applications_find_every_record(lab: Lab, before: Picture) -> None:
     from steps.lab.world import records
 
-    assert differences(before["old"], records(lab, lab.site.qdrant.public_url)) == []
+    found = records(lab, lab.site.qdrant.public_url)
+    assert [one for one in differences(before["old"], found) if ".snapshots: " not in one] == []
+    # Of a snapshot during which the operator's computer died nobody knows whose it is: it may be left, and then it is named.
+    named = " ".join(entry.what for entry in Journal(lab.state_dir, lab.site.name).entries() if entry.act == NAMED)
+    left = [name for what in found.values() if isinstance(what, dict) for name in what["snapshots"]]
+    assert [name for name in left if name not in named] == []
 
 
 @pytest.fixture

@@ -76,10 +76,11 @@ def remove_left(run: Run, verb: str, source: Qdrant, *, stay: Collection[str] | 
     """
     entries = run.journal.entries()
     ends = {e.of: e for e in entries if e.of is not None}
-    done = {e.what.split()[3] for e in entries if e.kind == "done" and e.act.endswith(".remove-snapshot")}
-    done |= {e.extra["snapshot"] for e in entries if e.act == STAYS} if stay is None else set(stay)
+    # By name, when: a name can come again within a second.
+    done = {e.what.split()[3]: e.seq for e in entries if e.kind == "done" and e.act.endswith(".remove-snapshot")}
+    staying = {e.extra["snapshot"] for e in entries if e.act == STAYS} if stay is None else set(stay)
     named = {e.extra["of"] for e in entries if e.act == NAMED}
-    ours: dict[str, str] = {}  # by name
+    ours: dict[str, tuple[str, int]] = {}  # by name: the collection, and when
     unsure: dict[int, tuple[str, set[str]]] = {}  # by intent: the collection, and what there was before
     for intent in entries:
         if intent.kind != "intent" or not intent.act.endswith(".snapshot") or "snapshots" not in (intent.before or {}):
@@ -88,14 +89,14 @@ def remove_left(run: Run, verb: str, source: Qdrant, *, stay: Collection[str] | 
         if intent.what != _words(collection, source):
             continue  # of the other server
         if end is not None and (name := (end.after or {}).get("snapshot")):
-            ours[name] = collection
+            ours[name] = collection, end.seq
         elif intent.seq not in named and (end is None or end.kind == "unknown" or end.after):
             unsure[intent.seq] = collection, set(intent.before["snapshots"])
-    for name, collection in ours.items():
-        if name not in done and name in _listed(source, collection):
+    for name, (collection, taken_at) in ours.items():
+        if name not in staying and done.get(name, 0) < taken_at and name in _listed(source, collection):
             _remove(run, verb, source, collection, name)
     for seq, (collection, before) in unsure.items():
-        new = ", ".join(sorted(_listed(source, collection) - before - done - set(ours)))
+        new = ", ".join(sorted(_listed(source, collection) - before - set(done) - staying - set(ours)))
         said = (
             f"A snapshot of {collection} was begun, and nobody knows whether it is there. If nobody else made these on "
             f"{source.name}, they can be deleted: {new}."
