@@ -58,9 +58,9 @@ from steps.operator import Operator
 from steps.tally import BROKEN, tried
 
 #: What is true by the exit code.
+CODES = {0: "done", 1: "refused, nothing changed", 3: "changed, run it again", 4: "outcome unknown"}
 #: Not one of them: the lab could not be brought back to where it was.
 DID_NOT_COME_BACK = -2
-CODES = {0: "done", 1: "refused, nothing changed", 3: "changed, run it again", 4: "outcome unknown"}
 #: Faults after which nobody can know whether a write happened.
 MAY_BE_UNKNOWN = {
     "reset", "lost", "hang", "500", "502", "rcode SERVFAIL", *AFTER, *DNS_AFTER, *SHELL_AFTER, *SERVER_FAULTS,
@@ -600,26 +600,27 @@ def break_these(wanted: Sequence[Cell], folder: Path, until: float, say: Callabl
     it was is left, and the next cell has another. Answers what was wrong at the end of the step.
     """
     step, left, wrong = wanted[0].step, list(wanted), list[str]()
-    evening = EVENING if step in EVENING else LAST
+    under_way: Cell | None = None
+
+    def the_rest(_: Step, __: list[Cell]) -> Iterator[Cell]:
+        nonlocal under_way
+        while left and time.time() < until:
+            under_way = left.pop(0)
+            yield under_way
+        under_way = None
+
     while left and time.time() < until:
-        cell, failed = None, ""
+        failed = ""
         try:
             with WiredLab(new_folder(folder), seed=folder / "seed") as lab:
-                matrix = Matrix(lab)
-                for before in evening[: evening.index(step)]:
-                    matrix.do(before)
-                matrix.arrive(step)
-                while left and time.time() < until:
-                    cell = left.pop(0)
-                    say(matrix.show(cell))
-                cell = None
-                wrong += [f"{step.name}: {said}" for said in matrix.leave(step)]
+                wrong += carry_out(lab, the_rest, say, [step])
         except Exception as error:
             failed = f"the lab did not come back: {type(error).__name__}: {error}"[:400]
-        if failed and cell is None:  # not by a cell: another lab would not do better
+        if failed and under_way is None:  # not by a cell: another lab would not do better
             return [*wrong, f"{step.name}: {failed}"]
-        if failed and cell is not None:
-            say(Shown(cell, DID_NOT_COME_BACK, wrong=[failed]))
+        if failed and under_way is not None:
+            say(Shown(under_way, DID_NOT_COME_BACK, wrong=[failed]))
+            under_way = None
     return wrong
 
 

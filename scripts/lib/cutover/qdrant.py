@@ -302,6 +302,13 @@ class Qdrant:
         found: list[dict[str, Any]] = self.ask("GET", f"/collections/{_q(collection)}/snapshots")
         return found
 
+    def snapshot_names(self, collection: str) -> set[str]:
+        """The names of its stored snapshots; none where the collection is gone, because they cannot be reached any more."""
+        try:
+            return {str(one["name"]) for one in self.snapshots(collection)}
+        except NotThere:
+            return set()
+
     def create_snapshot(self, collection: str) -> dict[str, Any]:
         """Take a snapshot and wait for it: it holds every write that was acknowledged before this call."""
         path = f"/collections/{_q(collection)}/snapshots"
@@ -313,11 +320,7 @@ class Qdrant:
         try:
             self._idempotent("DELETE", f"/collections/{_q(collection)}/snapshots/{_q(name)}", None, params=_WAIT)
         except NotThere:
-            try:
-                left = {one["name"] for one in self.snapshots(collection)}
-            except NotThere:  # the whole collection is
-                return
-            if name in left:
+            if name in self.snapshot_names(collection):
                 raise
 
     def snapshot_url(self, collection: str, name: str) -> str:

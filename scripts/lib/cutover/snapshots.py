@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.errors import CutoverError, Failed
-from cutover.qdrant import NotThere, Qdrant
 from cutover.waiting import Not, wait_until
 
 if TYPE_CHECKING:
+    from cutover.qdrant import Qdrant
     from cutover.run import Run
 
 STAYS = "snapshot.stays"
@@ -39,7 +39,7 @@ def taken(run: Run, verb: str, source: Qdrant, collection: str) -> Iterator[Take
     What could not be removed then, because the server or this process is gone, the next command removes that looks for
     such (:func:`remove_left`).
     """
-    known = {"collection": collection, "snapshots": sorted(_listed(source, collection))}
+    known = {"collection": collection, "snapshots": sorted(source.snapshot_names(collection))}
 
     def take() -> dict[str, Any] | Not:
         # Qdrant names them by the second: a second one in the same takes the place of the first, which may be another's.
@@ -50,7 +50,7 @@ def taken(run: Run, verb: str, source: Qdrant, collection: str) -> Iterator[Take
         made = wait_until(take, deadline=5, what=f"A snapshot of {collection} on {source.name}", every=1.0)
         name = made["name"]
         act.after = {"collection": collection, "snapshot": name, "size": made.get("size")}
-        if name not in _listed(source, collection):
+        if name not in source.snapshot_names(collection):
             act.after["snapshot"] = None  # it has another name, or there is none
             raise Failed(
                 f"{source.name.capitalize()} said that it took a snapshot of {collection}, and does not list it.",
@@ -93,10 +93,10 @@ def remove_left(run: Run, verb: str, source: Qdrant, *, stay: Collection[str] | 
         elif intent.seq not in named and (end is None or end.kind == "unknown" or end.after):
             unsure[intent.seq] = collection, set(intent.before["snapshots"])
     for name, (collection, taken_at) in ours.items():
-        if name not in staying and done.get(name, 0) < taken_at and name in _listed(source, collection):
+        if name not in staying and done.get(name, 0) < taken_at and name in source.snapshot_names(collection):
             _remove(run, verb, source, collection, name)
     for seq, (collection, before) in unsure.items():
-        new = ", ".join(sorted(_listed(source, collection) - before - set(done) - staying - set(ours)))
+        new = ", ".join(sorted(source.snapshot_names(collection) - before - set(done) - staying - set(ours)))
         said = (
             f"A snapshot of {collection} was begun, and nobody knows whether it is there. If nobody else made these on "
             f"{source.name}, they can be deleted: {new}."
@@ -104,13 +104,6 @@ def remove_left(run: Run, verb: str, source: Qdrant, *, stay: Collection[str] | 
         if new:
             run.voice.say(said)
             run.journal.note(NAMED, said, of=seq)
-
-
-def _listed(source: Qdrant, collection: str) -> set[str]:
-    try:
-        return {str(one["name"]) for one in source.snapshots(collection)}
-    except NotThere:  # with the collection they cannot be reached any more
-        return set()
 
 
 def _words(collection: str, source: Qdrant) -> str:
