@@ -15,12 +15,12 @@ import pytest
 import requests
 from pytest_bdd import given, parsers, then, when
 
-from cutover import state
-from cutover.waiting import Not, wait_until
-from steps.lab.lab import Lab
-from steps.lab.load import Load, Report
-from steps.operator import Operator
-from steps.tally import DIED, tried
+from acceptance.counters import DIED, tried
+from cutover.core.wait import Not, wait_until
+from cutover.state import status as state
+from lab.lab import Lab
+from lab.load import Load, Report
+from lab.operator import Operator
 from steps.trust import _run_and_die
 
 #: Requests the application makes before and after each act, so that there is traffic on both sides of it.
@@ -164,7 +164,7 @@ def _somebody_serves(lab: Lab) -> None:
 @when("the new server dies while the traffic is being moved")
 def _new_server_dies(operator: Operator, new_server: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is killed when the hold begins, which is when it is needed most."""
-    from cutover.nginx import Gate
+    from cutover.gate.controller import Gate
 
     hold = Gate.hold
 

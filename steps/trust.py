@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from pytest_bdd import given, parsers, then, when
 
-from cutover.journal import Journal
-from cutover.snapshots import NAMED
-from cutover.verbs import PHASES
-from cutover.waiting import Not, TimedOut, wait_until
-from steps.lab.lab import QDRANT_PORT, ROOT, Lab
-from steps.lab.world import Picture, differences, picture
-from steps.operator import Operator
-from steps.rebooted import PowerCut
-from steps.tally import DIED, POWER, tried
+from acceptance.counters import DIED, POWER, tried
+from cutover.core.journal import Journal
+from cutover.core.wait import Not, TimedOut, wait_until
+from cutover.qdrant.snapshots import NAMED
+from cutover.runner import PHASES
+from lab.lab import QDRANT_PORT, ROOT, Lab
+from lab.operator import Operator
+from lab.power_loss import PowerCut
+from lab.state_snapshot import Picture, differences, picture
 
 #: The steps of the plan that have to be done before each one.
 FORWARD = ("backup", "resize", "deploy", "gate", "copy", "switch", "back")
@@ -144,10 +144,10 @@ def _changed(was: Picture, lab: Lab) -> list[str]:
 
 
 def _run_and_die(lab: Lab, operator: Operator, verb: str, line: int, *, before: bool) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "steps.killed", verb, "--site", str(lab.site_file), "--state-dir", str(lab.state_dir)]
+    words = [sys.executable, "-m", "lab.crash", verb, "--site", str(lab.site_file), "--state-dir", str(lab.state_dir)]
     words += [word for name in operator.agrees_to for word in ("--agree", name)]
     words += ["--at", str(line), *(["--before"] if before else [])]
-    env = {**os.environ, **lab.env, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts/lib'}"}
+    env = {**os.environ, **lab.env, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
     return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False)
 
 
@@ -169,7 +169,7 @@ def _nothing_done_twice(lab: Lab) -> None:
 
 @then("applications still find every record")
 def _applications_find_every_record(lab: Lab, before: Picture) -> None:
-    from steps.lab.world import records
+    from lab.state_snapshot import records
 
     found = records(lab, lab.site.qdrant.public_url)
     assert [one for one in differences(before["old"], found) if ".snapshots: " not in one] == []

@@ -1,0 +1,1 @@
+"""From a pytest run of the features to the acceptance report."""

@@ -1,0 +1,340 @@
+"""The site as it was before the move, kept to compare with: what changed afterwards must be what the plan said, and nothing else.
+
+``check --moment before`` takes it, read-only: what Qdrant answers to real queries (taken from its own records), its collections,
+Portainer's state, vLLM's portrait, Nginx's configuration, the guests, names and firewall. ``check --moment after`` asks the
+same again. It lies in the state folder and holds vectors of the sample, so only its owner can read it. Once something was
+changed it is not taken again: then it would no longer be the site from before.
+
+Records that applications changed meanwhile are left out and counted; whether those are right is for the checks of the move, which
+compare both servers. What could not be read when it was taken cannot be compared, and is said to be so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from cutover import plan
+from cutover.checks.qdrant import questions
+from cutover.checks.registry import Finding
+from cutover.core.errors import CutoverError, Refused
+from cutover.core.journal import Journal, now
+from cutover.gate import templates
+from cutover.gate.installer import Installer
+from cutover.portainer import client
+from cutover.portainer.client import Picture
+from cutover.proxmox import firewall, identity
+from cutover.qdrant.client import points_of
+from cutover.vllm import Portrait
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+
+FORMAT = 1
+#: Records of each collection that are asked for.
+SAMPLE = 20
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What was there. ``parts`` by name; ``missing`` says why a part could not be read."""
+
+    site: str
+    at: str
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+def path_of(context: Context) -> Path:
+    """Where it is kept."""
+    return context.state_dir / "baseline.json"
+
+
+def load(context: Context) -> Baseline | None:
+    """The baseline of this site, or None where none was taken. :class:`Refused` where the file is of another site or broken."""
+    path = path_of(context)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.pop("format") != FORMAT:
+            raise Refused(f"{path} is of another version of this tool.", "Use that version, or remove the file.")
+        baseline = Baseline(**found)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise Refused(f"{path} cannot be read.", "Restore it, or remove it; then nothing is compared.") from None
+    if baseline.site != context.site.name:
+        raise Refused(f"{path} is of site {baseline.site!r}.", "Give each site its own --state-dir.")
+    return baseline
+
+
+def begun(context: Context) -> str:
+    """When the first change of this site was made; empty where none was."""
+    entries = Journal(context.state_dir, context.site.name).entries()
+    return next((e.at for e in entries if e.kind == "intent"), "")
+
+
+def take(context: Context) -> Baseline:
+    """Read everything and keep it. Contacts every system, changes none. Refused once something was changed."""
+    if since := begun(context):
+        raise Refused(
+            f"The site was changed at {since}, so this is not what it was before.",
+            "The baseline that was taken before stays; it is removed by hand where a new move begins.",
+        )
+    parts: dict[str, Any] = {}
+    missing: dict[str, str] = {}
+    with context.ui.looking() as at:
+        for name, read in _PARTS.items():
+            at(f"Keeping what there is: {name}")
+            try:
+                parts[name] = json.loads(json.dumps(read(context), default=str))
+            except CutoverError as error:
+                missing[name] = context.credentials.redact(error.sentence)
+    made = Baseline(context.site.name, now(), parts, missing)
+    told = context.credentials.redact_tree(json.loads(json.dumps(vars(made), default=str)))
+    text = json.dumps({"format": FORMAT, **told}, ensure_ascii=False, indent=1)
+    path = path_of(context)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    return made
+
+
+def compare(context: Context, before: Baseline) -> list[tuple[str, str, Finding]]:
+    """(criterion, title, finding) of every part. Reads only."""
+    done = {step.verb for step, at in plan.position(context.site, Journal(context.state_dir, context.site.name)) if at}
+    found = []
+    with context.ui.looking() as at:
+        for name, (criterion, title, judge) in _COMPARED.items():
+            if name not in before.parts:
+                why = before.missing.get(name, "it was not read")
+                found.append((criterion, title, Finding(None, f"{title}: not in the baseline of {before.at}, because {why}")))
+                continue
+            at(f"Comparing with {before.at}: {name}")
+            try:
+                found.append((criterion, title, judge(context, before.parts[name], done)))
+            except CutoverError as error:
+                found.append((criterion, title, Finding(None, error.sentence, error.hint)))
+    return found
+
+
+# -- Qdrant -----------------------------------------------------------------------------------------------------------
+def _qdrant(context: Context) -> dict[str, Any]:
+    server = context.public
+    found: dict[str, Any] = {"aliases": server.aliases(), "collections": {}}
+    for name in sorted(server.collections()):
+        ids = server.sample(name, SAMPLE) or [r["id"] for r in points_of(server.page(name, None, SAMPLE, vectors=False))]
+        records = points_of(server.records(name, ids)) if ids else []
+        asked = [q | {"limit": len(ids)} for q in questions(records, ids)]
+        found["collections"][name] = {
+            "count": server.count(name),
+            "config": server.info(name)["config"],
+            "records": [[r["id"], _digest(r)] for r in records],
+            "questions": [{"ask": q, "answer": _scores(context, name, q)} for q in asked],
+        }
+    return found
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _scores(context: Context, name: str, question: Mapping[str, Any]) -> list[list[Any]]:
+    found = context.public.ask("POST", f"/collections/{name}/points/query", question)["points"]
+    return [[p["id"], p["score"]] for p in found]
+
+
+def _ranked(scores: Iterable[Iterable[Any]]) -> str:
+    """Equal scores may come in any order."""
+    return json.dumps(sorted(((score, str(one)) for one, score in scores), reverse=True))
+
+
+def _same_answers(context: Context, before: Any, done: set[str]) -> Finding:
+    del done
+    wrong, same, changed, asked = [], 0, 0, 0
+    there = set(context.public.collections())
+    for name, was in before["collections"].items():
+        if name not in there:
+            wrong.append(f"the collection {name} is gone")
+            continue
+        if (config := context.public.info(name)["config"]) != was["config"]:
+            parts = [k for k in {*config, *was["config"]} if config.get(k) != was["config"].get(k)]
+            wrong.append(f"{name} has other settings ({', '.join(sorted(parts))})")
+        ids = [one for one, _ in was["records"]]
+        now_ = {r["id"]: _digest(r) for r in points_of(context.public.records(name, ids))} if ids else {}
+        kept = [one for one, digest in was["records"] if now_.get(one) == digest]
+        same, changed = same + len(kept), changed + len(ids) - len(kept)
+        for question in was["questions"] if kept else []:
+            ask = question["ask"] | {"filter": {"must": [{"has_id": kept}]}}
+            asked += 1
+            if _ranked(_scores(context, name, ask)) != _ranked(x for x in question["answer"] if x[0] in kept):
+                wrong.append(f"a search in {name} ranks differently")
+    gone = {a: c for a, c in before["aliases"].items() if context.public.aliases().get(a) != c}
+    wrong += [f"the alias {a} does not name {c} any more" for a, c in gone.items()]
+    if wrong:
+        return Finding(False, f"Qdrant does not answer through Nginx as before: {'; '.join(wrong)}.", "Look at C3 and D1.")
+    if not same and changed:
+        return Finding(None, f"All {changed} records of the sample were changed meanwhile, so nothing can be compared.")
+    meanwhile = f"; {changed} others were changed meanwhile and left out" if changed else ""
+    return Finding(True, f"{same} records and {asked} searches give through Nginx what they gave before{meanwhile}.")
+
+
+# -- Portainer, vLLM --------------------------------------------------------------------------------------------------
+def _same_portainer(context: Context, before: Any, done: set[str]) -> Finding:
+    del done
+    name = context.site.portainer.stack
+    now_ = context.portainer.picture()
+    volumes = [v for v in {*before["volumes"], *now_.volumes} if v.startswith(f"{name}_")]
+    found = client.differences(
+        Picture.from_facts(before), now_, ours=name, our_volumes=volumes, restarted=_ever(context, "resize")
+    )
+    if found:
+        return Finding(False, " ".join(found), "Find out who changed it before going on.")
+    return Finding(True, "Portainer has the same environments, and all other stacks and containers as before.")
+
+
+def _same_vllm(context: Context, before: Any, done: set[str]) -> Finding:
+    del done
+    now_ = context.vllm.portrait()
+    if wrong := Portrait.from_json(before).differences(now_):
+        return Finding(False, f"vLLM is not what it was: {'; '.join(wrong)}.", "Nothing of this plan changes vLLM.")
+    return Finding(True, f"vLLM serves {', '.join(now_.models)} as before.")
+
+
+# -- Nginx ------------------------------------------------------------------------------------------------------------
+def _nginx(context: Context) -> dict[str, str]:
+    text = Installer(context.gate).facts().configuration
+    pieces = re.split(r"(?m)^# configuration file (.+):$", text)
+    return {
+        path: hashlib.sha256(body.strip().encode()).hexdigest() for path, body in zip(pieces[1::2], pieces[2::2], strict=True)
+    }
+
+
+def _same_nginx(context: Context, before: Any, done: set[str]) -> Finding:
+    nginx = context.site.nginx
+    snippets = PurePosixPath(nginx.main_config).parent / "snippets"
+    ours = {nginx.server_file, *(f"{nginx.http_folder}/{n}" for n in templates.HTTP_FILES)}
+    ours |= {str(snippets / n) for n in templates.SNIPPETS}
+    now_ = _nginx(context)
+    changed = sorted(path for path in {*before, *now_} if before.get(path) != now_.get(path))
+    foreign = [path for path in changed if path not in ours or "gate" not in done]
+    if foreign:
+        return Finding(
+            False, f"Nginx's configuration changed where the plan changes nothing: {', '.join(foreign)}.", "Find out who did it."
+        )
+    if changed:
+        return Finding(True, f"Of Nginx's {len(now_)} files only the gate's {len(changed)} differ from before.")
+    return Finding(True, f"Nginx's {len(now_)} files are as before.")
+
+
+# -- Proxmox, names ---------------------------------------------------------------------------------------------------
+def _guests(context: Context) -> dict[str, Any]:
+    rows = {int(row["vmid"]): row for row in context.proxmox.guests()}
+    return {
+        str(g.vmid): {
+            "status": rows[g.vmid].get("status"),
+            **{k: v for k, v in context.proxmox.config(g).items() if k not in {"digest", "meta", "parent", "pending"}},
+        }
+        for g in context.site.guests.all()
+        if g.vmid in rows
+    }
+
+
+def _same_guests(context: Context, before: Any, done: set[str]) -> Finding:
+    del done
+    site = context.site
+    allowed: dict[str, set[str]] = {}
+    if _ever(context, "resize"):
+        allowed[str(site.guests.new.vmid)] = {"cores", "memory", "balloon", site.resize.disk, "status"}
+    going = {str(g.vmid) for g in site.guests.to_decommission()}
+    now_ = json.loads(json.dumps(_guests(context), default=str))
+    wrong, planned = [], 0
+    for vmid, was in before.items():
+        is_ = now_.get(vmid, {})
+        for key in sorted(k for k in {*was, *is_} if was.get(k) != is_.get(k)):
+            if key in allowed.get(vmid, set()) or (vmid in going and _giving_back(context)):
+                planned += 1
+            else:
+                wrong.append(f"{vmid}.{key}: {was.get(key, 'absent')} before, {is_.get(key, 'absent')} now")
+    if wrong:
+        return Finding(False, f"Guests changed where the plan changes nothing: {'; '.join(wrong[:6])}.", "Find out who did it.")
+    return Finding(True, f"{len(before)} guests are as before" + (f"; {planned} settings differ as planned." if planned else "."))
+
+
+def _giving_back(context: Context) -> bool:
+    return _ever(context, "decommission")
+
+
+def _ever(context: Context, verb: str) -> bool:
+    """Whether a step was ever begun, undone or not: an undo does not give everything back (a disk cannot shrink)."""
+    return any(e.act.startswith(f"{verb}.") for e in Journal(context.state_dir, context.site.name).entries())
+
+
+def _firewall(context: Context) -> dict[str, Any]:
+    return firewall.read(context.proxmox).as_json()
+
+
+def _names(context: Context) -> list[str]:
+    guests = context.site.guests.all()
+    addresses = sorted({address for g in guests for address in identity.resolved(g.address)})
+    listed = (p.records(addresses, [g.name for g in guests]) for p in context.dns.providers)
+    return sorted({str(record) for records in listed for record in records})
+
+
+def _same(what: str, read: Callable[[Context], Any]) -> Callable[[Context, Any, set[str]], Finding]:
+    def judge(context: Context, before: Any, done: set[str]) -> Finding:
+        del done
+        found = list(_differ("", before, json.loads(json.dumps(read(context), default=str))))
+        if not found:
+            return Finding(True, f"{what} are as before.")
+        if _giving_back(context):
+            return Finding(None, f"{what} changed, as giving back the old servers does; F5 says whether rightly.")
+        return Finding(False, f"{what} changed where the plan changes nothing: {'; '.join(found[:6])}.", "Find out who did it.")
+
+    return judge
+
+
+def _differ(where: str, one: Any, other: Any) -> Iterable[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted({*one, *other}):
+            yield from _differ(f"{where} {key}".strip(), one.get(key, "absent"), other.get(key, "absent"))
+    elif isinstance(one, list) and isinstance(other, list):
+        before, after = ([json.dumps(x, sort_keys=True) for x in side] for side in (one, other))
+        yield from (f"{where} lost {x}".strip() for x in before if x not in after)
+        yield from (f"{where} has new {x}".strip() for x in after if x not in before)
+        if before != after and sorted(before) == sorted(after):
+            yield f"{where} has another order".strip()
+    elif one != other:
+        yield f"{where}: {one} before, {other} now".strip(": ")
+
+
+_PARTS: Mapping[str, Callable[[Context], Any]] = {
+    "Qdrant's answers": _qdrant,
+    "Portainer": lambda context: context.portainer.picture().as_facts(),
+    "vLLM": lambda context: context.vllm.portrait().as_json(),
+    "Nginx's configuration": _nginx,
+    "guests": _guests,
+    "firewall": _firewall,
+    "names": _names,
+}
+
+_COMPARED: Mapping[str, tuple[str, str, Callable[[Context, Any, set[str]], Finding]]] = {
+    "Qdrant's answers": ("D1", "Qdrant gives the answers of before the move", _same_answers),
+    "Portainer": ("D2", "Portainer is as before the move", _same_portainer),
+    "vLLM": ("D3", "vLLM is as before the move", _same_vllm),
+    "Nginx's configuration": ("E1", "Nginx differs from before only by the gate", _same_nginx),
+    "guests": ("A3", "The guests differ from before only by the plan", _same_guests),
+    "firewall": ("F5", "The firewall is as before the move", _same("The firewall's rules", _firewall)),
+    "names": ("F5", "The names are as before the move", _same("The names", _names)),
+}

@@ -1,0 +1,180 @@
+"""The Proxmox host: whether it has room for the larger VM, and whether our key may do what the plan needs and no more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cutover.checks.registry import Finding, Moment, check
+from cutover.core.errors import Unreachable
+from cutover.phases import resize
+from cutover.proxmox import privileges
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+    from cutover.site.schema import Limits, Sizes
+
+GIB = 1024**3
+MIB = 1024**2
+#: A thin pool whose metadata is this full needs a person first: a full one stops every guest on it.
+METADATA_FULL = 0.8
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the host has and what it has promised. Bytes. ``promised_*`` count every guest, this VM as it is now."""
+
+    cpus: int
+    memory_total: int
+    memory_available: int
+    promised_memory: int
+    storage: str
+    storage_kind: str
+    storage_total: int
+    storage_available: int
+    promised_disk: int
+    metadata: float = 0.0
+    #: Memory available on the roomiest other node, where HA may have to start the VM there; None where HA does not manage it.
+    elsewhere: int | None = None
+
+
+def strains(room: Room, before: tuple[int, int, int], wanted: Sizes, limits: Limits) -> list[str]:
+    """Why the host could not carry the larger VM without strain, as sentences. Pure. ``before``: cores, MiB, GiB now."""
+    cores, memory, disk = before
+    more_memory, more_disk = (wanted.memory_mb - memory) * MIB, (wanted.disk_gb - disk) * GIB
+    reserve, disk_reserve = limits.memory_reserve_mb * MIB, limits.disk_reserve_gb * GIB
+    said = []
+    if wanted.cores > cores and wanted.cores > room.cpus:
+        said.append(f"the host has {room.cpus} CPU threads, and a VM with {wanted.cores} cores would not start")
+    if more_memory > 0 and room.memory_available < more_memory + reserve:
+        said.append(
+            f"{room.memory_available / MIB:.0f} MB of memory are available, and {more_memory / MIB:.0f} MB more plus the reserve "
+            f"of {limits.memory_reserve_mb} MB are needed"
+        )
+    if more_memory > 0 and room.promised_memory + more_memory > room.memory_total - reserve:
+        said.append(
+            f"running guests would be promised {(room.promised_memory + more_memory) / MIB:.0f} MB of the host's "
+            f"{room.memory_total / MIB:.0f} MB, which leaves less than the reserve of {limits.memory_reserve_mb} MB"
+        )
+    if more_disk > 0 and room.storage_available < more_disk + disk_reserve:
+        said.append(
+            f"storage {room.storage} has {room.storage_available / GIB:.0f} GB free, and {more_disk / GIB:.0f} GB more plus the "
+            f"reserve of {limits.disk_reserve_gb} GB are needed"
+        )
+    if more_disk > 0 and room.storage_total and room.storage_kind in {"lvmthin", "zfspool", "rbd"}:
+        ratio = (room.promised_disk + more_disk) / room.storage_total
+        if ratio > limits.overcommit:
+            said.append(
+                f"storage {room.storage} would have promised {ratio:.2f} times its size, and {limits.overcommit:g} are allowed"
+            )
+    if room.elsewhere is not None and room.elsewhere < wanted.memory_mb * MIB + reserve:
+        said.append(
+            f"HA may have to start it on another node, and the roomiest has {room.elsewhere / MIB:.0f} MB available for a VM of "
+            f"{wanted.memory_mb} MB"
+        )
+    if more_disk > 0 and room.metadata > METADATA_FULL:
+        said.append(f"the metadata of {room.storage}'s thin pool is {room.metadata:.0%} full")
+    return said
+
+
+def promised_disk(configs: Iterable[Mapping[str, Any]], storage: str) -> int:
+    """Bytes that the volumes of these configurations have on a storage, as if all were full. Pure."""
+    total = 0
+    for config in configs:
+        for key, value in config.items():
+            if re.fullmatch(r"(rootfs|mp\d+|scsi\d+|virtio\d+|sata\d+|ide\d+|efidisk0|tpmstate0)", key):
+                options = resize.drive(config, key)
+                if options["volume"].startswith(storage + ":") and "size" in options and options.get("media") != "cdrom":
+                    total += resize.size_bytes(str(options["size"]))
+            del value
+    return total
+
+
+def look(context: Context) -> Room:
+    """Ask the host."""
+    api, vm = context.proxmox, context.site.guests.new
+    status = dict(api.get(f"nodes/{api.node}/status"))
+    memory = status.get("memory") or {}
+    guests = [row for row in api.guests() if row.get("node") == api.node]
+    config = api.config(vm)
+    storage = resize.drive(config, context.site.resize.disk).get("volume", "").split(":")[0]
+    if not storage or "total" not in memory:
+        raise Unreachable(f"Proxmox does not say where {context.site.resize.disk} of {vm} lies, or how much memory its host has.")
+    place = dict(api.get(f"nodes/{api.node}/storage/{storage}/status"))
+    configs = [api.config(("lxc" if row["type"] == "lxc" else "vm", int(row["vmid"]))) for row in guests]
+    metadata = 0.0
+    if place.get("type") == "lvmthin":
+        # The list needs only the right to look; the entry of one storage needs the right to allocate.
+        settings: dict[str, Any] = next((row for row in api.list("storage") if row.get("storage") == storage), {})
+        for pool in api.list(f"nodes/{api.node}/disks/lvmthin"):
+            if (pool.get("vg"), pool.get("lv")) == (settings.get("vgname"), settings.get("thinpool")):
+                metadata = int(pool.get("metadata_used") or 0) / max(1, int(pool.get("metadata_size") or 1))
+    elsewhere = None
+    if dict(api.status(vm).get("ha") or {}).get("managed"):
+        others = [row for row in api.list("nodes") if row.get("node") != api.node and row.get("status") == "online"]
+        elsewhere = max((int(row.get("maxmem") or 0) - int(row.get("mem") or 0) for row in others), default=0)
+    total = int(memory["total"])
+    # `available` is new in Proxmox VE 9; before, free memory is the cautious reading.
+    available = int(memory.get("available") or memory.get("free") or 0)
+    return Room(
+        int((status.get("cpuinfo") or {}).get("cpus") or 0), total, available,
+        sum(int(row.get("maxmem") or 0) for row in guests if row.get("status") == "running"),
+        storage, str(place.get("type") or ""), int(place.get("total") or 0), int(place.get("avail") or 0),
+        promised_disk(configs, storage), metadata, elsewhere,
+    )  # fmt: skip
+
+
+@check("A1", "The host can give the new server's VM its new resources without strain", moments={Moment.BEFORE})
+def room(context: Context) -> Finding:
+    """Memory, CPU threads and disk, each with the reserves of site.yaml."""
+    site, vm = context.site, context.site.guests.new
+    found = look(context)
+    before = resize.sizes_of(context.proxmox.config(vm), site.resize.disk)
+    said = strains(found, before, site.resize.after, site.limits)
+    facts = dict(vars(found)) | {"now": before}
+    if said:
+        return Finding(
+            False, f"The host has no room for the larger {vm}: {'; '.join(said)}.", "Free some, or plan smaller sizes.", facts
+        )
+    return Finding(
+        True,
+        f"The host has room for the larger {vm}: {found.memory_available / GIB:.1f} GB of memory are available, {found.cpus} CPU "
+        f"threads, and {found.storage_available / GIB:.0f} GB on storage {found.storage}.",
+        facts=facts,
+    )
+
+
+@check("A6", "Our key on Proxmox can do what the plan needs, and no more", moments={Moment.BEFORE})
+def key(context: Context) -> Finding:
+    """Which steps the token of this run may do, and what it may do beyond all of them."""
+    held = privileges.held_by(context)
+    short = {step: privileges.lacking(context.site, step, held) for step in privileges.STEPS}
+    token = context.proxmox.token
+    can = [step for step, lacks in short.items() if not lacks]
+    facts = {
+        "token": token,
+        "can": can,
+        "lacks": short,
+        "commands": {s: privileges.commands(context.site, s) for s in privileges.STEPS},
+    }
+    answer = dict(context.proxmox.get("access/permissions") or {})
+    extra = privileges.too_much(context.site, {path: frozenset(dict(privileges)) for path, privileges in answer.items()})
+    if short["check"]:
+        return Finding(
+            False,
+            f"The token {token} cannot even look at everything: it lacks {'; '.join(short['check'])}.",
+            "Paste into the host's shell: " + "; ".join(privileges.commands(context.site, "check")),
+            facts,
+        )
+    if extra:
+        return Finding(
+            False,
+            f"The token {token} may do more than any step of the plan needs: {'; '.join(extra)}.",
+            "Make one token per step with the commands of `cutover rights`, and use those.",
+            facts,
+        )
+    cannot = [step for step in privileges.STEPS if step not in can]
+    rest = f" For {', '.join(cannot)} it lacks rights." if cannot else ""
+    return Finding(True, f"The token {token} has the rights for {', '.join(can)}, and none beyond the plan.{rest}", facts=facts)

@@ -1,0 +1,301 @@
+"""Checks about the records: that nobody writes past Nginx, that both servers are alike, that nothing stands against the move,
+and that both hold, and answer, the same. They only read; where a comparison finds records that are being written at this moment
+it asks again.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cutover.checks.registry import Finding, Moment, check
+from cutover.core.errors import CutoverError, Unreachable
+from cutover.core.wait import Not, TimedOut, wait_until
+from cutover.gate.interface import Side
+from cutover.phases.copy import unsafe
+from cutover.qdrant import compare, limits
+from cutover.qdrant.affected import PointId, touched
+from cutover.qdrant.client import Answered, Qdrant, points_of, writes_counted
+from cutover.replication import bypass, switchover
+from cutover.replication.follower import Position
+from cutover.state import status as state
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+
+#: Records of each collection that are looked up and searched through Nginx.
+SAMPLE = 20
+#: Seconds within which a record that is being written must have become the same.
+SETTLE = 5.0
+
+
+# -- A4 ---------------------------------------------------------------------------------------------------------------
+@check("A4", "No application writes through gRPC, which Nginx cannot record", moments={Moment.BEFORE})
+def no_grpc_writers(context: Context) -> Finding:
+    """Qdrant counts gRPC requests since it was started."""
+    telemetry = context.old.telemetry()
+    found = limits.grpc_writes(writes_counted(telemetry))
+    since = telemetry["app"].get("startup", "its start")
+    if found:
+        counted = ", ".join(f"{method} {number} times" for method, number in sorted(found.items()))
+        return Finding(
+            False,
+            f"Applications wrote to {context.old.name} through gRPC since {since}: {counted}.",
+            "Move them to REST through Nginx. The counters begin anew when Qdrant is restarted.",
+            facts=dict(found),
+        )
+    return Finding(True, f"{context.old.name.capitalize()} has answered no gRPC write since {since}.")
+
+
+@check("A4", "Every write passes the gate", moments={Moment.AT_SWITCH, Moment.AFTER})
+def no_bypass(context: Context) -> Finding:
+    """Watches both servers' request counters for ``limits.bypass_watch_seconds``."""
+    if not context.gate.state().recording:
+        return Finding(None, "Writes are not recorded, so nobody can say which of them passed Nginx.", "`copy` turns that on.")
+    watches = [
+        (bypass.Watch(context.gate, switchover.server(context, side), side), switchover.server(context, side).name)
+        for side in _SIDES
+    ]
+    seconds = context.site.limits.bypass_watch_seconds
+    time.sleep(seconds)  # the length of the watch is the fact
+    found = []
+    for watch, name in watches:
+        try:
+            found += [f"{name}: {one}" for one in watch.look()]
+        except bypass.Restarted:
+            return Finding(None, f"{name} was restarted during the watch.", "Ask again.")
+    if found:
+        return Finding(
+            False,
+            f"Within {seconds:g} s somebody wrote without going through Nginx: {'; '.join(found)}.",
+            "Point these writers to Nginx, or stop them.",
+        )
+    return Finding(True, f"Within {seconds:g} s every write on both servers had passed Nginx.")
+
+
+_SIDES: tuple[Side, Side] = ("old", "new")
+
+
+# -- A5, A7 -----------------------------------------------------------------------------------------------------------
+@check("A5", "Both servers are the same release and configured alike", moments={Moment.BEFORE, Moment.AT_SWITCH})
+def alike(context: Context) -> Finding:
+    """Compares releases and what telemetry shows of the configuration."""
+    old, pinned = context.old.version(), context.site.qdrant.version
+    try:
+        new = context.new.version()
+    except Unreachable:
+        if old != pinned:
+            return Finding(
+                False,
+                f"{context.old.name.capitalize()} runs Qdrant {old}; the stack would run {pinned}.",
+                "Pin the release of the old server, move, and upgrade afterwards.",
+            )
+        return Finding(
+            True, f"{context.old.name.capitalize()} runs Qdrant {old}, which the stack pins; the new one does not run yet."
+        )
+    if old != new:
+        return Finding(
+            False,
+            f"{context.old.name.capitalize()} runs Qdrant {old}, {context.new.name} runs {new}.",
+            "Run the same release on both, move, and upgrade afterwards.",
+        )
+    differing = limits.defaults_differ(context.old.telemetry(), context.new.telemetry())
+    if differing:
+        return Finding(
+            False, f"The servers are configured differently: {'; '.join(differing)}.", "Give both the same configuration."
+        )
+    return Finding(True, f"Both servers run Qdrant {old} and are configured alike.")
+
+
+@check("A7", "Nothing stands against the move", moments={Moment.BEFORE})
+def movable_data(context: Context) -> Finding:
+    """Names everything that cannot be moved safely."""
+    reasons = unsafe(context) + no_room(context)
+    if reasons:
+        return Finding(False, f"This cannot be moved safely: {'; '.join(reasons)}.", "Remove these reasons before beginning.")
+    names = context.old.collections()
+    return Finding(True, f"All {len(names)} collections of {context.old.name} can be moved: {', '.join(names) or 'none'}.")
+
+
+def no_room(context: Context) -> list[str]:
+    """That the new server's file system has too little room, as its guest agent sees it; empty where nobody can say."""
+    try:
+        vm, mount = context.site.guests.new, context.site.resize.mount_point
+        answer = dict(context.proxmox.get(f"{context.proxmox.of(vm)}/agent/get-fsinfo")).get("result") or []
+        system = next(fs for fs in answer if fs.get("mountpoint") == mount)
+        free = int(system["total-bytes"]) - int(system["used-bytes"])
+    except (CutoverError, StopIteration, KeyError, TypeError, ValueError):
+        return []
+    needed = 0
+    for name in context.old.collections():
+        page = context.old.page(name, None, 100, vectors=False)
+        needed += limits.bytes_needed(context.old.info(name), context.old.count(name), len(page) / 100)
+    if needed < free:
+        return []
+    return [f"{context.new.name} has {free / 1e9:.1f} GB free and the records need about {needed / 1e9:.1f} GB"]
+
+
+# -- C3, C5, E5 -------------------------------------------------------------------------------------------------------
+@check("C3", "Both servers hold the same data, bit by bit", moments={Moment.AT_SWITCH, Moment.AFTER})
+def same_data(context: Context) -> Finding:
+    """Compares everything; what differs must be among the recorded writes that are still to be brought over."""
+    side = context.gate.state().side
+    source, target = switchover.server(context, side), switchover.server(context, switchover.OTHER[side])
+    if not context.gate.state().recording:
+        return Finding(None, f"{target.name.capitalize()} is not kept up to date any more, so it may differ.")
+    position = switchover.position(context, side)
+    compared: list[compare.Compared] = []
+    open_: dict[str, set[PointId]] = {}
+    for name in source.collections():
+        if name in target.collections():
+            compared.append(one := compare.compare_collection(source, target, name))
+            open_[name] = {d.where for d in one.differences}
+    rest: list[compare.Difference] = []
+    pending = 0
+
+    def explained() -> bool | Not:
+        nonlocal rest, pending
+        due, anything = _due(context, position, side, source.aliases())
+        rest = [
+            d
+            for name, ids in open_.items()
+            for d in compare.compare_ids(source, target, name, ids)
+            if d.where not in due.get(name, set())
+        ]
+        pending = sum(len(ids & due.get(name, set())) for name, ids in open_.items())
+        if not anything:
+            rest += compare.compare_schemas(compare.schema_of(source), compare.schema_of(target))
+        return Not(compare.summary(rest)) if rest and not anything else True
+
+    records = sum(c.records for c in compared)
+    try:
+        wait_until(explained, deadline=SETTLE, what="The same data on both servers", every=0.5)
+    except TimedOut:
+        return Finding(
+            False,
+            f"{source.name.capitalize()} and {target.name} differ: {compare.summary(rest)}.",
+            "These differences are not among the recorded writes: somebody changed one server directly.",
+        )
+    waiting = f"; {pending} of them have a recorded write that is still to be brought over" if pending else ""
+    return Finding(True, f"{records} records in {len(compared)} collections are the same, bit by bit{waiting}.")
+
+
+def _due(context: Context, position: Position, side: Side, aliases: Mapping[str, str]) -> tuple[dict[str, set[PointId]], bool]:
+    """Ids of recorded writes that were not brought over yet; and whether one of them may have touched anything at all."""
+    saved = Position.load(switchover.position_path(context)) or position  # another command may have followed meanwhile
+    due: dict[str, set[PointId]] = {}
+    anything = False
+    lines = [e for e in context.gate.read_log(saved.offset) if e.side == side]
+    for entry, body in context.gate.bodies(lines) if lines else ():
+        found = touched(entry.method, entry.uri, body)
+        due.setdefault(aliases.get(found.collection, found.collection), set()).update(found.ids)
+        anything = anything or bool(found.whole or found.schema or found.aliases)
+    return due, anything
+
+
+@check("C5", "The proof holds", moments={Moment.AT_SWITCH})
+def proof_holds(context: Context) -> Finding:
+    """The last comparison of everything found no difference, and the copy is being followed."""
+    now = state.status(context)
+    if now.state == "ready":
+        return Finding(True, f"{now.reason.capitalize()}; the move compares everything once more.")
+    return Finding(False, f"There is no proof: {now.state}, {now.reason}.", "Run `copy` until it ends with a proof.")
+
+
+@check("E5", "The way back loses nothing", moments={Moment.AFTER})
+def way_back(context: Context) -> Finding:
+    """Everything written since the switch is on the old server or recorded."""
+    now = state.status(context)
+    if now.state != "watching":
+        return Finding(None, f"There is no way back to look at: {now.state}, {now.reason}.")
+    return Finding(True, now.now, facts={"behind_writes": now.behind_writes, "behind_seconds": now.behind_seconds})
+
+
+# -- D1 ---------------------------------------------------------------------------------------------------------------
+@check("D1", "Qdrant answers through Nginx with the same results", moments={Moment.BEFORE, Moment.AFTER})
+def same_answers(context: Context) -> Finding:
+    """Looks up and searches a sample of every collection through Nginx and at the servers that hold the same data."""
+    direct = [context.old]
+    try:
+        context.new.version()
+    except CutoverError:
+        pass
+    else:
+        if context.gate.state().side == "new":
+            direct = [context.new, context.old]
+    asked = 0
+    names: dict[str, str] = {name: name for name in direct[0].collections()} | direct[0].aliases()
+
+    def late(name: str) -> set[PointId] | None:
+        """Records whose newest write the old server has yet to get; None: any may be among them."""
+        due, anything = _due(context, switchover.position(context, "new"), "new", direct[0].aliases())
+        return None if anything else due.get(names[name], set())
+
+    for name in sorted(names):
+        for server in direct:
+            behind = server is context.old and len(direct) > 1 and context.gate.state().recording
+            problem = _answers_differ(context.public, server, name, late if behind else lambda _name: set())
+            if problem:
+                return Finding(False, problem, "Look which server Nginx asks, and whether both hold the same data (C3).")
+        asked += 1
+    who = " and ".join(server.name for server in direct)
+    return Finding(True, f"{asked} collections and aliases gave the same records and search results through Nginx as {who}.")
+
+
+def _answers_differ(public: Qdrant, server: Qdrant, name: str, late: Callable[[str], set[PointId] | None]) -> str:
+    """A sentence where the two answer differently and do not agree within SETTLE seconds; empty where they agree.
+
+    Records that ``late`` names are left out: the server that does not serve gets them with the next round.
+    """
+    ids = server.sample(name, SAMPLE) or [r["id"] for r in points_of(server.page(name, None, SAMPLE, vectors=False))]
+    if not ids:
+        return ""
+    random.shuffle(ids)
+
+    def same() -> bool | Not:
+        mine, theirs = public.records(name, ids), server.records(name, ids)
+        found = compare.compare_answers(name, theirs, mine, ids)
+        # Asked after reading: a write that came in between is among the late ones.
+        left_out = late(name)
+        if left_out is None:
+            return True
+        found = [d for d in found if d.where not in left_out]
+        if found:
+            return Not(compare.summary(found, 3))
+        asked = [i for i in ids if i not in left_out]
+        for question in questions([r for r in points_of(theirs) if r["id"] in asked], asked):
+            path = f"/collections/{name}/points/query"
+            answers = [s.ask("POST", path, question)["points"] for s in (public, server)]
+            if _ranked(answers[0]) != _ranked(answers[1]):
+                return Not(f"a search in {question.get('using') or 'its vectors'} ranks differently")
+        return True
+
+    try:
+        wait_until(same, deadline=SETTLE, what="The same answer", every=0.25)
+    except (TimedOut, Answered) as error:
+        return f"{name} answers differently through Nginx than {server.name}: {error.sentence}"
+    return ""
+
+
+def questions(records: list[dict[str, Any]], ids: list[PointId]) -> list[dict[str, Any]]:
+    """One exact search per vector name, among these ids, for the first record that has that vector."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        vector = record.get("vector") or {}
+        for name, one in vector.items() if isinstance(vector, dict) else [("", vector)]:
+            question: dict[str, Any] = {
+                "query": one,
+                "filter": {"must": [{"has_id": ids}]},
+                "params": {"exact": True},
+                "limit": 10,
+            }
+            found.setdefault(name, question | ({"using": name} if name else {}))
+    return list(found.values())
+
+
+def _ranked(points: list[dict[str, Any]]) -> str:
+    """Ids and scores; equal scores may come in any order."""
+    return json.dumps(sorted(((p["score"], str(p["id"])) for p in points), reverse=True))

@@ -1,0 +1,492 @@
+"""The command line: thin on purpose. It loads the site, makes a run, calls one function, prints, and exits.
+
+Exit codes: 0 done or nothing to do; 1 a check failed or was refused, nothing changed; 2 wrong usage or site.yaml; 3 something
+changed, then it failed (run it again); 4 the outcome is unknown (look first).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from cutover import __version__, plan, runner
+from cutover.checks import registry
+from cutover.checks.registry import Check, Finding, Moment
+from cutover.cli.terminal import AskingTerminal, Terminal, marked
+from cutover.context import Context
+from cutover.core import crash_log
+from cutover.core.credentials import NAMES, Credentials
+from cutover.core.errors import CutoverError, Refused, WrongUsage
+from cutover.core.journal import Journal, usable
+from cutover.phases.phase import Sentence
+from cutover.proxmox import privileges
+from cutover.site.schema import load
+
+app = typer.Typer(
+    name="cutover",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Move Qdrant to another host behind Nginx, prove it, and be able to go back. Nothing changes without --execute.",
+    epilog="Exit codes: 0 done or nothing to do; 1 refused or not met, nothing changed; 2 wrong usage or site.yaml; "
+    "3 something changed, then it failed: run it again; 4 outcome unknown: look first.",
+)
+
+SiteFile = Annotated[Path, typer.Option("--site", help="The site file.", envvar="CUTOVER_SITE", show_default=True)]
+StateDir = Annotated[
+    Path, typer.Option("--state-dir", help="Where the journal and records of this site are kept.", envvar="CUTOVER_STATE_DIR")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Execute = Annotated[bool, typer.Option("--execute", help="Really do it. Without this, the plan is shown.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Agree in advance to what is only asked with yes or no.")]
+YesDestroy = Annotated[
+    list[str] | None,
+    typer.Option("--yes-destroy", metavar="NAME", help="Agree in advance to lose what has this name. Can be repeated."),
+]
+SITE = Path("site.yaml")
+STATE = Path(".state")
+
+
+@dataclass
+class Output:
+    """What one command prints: for people on stdout, or everything as one JSON object."""
+
+    credentials: Credentials
+    terminal: Terminal
+    as_json: bool
+    out: Console
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, verb: str, as_json: bool, execute: bool = False) -> Output:
+        credentials = Credentials.from_env()
+        out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        return cls(credentials, Terminal(credentials, quiet=as_json), as_json, out, {"verb": verb, "executed": execute})
+
+    def line(self, text: str = "", style: str = "", *, indent: int = 0, mark: str = "") -> None:
+        """One line for people, after a ``mark``; on a terminal what wraps stays indented, in a pipe a line is a line."""
+        if self.as_json:
+            return
+        shown = Text.from_markup(self.terminal.shown(text), style=style)
+        if self.out.is_terminal and mark:
+            self.out.print(marked(mark, shown, indent=indent, style=style))
+        elif self.out.is_terminal:
+            self.out.print(Padding(shown, (0, 0, 0, indent)))
+        else:
+            self.out.print(" " * indent, f"{mark} " if mark else "", shown, sep="")
+
+    def rows(self, rows: Sequence[Sequence[tuple[str, str]]]) -> None:
+        """Rows of cells (text, style): columns on a terminal, in a pipe a line a row."""
+        if self.as_json or not rows:
+            return
+        if not self.out.is_terminal:
+            widths = [max(len(row[at][0]) for row in rows) for at in range(len(rows[0]) - 1)]
+            for row in rows:
+                cells = [text.ljust(width) for (text, _), width in zip(row, [*widths, 0], strict=True)]
+                self.line(" ".join(" ".join(cells).split("\n")))
+            return
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for last in [False] * (len(rows[0]) - 1) + [True]:
+            table.add_column(no_wrap=not last, overflow="fold")  # names are whole, also on a narrow terminal
+        for row in rows:
+            table.add_row(*(Text.from_markup(self.terminal.shown(text), style=style) for text, style in row))
+        self.out.print(table)
+
+    def whole(self, text: str) -> None:
+        """A line to copy: never broken, however narrow the terminal is."""
+        if not self.as_json:
+            self.out.print(self.terminal.shown(text), soft_wrap=True)
+
+    def table(self, rows: Sequence[Sequence[str]], titles: Sequence[str]) -> None:
+        """A small table; the first column is text, the others stand to the right."""
+        if self.as_json:
+            return
+        made = Table(box=None, padding=(0, 3, 0, 0), show_header=True, header_style="dim")
+        for number, title in enumerate(titles):
+            made.add_column(title, justify="right" if number else "left")
+        for row in rows:
+            made.add_row(*(self.terminal.shown(cell) for cell in row))
+        self.out.print(Padding(made, (0, 0, 1, 2)))
+
+
+def _guarded(
+    verb: str,
+    site_file: Path,
+    state_dir: Path,
+    as_json: bool,
+    work: Callable[[Context, Output], int],
+    *,
+    execute: bool = False,
+    yes: bool = False,
+    names: Sequence[str] = (),
+) -> None:
+    """Run ``work`` with a run for the site."""
+
+    def with_a_run(page: Output) -> int:
+        site = load(site_file)
+        page.data["site"] = site.name
+        usable(state_dir, writing=execute)
+        confirm = AskingTerminal(page.terminal, *names, yes=yes)
+        context = Context(site, page.credentials, state_dir, execute=execute, ui=page.terminal, confirm=confirm)
+        try:
+            return work(context, page)
+        finally:
+            with suppress(CutoverError):
+                context.close()
+
+    _end(verb, as_json, with_a_run, execute=execute, state_dir=state_dir)
+
+
+def _end(
+    verb: str, as_json: bool, work: Callable[[Output], int], *, execute: bool = False, state_dir: Path | None = None
+) -> None:
+    """Every outcome becomes a sentence and an exit code, never a traceback."""
+    page = Output.of(verb, as_json, execute)
+    shown = page.terminal.shown
+    try:
+        code = work(page)
+    except CutoverError as error:
+        code = error.exit_code
+        page.data["error"] = {"sentence": page.credentials.redact(error.sentence), "hint": page.credentials.redact(error.hint)}
+        page.terminal.err.print(f"[b red]{_word(code)}[/b red] {shown(error.sentence)}")
+        if error.hint:
+            page.terminal.err.print(shown(error.hint))
+    except KeyboardInterrupt:
+        code = 3 if execute else 1
+        said = "Stopped. What was being done is in the journal; run the same command again to go on, or look at `status`."
+        page.data["error"] = {"sentence": said if execute else "Stopped; nothing was changed.", "hint": ""}
+        page.terminal.err.print(page.data["error"]["sentence"])
+    except BrokenPipeError:  # nobody reads what is printed any more
+        raise
+    except Exception as error:
+        code = 4 if execute else 1
+        said = page.credentials.redact(f"{type(error).__name__}: {error}")
+        hint = f"It is a mistake in this tool; {crash_log.keep(state_dir, page.credentials, error)}."
+        if execute:
+            hint = f"Look at `status` before anything is repeated. {hint}"
+        page.data["error"] = {"sentence": f"This should not happen: {said}", "hint": page.credentials.redact(hint)}
+        page.terminal.err.print(f"[b red]This should not happen:[/b red] {shown(said)}")
+        page.terminal.err.print(shown(hint))
+    if as_json:
+        page.data["exit_code"] = code
+        data = page.credentials.redact_tree(json.loads(json.dumps(page.data, default=str)))
+        sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
+    raise typer.Exit(code)
+
+
+def _word(code: int) -> str:
+    return {1: "Refused:", 2: "Not started:", 3: "Failed on the way:", 4: "Outcome unknown:"}.get(code, "Failed:")
+
+
+def _show_plan(page: Output, sentences: Sequence[Sentence]) -> None:
+    page.data["plan"] = [asdict(s) for s in sentences]
+    if not sentences:
+        page.line("Nothing to do: it is already so.")
+        return
+    wide = len(str(len(sentences)))
+    for number, sentence in enumerate(sentences, start=1):
+        page.line(_ended(sentence.text), indent=2, mark=f"{number:>{wide}}.")
+        if sentence.changes:
+            page.line(_ended(sentence.changes), "yellow", indent=4 + wide, mark="changes:")
+        if sentence.undo:
+            undo = "It cannot be undone." if sentence.undo == "None" else _ended(sentence.undo)
+            page.line(undo, "dim", indent=4 + wide, mark="undone: ")
+
+
+def _ended(text: str) -> str:
+    """A sentence ends with its period."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _do(verb: str, context: Context, page: Output, *, undo: bool = False) -> int:
+    name = f"undo {verb}" if undo else verb
+    if not context.execute:
+        if not undo and hasattr(module := runner.phase(verb), "overview"):
+            page.data["overview"] = module.overview(context)
+        sentences = runner.plan(verb, context, undo=undo)
+        page.line(f"What `{name}` would do on {context.site.name}:", "b")
+        if rows := page.data.get("overview", {}).get("table"):
+            waits = [row["pending"] if row["pending"] != row["now"] else "" for row in rows]
+            titles = ["", "now", "wanted"] + (["waits for the next start"] if any(waits) else [])
+            cells = [[row["what"], row["now"], row["wanted"], wait][: len(titles)] for row, wait in zip(rows, waits, strict=True)]
+            page.table([[str(cell) for cell in row] for row in cells], titles)
+        _show_plan(page, sentences)
+        if sentences:
+            page.line()
+            page.line("Nothing was changed. Add --execute to do it.")
+        return 0
+    result = runner.carry_out(verb, context, undo=undo)
+    page.data["plan"] = [asdict(s) for s in result.plan]
+    if result.outcome is not None:
+        page.data["outcome"] = asdict(result.outcome)
+        for sentence in result.outcome.sentences:
+            page.line(sentence, "green", mark="✔")
+        for warning in result.outcome.warnings:
+            page.line(warning, "yellow", mark="!")
+        if result.outcome.undo:
+            page.line(_ended(result.outcome.undo), "dim", mark="Way back:")
+    return 0
+
+
+def _phase_command(verb: str) -> Callable[..., None]:
+    def command(
+        site: SiteFile = SITE,
+        state_dir: StateDir = STATE,
+        execute: Execute = False,
+        yes: Yes = False,
+        yes_destroy: YesDestroy = None,
+        as_json: AsJson = False,
+    ) -> None:
+        names = yes_destroy or []
+        work = lambda context, page: _do(verb, context, page)  # noqa: E731
+        _guarded(verb, site, state_dir, as_json, work, execute=execute, yes=yes, names=names)
+
+    return command
+
+
+_HELP = {
+    "backup": "Snapshots of the data and a backup of the old guest, proved by a test restore.",
+    "resize": "Give the new VM its cores, memory and disk, and prove it from inside the guest.",
+    "deploy": "Let Portainer run the stack from Git, and prove what runs.",
+    "gate": "Put the gate into Nginx: traffic stays where it is.",
+    "copy": "Copy everything to the new server and keep up with what is written.",
+    "switch": "Move the traffic to the new server.",
+    "follow": "Bring the server that does not serve up to date, once; every move does it by itself.",
+    "back": "Move the traffic back to the old server, with everything written since.",
+    "finish": "Give up the way back on purpose; the old server is no longer fed.",
+    "settle": "Take the gate out for good, after finish: Nginx asks the new server by itself.",
+    "decommission": "Give back the old guests with their firewall rules and DNS entries.",
+    "restore": "Bring the old guest back from its backup, where nothing else helps: what was written since is lost.",
+    "rollback": "Roll the new VM back to a snapshot from before its disk grew: what was written since is lost.",
+}
+
+for _verb in runner.PHASES:
+    app.command(_verb, help=_HELP[_verb])(_phase_command(_verb))
+
+
+@app.command("undo", help="Undo a step: resize, deploy, gate, copy, or what decommission took out of firewall and DNS.")
+def undo_command(
+    step: Annotated[str, typer.Argument(help="The step to undo.")],
+    site: SiteFile = SITE,
+    state_dir: StateDir = STATE,
+    execute: Execute = False,
+    yes: Yes = False,
+    yes_destroy: YesDestroy = None,
+    as_json: AsJson = False,
+) -> None:
+    """Undo one step."""
+    work = lambda context, page: _do(step, context, page, undo=True)  # noqa: E731
+    _guarded(f"undo {step}", site, state_dir, as_json, work, execute=execute, yes=yes, names=yes_destroy or [])
+
+
+@app.command("plan", help="The whole move as numbered steps, with what is done.")
+def plan_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
+    """Print the plan of the site. Contacts nothing."""
+
+    def work(context: Context, page: Output) -> int:
+        where = plan.position(context.site, Journal(context.state_dir, context.site.name))
+        page.data["steps"] = [{**asdict(step), "done": at} for step, at in where]
+        page.line(f"The plan for {context.site.name}", "b")
+        for number, (step, at) in enumerate(where, start=1):
+            page.line()
+            done = f"  ✔ done {at}" if at else ""
+            page.line(f"{step.title}  (cutover {step.verb}){done}", "b green" if at else "b", mark=f"{number:>2}.")
+            page.line(step.does, indent=4)
+            for name, text in (("needs:  ", step.needs), ("changes:", step.changes), ("undone: ", step.undo)):
+                page.line(text, "dim", indent=4, mark=name)
+        return 0
+
+    _guarded("plan", site, state_dir, as_json, work)
+
+
+@app.command("check", help="Ask whether the criteria hold; changes nothing.")
+def check_command(
+    site: SiteFile = SITE,
+    state_dir: StateDir = STATE,
+    moment: Annotated[Moment | None, typer.Option("--moment", help="Only the checks of this moment.")] = None,
+    criterion: Annotated[list[str] | None, typer.Option("--criterion", help="Only this criterion; can be repeated.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the registered checks."""
+
+    def work(context: Context, page: Output) -> int:
+        found: list[tuple[Check, Finding]] = []
+        with context.ui.looking() as at:
+            for one in registry.chosen(moment, criterion or ()):
+                at(f"{one.criterion} {one.title}")
+                found.append((one, registry.ask(one, context)))
+        if not criterion:
+            found += _baseline(context, page, moment)
+        rows = []
+        for one, finding in found:
+            said = finding.sentence + (f"\n{finding.hint}" if finding.hint and finding.ok is not True else "")
+            mark = {True: ("✔", "green"), False: ("✘", "red"), None: ("?", "yellow")}[finding.ok]
+            rows.append((mark, (one.criterion, ""), (said, "")))
+        page.data["checks"] = [{"criterion": one.criterion, "title": one.title, **asdict(finding)} for one, finding in found]
+        page.rows(rows)
+        unmet = sum(f.ok is False for _, f in found)
+        open_ = sum(f.ok is None for _, f in found)
+        page.line()
+        page.line(f"{len(found) - unmet - open_} met, {unmet} not met, {open_} could not be evaluated.", "b")
+        if "baseline" in page.data:
+            page.line(page.data["baseline"])
+        return 0 if found and not unmet and not open_ and not page.data.get("baseline_missing") else 1
+
+    _guarded("check", site, state_dir, as_json, work)
+
+
+def _baseline(context: Context, page: Output, moment: Moment | None) -> list[tuple[Check, Finding]]:
+    """Before the move, keep what there is; after it, compare with that."""
+    from cutover.checks import baseline
+
+    if moment is Moment.BEFORE:
+        try:
+            usable(context.state_dir, writing=True)
+            kept = baseline.take(context)
+        except (Refused, WrongUsage) as error:
+            page.data["baseline"] = f"No baseline was kept: {error}"
+            # Where the move has begun the one from before it stays. Where nothing can be written there will be none.
+            page.data["baseline_missing"] = baseline.load(context) is None
+        else:
+            left_out = "".join(f" Without {name}: {why}" for name, why in kept.missing.items())
+            page.data["baseline"] = (
+                f"What there is was kept in {baseline.path_of(context)}, to compare with afterwards.{left_out}"
+            )
+        return []
+    if moment not in {Moment.AFTER, Moment.BEFORE_DELETING}:
+        return []
+    before = baseline.load(context)
+    if before is None:
+        page.data["baseline"] = "There is no baseline to compare with: `check --moment before` was not run on this state folder."
+        return []
+    page.data["baseline"] = f"Compared with {before.at}."
+    return [(_compared(criterion, title, finding), finding) for criterion, title, finding in baseline.compare(context, before)]
+
+
+def _compared(criterion: str, title: str, finding: Finding) -> Check:
+    return Check(criterion, title, frozenset({Moment.AFTER}), lambda _: finding)
+
+
+@app.command("report", help="Merge acceptance reports: the latest of the live site, the container lab and the embedded lab.")
+def report_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders with an acceptance.json.")],
+    into: Annotated[Path, typer.Option("--into", help="Where acceptance.html, .md and .json are written.")] = Path("acceptance"),
+    waivers: Annotated[
+        Path | None, typer.Option("--waivers", help="The waivers; default: waivers.yaml beside the site file.")
+    ] = None,
+    site: SiteFile = SITE,
+    as_json: AsJson = False,
+) -> None:
+    """Contacts nothing."""
+
+    def work(page: Output) -> int:
+        from cutover.report import model
+
+        reports = [model.read(folder) for folder in folders]
+        known = {c.id for report in reports for c in report.criteria}
+        merged = model.merge(reports, model.waivers_of(waivers or site.parent / "waivers.yaml", known))
+        files = [str(file) for file in merged.write(into)]
+        page.data |= {"headline": merged.headline(), "summary": merged.summary(), "files": files}
+        for said in (merged.headline(), merged.summary(), f"Written: {', '.join(files)}"):
+            page.line(said)
+        return 1 if any(row.verdict == "not met" and not row.waived for row in merged.rows()) else 0
+
+    _end("report", as_json, work)
+
+
+@app.command("status", help="Where the move is, what it waits for, and what you can do.")
+def status_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
+    """Journal and a look at the world."""
+
+    def work(context: Context, page: Output) -> int:
+        from cutover.state import status as state
+
+        status = state.status(context)
+        page.data["status"] = asdict(status)
+        for line in status.lines():
+            page.line(line)
+        return 0
+
+    _guarded("status", site, state_dir, as_json, work)
+
+
+@app.command("history", help="The journal, readable.")
+def history_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
+    """Every act with its outcome."""
+
+    def work(context: Context, page: Output) -> int:
+        entries = Journal(context.state_dir, context.site.name).entries()
+        page.data["entries"] = [asdict(e) for e in entries]
+        words = {"intent": "…", "done": "✔", "failed": "✘", "unknown": "?", "note": "·", "opened": "·"}
+        for e in entries:
+            first, *more = (e.what + (f" ({e.reason})" if e.reason else "")).splitlines()
+            page.line(first, mark=f"{e.at}  {words[e.kind]}")
+            for line in more:
+                page.line(line, indent=len(e.at) + 4)
+        if not entries:
+            page.line("Nothing has been done yet.")
+        return 0
+
+    _guarded("history", site, state_dir, as_json, work)
+
+
+@app.command("rights", help="The commands that make one Proxmox token per step, with exactly the rights that it needs.")
+def rights_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
+    """Prints commands for the Proxmox host's shell; runs nothing."""
+
+    def work(context: Context, page: Output) -> int:
+        page.data["commands"] = {step: privileges.commands(context.site, step) for step in privileges.STEPS}
+        page.line(
+            "# For the shell of the Proxmox host, as root. `token add` shows a token's secret once: it is PROXMOX_TOKEN_SECRET,"
+        )
+        page.line("# and cutover@pve!STEP is PROXMOX_TOKEN_ID. Version 8 has VM.Monitor where these have VM.GuestAgent.*")
+        shown: set[str] = set()
+        for step, commands in page.data["commands"].items():
+            page.line(f"# {step}", "b")
+            for command in commands:
+                if command not in shown:  # the user and the pool are those of several steps
+                    page.whole(command)
+            shown |= set(commands)
+        return 0
+
+    _guarded("rights", site, state_dir, as_json, work)
+
+
+@app.command("keys", help="Which keys this tool reads from the environment, and which are set.")
+def keys_command(as_json: AsJson = False) -> None:
+    """Names only, never values."""
+
+    def work(page: Output) -> int:
+        there = {name: page.credentials.get(name) is not None for name in NAMES}
+        page.data["keys"] = {name: {"set": there[name], "meaning": meaning} for name, meaning in NAMES.items()}
+        words = {True: ("set", "green"), False: ("not set", "dim")}
+        page.rows([((name, ""), words[there[name]], (meaning, "")) for name, meaning in NAMES.items()])
+        return 0
+
+    _end("keys", as_json, work)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit(0)
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Options before the verb."""
+    del version

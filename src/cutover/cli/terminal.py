@@ -1,0 +1,121 @@
+"""How a run looks and asks on a terminal: results on stdout, progress and questions on stderr.
+
+Names and texts that come from servers are shown without control characters, so that nothing a server answers can move the
+cursor or recolour the screen. Colours follow NO_COLOR and are off where nobody looks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from cutover.core.credentials import Credentials
+from cutover.core.errors import Refused
+from cutover.core.ui import Advance, ConfirmedInAdvance
+
+
+def plain(text: str) -> str:
+    """``text`` without control characters (a hostile name could carry terminal escapes)."""
+    return "".join(c if c in "\n\t" or (c.isprintable()) else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+class _Steady(Console):
+    """Goes on in silence when nobody reads any more (``| head``, a closed window): what is said must not end what is done."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def marked(mark: str, text: Text, *, indent: int = 0, style: str = "") -> Padding:
+    """A text behind a mark; what wraps stays behind the mark, and words stay whole."""
+    hanging = Table.grid(padding=(0, 1, 0, 0))
+    hanging.add_column(no_wrap=True)
+    hanging.add_column(overflow="fold")  # a digest is shown whole
+    hanging.add_row(Text(mark, style=style), text)
+    return Padding(hanging, (0, 0, 0, indent))
+
+
+class Terminal:
+    """A voice for people: one line a step, a bar for long work when a person looks."""
+
+    def __init__(self, credentials: Credentials, *, quiet: bool = False) -> None:
+        self._credentials = credentials
+        self._quiet = quiet
+        # Where a person looks, lines break between words; in a file or a pipe a line is a line.
+        self.err = _Steady(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+    def shown(self, text: str) -> str:
+        """What may be shown of a text: no secrets, no control characters, no markup."""
+        return escape(plain(self._credentials.redact(text)))
+
+    def say(self, sentence: str) -> None:
+        """One line on stderr."""
+        if self._quiet:
+            return
+        if self.err.is_terminal:
+            self.err.print(marked("·", Text.from_markup(self.shown(sentence)), style="dim"))
+        else:
+            self.err.print(f"· {self.shown(sentence)}")
+
+    @contextmanager
+    def looking(self) -> Iterator[Callable[[str], None]]:
+        """One line that says what is looked at, gone when the results come; lines where nobody looks at a terminal."""
+        if self._quiet or not self.err.is_terminal:
+            yield self.say
+            return
+        with self.err.status("") as status:
+            yield lambda sentence: status.update(self.shown(sentence))
+
+    @contextmanager
+    def progress(self, what: str, total: int | None, unit: str) -> Iterator[Advance]:
+        """A bar while a person looks, nothing otherwise."""
+        if self._quiet or not self.err.is_terminal:
+            yield lambda _done: None
+            return
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(self.shown(unit)),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self.err, transient=True) as bar:
+            task = bar.add_task(self.shown(what), total=total)
+            yield lambda done: bar.advance(task, done)
+
+
+class AskingTerminal(ConfirmedInAdvance):
+    """Asks the person at the terminal, unless consent was given on the command line."""
+
+    def __init__(self, terminal: Terminal, *names: str, yes: bool) -> None:
+        super().__init__(*names, yes=yes)
+        self._terminal = terminal
+
+    def to(self, question: str) -> None:
+        """Yes or no; no terminal and no ``--yes`` is a no."""
+        if not self.yes and sys.stdin.isatty():
+            self._terminal.err.print(f"{self._terminal.shown(question)} [b]\\[y/N][/b] ", end="")
+            if sys.stdin.readline().strip().lower() in {"y", "yes"}:
+                return
+            raise Refused("Nothing was done, because the answer was not yes.")
+        super().to(question)
+
+    def by_name(self, name: str, what_is_lost: str) -> None:
+        """The name, typed exactly; ``--yes`` alone is never enough."""
+        if name not in self.names and sys.stdin.isatty():
+            self._terminal.err.print(f"[b]{self._terminal.shown(what_is_lost)}[/b]")
+            self._terminal.err.print(f"Type [b]{self._terminal.shown(name)}[/b] to go on: ", end="")
+            if sys.stdin.readline().strip() == name:
+                return
+            raise Refused("Nothing was done, because the name was not typed.")
+        super().by_name(name, what_is_lost)

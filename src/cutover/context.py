@@ -1,0 +1,115 @@
+"""One run of a command: the site, the door, the journal, and a client for every system.
+
+Clients are made when they are first needed, so a command contacts only what it uses. With a closed door (no
+``--execute``) they are given the read-only keys where there are any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cutover.core.journal import Journal
+from cutover.core.ui import Confirmation, ConfirmedInAdvance, SilentUi, Ui
+from cutover.core.write_guard import WriteGuard
+
+if TYPE_CHECKING:
+    from cutover.core.credentials import Credentials
+    from cutover.dns.names import Names
+    from cutover.gate.controller import Gate
+    from cutover.portainer.client import Portainer
+    from cutover.proxmox.client import Proxmox
+    from cutover.qdrant.client import Qdrant
+    from cutover.site.schema import Site
+    from cutover.vllm import Vllm
+
+
+@dataclass
+class Context:
+    """Everything a phase or a check needs."""
+
+    site: Site
+    credentials: Credentials
+    state_dir: Path
+    execute: bool = False
+    ui: Ui = field(default_factory=SilentUi)
+    confirm: Confirmation = field(default_factory=lambda: ConfirmedInAdvance(yes=False))
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The journal of this site; locked for this process when the run may change something."""
+        journal = Journal(self.state_dir, self.site.name, redact=self.credentials.redact)
+        if self.execute:
+            journal.lock()
+        return journal
+
+    @cached_property
+    def guard(self) -> WriteGuard:
+        """Open with ``--execute``, closed without."""
+        return WriteGuard(self.journal if self.execute else None)
+
+    def close(self) -> None:
+        """Give back the journal and the shell."""
+        if "gate" in self.__dict__:
+            self.gate.close()
+        if "journal" in self.__dict__:
+            self.journal.unlock()
+
+    def _qdrant(self, url: str, name: str) -> Qdrant:
+        from cutover.qdrant.client import Qdrant
+
+        read_only = self.credentials.get("QDRANT_READ_ONLY_API_KEY")
+        key = self.credentials.get("QDRANT_API_KEY") if self.execute or read_only is None else read_only
+        return Qdrant(url, self.guard, key=key, name=name)
+
+    @cached_property
+    def old(self) -> Qdrant:
+        """The server that is left behind (LXC 952)."""
+        return self._qdrant(self.site.qdrant.old_url, "the old server")
+
+    @cached_property
+    def new(self) -> Qdrant:
+        """The server that is moved to (the container on VM 1001)."""
+        return self._qdrant(self.site.qdrant.new_url, "the new server")
+
+    @cached_property
+    def public(self) -> Qdrant:
+        """Qdrant as the applications see it, through Nginx."""
+        return self._qdrant(self.site.qdrant.public_url, "Qdrant through Nginx")
+
+    @cached_property
+    def proxmox(self) -> Proxmox:
+        """The Proxmox host."""
+        from cutover.proxmox.client import Proxmox
+
+        return Proxmox(self.site.proxmox, self.credentials, self.guard)
+
+    @cached_property
+    def portainer(self) -> Portainer:
+        """Portainer and the Docker engine behind it."""
+        from cutover.portainer.client import Portainer
+
+        return Portainer(self.site.portainer, self.credentials, self.guard)
+
+    @cached_property
+    def gate(self) -> Gate:
+        """Nginx: the gate that holds, switches and records."""
+        from cutover.gate.controller import Gate
+
+        return Gate(self.site, self.credentials, self.guard)
+
+    @cached_property
+    def vllm(self) -> Vllm:
+        """vLLM as users reach it."""
+        from cutover.vllm import Vllm
+
+        return Vllm(self.site.vllm, self.credentials, self.guard)
+
+    @cached_property
+    def dns(self) -> Names:
+        """The name servers."""
+        from cutover.dns.names import Names
+
+        return Names(self.site.dns, self.credentials, self.guard)

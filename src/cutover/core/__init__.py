@@ -1,0 +1,1 @@
+"""What every room stands on: errors, journal, guard of writes, HTTP, shell, credentials, waiting."""

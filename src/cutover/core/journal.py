@@ -1,0 +1,253 @@
+"""The journal: what was intended, what came of it, and what was there before.
+
+One JSON object per line, appended and flushed to the disk before anything is done (``intent``) and after it (``done``,
+``failed`` or ``unknown``). After a crash the journal plus a look at the world say where the move is. A last line that
+was torn by the crash is tolerated; any other broken line is an error, because silence about it would hide an act.
+
+A journal belongs to one site and one format. Only one operator can hold it at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from cutover.core.credentials import in_texts
+from cutover.core.errors import Refused, WrongUsage
+
+FORMAT = 1
+#: The parts of a line that come from elsewhere.
+_TOLD = ("what", "before", "after", "reason", "extra")
+Kind = Literal["opened", "intent", "done", "failed", "unknown", "note"]
+
+
+def now() -> str:
+    """UTC, RFC 3339, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def usable(folder: Path, *, writing: bool) -> None:
+    """Whether a state folder can be read, and made and written where ``writing``; :class:`WrongUsage` with the reason."""
+    try:
+        if writing:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.exists():
+            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            if writing and not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "it cannot be written")
+    except OSError as error:
+        reason = "it is not a folder" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        raise WrongUsage(f"The state folder {folder} cannot be used: {reason}.", "Name another one with --state-dir.") from None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line. ``seq`` counts from 1; an outcome names its intent by ``of``."""
+
+    seq: int
+    at: str
+    kind: Kind
+    act: str
+    what: str
+    of: int | None = None
+    before: Any = None
+    after: Any = None
+    reason: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Journal:
+    """Append-only file ``journal.jsonl`` in the state folder.
+
+    ``redact`` is applied to every text of a line before it is written, so that no secret can reach the file.
+    """
+
+    def __init__(self, folder: Path, site: str, *, redact: Callable[[str], str] = lambda text: text) -> None:
+        self.path = folder / "journal.jsonl"
+        self._site = site
+        self._redact = redact
+        self._lock_file: int | None = None
+        self._entries: list[Entry] = self._read()
+
+    def _read(self) -> list[Entry]:
+        try:
+            return list(read(self.path, self._site)) if self.path.exists() else []
+        except OSError as error:
+            raise Refused(
+                f"The state folder {self.path.parent} cannot be used: {error.strerror or error}.",
+                "Name another one with --state-dir, or make it a folder of yours with room in it.",
+            ) from None
+
+    # -- reading ----------------------------------------------------------------------------------
+    def entries(self) -> list[Entry]:
+        """Every line so far, oldest first."""
+        return list(self._entries)
+
+    def acts(self, prefix: str) -> list[Entry]:
+        """The lines whose act is ``prefix`` or begins with ``prefix.``."""
+        return [e for e in self._entries if e.act == prefix or e.act.startswith(prefix + ".")]
+
+    def open_intents(self) -> list[Entry]:
+        """Intents without an outcome: acts during which the tool was ended. Look before doing them again."""
+        closed = {e.of for e in self._entries if e.of is not None}
+        return [e for e in self._entries if e.kind == "intent" and e.seq not in closed]
+
+    def last_done(self, act: str) -> Entry | None:
+        """The newest successful outcome of ``act``, or None."""
+        return next((e for e in reversed(self._entries) if e.kind == "done" and e.act == act), None)
+
+    # -- writing ----------------------------------------------------------------------------------
+    def lock(self) -> None:
+        """Take the journal for this process; :class:`Refused` where another one holds it. Ends with the process."""
+        if self._lock_file is not None:
+            return
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unwritable(error, "nothing was done") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(handle, 200).decode(errors="replace").strip()
+            os.close(handle)
+            raise Refused(
+                f"Another command is working on this site ({holder or 'unknown process'}).",
+                "Wait until it has ended, or look at `status`.",
+            ) from None
+        with suppress(OSError):  # who holds it is for people; a full disk does not make the lock less of one
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} since {now()}\n".encode(), 0)
+        self._lock_file = handle
+        try:
+            self._mend_torn_line()
+        except OSError as error:
+            raise self._unwritable(error, "nothing was done") from None
+        # Somebody may have written between our reading and our lock.
+        self._entries = self._read()
+        if not self._entries:
+            self._write("opened", "journal", f"Journal of site {self._site}", extra={"site": self._site, "format": FORMAT})
+
+    def unlock(self) -> None:
+        """Give the journal back."""
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def intent(self, act: str, what: str, before: Any = None) -> Entry:
+        """Say what is about to be done and what is there now. On the disk when this returns."""
+        return self._write("intent", act, what, before=before)
+
+    def done(self, of: Entry, after: Any = None) -> Entry:
+        """The act happened, and ``after`` is what was seen."""
+        return self._write("done", of.act, of.what, of=of.seq, after=after)
+
+    def failed(self, of: Entry, reason: str, after: Any = None) -> Entry:
+        """The act did not happen, or not wholly; ``reason`` says so."""
+        return self._write("failed", of.act, of.what, of=of.seq, reason=reason, after=after)
+
+    def unknown(self, of: Entry, reason: str) -> Entry:
+        """Nobody knows whether the act happened."""
+        return self._write("unknown", of.act, of.what, of=of.seq, reason=reason)
+
+    def note(self, act: str, what: str, **extra: Any) -> Entry:
+        """A fact worth keeping that changed nothing (a proof, an approval, a measurement)."""
+        return self._write("note", act, what, extra=extra)
+
+    def _write(self, kind: Kind, act: str, what: str, **rest: Any) -> Entry:
+        if self._lock_file is None:
+            self.lock()
+        seq = self._entries[-1].seq + 1 if self._entries else 1
+        entry = Entry(seq=seq, at=now(), kind=kind, act=act, what=what, **rest)
+        fields = {k: v for k, v in vars(entry).items() if v not in (None, "", {})}
+        # Through JSON first, so that every text in it is one; our own words (time, kind, act) are no secrets.
+        told = json.loads(json.dumps({k: fields[k] for k in _TOLD if k in fields}, default=str))
+        line = json.dumps(fields | in_texts(told, self._redact), ensure_ascii=False) + "\n"
+        try:
+            _append(self.path, line.encode())
+        except OSError as error:
+            raise self._unwritable(error, f"the line is: {what}") from None
+        # What later readers see is what is on the disk, redacted and through JSON.
+        entry = _entry(json.loads(line))
+        self._entries.append(entry)
+        return entry
+
+    def _unwritable(self, error: OSError, what: str) -> Refused:
+        return Refused(
+            f"The journal {self.path} cannot be written ({(error.strerror or str(error)).lower()}); {what}.",
+            "Nothing is done that cannot be written down first: make room there, or give another --state-dir.",
+        )
+
+    def _mend_torn_line(self) -> None:
+        """Cut off a last line that a crash tore, so that the next one starts on its own."""
+        with suppress(FileNotFoundError), self.path.open("rb+") as file:
+            data = file.read()
+            if data and not data.endswith(b"\n"):
+                file.truncate(data.rfind(b"\n") + 1)
+                os.fsync(file.fileno())
+
+
+def _append(path: Path, line: bytes) -> None:
+    """The whole line, on the disk; where it does not fit, none of it, so that the next line begins on its own."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(handle).st_size
+        try:
+            rest = line
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            os.fsync(handle)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(handle, size)
+            raise
+    finally:
+        os.close(handle)
+
+
+def _entry(fields: dict[str, Any]) -> Entry:
+    entry = Entry(**{"what": "", "act": "", **fields})
+    if entry.kind not in get_args(Kind) or not isinstance(entry.seq, int) or not isinstance(entry.extra, dict):
+        raise ValueError
+    return entry
+
+
+def read(path: Path, site: str | None = None) -> Iterator[Entry]:
+    """The lines of a journal. :class:`Refused` where it is of another site, a newer format, or broken inside."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}.", "The journal is the record of what was done.") from None
+    torn = lines.pop()  # empty when the file ends as it should
+    del torn
+    for number, line in enumerate(lines, start=1):
+        try:
+            fields = json.loads(line)
+            entry = _entry(fields)
+            if not isinstance(entry.extra, dict):
+                raise TypeError
+        except (ValueError, TypeError):
+            raise Refused(
+                f"{path}:{number}: this line of the journal is not readable.",
+                "The journal is the record of what was done; restore the file before going on.",
+            ) from None
+        if entry.kind == "opened":
+            if entry.extra.get("format") != FORMAT:
+                raise Refused(
+                    f"{path}: the journal has format {entry.extra.get('format')}, this version reads format {FORMAT}.",
+                    "Use the version that wrote it.",
+                )
+            if site is not None and entry.extra.get("site") != site:
+                raise Refused(
+                    f"{path}: the journal belongs to site {entry.extra.get('site')!r}, site.yaml says {site!r}.",
+                    "Give each site its own --state-dir.",
+                )
+        yield entry

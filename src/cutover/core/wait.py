@@ -1,0 +1,45 @@
+"""Waiting for a fact with a deadline.
+
+Nothing in this project sleeps and hopes. A wait names what it waits for, asks again until the fact is there, and when
+the deadline passes it ends with the last reason why it was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from cutover.core.errors import CutoverError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Not:
+    """ "Not yet", with the reason that a reader would want to see when the deadline passes."""
+
+    reason: str
+
+
+class TimedOut(CutoverError):
+    """The deadline passed; the sentence ends with the last reason."""
+
+
+def wait_until(fact: Callable[[], T | Not], *, deadline: float, what: str, every: float = 0.1) -> T:
+    """Ask ``fact`` until it returns something other than :class:`Not`, at most ``deadline`` seconds.
+
+    ``fact`` is asked at least once, and once more after the deadline has passed while it was being waited for, so
+    that an answer that arrived during the last pause is not thrown away. Exceptions of ``fact`` pass through.
+    """
+    end = time.monotonic() + deadline
+    while True:
+        late = time.monotonic() >= end
+        found = fact()
+        if not isinstance(found, Not):
+            return found
+        if late:
+            msg = f"{what} did not happen within {deadline:g} s: {found.reason}."
+            raise TimedOut(msg)
+        time.sleep(max(0.0, min(every, end - time.monotonic())))

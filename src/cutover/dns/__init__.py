@@ -1,0 +1,1 @@
+"""Name servers: what names a guest has, and how they are removed."""

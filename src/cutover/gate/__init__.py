@@ -1,0 +1,1 @@
+"""The gate in Nginx: holds, switches and records writes."""

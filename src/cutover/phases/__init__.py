@@ -1,0 +1,1 @@
+"""The steps of the plan, one file each."""

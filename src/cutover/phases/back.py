@@ -1,0 +1,99 @@
+"""Back: return the traffic to the old server, with everything that was written since.
+
+The same move with the servers exchanged. Recording never stopped and the old server was kept up to date, so going back loses
+nothing and takes as long as the switch did. Where the new server is gone, nothing can be read from it any more; then what it
+acknowledged is sent to the old one once more, from the records on the Nginx host (see :mod:`cutover.replication.replay`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cutover.core.errors import Refused
+from cutover.gate.write_log import Damaged
+from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.switch import move, plan_move
+from cutover.replication import replay, switchover
+from cutover.replication.follower import CannotFollow
+from cutover.replication.replay import Account, counted
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+
+
+def plan(context: Context) -> Sequence[Sentence]:
+    """What would be done; empty when the old server serves."""
+    flags = context.gate.state()
+    if replay.unfinished(context, flags.side, flags.recording):
+        return [Sentence("Stop recording and remove what was recorded", "Nginx host: log and bodies of writes", "None")]
+    if flags.side == "old" or not flags.recording or not (reason := replay.gone(context.new)):
+        return plan_move(context, "old")
+    found = _account(context)
+    first, *rest = found.sentences(context.old.name, context.new.name)
+    return [
+        Sentence(f"{reason} {first}", context.old.name, "None"),
+        *(Sentence(one) for one in rest),
+        Sentence(
+            f"Hold writes for a moment, send the last ones, and send requests to {context.old.name}", "Nginx host: one flag file"
+        ),
+        Sentence("Stop recording and remove what was recorded", "Nginx host: log and bodies of writes", "None"),
+    ]
+
+
+def do(context: Context) -> Outcome:
+    """Move the traffic to the old server."""
+    flags = context.gate.state()
+    if replay.unfinished(context, flags.side, flags.recording):
+        return Outcome(True, [f"{context.old.name.capitalize()} serves.", *replay.end(context), _AFTER])
+    if flags.side == "old" or not flags.recording or not (reason := replay.gone(context.new)):
+        return move(context, "back", "old")
+    return _without_the_new_one(context, reason)
+
+
+_AFTER = "The new one is not followed any more; nothing is recorded. `copy` begins anew when it is there again."
+
+
+def _account(context: Context) -> Account:
+    try:
+        found = replay.look(context, switchover.position(context, "new"))
+    except (CannotFollow, Damaged) as error:
+        raise Refused(
+            f"{context.new.name.capitalize()} does not answer, and what was recorded does not say everything: {error.sentence}",
+            f"Start {context.new.name} again, then `follow`: without it {context.old.name} cannot be brought up to date.",
+        ) from error
+    if found.cannot:
+        raise Refused(
+            f"{context.new.name.capitalize()} does not answer, and not everything that was recorded can be done again on "
+            f"{context.old.name}: {'; '.join(found.cannot[:3])}.",
+            f"Start {context.new.name} again, then `back`.",
+        )
+    return found
+
+
+def _without_the_new_one(context: Context, reason: str) -> Outcome:
+    context.old.collections()  # the one that is needed has to answer, before anybody is asked anything
+    found = _account(context)
+    kept = replay.keep_overlaps(context, found.overlapping, anew=True)
+    said = ". ".join(found.sentences(context.old.name, context.new.name))
+    context.confirm.by_name(
+        context.site.name, f"{reason} {said}.{f' Which overlapped is in {kept}.' if found.overlapping else ''}"
+    )
+    switchover.end_abandoned_hold(context, "back")
+    switchover.need_one_that_writes(context, "back", context.old)
+    done = replay.rescue(context, found, switchover.position(context, "new"))
+    sentences = [
+        f"{context.old.name.capitalize()} serves. Writes were held for {done.held:.2f} s.",
+        f"{counted(done.replayed, 'acknowledged write')} sent to it once more; nothing could be compared with {context.new.name}.",
+    ]
+    if done.overlapping:
+        sentences.append(f"The order of {done.overlapping} writes was not known; they are in {kept}.")
+    if done.refused:
+        path = context.state_dir / replay.REFUSED
+        sentences.append(f"{done.refused} of them {context.old.name} answered with an error; they are in {path}.")
+    if done.under_way:
+        sentences.append(
+            f"{counted(done.under_way, 'write')} still waited for {context.new.name}, and nobody was told of their success. "
+            "Keep it off until Nginx was restarted: what it answered after all would be on it alone."
+        )
+    return Outcome(True, [*sentences, *replay.end(context), _AFTER], facts=vars(done))

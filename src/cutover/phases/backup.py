@@ -1,0 +1,305 @@
+"""Save what is there before anything moves, and prove that it can be brought back.
+
+Four things are kept, because each brings back something that the others do not: a snapshot of every collection (its checksum
+compared, kept in the state folder), a snapshot of the container where its storage can take one (quick, but gone with the
+container), a protected backup of the container that prunes nothing (proved by restoring it under a scratch id, which is removed
+again), and a record of what a restore does not bring back: backup jobs, pool, access rules, HA, replication, aliases.
+
+What others call: ``plan(run)``, ``do(run)``; ``manifest(run)`` is what the last run kept; ``PURPOSE`` names its archive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutover.core.errors import CutoverError, Failed, Refused
+from cutover.core.journal import now
+from cutover.phases.phase import Outcome, Sentence
+from cutover.proxmox import privileges, references, vzdump
+from cutover.qdrant import snapshots
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+    from cutover.qdrant.client import Qdrant
+
+#: Names the archive for good: whoever backs up again gets this one, not a second.
+PURPOSE = "before-move"
+#: The container's own snapshot.
+SNAPSHOT = "before_move"
+TASK_SECONDS = 1800.0
+GIB = 1024**3
+
+
+def folder(context: Context) -> Path:
+    """Where the backup's files are kept."""
+    return context.state_dir / "backup"
+
+
+def manifest(context: Context) -> dict[str, Any] | None:
+    """What the last complete run kept: times, collections with counts and checksums, the archive. None where there is none."""
+    path = folder(context) / "manifest.json"
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise Refused(f"{path} is not readable.", "Move it away and run `cutover backup` again.") from None
+    return found
+
+
+def speaks_against(context: Context, facts: references.Facts | None) -> list[str]:
+    """Why the container cannot be backed up so that a restore brings everything back, as sentences."""
+    old = context.site.guests.old
+    if facts is None:
+        return [f"{old} does not exist."]
+    said = []
+    if facts.config.get("lock"):
+        said.append(f"{old} is locked ({facts.config['lock']}): something else works on it.")
+    said += [f"Of {old}, {one}." for one in vzdump.left_out(facts.config)]
+    said += [f"The token {context.proxmox.token} lacks {one}." for one in privileges.missing(context, "backup")]
+    if not str(facts.config.get("unprivileged", "0")).startswith("1"):
+        said.append(f"{old} is privileged, and Proxmox lets no token restore such a container (it needs Sys.Modify on /).")
+    return said
+
+
+def _room(context: Context) -> list[str]:
+    """Whether the storages have room for the archive and for one more copy of the container."""
+    api, storages = context.proxmox, context.site.proxmox.storages
+    used = int(api.status(context.site.guests.old).get("disk") or 0)
+    reserve = context.site.limits.disk_reserve_gb * GIB
+    said = []
+    for storage, what in ((storages.backup, "the archive"), (storages.restore, "the test restore")):
+        free = int(dict(api.get(f"nodes/{api.node}/storage/{storage}/status")).get("avail") or 0)
+        if free < used + reserve:
+            said.append(
+                f"Storage {storage} has {free / GIB:.0f} GB free, and {what} needs up to {used / GIB:.0f} GB plus the reserve of "
+                f"{context.site.limits.disk_reserve_gb} GB."
+            )
+    return said
+
+
+def _done(context: Context) -> dict[str, Any] | None:
+    """The manifest, where everything in it is still there."""
+    kept = manifest(context)
+    if kept is None:
+        return None
+    archive = vzdump.find(context, context.site.guests.old, PURPOSE)
+    if archive is None or archive.volid != kept["archive"]["volid"]:
+        return None
+    for one in kept["collections"]:
+        if one["file"] and not (folder(context) / one["file"]).is_file():
+            return None
+    return kept
+
+
+def plan(context: Context) -> list[Sentence]:
+    """What would be saved. :class:`Refused` where a backup would not hold everything; empty where one is there already."""
+    if _done(context) is not None:
+        return []
+    old, site = context.site.guests.old, context.site
+    against = speaks_against(context, references.collect(context, old))
+    against += [] if against else _room(context)
+    if against:
+        raise Refused(f"{old} is not backed up: {' '.join(against)}", "Remove the reason and run the command again.")
+    names = context.old.collections()
+    count = f"{len(names)} collection{'' if len(names) == 1 else 's'} ({', '.join(names)})"
+    found = [
+        Sentence(
+            f"Take a snapshot of {count} of {context.old.name}, and keep them in {folder(context)}", "Files in the state folder"
+        ),
+        Sentence(f"Write down what a restore of {old} does not bring back", "A file in the state folder"),
+    ]
+    if _can_snapshot(context):
+        found.append(Sentence(f"Take the snapshot {SNAPSHOT} of {old}", f"A snapshot of {old}", "Delete it in Proxmox"))
+    found += [
+        Sentence(
+            f"Back {old} up to storage {site.proxmox.storages.backup}, protected, removing no other backup",
+            "One archive",
+            "Take its protection away and delete it in Proxmox",
+        ),
+        Sentence(f"Restore it as LXC {site.proxmox.scratch_vmid}, compare, and remove that again", "Nothing that stays"),
+    ]
+    return found
+
+
+def _can_snapshot(context: Context) -> bool:
+    """Whether every mount point's storage can take a snapshot. (One folder of the host in the container forbids it.)"""
+    answer = dict(context.proxmox.get(f"{context.proxmox.of(context.site.guests.old)}/feature", feature="snapshot"))
+    return bool(int(answer.get("hasFeature") or 0))
+
+
+def do(context: Context) -> Outcome:
+    """Save, prove, write the manifest. Run again it continues; when everything is there it does nothing."""
+    old = context.site.guests.old
+    kept = _done(context)
+    if kept is not None:
+        return Outcome(
+            False,
+            [f"The backup of {kept['at']} is there: {kept['archive']['volid']} and {len(kept['collections'])} snapshots."],
+            facts=kept,
+        )
+    plan(context)
+    facts = references.collect(context, old)
+    if facts is None:
+        raise Refused(f"{old} does not exist.")
+    snapshots.remove_left(context, "backup.qdrant", context.old)
+    said: list[str] = []
+    at = now()
+    with context.guard.act("backup.record", f"Write down what a restore of {old} does not bring back") as act:
+        record = folder(context) / "record.json"
+        told = context.credentials.redact_tree(json.loads(json.dumps(facts.as_json(), default=str)))
+        _write(record, json.dumps(told, indent=1, ensure_ascii=False))
+        act.after = str(record)
+    said.append(f"Written down in {record}.")
+    collections = [_save(context, name) for name in context.old.collections()]
+    where = "kept on the server" if any(not c["file"] for c in collections) else f"kept in {folder(context)}"
+    said.append(f"A snapshot of each of {len(collections)} collections was taken, its checksum compared, and {where}.")
+    said += _snapshot(context)
+    config = context.proxmox.config(old)
+    archive = vzdump.make(context, old, purpose=PURPOSE, mode="snapshot")
+    proofs = vzdump.verify(context, old, archive, config)
+    proofs += vzdump.try_restore(context, old, archive, config)
+    said += [f"Proved: {proof}." for proof in proofs]
+    kept = {
+        "at": at, "guest": str(old), "archive": archive.as_json(), "collections": collections, "aliases": context.old.aliases(),
+        "proofs": proofs, "snapshot": SNAPSHOT if _has_snapshot(context) else None,
+    }  # fmt: skip
+    with context.guard.act("backup.manifest", "Write the manifest of the backup") as act:
+        _write(folder(context) / "manifest.json", json.dumps(kept, indent=1, ensure_ascii=False, default=str))
+        act.after = {"archive": archive.volid}
+    with suppress(CutoverError):  # what an earlier backup left there has this one in its place
+        kept_there = [str(one["name"]) for one in collections if not one["file"]]
+        snapshots.remove_left(context, "backup.qdrant", context.old, stay=kept_there)
+    return Outcome(True, said, f"The archive stays until somebody unprotects and deletes {archive.volid}.", kept)
+
+
+def _snapshot(context: Context) -> list[str]:
+    """The container's own snapshot, where its storage can."""
+    old, api = context.site.guests.old, context.proxmox
+    if not _can_snapshot(context):
+        return [f"The storage of {old} takes no snapshots, so there is only the archive."]
+    if _has_snapshot(context):
+        return [f"The snapshot {SNAPSHOT} of {old} is there."]
+    what = f"Taking the snapshot {SNAPSHOT} of {old}"
+    with context.guard.act("backup.snapshot", f"Take the snapshot {SNAPSHOT} of {old}") as act:
+        api.do_task(
+            "POST", f"{api.of(old)}/snapshot", kind="vzsnapshot", vmid=old.vmid, what=what, deadline=TASK_SECONDS,
+            snapname=SNAPSHOT, description="before the move to the new server",
+        )  # fmt: skip
+        act.after = SNAPSHOT
+    if not _has_snapshot(context):
+        raise Failed(f"{what}: the task ended well, but Proxmox does not list it.", "Look at it in Proxmox.")
+    return [f"The snapshot {SNAPSHOT} of {old} was taken."]
+
+
+def _has_snapshot(context: Context) -> bool:
+    rows = context.proxmox.list(f"{context.proxmox.of(context.site.guests.old)}/snapshot")
+    # One without snapstate is complete.
+    return any(row.get("name") == SNAPSHOT and not row.get("snapstate") for row in rows)
+
+
+# -- collections ---------------------------------------------------------------------------------
+
+
+def _save(context: Context, collection: str) -> dict[str, Any]:
+    """Snapshot one collection and bring it home; what an earlier run brought home completely is not taken again."""
+    earlier = next(
+        (
+            entry.after
+            for entry in reversed(context.journal.acts("backup.collection"))
+            if entry.kind == "done" and isinstance(entry.after, dict) and entry.after.get("collection") == collection
+        ),
+        None,
+    )
+    if earlier is not None and earlier.get("file") and _sound(folder(context) / str(earlier["file"]), earlier):
+        return dict(earlier)
+    old = context.old
+    info = old.info(collection)
+    with (
+        snapshots.taken(context, "backup.qdrant", old, collection) as made,
+        context.guard.act("backup.collection", f"Keep the snapshot of collection {collection}") as act,
+    ):
+        kept: dict[str, Any] = {
+            "collection": collection, "name": made.name, "size": made.size, "checksum": made.checksum,
+            "points": old.count(collection), "config": info.get("config"), "schema": info.get("payload_schema"), "file": None,
+        }  # fmt: skip
+        folder(context).mkdir(mode=0o700, parents=True, exist_ok=True)
+        made.stays = shutil.disk_usage(folder(context)).free < 2 * made.size + GIB
+        if made.stays:
+            context.ui.say(f"{folder(context)} has no room for the snapshot of {collection}; it is left on {old.name}.")
+        else:
+            kept["file"], kept["sha256"] = _bring_home(context, old, kept)
+        act.after = kept
+    return kept
+
+
+def _bring_home(context: Context, old: Qdrant, kept: Mapping[str, Any]) -> tuple[str, str]:
+    """Download a snapshot, compare its checksum, and read it once to its end: (file name, SHA-256)."""
+    place = folder(context) / "qdrant"
+    place.mkdir(mode=0o700, exist_ok=True)
+    file = place / f"{hashlib.sha256(str(kept['collection']).encode()).hexdigest()[:8]}-{Path(str(kept['name'])).name}"
+    unfinished = file.with_suffix(".part")
+    sha = _store(context, old.download(str(kept["collection"]), str(kept["name"])), unfinished, kept)
+    if kept["checksum"] and sha != kept["checksum"]:
+        unfinished.unlink()
+        raise Failed(
+            f"The snapshot of {kept['collection']} arrived from {old.name} with checksum {sha[:12]}; there it has "
+            f"{kept['checksum'][:12]}.",
+            "Run the command again; if it happens again, look at the disks of both machines.",
+        )
+    if not _readable(unfinished):
+        raise Failed(f"The snapshot of {kept['collection']} from {old.name} is not a readable archive.", "Run the command again.")
+    unfinished.replace(file)
+    return str(file.relative_to(folder(context))), sha
+
+
+def _store(context: Context, chunks: Iterable[bytes], path: Path, kept: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with (
+        os.fdopen(handle, "wb") as out,
+        context.ui.progress(f"Keeping {kept['collection']}", kept["size"] or None, "B") as advance,
+    ):
+        for chunk in chunks:
+            out.write(chunk)
+            digest.update(chunk)
+            advance(len(chunk))
+        out.flush()
+        os.fsync(out.fileno())
+    return digest.hexdigest()
+
+
+def _readable(path: Path) -> bool:
+    """Whether the snapshot, which is a tar archive, can be read to its end."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return sum(1 for _ in tar) > 0
+    except (tarfile.TarError, OSError, EOFError):
+        return False
+
+
+def _sound(path: Path, kept: Mapping[str, Any]) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == kept.get("sha256")
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that is there whole or not at all, readable by its owner only."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as out:
+        out.write(text + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    unfinished.replace(path)

@@ -1,0 +1,225 @@
+"""Copy: make the new server the same as the old one while applications go on reading and writing.
+
+Recording is switched on first, then every collection is copied by snapshot (with its built search index, which nothing that
+copies record by record keeps), aliases are made, what was written meanwhile is followed, and at the end everything is compared
+bit by bit. Nothing is asked of the applications and nothing is taken from the old server but reads, snapshots, and deletes of
+ids that do not exist. Run again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cutover.core.errors import Failed, Refused, Unreachable
+from cutover.gate import serving
+from cutover.phases.phase import Outcome, Sentence
+from cutover.qdrant import limits, snapshots
+from cutover.qdrant.client import Answered, Qdrant, need_same_version, writes_counted
+from cutover.replication import bypass, switchover
+from cutover.replication.follower import Position
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+
+
+def plan(context: Context) -> Sequence[Sentence]:
+    """What would be copied."""
+    names = context.old.collections()
+    done = _copied(context)
+    sentences = []
+    if not context.gate.state().recording:
+        sentences.append(Sentence("Record every write that passes Nginx", "Nginx host: log and bodies of writes", _UNDO))
+    for name in names:
+        if name not in done:
+            count = context.old.count(name)
+            sentences.append(
+                Sentence(f"Copy {name} ({count} records) by snapshot", f"{context.new.name}: collection {name}", _UNDO)
+            )
+    sentences.append(Sentence("Make the aliases, and bring over what is written meanwhile", f"{context.new.name}", _UNDO))
+    sentences.append(Sentence("Compare every record, setting, index and alias bit by bit"))
+    return sentences
+
+
+_UNDO = "`cutover undo copy` removes the copied collections and stops recording"
+
+
+def do(context: Context) -> Outcome:
+    """Copy, follow, prove. Refused with the reason where something cannot be moved safely; nothing is changed then."""
+    flags = context.gate.state()
+    if flags.side != "old":
+        raise Refused("The new server serves already; there is nothing to copy to it.", "Look at `status`.")
+    refuse_unsafe(context)
+    try:
+        return _copy(context, flags.recording)
+    except (Answered, Unreachable) as error:
+        raise Failed(
+            f"The copy was interrupted: {error.sentence}",
+            f"{error.hint} {context.old.name.capitalize()} serves as before; run `copy` again to go on.".strip(),
+        ) from error
+    except Refused as error:
+        if not context.gate.state().recording:
+            raise
+        # Recording is on and collections are there: that is not "nothing was changed".
+        raise Failed(error.sentence, error.hint) from error
+
+
+def _copy(context: Context, recording: bool) -> Outcome:
+    begun = Position.load(switchover.position_path(context)) if recording else None
+    if begun is None or begun.side != "old":
+        switchover.position_path(context).unlink(missing_ok=True)  # of an earlier recording, whose log is gone
+        with context.guard.act("copy.record", "Record every write that passes Nginx", before={"recording": recording}):
+            context.gate.start_recording()
+        # The note first: the position says that this was done, and must not say so of copies from an earlier recording.
+        context.journal.note("copy.begun", "Recording is on; what was copied before does not count")
+        # Written before the first snapshot: whatever is recorded from here on is followed.
+        Position(holders={alias: [name] for alias, name in context.old.aliases().items()}).save(switchover.position_path(context))
+    snapshots.remove_left(context, "copy", context.old)
+    copied: dict[str, Any] = {}
+    done = _copied(context)
+    there = context.new.collections()
+    for name in context.old.collections():
+        if name in done and name in there:
+            continue
+        copied[name] = switchover.base_copy(context, "copy", context.old, context.new, name)
+        context.journal.note("copy.copied", f"{name} was copied", collection=name)
+    following = switchover.follower(context, "old", "copy")
+    with context.guard.act("copy.aliases", f"Make the aliases on {context.new.name}"):
+        following.bring_aliases()
+    switchover.catch_up(context, "copy", following)
+    watch = bypass.Watch(context.gate, context.old, "old", following)
+    try:
+        proved = switchover.prove(context, "copy", following)
+    except Refused:
+        switchover.refuse_bypass(context, "copy", watch, context.old.name)
+        raise
+    switchover.refuse_bypass(context, "copy", watch, context.old.name)
+    size = sum(c["bytes"] or 0 for c in copied.values())
+    return Outcome(
+        changed=True,
+        sentences=[
+            f"{proved['records']} records in {proved['collections']} collections are on both servers, bit by bit the same"
+            + (f"; {size / 1e6:.1f} MB were copied." if copied else "."),
+            "Applications still use the old server; writes are recorded and can be followed.",
+        ],
+        undo=_UNDO,
+        facts={"copied": copied, **proved},
+    )
+
+
+def plan_undo(context: Context) -> Sequence[Sentence]:
+    """What undoing would remove."""
+    there, recording = _there(context), context.gate.state().recording
+    ours = sorted(_ours(context)) if there is not None else []
+    if not ours and not recording:
+        return []
+    return [
+        Sentence("Stop recording and remove what was recorded"),
+        *(
+            Sentence(f"Remove the copy of {name} on {context.new.name}", f"{context.new.name}: collection {name}")
+            for name in ours
+        ),
+    ]
+
+
+def undo(context: Context) -> Outcome:
+    """Stop recording, and remove what was copied. Refused where users are, or may be, on the new server.
+
+    A new server that does not answer is no reason to go on recording: what is on it stays, and is said.
+    """
+    there, flags, ours = _there(context), context.gate.state(), _ours(context)
+    if not flags.recording and not ours:
+        return Outcome(changed=False, sentences=[f"Nothing of a copy is on {context.new.name}, and nothing is recorded."])
+    serving.need_old_serves(context)
+    switchover.tidy(context, "copy")
+    # First what can be refused: as long as nothing was removed, a refusal is one.
+    if flags.installed:  # also where nothing is recorded: bodies may be left of a run that was killed here
+        with context.guard.act("copy.stop-recording", "Stop recording and remove what was recorded"):
+            context.gate.stop_recording()
+            switchover.position_path(context).unlink(missing_ok=True)
+    if there is None:
+        raise Failed(
+            f"Nothing is recorded any more, but {context.new.name} does not answer: what was copied to it is still there.",
+            "Run `undo copy` again when it answers, or remove its volumes with `undo deploy`.",
+        )
+    try:
+        for name in sorted(ours):  # also what is not listed: removing it again does no harm, and a list can be wrong
+            with context.guard.act("copy.remove", f"Remove {name} on {context.new.name}", before={"collection": name}):
+                context.new.delete_collection(name)
+    except (Answered, Unreachable) as error:
+        raise Failed(f"Recording was stopped, but not every copy was removed: {error.sentence}", error.hint) from error
+    removed, absent = ", ".join(sorted(ours & there)), ", ".join(sorted(ours - there))
+    sentences = [f"Removed from {context.new.name}: {removed or 'nothing'}."]
+    sentences += [f"It did not list {absent} before; it was asked to remove that as well."] if absent else []
+    return Outcome(changed=True, sentences=sentences)
+
+
+def _there(context: Context) -> set[str] | None:
+    """The collections of the new server; None where it does not answer."""
+    try:
+        return set(context.new.collections())
+    except Unreachable:
+        return None
+
+
+def refuse_unsafe(context: Context) -> None:
+    """Refused, with every reason, where something cannot be moved safely."""
+    need_same_version(context.old, context.new)
+    reasons = unsafe(context)
+    if reasons:
+        raise Refused(f"Not begun: {'; '.join(reasons)}.", "Remove these reasons first; nothing was changed.")
+
+
+def unsafe(context: Context) -> list[str]:
+    """Every reason against moving, in words."""
+    reasons: list[str] = []
+    if context.credentials.get("QDRANT_READ_ONLY_API_KEY") is None:
+        reasons.append("there is no read-only key (QDRANT_READ_ONLY_API_KEY), with which the new server fetches the snapshots")
+    servers = [context.old, *([context.new] if _answers(context.new) else [])]
+    clustered = [s.name for s in servers if (s.ask("GET", "/cluster") or {}).get("status") == "enabled"]
+    reasons += [f"{name} is part of a cluster, which this tool does not move" for name in clustered]
+    for name in context.old.collections():
+        reasons += limits.reasons_against(name, context.old.info(name), context.old.shard_keys(name))
+    grpc = limits.grpc_writes(writes_counted(context.old.telemetry()))
+    if grpc:
+        counted = ", ".join(f"{method} {number} times" for method, number in sorted(grpc.items()))
+        reasons.append(f"applications write to {context.old.name} through gRPC ({counted} since it was started)")
+    strangers = sorted(set(context.new.collections()) - _ours(context)) if context.new in servers else []
+    if strangers:
+        reasons.append(f"{context.new.name} already has data that this tool did not copy: {', '.join(strangers)}")
+    return reasons
+
+
+def _answers(server: Qdrant) -> bool:
+    """Whether the server runs; before the deployment the new one does not."""
+    try:
+        server.version()
+    except Unreachable:
+        return False
+    return True
+
+
+def _ours(context: Context) -> set[str]:
+    """Collections on the new server that this tool made there, finished or not, and has not removed again."""
+    found: set[str] = set()
+    removing: dict[int, str] = {}
+    for entry in context.journal.entries():
+        if entry.kind == "intent" and entry.act.endswith(".recover"):
+            found.add(entry.before["collection"])
+        elif entry.kind == "intent" and entry.act == "copy.remove":
+            removing[entry.seq] = entry.before["collection"]
+        elif entry.kind == "done" and entry.act == "copy.remove":
+            # Whatever has this name from now on is somebody else's.
+            found.discard(removing.get(entry.of or 0, ""))
+    return found
+
+
+def _copied(context: Context) -> set[str]:
+    """Collections whose copy is complete and was begun after recording."""
+    found: set[str] = set()
+    for entry in context.journal.entries():
+        if entry.act in {"copy.begun", "copy.undone"}:
+            found.clear()
+        elif entry.act == "copy.copied":
+            found.add(entry.extra["collection"])
+    return found

@@ -1,0 +1,100 @@
+"""Follow: keep the server that does not serve up to date, until told otherwise.
+
+While nobody runs this, writes pile up on the Nginx host, recorded and safe; the way back then takes the longer to open. Every
+``copy``, ``switch``, ``back`` and ``finish`` does these rounds by itself first.
+
+Where the new server serves and following has become impossible (a damaged record, a change that cannot be followed, a difference
+that nothing explains), this opens the way back again: it records anew, compares everything, and replaces what differs on the old
+server, once the operator has typed the site's name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cutover.core.errors import Refused
+from cutover.gate.interface import Side
+from cutover.gate.write_log import Damaged
+from cutover.phases.phase import Outcome, Sentence
+from cutover.replication import switchover
+from cutover.replication.follower import CannotFollow, Position
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+
+
+def plan(context: Context) -> Sequence[Sentence]:
+    """What would be done."""
+    flags = context.gate.state()
+    side = flags.side
+    source, target = switchover.server(context, side), switchover.server(context, switchover.OTHER[side])
+    if side == "new" and (why := _why_anew(context, flags.recording)):
+        return [
+            Sentence(f"Record every write anew, because {target.name} cannot be brought up to date by what is recorded: {why}"),
+            Sentence(f"Compare everything, and replace what {target.name} holds otherwise", target.name, "None"),
+        ]
+    return [Sentence(f"Bring what {source.name} received to {target.name}", target.name)]
+
+
+def do(context: Context, *, seconds: float = 0.0, every: float = 1.0) -> Outcome:
+    """One round, or rounds for ``seconds``. Ends cleanly on Ctrl-C: a round that was interrupted is done again."""
+    flags = context.gate.state()
+    if flags.side == "new" and (why := _why_anew(context, flags.recording)):
+        return _anew(context, why)
+    if not flags.recording:
+        raise Refused("Writes are not recorded, so there is nothing to follow.", "Begin with `copy`.")
+    try:
+        return _rounds(context, flags.side, seconds, every)
+    except (CannotFollow, Damaged) as error:
+        if flags.side == "old":
+            raise
+        return _anew(context, error.sentence)
+
+
+def _rounds(context: Context, side: Side, seconds: float, every: float) -> Outcome:
+    following = switchover.follower(context, side, "follow")
+    end, rounds, lines, records, late = time.monotonic() + seconds, 0, 0, 0, 0
+    with context.guard.act("follow.rounds", f"Keep {following.target.name} up to date") as act:
+        while True:
+            last = following.round()
+            rounds, lines, records, late = rounds + 1, lines + last.lines, records + last.records, late + last.late
+            act.after = {"rounds": rounds, "writes": lines, "records": records, "late": late}
+            rest = end - time.monotonic()
+            if rest <= 0:
+                break
+            time.sleep(min(every, rest))
+    return Outcome(
+        bool(lines), [f"{following.target.name.capitalize()} is up to date: {lines} writes, {records} records."], facts=act.after
+    )
+
+
+def _why_anew(context: Context, recording: bool) -> str:
+    """Why the old server cannot be followed any more while the new one serves, a sentence; empty where it can."""
+    marks = [e.act for e in context.journal.entries() if e.act.endswith((".differences", ".proved", ".given-up"))]
+    if marks[-1:] == ["finish.given-up"]:
+        return ""  # on purpose: nothing is recorded, and this says so
+    if not recording:
+        return "Nothing is recorded."
+    try:
+        found = Position.load(switchover.position_path(context))
+        context.gate.read_log(found.offset if found is not None else 0)
+    except (CannotFollow, Damaged) as error:
+        return error.sentence
+    if found is None:
+        return "Nobody knows how far it is."
+    differ = marks and marks[-1].endswith(".differences")
+    return found.doubt or ("When both were last compared, they differed." if differ else "")
+
+
+def _anew(context: Context, why: str) -> Outcome:
+    proved = switchover.begin_anew(context, "follow", why)
+    return Outcome(
+        changed=True,
+        sentences=[
+            f"{proved['records']} records in {proved['collections']} collections are on both servers, bit by bit the same.",
+            f"The way back is open again; what {context.old.name} held otherwise was replaced.",
+        ],
+        facts=proved,
+    )

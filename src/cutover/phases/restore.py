@@ -1,0 +1,206 @@
+"""Bring the old container back from its backup - when that is necessary, and only then.
+
+A restore loses everything that was written since the backup, so the usual way back is another one: `cutover back` moves the
+traffic to the old server, which has been kept up to date. A restore is for a container that is gone, or that does not come up
+any more. Where it still answers this refuses; where it is only stopped it is started; where it is overwritten, its name has to
+be typed after reading from when on everything would be lost.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from cutover.core.errors import CutoverError, Failed, Refused, Unreachable
+from cutover.core.wait import Not, TimedOut, wait_until
+from cutover.phases import backup
+from cutover.phases.phase import Outcome, Sentence
+from cutover.proxmox import privileges, vzdump
+from cutover.qdrant.client import Answered
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+    from cutover.proxmox.vzdump import Archive
+
+
+def _row(context: Context) -> dict[str, Any] | None:
+    """What Proxmox lists under the old server's id."""
+    vmid = context.site.guests.old.vmid
+    return next((row for row in context.proxmox.guests() if int(row["vmid"]) == vmid), None)
+
+
+def _answers(context: Context) -> bool:
+    """Whether something alive is there. A wrong key is an answer: nobody overwrites a living server because of that.
+
+    Only the way from here may be broken, so where Nginx sends its users to it, it is asked through Nginx as well.
+    """
+    try:
+        context.old.collections()
+    except Unreachable:
+        return _serves_users(context)
+    except CutoverError:
+        return True
+    return True
+
+
+def _serves_users(context: Context) -> bool:
+    try:
+        if context.gate.state().side != "old":
+            return False
+        context.public.collections()
+    except Answered as error:
+        return error.status < 500  # above that it is Nginx that says it got no answer
+    except CutoverError:
+        return False
+    return True
+
+
+def newest(context: Context) -> Archive:
+    """The newest backup of the old server that this tool made; :class:`Refused` where there is none."""
+    old = context.site.guests.old
+    own = vzdump.note(context.site.name, old.vmid, "").rstrip()
+    found = [archive for archive in vzdump.listed(context, old.vmid) if archive.note.startswith(own + " ")]
+    if not found:
+        raise Refused(
+            f"There is no backup of {old} that this tool made.", f"Look at storage {context.site.proxmox.storages.backup}."
+        )
+    return found[0]
+
+
+def _rules(context: Context) -> tuple[dict[str, Any] | None, Archive]:
+    """What is there and what would be restored; :class:`Refused` where it is not necessary or not possible."""
+    old, row = context.site.guests.old, _row(context)
+    if row is not None and _answers(context):
+        raise Refused(
+            f"{old} runs and answers, so nothing has to be restored; a restore would lose what was written since the backup.",
+            "To move the traffic back to it, use `cutover back`.",
+        )
+    if row is not None and (row.get("type") != "lxc" or row.get("name") != old.name):
+        raise Refused(
+            f"The id {old.vmid} belongs to {row.get('type')} {row.get('name')} now, which is not {old}.",
+            "Nothing is overwritten.",
+        )
+    short = privileges.missing(context, "restore")
+    if short:
+        gone = "" if row is not None else " With a deleted guest Proxmox deletes the access rules on its id."
+        raise Refused(
+            f"The token {context.proxmox.token} lacks {'; '.join(short)}.{gone}",
+            "`cutover rights` has the commands that give them.",
+        )
+    archive = newest(context)
+    _address_free(context)
+    return row, archive
+
+
+def _address_free(context: Context) -> None:
+    """Nobody else has taken the container's address meanwhile."""
+    from cutover.checks.guests import look
+
+    old = context.site.guests.old
+    taken = [str(guest) for guest in look(context) if old.address in guest.addresses and guest.vmid != old.vmid and guest.running]
+    if taken:
+        raise Refused(f"{', '.join(taken)} has the address {old.address} now; two machines would answer there.", "Free it first.")
+
+
+def _since(archive: Archive) -> str:
+    return datetime.fromtimestamp(archive.ctime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def plan(context: Context) -> list[Sentence]:
+    """What a restore would do now."""
+    old = context.site.guests.old
+    row, archive = _rules(context)
+    found = []
+    if row is not None and row.get("status") != "running":
+        found.append(Sentence(f"Start {old}, which is only stopped; if it answers then, nothing is restored", f"{old} runs"))
+    elif row is not None:
+        found.append(Sentence(f"Stop {old}, which runs and does not answer", f"{old} is stopped"))
+    lost = f"everything written to it since {_since(archive)}"
+    found.append(
+        Sentence(f"Restore {old} from {archive.volid} of {_since(archive)}, and start it", f"{old}; lost is {lost}", "None")
+    )
+    return found
+
+
+def do(context: Context) -> Outcome:
+    """Start it where that is enough, else restore it; proved by its collections."""
+    old, api = context.site.guests.old, context.proxmox
+    row, archive = _rules(context)
+    said: list[str] = []
+    if row is not None and row.get("status") != "running":
+        _start(context)
+        if _came_up(context):
+            return Outcome(
+                True, [f"{old} was only stopped. It runs and answers again; nothing was restored and nothing is lost."]
+            )
+        said.append(f"{old} was started and does not answer.")
+    if row is not None:
+        lost = f"{old} would be overwritten by its backup of {_since(archive)}: everything written to it since is lost."
+        context.confirm.by_name(old.name, lost)
+        _stop(context)
+    with context.guard.act("restore.guest", f"Restore {old} from {archive.volid}", before={"exists": row is not None}) as act:
+        api.do_task(
+            "POST",
+            f"nodes/{api.node}/lxc",
+            kind="vzrestore",
+            vmid=old.vmid,
+            what=f"Restoring {old}",
+            deadline=vzdump.RESTORE_SECONDS,
+            ostemplate=archive.volid,
+            restore=1,
+            storage=context.site.proxmox.storages.restore,
+            force=1 if row is not None else None,
+        )
+        act.after = {"archive": archive.volid}
+    if api.status(old).get("status") != "running":
+        _start(context)
+    if not _came_up(context):
+        raise Failed(f"{old} was restored and started, but Qdrant on it does not answer at {context.old.url}.", "Look inside it.")
+    said.append(f"{old} is back as it was at {_since(archive)}; what was written to it since is lost.")
+    said += _compared(context)
+    return Outcome(True, said, facts={"archive": archive.as_json()})
+
+
+def _start(context: Context) -> None:
+    old, api = context.site.guests.old, context.proxmox
+    with context.guard.act("restore.start", f"Start {old}"):
+        api.do_task("POST", f"{api.of(old)}/status/start", kind="vzstart", vmid=old.vmid, what=f"Starting {old}", deadline=300)
+
+
+def _stop(context: Context) -> None:
+    old, api = context.site.guests.old, context.proxmox
+    if api.status(old).get("status") == "running":
+        with context.guard.act("restore.stop", f"Stop {old}"):
+            api.do_task("POST", f"{api.of(old)}/status/stop", kind="vzstop", vmid=old.vmid, what=f"Stopping {old}", deadline=300)
+
+
+def _came_up(context: Context) -> bool:
+    def answers() -> bool | Not:
+        return True if _answers(context) else Not("no answer")
+
+    try:
+        return wait_until(answers, deadline=context.site.limits.reboot_seconds, what="Qdrant's answer", every=0.3)
+    except TimedOut:
+        return False
+
+
+def _compared(context: Context) -> list[str]:
+    """What came back against what was written down, and what a restore never brings back."""
+    said = []
+    kept = backup.manifest(context)
+    if kept is not None:
+        there = set(context.old.collections())
+        missing = [one["collection"] for one in kept["collections"] if one["collection"] not in there]
+        if missing:
+            raise Failed(
+                f"The restored server lacks the collections {', '.join(missing)}.", "Its snapshots are in the state folder."
+            )
+        said.append(f"All {len(kept['collections'])} collections of the backup are there.")
+    path = backup.folder(context) / "record.json"
+    if path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        lost = [name for name in ("backup_jobs", "ha", "replication", "pools", "acl", "snapshots") if record.get(name)]
+        if lost:
+            said.append(f"A restore does not bring back its {', '.join(lost).replace('_', ' ')}: {path} has them.")
+    return said

@@ -1,0 +1,110 @@
+"""Switch: move the traffic to the new server without one failed request and without one lost write.
+
+Everything slow happens before: catching up and comparing every record. Then writes are held for a moment (reads never wait),
+the last writes are brought over, the touched records, counts, settings, indexes and aliases are compared, one flag is set on
+the Nginx host, and the writes go on, to the new server. The hold has a budget, ``limits.hold_seconds``: where the proof is not
+there in time it ends on the old side and nothing has happened. From then on the old server is kept up to date, so that
+``back`` loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cutover.core.errors import CutoverError, Failed, Refused
+from cutover.gate.interface import Side
+from cutover.phases.phase import Outcome, Sentence
+from cutover.replication import switchover
+from cutover.replication.follower import Round
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+
+
+def plan(context: Context) -> Sequence[Sentence]:
+    """What would be done; empty when the new server serves already and nothing is left over."""
+    return plan_move(context, "new")
+
+
+def do(context: Context) -> Outcome:
+    """Move the traffic to the new server."""
+    return move(context, "switch", "new")
+
+
+def plan_move(context: Context, to: Side) -> Sequence[Sentence]:
+    """The sentences of a move in either direction."""
+    flags = context.gate.state()
+    if flags.side == to and not flags.held:
+        return []
+    source, target = switchover.server(context, switchover.OTHER[to]), switchover.server(context, to)
+    return [
+        Sentence(f"Bring {target.name} up to date and compare everything, while applications go on"),
+        Sentence(
+            f"Hold writes (at most {context.site.limits.hold_seconds:g} s), bring over the last ones, compare, "
+            f"and send requests to {target.name}",
+            "Nginx host: one flag file",
+            "`cutover back`" if to == "new" else "`cutover switch`",
+        ),
+        Sentence(f"Keep {source.name} up to date from then on", source.name),
+    ]
+
+
+def _after_the_move(context: Context, verb: str, serving: str) -> Round:
+    """The first round in the other direction. That it fails does not undo the move, and must not look like a refusal of it."""
+    try:
+        return switchover.after_the_move(context, verb)
+    except CutoverError as error:
+        raise Failed(
+            f"{serving.capitalize()} serves, but the other server could not be brought up to date: {error.sentence}",
+            f"{error.hint} What is written is recorded; `cutover follow` goes on.".strip(),
+        ) from error
+
+
+def move(context: Context, verb: str, to: Side) -> Outcome:
+    """Move the traffic in either direction; see the module's first paragraph."""
+    flags = context.gate.state()
+    target = switchover.server(context, to)
+    if flags.side == to and not flags.recording:
+        return Outcome(False, [f"{target.name.capitalize()} serves already, and nothing is recorded."])
+    if not flags.recording:
+        raise Refused(
+            "Writes are not recorded, so they cannot be followed.",
+            "Begin with `copy`." if to == "new" else "The way back was given up; only the backup is left.",
+        )
+    if flags.side == to:
+        switchover.end_abandoned_hold(context, verb)
+        last = _after_the_move(context, verb, target.name)
+        return Outcome(False, [f"{target.name.capitalize()} serves already."], facts={"late": last.late})
+    moved, proved = switchover.move(context, verb, to)
+    last = _after_the_move(context, verb, target.name)
+    left = switchover.server(context, switchover.OTHER[to])
+    counts = (
+        ""
+        if moved.counts
+        else " Exact counts were left out there, because they take too long; every record had been compared just before."
+    )
+    return Outcome(
+        changed=True,
+        sentences=[
+            f"{target.name.capitalize()} serves. Writes were held for {moved.held:.2f} s.{counts}",
+            _brought(moved.records),
+            f"{left.name.capitalize()} is kept up to date, so that nothing is lost on the way back.",
+        ],
+        undo="`cutover back`" if to == "new" else "`cutover switch`",
+        facts={
+            "held_seconds": moved.held,
+            "steps": moved.steps,
+            "attempts": moved.attempts,
+            "records_in_hold": moved.records,
+            "counts_in_hold": moved.counts,
+            "late_writes": last.late,
+            "proved": proved,
+        },
+    )
+
+
+def _brought(records: int) -> str:
+    if not records:
+        return "No record had to be brought over in that time."
+    return f"{records} record{'' if records == 1 else 's'} had to be brought over and compared in that time."

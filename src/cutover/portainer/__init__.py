@@ -1,0 +1,1 @@
+"""Portainer, the compose file and the Git repository that it deploys from."""

@@ -1,0 +1,525 @@
+"""Portainer: the stacks that it runs from Git, and through it the Docker engine of its VM.
+
+Portainer's answers are taken for what they are. "200" means *submitted*: what runs is only known from the stack's commit,
+the container's image and health, and from asking the service itself. What its versions do differently (take a service down
+when a deployment fails, answer before the work is done, forget variables, ignore an interval) is :class:`Behaviour`, found
+out before anything is changed. Every write sends everything, because Portainer replaces what is left out by nothing.
+
+Only access tokens are used. A session's cookie would make Portainer demand CSRF tokens for every write.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import requests
+
+from cutover.core import http
+from cutover.core.credentials import Credentials
+from cutover.core.errors import CutoverError, OutcomeUnknown, Refused, Unreachable
+from cutover.core.write_guard import WriteGuard
+from cutover.site.schema import Portainer as Settings
+
+ACTIVE, INACTIVE, DEPLOYING, ERROR = 1, 2, 3, 4
+STATUS_NAMES: Mapping[Any, str] = {ACTIVE: "active", INACTIVE: "stopped", DEPLOYING: "deploying", ERROR: "in error"}
+ADMINISTRATOR = 1
+PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
+
+
+class Answered(CutoverError):
+    """Portainer answered with an error. ``status`` is the HTTP status, ``reason`` its own words."""
+
+    def __init__(self, status: int, sentence: str, reason: str, hint: str = "") -> None:
+        super().__init__(sentence, hint)
+        self.status, self.reason = status, reason
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a version of Portainer does. Sources: its code up to 2.23, release notes and reports for later ones."""
+
+    asynchronous: bool
+    """A deployment is answered before it happens; the stack's status tells how it ended (2.42 and newer)."""
+    teardown: bool
+    """A deployment that fails takes the running service down (2.15 up to 2.33; unclear, so assumed, up to 2.38)."""
+    sources: bool
+    """Git repositories are objects of their own, and the polling interval is theirs (the stack's is ignored)."""
+
+    @classmethod
+    def of(cls, version: str) -> Behaviour:
+        """The behaviour of a version such as ``2.23.0``; where it is not known, the more dangerous one is assumed."""
+        numbers = re.findall(r"\d+", version)
+        number = (int(numbers[0]), int(numbers[1])) if len(numbers) >= 2 else (2, 23)
+        return cls(asynchronous=number >= (2, 40), teardown=(2, 15) <= number < (2, 39), sources=number >= (2, 44))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack as Portainer shows it. ``variables`` holds secrets and is never printed."""
+
+    id: int
+    name: str
+    status: int
+    endpoint: int
+    commit: str
+    repository: str
+    reference: str
+    file: str
+    auto_update: Mapping[str, Any] | None
+    variables: Mapping[str, str] = field(repr=False)
+    message: str = ""
+    source: int | None = None
+    login: str | None = None
+    """The user that Portainer has a password for; None where the repository is read without."""
+    skip_tls: bool = False
+
+    @classmethod
+    def of(cls, shown: Mapping[str, Any]) -> Stack:
+        """From the API's JSON, in which much can be null."""
+        git = shown.get("GitConfig") or {}
+        told = [entry.get("Message", "") for entry in shown.get("DeploymentStatus") or [] if entry.get("Message")]
+        return cls(
+            id=int(shown["Id"]), name=str(shown["Name"]), status=int(shown.get("Status") or 0),
+            endpoint=int(shown.get("EndpointId") or 0), commit=git.get("ConfigHash") or "",
+            repository=git.get("URL") or "", reference=git.get("ReferenceName") or "",
+            file=git.get("ConfigFilePath") or shown.get("EntryPoint") or "",
+            auto_update=shown.get("AutoUpdate") or None,
+            variables={pair["name"]: pair.get("value", "") for pair in shown.get("Env") or []},
+            message=told[-1] if told else "", source=shown.get("SourceID") or git.get("SourceID"),
+            login=(git.get("Authentication") or {}).get("Username"), skip_tls=bool(git.get("TLSSkipVerify")),
+        )  # fmt: skip
+
+    @property
+    def from_git(self) -> bool:
+        """Whether Portainer follows a repository for it."""
+        return bool(self.repository)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Portainer and its VM at one moment: what a change must leave as it was."""
+
+    version: str
+    instance: str
+    environments: Mapping[str, int]
+    stacks: Mapping[str, Mapping[str, Any]]
+    containers: Mapping[str, Mapping[str, Any]]
+    volumes: tuple[str, ...]
+
+    def as_facts(self) -> dict[str, Any]:
+        """For the journal."""
+        return asdict(self)
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Picture:
+        """From the journal."""
+        return cls(**{**facts, "volumes": tuple(facts["volumes"])})
+
+
+class Portainer:
+    """One Portainer server and the environment (Docker engine) that site.yaml names."""
+
+    def __init__(
+        self, settings: Settings, credentials: Credentials, guard: WriteGuard, *,
+        timeout: tuple[float, float] = (http.CONNECT_SECONDS, http.READ_SECONDS),
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._credentials = credentials
+        tls = http.Tls(Path(settings.ca_file) if settings.ca_file else None, settings.fingerprint)
+        headers = {"X-API-Key": credentials.need("PORTAINER_API_KEY")}
+        self._session = http.session(guard, tls=tls, headers=headers, timeout=timeout)
+        self.url = settings.url
+
+    # -- one request ------------------------------------------------------------------------------
+    def ask(
+        self, method: str, path: str, body: Any = None, *, params: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
+    ) -> requests.Response:  # fmt: skip
+        """A successful answer, or :class:`Answered`. ``seconds`` is how long an answer may take."""
+        answer = self._session.request(
+            method, f"{self.url}/api{path}", json=body, params=params, allow_redirects=False,
+            timeout=(http.CONNECT_SECONDS, seconds) if seconds else None,
+        )  # fmt: skip
+        if answer.status_code >= 300:
+            raise self._error(method, path, answer)
+        return answer
+
+    def _error(self, method: str, path: str, answer: requests.Response) -> CutoverError:
+        status = answer.status_code
+        try:
+            told = answer.json()
+            message, details = str(told.get("message", "")), str(told.get("details", ""))
+        except (ValueError, AttributeError, RecursionError):
+            message, details = http.words_of(answer), ""
+        # Its two spellings are mostly the same sentence; where they are not, the second is the reason.
+        same = details.lower() == message.lower()
+        reason = " ".join((message if same or not details else f"{message}: {details}").split())
+        hint = {
+            401: "Make an access token in Portainer (My account) and set PORTAINER_API_KEY.",
+            403: "The access token's user may not do this; deploying needs an administrator of the environment.",
+        }.get(status, "")
+        if http.gateway(answer):
+            said = f"A proxy in front of Portainer answered {status} to {method} {path}: {reason}."
+            return OutcomeUnknown(self._credentials.redact(said), "Look in Portainer whether it happened before doing it again.")
+        return Answered(
+            status, self._credentials.redact(f"Portainer answered {status} to {method} {path}: {reason}."), reason, hint
+        )
+
+    def _json(self, method: str, path: str, body: Any = None, **rest: Any) -> Any:
+        answer = self.ask(method, path, body, **rest)
+        if answer.status_code == 204 or not answer.content:
+            return None
+        return http.json_of(answer, "Portainer")
+
+    # -- Portainer itself -------------------------------------------------------------------------
+    @cached_property
+    def version(self) -> str:
+        """Its version, from a route that needs no key."""
+        return str(self._status["Version"])
+
+    @cached_property
+    def _status(self) -> dict[str, Any]:
+        told = self._json("GET", "/system/status")
+        if not isinstance(told, dict) or "Version" not in told:
+            raise Unreachable(f"{self.url} does not answer like Portainer.", "Look at portainer.url in site.yaml.")
+        return told
+
+    @property
+    def instance(self) -> str:
+        """The id of its database: another one means that Portainer was set up anew."""
+        return str(self._status.get("InstanceID", ""))
+
+    @cached_property
+    def edition(self) -> str:
+        """``CE`` or ``EE``; empty where it does not say."""
+        try:
+            return str(self._json("GET", "/system/version").get("ServerEdition", ""))
+        except Answered as error:
+            if error.status in {401, 403}:
+                raise
+            return ""
+
+    @cached_property
+    def behaviour(self) -> Behaviour:
+        """What this version does."""
+        return Behaviour.of(self.version)
+
+    def user(self) -> dict[str, Any]:
+        """Whose access token it is; ``Role`` 1 is an administrator."""
+        told: dict[str, Any] = self._json("GET", "/users/me")
+        return told
+
+    def environments(self) -> list[dict[str, Any]]:
+        """Every environment."""
+        return list(self._json("GET", "/endpoints", params={"excludeSnapshots": "true"}) or [])
+
+    @cached_property
+    def endpoint(self) -> int:
+        """The id of the environment that site.yaml names; :class:`Refused` with the known names."""
+        known = self.environments()
+        for environment in known:
+            if environment["Name"] == self._settings.environment:
+                return int(environment["Id"])
+        names = ", ".join(repr(e["Name"]) for e in known) or "none"
+        raise Refused(
+            f"Portainer has no environment {self._settings.environment!r}. It has: {names}.",
+            "Correct portainer.environment in site.yaml.",
+        )
+
+    # -- stacks -----------------------------------------------------------------------------------
+    def stacks(self) -> list[Stack]:
+        """Every stack, of every environment."""
+        return [Stack.of(shown) for shown in self._json("GET", "/stacks") or []]
+
+    def stack(self, name: str) -> Stack | None:
+        """The stack of this name in the environment, or None. Portainer compares names without case."""
+        return next((s for s in self.stacks() if s.name.lower() == name.lower() and s.endpoint == self.endpoint), None)
+
+    def stack_file(self, stack: Stack) -> str:
+        """The compose file as Portainer has it on its disk."""
+        return str(self._json("GET", f"/stacks/{stack.id}/file")["StackFileContent"])
+
+    def _git(self, stack: Stack | None = None) -> dict[str, Any]:
+        """How the repository is read. Without a token of ours, a stack keeps the password that Portainer has for it."""
+        token = self._credentials.get("GIT_TOKEN")
+        if not token and (stack is None or stack.login is None):
+            return {"RepositoryAuthentication": False}
+        return {
+            "RepositoryAuthentication": True,
+            "RepositoryUsername": (self._credentials.get("GIT_USERNAME") or "token") if token else stack and stack.login,
+            "RepositoryPassword": token or "",
+        }
+
+    def create(
+        self, *, name: str, repository: str, reference: str, file: str, variables: Mapping[str, str],
+        auto_update: Mapping[str, Any] | None, source: int | None, seconds: float,
+    ) -> Stack:  # fmt: skip
+        """Make a stack from Git. The answer only means that Portainer has taken it (see :class:`Behaviour`)."""
+        body = {
+            "Name": name, "RepositoryURL": repository, "RepositoryReferenceName": reference, "ComposeFile": file,
+            "AdditionalFiles": [], "TLSSkipVerify": False, "Env": _pairs(variables), **self._git(),
+        }  # fmt: skip
+        if auto_update:
+            body["AutoUpdate"] = dict(auto_update)
+        if source is not None:
+            body["SourceID"] = source
+        path = "/stacks/create/standalone/repository"
+        return Stack.of(self._json("POST", path, body, params={"endpointId": self.endpoint}, seconds=seconds))
+
+    def set_git(
+        self, stack: Stack, *, reference: str, variables: Mapping[str, str], auto_update: Mapping[str, Any] | None
+    ) -> Stack:
+        """Set what the stack follows and how. Deploys nothing; what is not given is gone."""
+        body = {
+            "RepositoryReferenceName": reference,
+            "Env": _pairs(variables),
+            "TLSSkipVerify": stack.skip_tls,
+            "Prune": False,
+            **self._git(stack),
+        }
+        if auto_update:
+            body["AutoUpdate"] = dict(auto_update)
+        return Stack.of(self._json("POST", f"/stacks/{stack.id}/git", body, params={"endpointId": self.endpoint}, seconds=120))
+
+    def redeploy(self, stack: Stack, *, reference: str, variables: Mapping[str, str], seconds: float) -> Stack:
+        """Fetch the reference and recreate the containers, also when nothing is new (that is: restart the service).
+
+        The image is not pulled: :meth:`pull` did that before, so that a registry cannot fail a deployment half-way.
+        """
+        body = {
+            "RepositoryReferenceName": reference, "Env": _pairs(variables), "Prune": False, "PullImage": False,
+            "RepullImageAndRedeploy": False, **self._git(stack),
+        }  # fmt: skip
+        path = f"/stacks/{stack.id}/git/redeploy"
+        return Stack.of(self._json("PUT", path, body, params={"endpointId": self.endpoint}, seconds=seconds))
+
+    def remove(self, stack: Stack, *, seconds: float) -> None:
+        """Delete the stack: its containers and network go, its volumes stay."""
+        self._json("DELETE", f"/stacks/{stack.id}", params={"endpointId": self.endpoint}, seconds=seconds)
+
+    def make_source(self, *, name: str, repository: str, interval: str) -> int:
+        """A Git source with a polling interval (Portainer 2.43 and newer); its id."""
+        body: dict[str, Any] = {"name": name, "url": repository, "interval": interval, "tlsSkipVerify": False}
+        if token := self._credentials.get("GIT_TOKEN"):
+            body["authentication"] = {"username": self._credentials.get("GIT_USERNAME") or "token", "password": token}
+        return int(self._json("POST", "/gitops/sources/git", body)["id"])
+
+    def source(self, number: int) -> dict[str, Any]:
+        """A Git source."""
+        told: dict[str, Any] = self._json("GET", f"/gitops/sources/{number}")
+        return told
+
+    def set_interval(self, number: int, interval: str) -> None:
+        """Set a source's polling interval; empty ends polling."""
+        kept = {k: v for k, v in self.source(number).items() if k in {"name", "url", "tlsSkipVerify"}}
+        self._json("PUT", f"/gitops/sources/{number}", {**kept, "interval": interval})
+
+    # -- Docker -----------------------------------------------------------------------------------
+    def docker(self, method: str, path: str, body: Any = None, **rest: Any) -> Any:
+        """A route of the Docker engine, through Portainer."""
+        return self._json(method, f"/endpoints/{self.endpoint}/docker{path}", body, **rest)
+
+    def _docker_or_none(self, path: str) -> Any:
+        try:
+            return self.docker("GET", path)
+        except Answered as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def ping(self) -> None:
+        """Raises where Portainer does not reach its Docker engine."""
+        self.ask("GET", f"/endpoints/{self.endpoint}/docker/_ping")
+
+    def info(self) -> dict[str, Any]:
+        """The engine: ``NCPU``, ``MemTotal`` (bytes), ``ServerVersion``."""
+        told: dict[str, Any] = self.docker("GET", "/info")
+        return told
+
+    def containers(self, project: str | None = None) -> list[dict[str, Any]]:
+        """Every container, stopped ones too; of one Compose project only where it is named."""
+        params: dict[str, Any] = {"all": "1"}
+        if project is not None:
+            params["filters"] = json.dumps({"label": [f"{PROJECT}={project}"]})
+        return list(self.docker("GET", "/containers/json", params=params) or [])
+
+    def container(self, container: str) -> dict[str, Any] | None:
+        """One container in full."""
+        found: dict[str, Any] | None = self._docker_or_none(f"/containers/{container}/json")
+        return found
+
+    def service(self, project: str, service: str) -> dict[str, Any] | None:
+        """The container of a stack's service, in full; None where there is none."""
+        rows = [row for row in self.containers(project) if (row.get("Labels") or {}).get(SERVICE) == service]
+        return self.container(rows[0]["Id"]) if rows else None
+
+    def memory_used(self, container: str) -> int:
+        """Bytes that a running container uses, without the page cache that it would give back."""
+        told = self.docker("GET", f"/containers/{container}/stats", params={"stream": "false", "one-shot": "true"})
+        memory = (told or {}).get("memory_stats") or {}
+        return max(0, int(memory.get("usage") or 0) - int((memory.get("stats") or {}).get("inactive_file") or 0))
+
+    def image(self, reference: str) -> dict[str, Any] | None:
+        """An image that the engine has; by name, digest or id."""
+        found: dict[str, Any] | None = self._docker_or_none(f"/images/{quote(reference, safe=':@/')}/json")
+        return found
+
+    def in_registry(self, reference: str) -> str | None:
+        """None where the engine could pull the image, else the reason why it cannot. Pulls nothing."""
+        try:
+            self.docker("GET", f"/distribution/{quote(reference, safe=':@/')}/json", seconds=60)
+        except Answered as error:
+            return error.reason
+        return None
+
+    def pull(self, name: str, digest: str, *, seconds: float) -> None:
+        """Pull an image by digest. :class:`Answered` with the registry's words where it cannot be pulled."""
+        params = {"fromImage": name, "tag": digest}
+        answer = self.ask("POST", f"/endpoints/{self.endpoint}/docker/images/create", params=params, seconds=seconds)
+        for line in answer.text.splitlines():
+            # The engine answers 200 and then tells of errors in the stream.
+            try:
+                said = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(said, dict) and said.get("error"):
+                raise Answered(500, f"The image {name}@{digest} could not be pulled: {said['error']}.", str(said["error"]))
+
+    def volume(self, name: str) -> dict[str, Any] | None:
+        """A volume, or None."""
+        found: dict[str, Any] | None = self._docker_or_none(f"/volumes/{quote(name, safe='')}")
+        return found
+
+    def volumes(self) -> list[dict[str, Any]]:
+        """Every volume."""
+        return list((self.docker("GET", "/volumes") or {}).get("Volumes") or [])
+
+    def networks(self) -> list[dict[str, Any]]:
+        """Every network."""
+        return list(self.docker("GET", "/networks") or [])
+
+    def remove_volume(self, name: str) -> None:
+        """Delete a volume and what is in it."""
+        self.docker("DELETE", f"/volumes/{quote(name, safe='')}")
+
+    # -- before and after -------------------------------------------------------------------------
+    def glance(self) -> Picture:
+        """The same in four cheap requests, for who asks all the time: of containers only which there are and whether they run."""
+        self._ask_anew()
+        return Picture(
+            version=self.version,
+            instance=self.instance,
+            environments={e["Name"]: int(e.get("Status") or 0) for e in self.environments()},
+            stacks={s.name: {"id": s.id, "status": s.status, "commit": s.commit} for s in self.stacks()},
+            containers={
+                row["Names"][0].lstrip("/"): {
+                    "id": row["Id"], "status": row["State"], "project": (row.get("Labels") or {}).get(PROJECT, ""),
+                }
+                for row in self.containers()
+                if row.get("Names")
+            },
+            volumes=(),
+        )  # fmt: skip
+
+    def _ask_anew(self) -> None:
+        """Forget its version: a restart may have changed it."""
+        self.__dict__.pop("_status", None)
+        self.__dict__.pop("version", None)
+
+    def picture(self) -> Picture:
+        """Portainer and its VM as they are now."""
+        self._ask_anew()
+        rows = {}
+        for row in self.containers():
+            found = self.container(row["Id"])
+            if found is not None:
+                state = found["State"]
+                rows[found["Name"].lstrip("/")] = {
+                    "id": found["Id"], "image": found["Config"]["Image"], "status": state["Status"],
+                    "started": state["StartedAt"], "health": (state.get("Health") or {}).get("Status", ""),
+                    "project": (found["Config"].get("Labels") or {}).get(PROJECT, ""),
+                }  # fmt: skip
+        return Picture(
+            version=self.version,
+            instance=self.instance,
+            environments={e["Name"]: int(e.get("Status") or 0) for e in self.environments()},
+            stacks={self._called(s): {"id": s.id, "status": s.status, "commit": s.commit} for s in self.stacks()},
+            containers=rows,
+            volumes=tuple(sorted(v["Name"] for v in self.volumes())),
+        )
+
+    def _called(self, stack: Stack) -> str:
+        """A stack's name; names are only unique within an environment, so one of another environment says which."""
+        return stack.name if stack.endpoint == self.endpoint else f"{stack.name} (environment {stack.endpoint})"
+
+
+def _pairs(variables: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in variables.items()]
+
+
+def differences(
+    before: Picture, after: Picture, *, ours: str, our_volumes: Iterable[str] = (), restarted: bool = False
+) -> list[str]:
+    """What is not as it was, apart from the stack ``ours`` and its volumes; a sentence each.
+
+    ``restarted`` allows new start times: the VM was restarted in between. New stacks, containers and volumes of others
+    count as a change too, because whoever compares wants to know of them.
+    """
+    found: list[str] = []
+    if before.version != after.version:
+        found.append(f"Portainer was {before.version} and is {after.version}.")
+    if before.instance != after.instance:
+        found.append("Portainer's instance id changed: it was set up anew, or has another data volume.")
+    for name, status in before.environments.items():
+        if name not in after.environments:
+            found.append(f"The environment {name} is gone.")
+        elif after.environments[name] != status:
+            found.append(f"The environment {name} is {'up' if after.environments[name] == 1 else 'down'} now.")
+    found += _changed("stack", _without(before.stacks, ours), _without(after.stacks, ours), restarted=restarted)
+    mine = {n for picture in (before, after) for n, c in picture.containers.items() if c.get("project") == ours}
+    found += _changed("container", _without(before.containers, *mine), _without(after.containers, *mine), restarted=restarted)
+    kept = set(our_volumes)
+    found += [f"The volume {name} is gone." for name in before.volumes if name not in after.volumes and name not in kept]
+    found += [f"The volume {name} is new." for name in after.volumes if name not in before.volumes and name not in kept]
+    return found
+
+
+def all_restarted(before: Picture, after: Picture) -> bool:
+    """Whether every container that is in both pictures has a new start time, Portainer's own included: the VM was rebooted."""
+    both = [(was, after.containers[name]) for name, was in before.containers.items() if name in after.containers]
+    return bool(both) and all(was.get("started") != now.get("started") for was, now in both)
+
+
+def _without(facts: Mapping[str, Mapping[str, Any]], *names: str) -> dict[str, Mapping[str, Any]]:
+    return {name: value for name, value in facts.items() if name not in names}
+
+
+def _changed(
+    what: str, before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]], *, restarted: bool
+) -> list[str]:
+    found = [f"The {what} {name} is gone." for name in before if name not in after]
+    found += [f"The {what} {name} is new." for name in after if name not in before]
+    for name, was in before.items():
+        now = after.get(name)
+        if now is None:
+            continue
+        for key, said in (("id", "was made anew"), ("image", "has another image"), ("commit", "is at another commit")):
+            if was.get(key) != now.get(key):
+                found.append(f"The {what} {name} {said}.")
+                break
+        else:
+            if was.get("status") != now.get("status"):
+                then, after_it = (STATUS_NAMES.get(v, str(v)) for v in (was.get("status"), now.get("status")))
+                found.append(f"The {what} {name} was {then} and is {after_it}.")
+            elif was.get("health") == "healthy" and now.get("health") != "healthy":
+                found.append(f"The {what} {name} was healthy and is {now.get('health') or 'without a health check'}.")
+            elif not restarted and was.get("started") != now.get("started"):
+                found.append(f"The {what} {name} was restarted.")
+    return found

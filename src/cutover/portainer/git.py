@@ -1,0 +1,107 @@
+"""The Git repository that Portainer follows: which commit a branch or tag is at, and a file as that commit has it.
+
+Read with the ``git`` program, so that every kind of host works. The token of a private repository reaches Git through its
+environment, never through arguments, which every user of a machine can read.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cutover.core.credentials import Credentials
+from cutover.core.errors import Failed, Refused, Unreachable
+from cutover.core.write_guard import WriteGuard
+
+GIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The repository at ``url``; ``secrets`` may hold a user and a token for it."""
+
+    url: str
+    credentials: Credentials
+
+    def _git(self, *words: str, folder: Path | None = None) -> str:
+        token = self.credentials.get("GIT_TOKEN")
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": str(folder or tempfile.gettempdir()),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_TERMINAL_PROMPT": "0",
+            "LC_ALL": "C",
+        }
+        if token:
+            login = f"{self.credentials.get('GIT_USERNAME') or 'token'}:{token}".encode()
+            environment |= {
+                "GIT_CONFIG_COUNT": "1",
+                "GIT_CONFIG_KEY_0": "http.extraHeader",
+                "GIT_CONFIG_VALUE_0": f"Authorization: Basic {base64.b64encode(login).decode()}",
+            }
+        try:
+            done = subprocess.run(
+                ["git", *words], capture_output=True, text=True, check=False, timeout=GIT_SECONDS, env=environment,
+                cwd=folder,
+            )  # fmt: skip
+        except FileNotFoundError:
+            raise Refused("There is no `git` on this machine.", "Install it.") from None
+        except subprocess.TimeoutExpired:
+            raise Unreachable(f"{self.url} did not answer Git within {GIT_SECONDS:g} s.") from None
+        if done.returncode == 0:
+            return done.stdout
+        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("fatal: ")
+        raise Unreachable(f"Git could not use {self.url}: {self.credentials.redact(said)}.", self._hint(said))
+
+    def _hint(self, said: str) -> str:
+        if "could not read" in said or "Authentication failed" in said or "403" in said:
+            return "Set GIT_USERNAME and GIT_TOKEN for a private repository, or renew the token."
+        return "Compare portainer.repository in site.yaml with the address that your Git host shows."
+
+    def references(self) -> dict[str, str]:
+        """Every branch and tag with its commit (an annotated tag with the commit that it stands for)."""
+        found: dict[str, str] = {}
+        for line in self._git("ls-remote", "--", self.url).splitlines():
+            commit, _, name = line.partition("\t")
+            if name.endswith("^{}"):
+                found[name[:-3]] = commit
+            elif name.startswith("refs/"):
+                found.setdefault(name, commit)
+        return found
+
+    def commit_of(self, reference: str) -> str:
+        """The commit that a branch or tag is at; :class:`Refused` where the repository has no such reference."""
+        found = self.references()
+        if reference not in found:
+            known = ", ".join(sorted(name for name in found if name.startswith("refs/heads/"))) or "none"
+            raise Refused(f"{self.url} has no {reference}. Its branches: {known}.", "Correct portainer.reference in site.yaml.")
+        return found[reference]
+
+    def file_at(self, reference: str, path: str) -> tuple[str, str]:
+        """(commit, text) of a file as a branch or tag has it; :class:`Refused` where it is not there."""
+        with tempfile.TemporaryDirectory(prefix="git-") as name:
+            folder = Path(name)
+            self._git("init", "--quiet", "--bare", name)
+            self._git("fetch", "--quiet", "--depth", "1", "--no-tags", "--", self.url, reference, folder=folder)
+            commit = self._git("rev-parse", "FETCH_HEAD^{commit}", folder=folder).strip()
+            listed = self._git("ls-tree", "--name-only", commit, "--", path, folder=folder)
+            if not listed.strip():
+                raise Refused(f"{path} is not in {self.url} at {commit[:8]} ({reference}).", "Merge it first.")
+            return commit, self._git("show", f"{commit}:{path}", folder=folder)
+
+    def tag(self, name: str, commit: str, guard: WriteGuard) -> None:
+        """Push a tag for a commit that the repository has. Needs an open act; :class:`Failed` where it is not allowed."""
+        guard.require(f"git push {self.url} {name}")
+        with tempfile.TemporaryDirectory(prefix="git-") as folder_name:
+            folder = Path(folder_name)
+            self._git("init", "--quiet", "--bare", folder_name)
+            try:
+                self._git("fetch", "--quiet", "--depth", "1", "--no-tags", "--", self.url, commit, folder=folder)
+                self._git("push", "--quiet", "--", self.url, f"{commit}:refs/tags/{name}", folder=folder)
+            except Unreachable as error:
+                raise Failed(f"The tag {name} for {commit[:8]} could not be made: {error.sentence}", error.hint) from None

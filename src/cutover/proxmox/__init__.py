@@ -1,0 +1,1 @@
+"""Proxmox VE: guests, disks, backups, firewall and rights."""

@@ -1,0 +1,485 @@
+"""Proxmox VE: a small client that waits for tasks properly and tells "no" from "not yet" from "nobody knows".
+
+Proxmox answers most changes with the name of a task that goes on alone, says HTTP 500 for permanent refusals as well as for
+passing ones, and reports a failure only in the task's last line. So: a change is sent once; its task is followed until it
+ends, also through lost connections; how it ended is one of *ok*, *warnings*, *error*, *unknown* or *timeout*; and what kind
+of refusal an answer is, is read from its text. Where the answer to a change was lost, the task list says whether it began.
+
+What others call::
+
+    run.proxmox.get("nodes/pve/qemu/1001/config", current=1)             # any read; retried, because a read can be
+    run.proxmox.list("cluster/resources", type="vm")                     # the same, for answers that are lists
+    run.proxmox.change("PUT", "nodes/pve/qemu/1001/config", cores=6)     # any write, inside `door.act(...)`
+    end = run.proxmox.wait_task(upid, deadline=600)                      # TaskEnd; end.must("Backing up LXC 952") raises
+    run.proxmox.do_task("POST", path, kind="vzdump", vmid=952, what="Backing up LXC 952", deadline=600, **parameters)
+    run.proxmox.of(guest)                                                # "nodes/pve/lxc/952"
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from proxmoxer import ProxmoxAPI
+from proxmoxer.core import ResourceException
+from requests.exceptions import RequestException
+
+from cutover.core import http
+from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable, WrongUsage
+from cutover.core.wait import Not, TimedOut, wait_until
+
+if TYPE_CHECKING:
+    from cutover.core.credentials import Credentials
+    from cutover.core.write_guard import WriteGuard
+    from cutover.site.schema import Guest
+    from cutover.site.schema import Proxmox as Settings
+
+#: pveproxy gives up on a worker after 30 s and says 596; we wait longer, so that we hear that and not our own timeout.
+READ_SECONDS = 40.0
+#: Answers of a proxy between us and the API: the request may have gone no further (595) or have been carried out (the rest).
+_PROXY_STATUS = frozenset({502, 503, 504, 595, 596, 599})
+_READ_TRIES = 4
+
+#: A task's name: node, process, start, type, guest, user.
+_UPID = re.compile(r"UPID:[A-Za-z0-9.-]+:[0-9A-Fa-f]+:[0-9A-Fa-f]+:[0-9A-Fa-f]+:[\w-]+:[^\s:/]*:[^\s:/]+:")
+
+Rows = list[dict[str, Any]]
+Kind = Literal["gone", "locked", "busy", "changed", "protected", "denied", "no-quorum", "refused"]
+
+#: What a refusal means, by its text: Proxmox uses status 500 for all of them. The first that matches counts.
+_KINDS: tuple[tuple[str, Kind], ...] = (
+    (r"protection mode enabled|cannot remove protected", "protected"),
+    (r"(VM|CT) is locked \(", "locked"),
+    (r"can't lock file .* - got timeout", "busy"),
+    (r"checksum mismatch \(file change by other user\?\)|detected modified configuration", "changed"),
+    (r"Configuration file '.*' does not exist|no such (resource|rule|alias|ipset|security group)|unable to find VM", "gone"),
+    (r"Permission check failed", "denied"),
+    (r"no quorum", "no-quorum"),
+)
+
+
+def kind_of(text: str) -> Kind:
+    """What kind of refusal a message is. Pure."""
+    return next((kind for pattern, kind in _KINDS if re.search(pattern, text)), "refused")
+
+
+_HINTS: Mapping[Kind, str] = {
+    "protected": "Somebody protected it on purpose. Ask them, then take the protection away in Proxmox.",
+    "locked": "Something else is working on it (a backup, a snapshot, a migration). Wait until it has ended.",
+    "busy": "Something else holds its configuration. Try again in a minute.",
+    "changed": "Somebody changed it in the meantime. Run the command again: it looks at what is there now.",
+    "gone": "Compare site.yaml with what Proxmox shows.",
+    "denied": "`cutover check` says which rights the token lacks, `cutover rights` has the commands that give them.",
+    "no-quorum": "The cluster has no majority and refuses every change. Bring its nodes back first.",
+    "refused": "",
+}
+
+
+class ProxmoxRefused(Refused):
+    """Proxmox said no. ``kind`` tells what sort of no it is, ``status`` is the HTTP status, ``errors`` names parameters."""
+
+    def __init__(self, sentence: str, kind: Kind, status: int, errors: Mapping[str, str] | None = None) -> None:
+        super().__init__(sentence, _HINTS[kind])
+        self.kind = kind
+        self.status = status
+        self.errors = dict(errors or {})
+
+
+@dataclass(frozen=True)
+class TaskEnd:
+    """How a task ended. ``exitstatus`` is Proxmox's own word for it, ``log`` its whole log.
+
+    *warnings*: it did its work and has something to say. *unknown*: its worker died or its node restarted, so nobody knows
+    how far it got. *timeout*: it still runs; ``upid`` finds it again.
+    """
+
+    upid: str
+    state: Literal["ok", "warnings", "error", "unknown", "timeout"]
+    exitstatus: str
+    log: tuple[str, ...] = field(default=(), repr=False)
+
+    def must(self, what: str, *, warnings: bool = False) -> TaskEnd:
+        """The task, where it is ok (or has warnings and those are allowed); :class:`Failed` or :class:`OutcomeUnknown`."""
+        if self.state == "ok" or (warnings and self.state == "warnings"):
+            return self
+        reason = self.reason()
+        if self.state == "timeout":
+            raise OutcomeUnknown(f"{what}: the task still runs ({self.upid}).", "Wait for it in Proxmox, then run again.")
+        if self.state == "unknown":
+            raise OutcomeUnknown(f"{what}: the task's worker ended without saying how ({self.upid}).", "Look in Proxmox.")
+        if self.state == "warnings":
+            raise Failed(f"{what} ended with warnings: {reason}.", "Read the task's log and decide whether they matter.")
+        raise Failed(f"{what} failed: {reason}.", _HINTS[kind_of(reason)])
+
+    def reason(self) -> str:
+        """The sentence that says why: the log's own error or warning lines before the mere status."""
+        wanted = re.compile(r"^(ERROR|WARN(ING)?S?): ")
+        said = [wanted.sub("", line) for line in self.log if wanted.match(line)]
+        if self.exitstatus == "job errors" or self.state == "warnings":
+            return "; ".join(said[:3]) or self.exitstatus
+        return self.exitstatus
+
+
+def task_state(exitstatus: str | None) -> Literal["ok", "warnings", "error", "unknown"]:
+    """What a finished task's exit status means. Pure. (``WARNINGS: 2`` is no failure, ``unexpected status`` is neither.)"""
+    if exitstatus == "OK":
+        return "ok"
+    if exitstatus is None or exitstatus in {"", "unexpected status", "unknown"}:
+        return "unknown"
+    return "warnings" if re.fullmatch(r"WARNINGS: \d+", exitstatus) else "error"
+
+
+class Proxmox:
+    """The API of one Proxmox host or cluster, as one token sees it.
+
+    ``settings`` is site.yaml's part; the token comes from ``PROXMOX_TOKEN_ID`` (user@realm!name) and
+    ``PROXMOX_TOKEN_SECRET``. Nothing is contacted until the first call. ``poll`` is the pause between two looks at a task.
+    """
+
+    def __init__(self, settings: Settings, credentials: Credentials, guard: WriteGuard, *, poll: float = 0.5) -> None:
+        self.settings = settings
+        self.node = settings.node
+        self.poll = poll
+        self._guard = guard
+        token = credentials.need("PROXMOX_TOKEN_ID")
+        match = re.fullmatch(r"([^\s!]+@[^\s!]+)!([A-Za-z][A-Za-z0-9._-]*)", token)
+        if match is None:
+            raise WrongUsage("PROXMOX_TOKEN_ID is not of the form user@realm!name.", "`pveum user token list USER` shows it.")
+        self.token = token
+        parts = urlsplit(settings.url)
+        if parts.scheme != "https":
+            raise WrongUsage(f"{settings.url}: Proxmox only answers https.", "Correct proxmox.url in site.yaml.")
+        self._api = ProxmoxAPI(
+            parts.hostname,
+            port=parts.port or 8006,
+            user=match[1],
+            token_name=match[2],
+            token_value=credentials.need("PROXMOX_TOKEN_SECRET"),
+            timeout=READ_SECONDS,
+            path_prefix=parts.path.strip("/") or None,
+        )
+        # proxmoxer makes its own session; every one of its requests has to pass our door and our TLS all the same.
+        ours = http.session(
+            guard, tls=http.Tls(_path(settings.ca_file), settings.fingerprint), timeout=(http.CONNECT_SECONDS, READ_SECONDS),
+            # Its 500 is a refusal; only a proxy's answer leaves open what happened.
+            no=lambda status: status >= 300 and (status == 595 or status not in _PROXY_STATUS),
+        )  # fmt: skip
+        session = self._api._store["session"]
+        session.trust_env = False
+        session.max_redirects = 0
+        session.cookies.set_policy(ours.cookies.get_policy())
+        adapter = ours.get_adapter(settings.url)
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
+
+    # -- paths -----------------------------------------------------------------------------------------------------
+
+    def of(self, guest: Guest | tuple[str, int]) -> str:
+        """The API's folder of a guest; of a pair such as ``("lxc", 9952)`` as well."""
+        kind, vmid = guest if isinstance(guest, tuple) else (guest.kind, guest.vmid)
+        return f"nodes/{self.node}/{'lxc' if kind == 'lxc' else 'qemu'}/{vmid}"
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def get(self, path: str, /, **parameters: Any) -> Any:
+        """Read. Asked again a few times when a connection or a proxy fails, because reading twice harms nobody."""
+        for left in range(_READ_TRIES - 1, -1, -1):
+            try:
+                return self._send("GET", path, parameters)
+            except Unreachable:
+                if left == 0:
+                    raise
+                time.sleep(self.poll)
+        raise AssertionError("not reached")
+
+    def list(self, path: str, /, **parameters: Any) -> Rows:
+        """Read a list; an answer of ``null`` is an empty one."""
+        found = self.get(path, **parameters)
+        if found is not None and not (isinstance(found, list) and all(isinstance(row, dict) for row in found)):
+            raise Unreachable(f"GET {path}: Proxmox answered something else than the list that was asked for.")
+        return found or []
+
+    def record(self, path: str, /, **parameters: Any) -> dict[str, Any]:
+        """Read one thing with its fields."""
+        found = self.get(path, **parameters)
+        if not isinstance(found, dict):
+            raise Unreachable(f"GET {path}: Proxmox answered something else than the fields that were asked for.")
+        return found
+
+    def find(self, path: str, /, **parameters: Any) -> Any | None:
+        """Read what may be absent: None where Proxmox says that there is no such thing."""
+        try:
+            return self.get(path, **parameters)
+        except ProxmoxRefused as error:
+            if error.kind == "gone":
+                return None
+            raise
+
+    # -- changing --------------------------------------------------------------------------------------------------
+
+    def change(self, method: Literal["POST", "PUT", "DELETE"], path: str, /, **parameters: Any) -> Any:
+        """Send one change, once, and return its answer (often a task's UPID). Needs an open act of the door.
+
+        :class:`ProxmoxRefused`: it did not happen (except that a refused hotplug leaves its value pending);
+        :class:`Unreachable`: it was not delivered; :class:`OutcomeUnknown`: it may have happened.
+        A parameter that is None is left out; ``_`` in names stands for ``-``.
+        """
+        return self._send(method, path, {k.replace("_", "-"): v for k, v in parameters.items() if v is not None})
+
+    def do_task(
+        self,
+        method: Literal["POST", "PUT", "DELETE"],
+        path: str,
+        /,
+        *,
+        kind: str,
+        vmid: int | None,
+        what: str,
+        deadline: float,
+        warnings: bool = False,
+        **parameters: Any,
+    ) -> TaskEnd:
+        """Send a change that becomes a task of type ``kind``, follow it, and return its good end.
+
+        Where the answer to the change was lost, the task list says whether it began; if it did, that task is followed.
+        :class:`Failed`, :class:`OutcomeUnknown` with a sentence that begins with ``what``.
+        """
+        upid = self.start_task(method, path, kind=kind, vmid=vmid, what=what, **parameters)
+        return self.wait_task(upid, deadline=deadline).must(what, warnings=warnings)
+
+    def start_task(
+        self, method: Literal["POST", "PUT", "DELETE"], path: str, /, *, kind: str, vmid: int | None, what: str, **parameters: Any
+    ) -> str:
+        """Send a change that becomes a task, and return the task's UPID, also when the answer was lost on the way."""
+        before = {task["upid"] for task in self.tasks(kind, vmid)}
+        if kind in {"vzdump", "vzrestore", "qmrestore"}:
+            parameters["vmid"] = vmid  # these name their guest in the body, not in the path
+        try:
+            upid = self.change(method, path, **parameters)
+            if isinstance(upid, str) and _UPID.fullmatch(upid):
+                return upid
+            # What is no task's name cannot be followed; whether a task began is asked of the list.
+            lost: CutoverError = Failed(f"{what}: Proxmox answered something else instead of a task, and lists none.")
+        except OutcomeUnknown as error:
+            lost = OutcomeUnknown(f"{what}: {error.sentence.rstrip('.')}; no task for it can be found.", error.hint)
+        begun = self._begun(kind, vmid, before)
+        if begun is None:
+            raise lost
+        return begun
+
+    def _begun(self, kind: str, vmid: int | None, before: set[str]) -> str | None:
+        """The task that a lost answer would have named, waited for during a few seconds."""
+
+        def look() -> str | Not:
+            new = [task["upid"] for task in self.tasks(kind, vmid) if task["upid"] not in before]
+            return new[0] if new else Not("no such task")
+
+        try:
+            return wait_until(look, deadline=6 * self.poll, what="The task", every=self.poll)
+        except TimedOut:
+            return None
+
+    def _send(self, method: str, path: str, parameters: Mapping[str, Any]) -> Any:
+        resource = self._api(path.strip("/"))
+        shown = f"{method} {path}"
+        sent = {key: int(value) if isinstance(value, bool) else value for key, value in parameters.items()}
+        try:
+            call: Callable[..., Any] = getattr(resource, {"GET": "get", "POST": "post", "PUT": "put", "DELETE": "delete"}[method])
+            answer = call(**sent)
+        except ResourceException as error:
+            raise _sorted(error, shown, method, self.token) from None
+        except (KeyError, TypeError, AttributeError, RecursionError):
+            answer = {"errors": b""}  # JSON, but not Proxmox' envelope
+        except RequestException as error:
+            if method == "GET":
+                raise Unreachable(f"{shown}: {error}.") from None
+            raise OutcomeUnknown(f"{shown}: {error}", "Look whether it happened before doing it again.") from None
+        if isinstance(answer, dict) and set(answer) == {"errors"} and isinstance(answer["errors"], bytes):
+            said = f"{shown}: what answered is not the Proxmox API."
+            if method == "GET":
+                raise Unreachable(said, f"Look at {self.settings.url} in a browser.")
+            raise OutcomeUnknown(f"{said} The request was sent.", "Look whether it happened before doing it again.")
+        return http.fields(answer, f"Proxmox, asked {shown},")
+
+    # -- tasks -----------------------------------------------------------------------------------------------------
+
+    def tasks(self, kind: str | None = None, vmid: int | None = None, *, limit: int = 200) -> Rows:
+        """Finished and running tasks, newest first. A token without Sys.Audit on the node sees only its own."""
+        found = self.list(f"nodes/{self.node}/tasks", source="all", limit=limit, **({"vmid": vmid} if vmid else {}))
+        return [task for task in found if kind is None or task.get("type") == kind]
+
+    def wait_task(self, upid: str, *, deadline: float) -> TaskEnd:
+        """Follow a task until it ends, at most ``deadline`` seconds. Lost connections while looking are only lost looks.
+
+        The task is asked about once more after the deadline, so an end in the last pause counts.
+        """
+        node = upid.split(":")[1] if upid.count(":") >= 8 else self.node
+        path = f"nodes/{node}/tasks/{upid}"
+
+        def ended() -> dict[str, Any] | Not:
+            try:
+                status = self._send("GET", f"{path}/status", {})
+            except Unreachable as error:
+                return Not(error.sentence)
+            if isinstance(status, dict) and status.get("status") == "stopped":
+                return status
+            return Not("the task runs")
+
+        try:
+            status = wait_until(ended, deadline=deadline, what="The task", every=self.poll)
+        except TimedOut:
+            return TaskEnd(upid, "timeout", "")
+        exitstatus = str(status.get("exitstatus") or "")
+        return TaskEnd(upid, task_state(exitstatus), exitstatus, self.task_log(upid))
+
+    def task_log(self, upid: str) -> tuple[str, ...]:
+        """Every line of a task's log. (Without ``limit=0`` Proxmox sends only the first 50.)"""
+        node = upid.split(":")[1] if upid.count(":") >= 8 else self.node
+        lines = self.list(f"nodes/{node}/tasks/{upid}/log", limit=0)
+        return tuple(str(line.get("t", "")) for line in sorted(lines, key=lambda line: int(line.get("n", 0))))
+
+    # -- what several phases need ----------------------------------------------------------------------------------
+
+    def guests(self) -> Rows:
+        """Every guest of the cluster that the token may see, as ``cluster/resources`` lists it."""
+        return self.list("cluster/resources", type="vm")
+
+    def config(self, guest: Guest | tuple[str, int]) -> dict[str, Any]:
+        """What the guest runs with now. (Without ``current`` Proxmox shows the configuration with pending changes applied.)"""
+        return self.record(f"{self.of(guest)}/config", current=1)
+
+    def pending(self, guest: Guest | tuple[str, int]) -> Rows:
+        """The rows that wait for the next start: key, value, and ``pending`` or ``delete``."""
+        return [row for row in self.list(f"{self.of(guest)}/pending") if "pending" in row or row.get("delete")]
+
+    def status(self, guest: Guest | tuple[str, int]) -> dict[str, Any]:
+        """``status/current`` of a guest."""
+        return self.record(f"{self.of(guest)}/status/current")
+
+    def retry_while_locked(self, act: Callable[[], Any], *, deadline: float, what: str) -> Any:
+        """Do ``act`` again, for at most ``deadline`` seconds, while Proxmox says that the guest is locked or busy."""
+
+        def once() -> Any:
+            try:
+                return (act(),)
+            except ProxmoxRefused as error:
+                if error.kind in {"locked", "busy"}:
+                    return Not(error.sentence)
+                raise
+
+        return wait_until(once, deadline=deadline, what=what, every=max(self.poll, 0.2))[0]
+
+    def reboot(self, guest: Guest, *, deadline: float) -> None:
+        """Reboot a VM so that pending changes apply, and return when it runs again and its agent answers.
+
+        The task of ``status/reboot`` ends when the guest has shut down; the start is a second task that the host begins by
+        itself. So this waits until the VM runs with another process than before. :class:`Failed` with the last reason.
+        """
+        end = time.monotonic() + deadline
+        before = self.status(guest)
+        with_pid = before.get("pid")
+        known = {task["upid"] for task in self.tasks("qmstart", guest.vmid)}
+        what = f"Rebooting {guest}"
+        self.do_task(
+            "POST", f"{self.of(guest)}/status/reboot", kind="qmreboot", vmid=guest.vmid, what=what, deadline=deadline,
+            timeout=max(1, int(deadline)),
+        )  # fmt: skip
+
+        def again() -> bool | Not:
+            for task in self.tasks("qmstart", guest.vmid):
+                # A running task is listed with the status RUNNING and without an end.
+                if task["upid"] not in known and task.get("endtime") and task_state(task.get("status")) == "error":
+                    raise Failed(f"{guest} shut down for its reboot and could not be started: {task['status']}.",
+                                 f"Look at {guest} in Proxmox; `cutover undo resize` gives it its old sizes.")  # fmt: skip
+            now = self.status(guest)
+            if now.get("status") != "running":
+                return Not(f"it is {now.get('status')}")
+            if now.get("pid") is not None and now.get("pid") == with_pid:
+                return Not("it is still the machine from before the reboot")
+            return True
+
+        try:
+            wait_until(again, deadline=max(1.0, end - time.monotonic()), what=f"{guest} running again", every=self.poll)
+        except TimedOut as late:
+            raise Failed(late.sentence, f"Look at {guest} in Proxmox, then run the command again.") from None
+        self._wait_for_agent(guest, max(1.0, end - time.monotonic()))
+
+    def start(self, guest: Guest, *, deadline: float) -> None:
+        """Start a VM that is down, and return when its agent answers."""
+        path = f"{self.of(guest)}/status/start"
+        self.do_task("POST", path, kind="qmstart", vmid=guest.vmid, what=f"Starting {guest}", deadline=deadline)
+        self._wait_for_agent(guest, deadline)
+
+    def _wait_for_agent(self, guest: Guest, deadline: float) -> None:
+        def answers() -> bool | Not:
+            try:
+                self.get(f"{self.of(guest)}/agent/info")
+            except (ProxmoxRefused, Unreachable) as error:
+                return Not(error.sentence)
+            return True
+
+        try:
+            wait_until(answers, deadline=deadline, what=f"{guest}'s guest agent answering", every=self.poll)
+        except TimedOut as late:
+            raise Failed(late.sentence, f"Look at {guest} in Proxmox, then run the command again.") from None
+
+    def agent_exec(self, guest: Guest, argv: Iterable[str], *, deadline: float = 120.0) -> AgentResult:
+        """Run a program inside a VM through its guest agent (no shell), and wait for its end. Needs an open act."""
+        words = list(argv)
+        answer = self.change("POST", f"{self.of(guest)}/agent/exec", command=words)
+        pid = answer["pid"]
+
+        def ended() -> dict[str, Any] | Not:
+            found: dict[str, Any] = self.get(f"{self.of(guest)}/agent/exec-status", pid=pid)
+            return found if found.get("exited") else Not("it runs")
+
+        try:
+            found = wait_until(ended, deadline=deadline, what=f"`{' '.join(words)}` inside {guest}", every=self.poll)
+        except TimedOut as late:
+            raise OutcomeUnknown(late.sentence) from None
+        return AgentResult(int(found.get("exitcode") or 0), str(found.get("out-data") or ""), str(found.get("err-data") or ""))
+
+
+@dataclass(frozen=True)
+class AgentResult:
+    """How a program inside a VM ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        """The first line that says something, for a sentence."""
+        return next(
+            (line.strip() for line in (*self.err.splitlines(), *self.out.splitlines()) if line.strip()), f"code {self.code}"
+        )
+
+
+def _sorted(error: ResourceException, shown: str, method: str, token: str) -> CutoverError:
+    """The error of this project that an answer of Proxmox is."""
+    status, text = int(error.status_code), http.without_markup(str(error.content or error.status_message or ""))
+    # Bytes are what proxmoxer makes of a body that is not Proxmox' JSON: a page of something in between.
+    told = error.errors if isinstance(error.errors, dict) else {}
+    errors = {name: said for name, said in told.items() if not isinstance(said, bytes)}
+    if errors:
+        text = "; ".join(f"{name}: {' '.join(str(said).split())}" for name, said in errors.items())
+    if status == 401:
+        return Refused(
+            f"Proxmox does not accept the token {token}.", "Compare PROXMOX_TOKEN_ID and PROXMOX_TOKEN_SECRET with Proxmox."
+        )
+    if status in _PROXY_STATUS:
+        if method == "GET" or status == 595:
+            return Unreachable(f"{shown}: {status} {text}.")
+        return OutcomeUnknown(f"{shown}: {status} {text}", "Look whether it happened before doing it again.")
+    return ProxmoxRefused(f"{shown}: {text or status}.", kind_of(text), status, errors)
+
+
+def _path(name: str | None) -> Any:
+    from pathlib import Path
+
+    return Path(name).expanduser() if name else None

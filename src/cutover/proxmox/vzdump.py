@@ -1,0 +1,408 @@
+"""A backup that can be relied on: made, found, read, and restored once to see that it can be.
+
+Proxmox says "OK" in ways that are not a backup: the call answers the word ``OK`` instead of a task when the guest is on another
+node; a task ends with warnings; mount points without ``backup=1`` are left out (and deleted with the guest all the same); an
+archive may be unreadable. So nothing here believes an answer. :func:`make` follows the task and finds the archive in the
+storage; :func:`verify` reads the log, the entry and the configuration inside the archive; :func:`try_restore` restores it to a
+free id, compares, and removes that again.
+
+What others call::
+
+    archive = vzdump.make(run, guest, purpose="final", mode="stop")      # Archive; found again instead of made twice
+    proofs  = vzdump.verify(run, guest, archive, config)                 # sentences; Refused where the archive is not one
+    proofs += vzdump.try_restore(run, guest, archive, config)           # sentences; the scratch guest is removed again
+    vzdump.find(run, guest, purpose) -> Archive | None                   # what an earlier run made
+    vzdump.left_out(config) -> list[str]                                 # pure: volumes that no backup would hold
+
+``purpose`` is a word that, with the site and the guest, names one backup for good: it stands in the archive's note, and whoever
+asks for the same purpose again gets the same archive. Backups are made with ``protected=1`` (nothing prunes them) and
+``remove=0`` (they prune nothing).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from cutover.core.errors import Failed, OutcomeUnknown, Refused, Unreachable
+from cutover.proxmox.privileges import SCRATCH_POOL
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+    from cutover.site.schema import Guest
+
+Mode = Literal["snapshot", "suspend", "stop"]
+#: A backup of a large guest takes long, and one that has to wait for another one's lock waits up to three hours.
+DUMP_SECONDS = 4 * 3600.0
+RESTORE_SECONDS = 2 * 3600.0
+
+_ARCHIVE = re.compile(r"creating vzdump archive '([^']+)'")
+_PBS = re.compile(r"creating Proxmox Backup Server archive '([^']+)'")
+_INCLUDED = re.compile(r"including mount point (\S+)")
+_EXCLUDED = re.compile(r"excluding (?:\S+ )*?mount point (\S+)")
+_VOLUME_KEY = re.compile(r"^(rootfs|mp\d+)$")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One archive as the storage lists it. ``size`` in bytes, ``ctime`` in seconds since 1970."""
+
+    volid: str
+    size: int
+    ctime: int
+    note: str
+    protected: bool
+    log: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """For the journal and for plans; without the log."""
+        return {k: v for k, v in asdict(self).items() if k != "log"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a vzdump log says."""
+
+    archive: str | None
+    included: tuple[str, ...]
+    excluded: tuple[str, ...]
+    errors: tuple[str, ...]
+
+
+def read_log(lines: Iterable[str], storage: str) -> Report:
+    """The facts in a vzdump log. Pure. ``archive`` is the volume id, or None where the log names none."""
+    archive: str | None = None
+    included: list[str] = []
+    excluded: list[str] = []
+    errors: list[str] = []
+    for line in lines:
+        if found := _ARCHIVE.search(line):
+            archive = f"{storage}:backup/{found[1].rsplit('/', 1)[-1]}"
+        elif found := _PBS.search(line):
+            archive = f"{storage}:backup/{found[1]}"
+        elif found := _EXCLUDED.search(line):
+            excluded.append(found[1])
+        elif found := _INCLUDED.search(line):
+            included.append(found[1])
+        elif line.startswith("ERROR:"):
+            errors.append(line.removeprefix("ERROR:").strip())
+    return Report(archive, tuple(included), tuple(excluded), tuple(errors))
+
+
+def volumes(config: Mapping[str, Any]) -> dict[str, str]:
+    """``rootfs`` and ``mp0``, ``mp1`` ... of a container's configuration, with their values."""
+    return {key: str(value) for key, value in sorted(config.items()) if _VOLUME_KEY.match(key)}
+
+
+def options(value: str) -> dict[str, str]:
+    """``local-lvm:vm-952-disk-0,size=32G`` as a mapping; the volume itself under ``volume``."""
+    first, *rest = value.split(",")
+    pairs = [(part.split("=", 1)[0], part.split("=", 1)[1]) for part in rest if "=" in part]
+    return {"volume": first.removeprefix("volume="), **dict(pairs)}
+
+
+def left_out(config: Mapping[str, Any]) -> list[str]:
+    """Mount points that no backup would hold, each with the reason. Pure. (Mount points are left out unless ``backup=1``.)"""
+    found = []
+    for key, value in volumes(config).items():
+        parts = options(value)
+        if parts["volume"].startswith("/"):
+            found.append(f"{key} is a folder or device of the host ({parts['volume']}), which no backup holds")
+        elif key != "rootfs" and parts.get("backup") != "1":
+            found.append(f"{key} ({parts['volume']}) is not marked for backup, and would be deleted with the guest")
+    return found
+
+
+def shape(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration a restore must bring back: name, sizes and mount points; not volume ids, MACs or state."""
+    kept: dict[str, Any] = {
+        k: str(config[k]) for k in ("hostname", "arch", "ostype", "unprivileged", "cores", "memory", "swap") if k in config
+    }
+    for key, value in volumes(config).items():
+        parts = options(value)
+        kept[key] = {name: parts[name] for name in ("size", "mp") if name in parts}
+    return kept
+
+
+def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Where two shapes differ, one sentence each."""
+    keys = sorted({*expected, *found})
+    return [
+        f"{k} is {found.get(k, 'absent')} instead of {expected.get(k, 'absent')}" for k in keys if expected.get(k) != found.get(k)
+    ]
+
+
+def note(site: str, vmid: int, purpose: str) -> str:
+    """The note that makes a backup recognisable. One line: storages list only the first."""
+    return f"cutover {site} {vmid} {purpose}"
+
+
+# -- making and finding ---------------------------------------------------------------------------
+
+
+def listed(context: Context, vmid: int) -> list[Archive]:
+    """The backups of a guest in the site's backup storage, newest first."""
+    storage = context.site.proxmox.storages.backup
+    rows = context.proxmox.list(f"nodes/{context.site.proxmox.node}/storage/{storage}/content", content="backup", vmid=vmid)
+    found = [
+        Archive(
+            str(row["volid"]),
+            int(row.get("size") or 0),
+            int(row.get("ctime") or 0),
+            str(row.get("notes") or "").split("\n")[0],
+            bool(int(row.get("protected") or 0)),
+        )
+        for row in rows
+        if int(row.get("vmid") or vmid) == vmid
+    ]
+    return sorted(found, key=lambda archive: archive.ctime, reverse=True)
+
+
+def find(context: Context, guest: Guest, purpose: str, *, after: float = 0.0) -> Archive | None:
+    """The newest archive that an earlier run made for this purpose, and ``after`` this moment (by Proxmox' clock), or None."""
+    wanted = note(context.site.name, guest.vmid, purpose)
+    return next((one for one in listed(context, guest.vmid) if one.note == wanted and one.ctime >= after), None)
+
+
+def make(
+    context: Context,
+    guest: Guest,
+    *,
+    purpose: str,
+    mode: Mode,
+    accept: Sequence[str] = (),
+    deadline: float = DUMP_SECONDS,
+    after: float = 0.0,
+) -> Archive:
+    """Back the guest up, protected and pruning nothing; the archive of the same purpose where there is one already.
+
+    ``after``: an archive that is older (by Proxmox' clock) does not count, because the guest was started since.
+    ``accept`` names mount points (``mp0``) whose absence from the archive is agreed to. ``deadline`` is in seconds. Raises
+    :class:`Failed` where the task failed, warned, left something out or left no archive, :class:`OutcomeUnknown` where it still
+    runs or nobody knows.
+    """
+    what = f"Backing up {guest}"
+    storage = context.site.proxmox.storages.backup
+    existing = find(context, guest, purpose, after=after)
+    if existing is None:
+        running = _running(context, guest)
+        if running is not None:
+            context.ui.say(f"A backup of {guest} is under way already; waiting for it.")
+            context.proxmox.wait_task(running, deadline=deadline)
+            existing = find(context, guest, purpose, after=after)
+    if existing is None:
+        context.ui.say(f"{what} (mode {mode}) to storage {storage}; another backup on the host would be waited for.")
+        with context.guard.act("vzdump.make", what, before={"vmid": guest.vmid, "purpose": purpose, "storage": storage}) as act:
+            # Proxmox answers "OK" instead of a task when the guest is on another node; start_task takes that as a failure.
+            end = context.proxmox.do_task(
+                "POST",
+                f"nodes/{context.site.proxmox.node}/vzdump",
+                kind="vzdump",
+                vmid=guest.vmid,
+                what=what,
+                deadline=deadline,
+                storage=storage,
+                mode=mode,
+                compress="zstd",
+                protected=1,
+                remove=0,
+                notes_template=note(context.site.name, guest.vmid, purpose),
+            )
+            existing = _in_storage(context, guest, read_log(end.log, storage))
+            act.after = existing.as_json()
+    log = _log_of(context, guest, existing)
+    _made_well(context, guest, existing, log, accept)
+    return Archive(existing.volid, existing.size, existing.ctime, existing.note, existing.protected, log)
+
+
+def _log_of(context: Context, guest: Guest, archive: Archive) -> tuple[str, ...]:
+    """The log of the task that made an archive, empty where it is gone; :class:`Failed` where the task did not end well."""
+    storage = context.site.proxmox.storages.backup
+    for task in context.proxmox.tasks("vzdump", guest.vmid):
+        log = context.proxmox.task_log(str(task["upid"]))
+        if read_log(log, storage).archive == archive.volid:
+            context.proxmox.wait_task(str(task["upid"]), deadline=DUMP_SECONDS).must(f"Backing up {guest}")
+            return log
+    return ()
+
+
+def _made_well(context: Context, guest: Guest, archive: Archive, log: Sequence[str], accept: Sequence[str]) -> None:
+    """An archive counts when its task ended well and left nothing out, also when an earlier run started it."""
+    if not log:
+        known = [
+            e.after.get("volid") for e in context.journal.acts("vzdump.make") if e.kind == "done" and isinstance(e.after, dict)
+        ]
+        if archive.volid in known:
+            return
+        raise Failed(
+            f"Nobody knows how the backup {archive.volid} of {guest} ended: its task's log is gone.",
+            "Look at it in Proxmox; delete it there if in doubt, and run again.",
+        )
+    report = read_log(log, context.site.proxmox.storages.backup)
+    if report.errors:
+        raise Failed(f"Backing up {guest}: {report.errors[0]}.", f"Delete {archive.volid} in Proxmox and run again.")
+    missing = [point for point in report.excluded if point not in accept]
+    if missing:
+        raise Failed(
+            f"The backup {archive.volid} of {guest} leaves out {', '.join(missing)}.",
+            "Set backup=1 on these mount points, or move what is on them; then delete that archive and run again.",
+        )
+
+
+def _running(context: Context, guest: Guest) -> str | None:
+    for task in context.proxmox.tasks("vzdump", guest.vmid):
+        if not task.get("endtime") and task.get("status") in {None, "", "running", "RUNNING"}:
+            return str(task["upid"])
+    return None
+
+
+def _in_storage(context: Context, guest: Guest, report: Report) -> Archive:
+    """The entry of the archive that the log names. "No error" is not a backup: the entry is."""
+    if report.errors:
+        raise Failed(f"Backing up {guest}: {report.errors[0]}.")
+    if report.archive is None:
+        raise Failed(f"Backing up {guest}: the task's log names no archive.")
+    found = next((archive for archive in listed(context, guest.vmid) if archive.volid == report.archive), None)
+    if found is None:
+        raise Failed(f"Backing up {guest}: the log names {report.archive}, but the storage does not list it.")
+    return found
+
+
+# -- proving --------------------------------------------------------------------------------------
+
+
+def verify(context: Context, guest: Guest, archive: Archive, config: Mapping[str, Any]) -> list[str]:
+    """Look at the archive: listed, not empty, protected, readable, and of this guest as configured. Sentences of proof.
+
+    ``config`` is the guest's configuration as it was before the backup. :class:`Refused` where the archive does not hold it.
+    """
+    node = context.site.proxmox.node
+    found = next((one for one in listed(context, guest.vmid) if one.volid == archive.volid), None)
+    if found is None:
+        raise Refused(f"The backup {archive.volid} of {guest} is not in the storage.", "Make a new one.")
+    if found.size <= 0:
+        raise Refused(f"The backup {archive.volid} of {guest} is empty.", "Delete it in Proxmox and make a new one.")
+    if not found.protected:
+        raise Refused(
+            f"The backup {archive.volid} of {guest} is not protected, so a schedule may delete it.",
+            "Protect it in Proxmox.",
+        )
+    try:
+        text = str(context.proxmox.get(f"nodes/{node}/vzdump/extractconfig", volume=archive.volid))
+    except (Refused, Unreachable) as error:
+        raise Refused(f"The backup {archive.volid} of {guest} cannot be read: {error.sentence}", "Make a new one.") from None
+    inside = parse_config(text)
+    wrong = differences(shape(config), shape(inside))
+    if wrong:
+        raise Refused(f"The backup {archive.volid} is not {guest} as it is configured: {'; '.join(wrong)}.", "Make a new one.")
+    state = f"{archive.volid} is listed with {found.size / 2**20:.1f} MiB, protected, and its configuration is that of {guest}"
+    return [state]
+
+
+def parse_config(text: str) -> dict[str, str]:
+    """The current section of a guest's configuration file. Pure. Snapshots and comments are left out."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.startswith("["):
+            break
+        if ":" in line and not line.startswith("#"):
+            key, value = line.split(":", 1)
+            found[key.strip()] = value.strip()
+    return found
+
+
+def try_restore(
+    context: Context, guest: Guest, archive: Archive, config: Mapping[str, Any], *, deadline: float = RESTORE_SECONDS
+) -> list[str]:
+    """Restore the archive under the site's scratch id, compare, and remove that again. Sentences of proof.
+
+    The restored guest is never started, and gets other MAC addresses. Only a scratch guest that this tool made is removed; any
+    other guest with that id is a refusal. :class:`Failed` where what came back is not what was saved.
+    """
+    scratch = context.site.proxmox.scratch_vmid
+    place = ("lxc", scratch)
+    _remove_scratch(context, left_over=True)
+    # Where that pool is, rights on it outlive the scratch guest; where it is not, the token needs them on the id.
+    pool = SCRATCH_POOL if any(p.get("poolid") == SCRATCH_POOL for p in context.proxmox.list("pools")) else None
+    with context.guard.act(
+        "vzdump.test-restore",
+        f"Restore {archive.volid} as LXC {scratch} to see that it can be restored",
+        before={"scratch": scratch, "archive": archive.volid, "hostname": str(config.get("hostname") or "")},
+    ) as act:
+        try:
+            context.proxmox.do_task(
+                "POST",
+                f"nodes/{context.site.proxmox.node}/lxc",
+                kind="vzrestore",
+                vmid=scratch,
+                what=f"Restoring {archive.volid} as LXC {scratch}",
+                deadline=deadline,
+                ostemplate=archive.volid,
+                restore=1,
+                storage=context.site.proxmox.storages.restore,
+                unique=1,
+                pool=pool,
+            )
+            found = context.proxmox.config(place)
+            act.after = shape(found)
+        except OutcomeUnknown:
+            raise
+        except (Failed, Refused) as error:
+            _remove_scratch(context, left_over=True)
+            raise Failed(
+                f"The backup {archive.volid} of {guest} could not be restored: {error.sentence}", "Make a new one."
+            ) from None
+        wrong = differences(shape(config), shape(found))
+    _remove_scratch(context, left_over=False)
+    if wrong:
+        raise Failed(f"The backup {archive.volid} of {guest} came back different: {'; '.join(wrong)}.", "Make a new one.")
+    return [f"it was restored as LXC {scratch}, with {', '.join(volumes(found))} of the same size, and removed again"]
+
+
+def _remove_scratch(context: Context, *, left_over: bool) -> None:
+    """Remove the scratch guest, where there is one and our journal says that we restored it and have not removed it."""
+    scratch = context.site.proxmox.scratch_vmid
+    there = next((row for row in context.proxmox.guests() if int(row["vmid"]) == scratch), None)
+    if there is None:
+        return
+    ours = _ours(context, scratch)
+    if (
+        ours is None
+        or there.get("type") != "lxc"
+        or (there.get("name") and ours.get("hostname") and there["name"] != ours["hostname"])
+    ):
+        raise Refused(
+            f"The scratch id {scratch} is taken by {there.get('type')} {there.get('name')}, which this tool did not make.",
+            "Name a free id as proxmox.scratch_vmid in site.yaml.",
+        )
+    if there.get("status") == "running":
+        raise Refused(f"The scratch guest {scratch} is running; somebody started it.", "Stop it if it is not needed.")
+    why = " left over from an interrupted run" if left_over else ""
+    with context.guard.act("vzdump.scratch-removed", f"Remove the scratch guest LXC {scratch}{why}", before={"scratch": scratch}):
+        context.proxmox.do_task(
+            "DELETE",
+            context.proxmox.of(("lxc", scratch)),
+            kind="vzdestroy",
+            vmid=scratch,
+            what=f"Removing the scratch guest LXC {scratch}",
+            deadline=600,
+        )
+
+
+def left_over(context: Context) -> int | None:
+    """The scratch guest's id where an interrupted run of ours left it behind."""
+    scratch = context.site.proxmox.scratch_vmid
+    return scratch if _ours(context, scratch) is not None else None
+
+
+def _ours(context: Context, scratch: int) -> Mapping[str, Any] | None:
+    """What we restored under the scratch id last, where the journal does not say that it was removed since."""
+    for entry in reversed(context.journal.entries()):
+        if entry.act == "vzdump.scratch-removed" and entry.kind == "done":
+            return None
+        if entry.act == "vzdump.test-restore" and entry.kind == "intent":
+            before: Mapping[str, Any] = entry.before or {}
+            return before if before.get("scratch") == scratch else None
+    return None

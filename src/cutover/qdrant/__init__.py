@@ -1,0 +1,1 @@
+"""One Qdrant server: its client, its routes, and how two are compared."""

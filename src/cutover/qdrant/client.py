@@ -1,0 +1,408 @@
+"""One Qdrant server, over its REST interface.
+
+The client is thin on purpose. It speaks raw JSON instead of using the typed client library, because the proof must see every
+field a server answers, also those that a library of another version would drop, and must see numbers as they were sent. What
+reads and what writes is decided by the table in :mod:`cutover.qdrant.routes`; writes need an open act like everywhere else.
+
+Facts it is built on (Qdrant 1.18): idle connections are closed by the server after 5 s; a write without ``wait=true`` is
+acknowledged before it is applied; a snapshot of a collection holds every write acknowledged before it; ``points_count`` is an
+estimate, only an exact count is a count; a snapshot contains no aliases.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import requests
+
+from cutover.core import http
+from cutover.core.errors import CutoverError, OutcomeUnknown, Refused, Unreachable
+from cutover.core.write_guard import WriteGuard
+from cutover.qdrant.affected import PointId
+from cutover.qdrant.routes import is_grpc_write, is_read, leaves_data_alone, route
+
+#: Qdrant closes a connection that was idle for 5 s; one that old is not used again.
+IDLE_SECONDS = 4.0
+#: Snapshots and their recovery take as long as the data takes; Qdrant itself gives up after 60 s without a byte.
+LONG = (5.0, 6 * 3600.0)
+#: Qdrant refuses JSON bodies above 32 MiB unless it was configured otherwise.
+MAX_BODY = 24 * 1024 * 1024
+#: A delete of this many ids that do not exist reaches every shard and so waits for every write before it (measured: with one
+#: id, 2 of 150 reads on four shards were stale; with 64, none).
+BARRIER_IDS = 64
+#: The alias that is made and removed at once to see whether a server can write a file.
+TRIED = "cutover-can-write"
+
+
+class Answered(CutoverError):
+    """Qdrant answered with an error. ``status`` is the HTTP status, ``reason`` Qdrant's own words."""
+
+    def __init__(self, status: int, sentence: str, reason: str, hint: str = "") -> None:
+        super().__init__(sentence, hint)
+        self.status = status
+        self.reason = reason
+
+
+class NotThere(Answered):
+    """404: the collection, snapshot or record does not exist."""
+
+
+class Qdrant:
+    """A server at ``url``. ``name`` is what people call it ("the old server").
+
+    ``sent`` counts the writes this object sent, by route as Qdrant's telemetry names it, so that our own writes can be told
+    from those of somebody who goes round Nginx.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        guard: WriteGuard,
+        *,
+        key: str | None = None,
+        name: str = "Qdrant",
+        timeout: tuple[float, float] | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.name = name
+        self.sent: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._last_used = time.monotonic()
+        # Without identity Qdrant compresses every page, which costs more than the local network saves.
+        headers = {"Accept-Encoding": "identity"} | ({"api-key": key} if key else {})
+        self._session = http.session(guard, is_read=is_read, headers=headers, timeout=timeout or (5.0, 60.0), pool=32)
+
+    # -- one request ------------------------------------------------------------------------------
+    def raw(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        timeout: tuple[float, float] | None = None,
+        stream: bool = False,
+    ) -> requests.Response:
+        """The answer to one request, successful or an :class:`Answered`.
+
+        Raises Unreachable when nothing happened, OutcomeUnknown when a write was sent and its answer was lost.
+        """
+        data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        with self._lock:
+            if time.monotonic() - self._last_used > IDLE_SECONDS:
+                self._session.close()  # only drops pooled connections; the next request opens a new one
+            self._last_used = time.monotonic()
+        if not is_read(method, path):
+            with self._lock:
+                self.sent[route(method, path)] += 1
+        try:
+            answer = self._session.request(
+                method,
+                self.url + path,
+                data=data,
+                params=params,
+                headers={"Content-Type": "application/json"} if data is not None else {},
+                timeout=timeout,
+                allow_redirects=False,
+                stream=stream,
+            )
+        except (Unreachable, OutcomeUnknown) as error:
+            raise type(error)(f"{self.name.capitalize()} does not answer: {error.sentence}", error.hint) from None
+        self._last_used = time.monotonic()
+        if answer.status_code >= 300:
+            raise self._error(method, path, answer)
+        return answer
+
+    def ask(self, method: str, path: str, body: Any = None, *, needs: str = "", **rest: Any) -> Any:
+        """The ``result`` of one request; ``needs`` is a text that has to be in it."""
+        answer = self.raw(method, path, body, **rest)
+        told = http.json_of(answer, f"Qdrant ({self.name})")
+        if not isinstance(told, dict) or told.get("result") is None:
+            raise http.not_like(answer, f"Qdrant ({self.name})")
+        if needs and not (isinstance(told["result"], dict) and isinstance(told["result"].get(needs), str)):
+            raise http.not_like(answer, f"Qdrant ({self.name})")
+        return told["result"]
+
+    def _idempotent(self, method: str, path: str, body: Any, **rest: Any) -> Any:
+        """A write that may be repeated without harm: sent once more when its answer was lost."""
+        try:
+            return self.ask(method, path, body, **rest)
+        except OutcomeUnknown:
+            return self.ask(method, path, body, **rest)
+
+    def _error(self, method: str, path: str, answer: requests.Response) -> CutoverError:
+        try:
+            told = str(answer.json()["status"]["error"])[:500]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            told = http.words_of(answer)
+        if http.gateway(answer):
+            return OutcomeUnknown(
+                f"{self.name} ({urlsplit(self.url).netloc}): a proxy answered {answer.status_code} to {method} {path}: {told}",
+                "Look whether it happened before doing it again.",
+            )
+        said = f"{self.name} ({urlsplit(self.url).netloc}) answered {answer.status_code} to {method} {path}: {told}"
+        if answer.status_code in {401, 403}:
+            hint = "Give the server's key in QDRANT_API_KEY (or, for reading only, QDRANT_READ_ONLY_API_KEY)."
+            return Answered(answer.status_code, said, told, hint)
+        kind = NotThere if answer.status_code == 404 else Answered
+        return kind(answer.status_code, said, told)
+
+    # -- the server -------------------------------------------------------------------------------
+    def version(self) -> str:
+        """The release, for example ``1.18.3``. Needs no key."""
+        answer = self.raw("GET", "/")
+        told = http.json_of(answer, f"Qdrant ({self.name})")
+        if not isinstance(told, dict) or not isinstance(told.get("version"), str):
+            raise http.not_like(answer, f"Qdrant ({self.name})")
+        return str(told["version"])
+
+    def telemetry(self) -> dict[str, Any]:
+        """Request counters per route and status, since the server started."""
+        found: dict[str, Any] = self.ask("GET", "/telemetry", params={"details_level": 1})
+        return found
+
+    # -- collections ------------------------------------------------------------------------------
+    def collections(self) -> list[str]:
+        """The names of all collections, sorted."""
+        return sorted(c["name"] for c in self.ask("GET", "/collections")["collections"])
+
+    def info(self, collection: str) -> dict[str, Any]:
+        """Settings, payload indexes and state of a collection. NotThere when it does not exist."""
+        found: dict[str, Any] = self.ask("GET", f"/collections/{_q(collection)}")
+        return found
+
+    def aliases(self) -> dict[str, str]:
+        """Alias -> collection."""
+        return {a["alias_name"]: a["collection_name"] for a in self.ask("GET", "/aliases")["aliases"]}
+
+    def change_aliases(self, actions: Sequence[Mapping[str, Any]]) -> None:
+        """All actions in one request, which Qdrant applies together."""
+        self.ask("POST", "/collections/aliases", {"actions": list(actions)})
+
+    def free_name(self, name: str) -> None:
+        """Remove an alias of this name. Recovering a collection would follow it, and overwrite what it points to."""
+        if name in self.aliases():
+            self.change_aliases([{"delete_alias": {"alias_name": name}}])
+
+    def create_index(self, collection: str, field: str, schema: Any) -> None:
+        """Create a payload index and wait for it."""
+        path = f"/collections/{_q(collection)}/index"
+        self._idempotent("PUT", path, {"field_name": field, "field_schema": schema}, params=_WAIT, timeout=LONG)
+
+    def delete_index(self, collection: str, field: str) -> None:
+        """Remove a payload index."""
+        self._idempotent("DELETE", f"/collections/{_q(collection)}/index/{_q(field)}", None, params=_WAIT, timeout=LONG)
+
+    def try_writing(self) -> None:
+        """Write what leaves nothing: into the log of every collection (:meth:`barrier`), and a file, by an alias that is made and
+        removed in one request.
+
+        A disk that is full refuses the first. One that has become read-only refuses only the second: into the files that it has
+        mapped a server goes on writing, and says yes to what no disk will hold (seen with the engine on ext4).
+        """
+        collections = self.collections()
+        self.barrier(collections)
+        remove = {"delete_alias": {"alias_name": TRIED}}
+        for collection in collections[:1]:
+            actions = [{"create_alias": {"alias_name": TRIED, "collection_name": collection}}, remove]
+            try:
+                self._idempotent("POST", "/collections/aliases", {"actions": actions})
+            except CutoverError:
+                with suppress(CutoverError):  # Qdrant keeps in memory what it could not save
+                    self.change_aliases([remove])
+                raise
+
+    def patch(self, collection: str, changes: Mapping[str, Any]) -> None:
+        """Change settings of a collection."""
+        self._idempotent("PATCH", f"/collections/{_q(collection)}", dict(changes))
+
+    def delete_collection(self, collection: str) -> None:
+        """Remove a collection and its data; fine when it is not there."""
+        self._idempotent("DELETE", f"/collections/{_q(collection)}", None, timeout=LONG)
+
+    def shard_keys(self, collection: str) -> list[Any]:
+        """Custom shard keys of the collection's local shards; empty with automatic sharding."""
+        found = self.ask("GET", f"/collections/{_q(collection)}/cluster")
+        return [s["shard_key"] for s in found.get("local_shards", []) if s.get("shard_key") is not None]
+
+    # -- records ----------------------------------------------------------------------------------
+    def count(self, collection: str, *, timeout: tuple[float, float] | None = None) -> int:
+        """The exact number of records: 10 to 20 ms for 100,000."""
+        path = f"/collections/{_q(collection)}/points/count"
+        return int(self.ask("POST", path, {"exact": True}, timeout=timeout)["count"])
+
+    def page(self, collection: str, offset: PointId | None, limit: int, *, payload: bool = True, vectors: bool = True) -> bytes:
+        """One page of records in order of id, as the bytes Qdrant sent."""
+        body: dict[str, Any] = {"limit": limit, "with_payload": payload, "with_vector": vectors}
+        if offset is not None:
+            body["offset"] = offset
+        return self.raw("POST", f"/collections/{_q(collection)}/points/scroll", body).content
+
+    def scroll(self, collection: str, *, limit: int = 1000, payload: bool = True, vectors: bool = True) -> Iterator[Any]:
+        """Every record, in order of id."""
+        offset: PointId | None = None
+        while True:
+            found = json.loads(self.page(collection, offset, limit, payload=payload, vectors=vectors))["result"]
+            yield from found["points"]
+            offset = found["next_page_offset"]
+            if offset is None:
+                return
+
+    def records(self, collection: str, ids: Sequence[PointId], *, timeout: tuple[float, float] | None = None) -> bytes:
+        """These records with payload and vectors, as the bytes Qdrant sent; absent ones are left out."""
+        body = {"ids": list(ids), "with_payload": True, "with_vector": True}
+        return self.raw("POST", f"/collections/{_q(collection)}/points", body, timeout=timeout).content
+
+    def sample(self, collection: str, how_many: int) -> list[PointId]:
+        """Ids spread over the collection, in no order; empty where the server cannot sample."""
+        body = {"query": {"sample": "random"}, "limit": how_many, "with_payload": False, "with_vector": False}
+        try:
+            return [p["id"] for p in self.ask("POST", f"/collections/{_q(collection)}/points/query", body)["points"]]
+        except Answered:
+            return []
+
+    def upsert(self, collection: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write whole records and wait until they are applied. Split where the body would be too large for Qdrant."""
+        if not records:
+            return
+        body = json.dumps({"points": list(records)}).encode()
+        if len(body) > MAX_BODY and len(records) > 1:
+            half = len(records) // 2
+            self.upsert(collection, records[:half])
+            self.upsert(collection, records[half:])
+            return
+        self._idempotent("PUT", f"/collections/{_q(collection)}/points", body, params=_WAIT)
+
+    def delete(self, collection: str, ids: Iterable[PointId]) -> None:
+        """Delete records by id and wait; ids that do not exist are fine."""
+        chosen = list(ids)
+        if chosen:
+            self._idempotent("POST", f"/collections/{_q(collection)}/points/delete", {"points": chosen}, params=_WAIT)
+
+    def barrier(self, collections: Iterable[str]) -> None:
+        """Return only when every write acknowledged before this call is applied.
+
+        Done by deleting ids that do not exist, with ``wait=true``: an operation queued behind all others, on every shard. An
+        empty update queue or a green status is no barrier (measured: 10 and 16 of 150 reads were stale).
+        """
+
+        def pass_through(collection: str) -> None:
+            with suppress(NotThere):  # the collection was deleted meanwhile: nothing to wait for
+                self.delete(collection, [str(uuid.uuid4()) for _ in range(BARRIER_IDS)])
+
+        side_by_side([lambda c=c: pass_through(c) for c in collections])
+
+    # -- snapshots --------------------------------------------------------------------------------
+    def snapshots(self, collection: str) -> list[dict[str, Any]]:
+        """Stored snapshots: ``name``, ``creation_time``, ``size`` in bytes, ``checksum`` (SHA-256, may be absent)."""
+        found: list[dict[str, Any]] = self.ask("GET", f"/collections/{_q(collection)}/snapshots")
+        return found
+
+    def snapshot_names(self, collection: str) -> set[str]:
+        """The names of its stored snapshots; none where the collection is gone, because they cannot be reached any more."""
+        try:
+            return {str(one["name"]) for one in self.snapshots(collection)}
+        except NotThere:
+            return set()
+
+    def create_snapshot(self, collection: str) -> dict[str, Any]:
+        """Take a snapshot and wait for it: it holds every write that was acknowledged before this call."""
+        path = f"/collections/{_q(collection)}/snapshots"
+        found: dict[str, Any] = self.ask("POST", path, needs="name", params=_WAIT, timeout=LONG)
+        return found
+
+    def delete_snapshot(self, collection: str, name: str) -> None:
+        """Remove a stored snapshot; fine when it is gone already."""
+        try:
+            self._idempotent("DELETE", f"/collections/{_q(collection)}/snapshots/{_q(name)}", None, params=_WAIT)
+        except NotThere:
+            if name in self.snapshot_names(collection):
+                raise
+
+    def snapshot_url(self, collection: str, name: str) -> str:
+        """Where another server fetches the snapshot."""
+        return f"{self.url}/collections/{_q(collection)}/snapshots/{_q(name)}"
+
+    def download(self, collection: str, name: str, *, chunk: int = 1 << 20) -> Iterator[bytes]:
+        """The snapshot's bytes, in chunks."""
+        path = f"/collections/{_q(collection)}/snapshots/{_q(name)}"
+        answer = self.raw("GET", path, stream=True, timeout=LONG)
+        try:
+            yield from answer.iter_content(chunk)
+        except requests.RequestException:
+            raise Unreachable(f"{self.name.capitalize()}: the snapshot of {collection} ends in the middle.") from None
+        finally:
+            answer.close()
+
+    def recover(self, collection: str, location: str, *, checksum: str | None, source_key: str | None) -> None:
+        """Make the collection from a snapshot that this server fetches itself, and wait.
+
+        Only into a collection that does not exist: over an existing one Qdrant keeps its settings and indexes. The source's
+        read-only key is enough for ``source_key``. A wrong checksum is refused by Qdrant and leaves nothing behind.
+        """
+        body = {"location": location, "priority": "snapshot"}
+        body |= {"checksum": checksum} if checksum else {}
+        body |= {"api_key": source_key} if source_key else {}
+        self.ask("PUT", f"/collections/{_q(collection)}/snapshots/recover", body, params=_WAIT, timeout=LONG)
+
+
+_WAIT = {"wait": "true"}
+
+
+def _q(part: str) -> str:
+    return quote(part, safe="")
+
+
+def points_of(answer: bytes) -> list[dict[str, Any]]:
+    """The records of a page or of a list of records."""
+    found = json.loads(answer)["result"]
+    points: list[dict[str, Any]] = found["points"] if isinstance(found, dict) else found
+    return points
+
+
+def side_by_side(tasks: Sequence[Any], threads: int = 8) -> list[Any]:
+    """Run the tasks in threads and return their results in order; the first error is raised when all have ended."""
+    if len(tasks) <= 1:
+        return [task() for task in tasks]
+    with ThreadPoolExecutor(max_workers=min(threads, len(tasks))) as pool:
+        waiting = [pool.submit(task) for task in tasks]
+    return [one.result() for one in waiting]
+
+
+def writes_counted(telemetry: Mapping[str, Any]) -> Counter[tuple[str, int]]:
+    """Writes of data or schema that the server answered since it started: (route, status) -> number; gRPC as ``gRPC ...``."""
+    found: Counter[tuple[str, int]] = Counter()
+    requests_ = telemetry.get("requests", {})
+    for name, by_status in requests_.get("rest", {}).get("responses", {}).items():
+        method, _, path = name.partition(" ")
+        # A template's braces match like a name does, except for the shard's number.
+        path = re.sub(r"\{shard(_id)?\}", "0", path)
+        if not is_read(method, path) and not leaves_data_alone(method, path):
+            for status, numbers in by_status.items():
+                found[name, int(status)] += int(numbers.get("count", 0))
+    for name, by_status in (requests_.get("grpc") or {}).get("responses", {}).items():
+        if is_grpc_write(name):
+            for status, numbers in by_status.items():
+                found[f"gRPC {name.lstrip('/')}", int(status)] += int(numbers.get("count", 0))
+    return found
+
+
+def need_same_version(old: Qdrant, new: Qdrant) -> str:
+    """The release both servers run; Refused when they differ: a snapshot of one may not be readable by the other."""
+    mine, theirs = old.version(), new.version()
+    if mine != theirs:
+        raise Refused(
+            f"{old.name} runs Qdrant {mine}, {new.name} runs {theirs}.",
+            "Run the same release on both, move, and upgrade afterwards.",
+        )
+    return mine

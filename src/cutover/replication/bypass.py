@@ -1,0 +1,112 @@
+"""Writers that go round Nginx.
+
+A write that reaches Qdrant without passing the gate is not recorded, so following would miss it. Qdrant counts every request
+it answers, by route; the gate's log has a line for every write that passed it; this tool knows what it sent itself. What
+Qdrant counted and neither of them explains came from somebody else. The same counters show gRPC writes, which Nginx cannot
+record at all.
+
+A watch begins with the log and then the counters, and ends with the counters and then the log, so the log's window is the
+larger one: nothing that passed the gate can be taken for a bypass. A single write round Nginx can hide behind writes that
+pass at that very moment; a writer that goes on cannot.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cutover.core.wait import Not, TimedOut, wait_until
+from cutover.gate.interface import Gate, Written
+from cutover.qdrant.client import Qdrant, writes_counted
+from cutover.qdrant.routes import route
+
+if TYPE_CHECKING:
+    from cutover.replication.follower import Follower
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """Writes on one route that did not pass the gate."""
+
+    route: str
+    count: int
+
+    def __str__(self) -> str:
+        times = "once" if self.count == 1 else f"{self.count} times"
+        return f"{self.route} ({times})"
+
+
+def unexplained(counted: Counter[str], passed: Counter[str], sent: Counter[str], *, grpc: str = "gRPC ") -> list[Bypass]:
+    """What a server counted beyond what passed the gate and what this tool sent, by route. Pure."""
+    found = []
+    for name in sorted(counted):
+        explained = 0 if name.startswith(grpc) else passed[name] + sent[name]
+        if counted[name] > explained:
+            found.append(Bypass(name, counted[name] - explained))
+    return found
+
+
+def by_route(counted: Counter[tuple[str, int]]) -> Counter[str]:
+    """Counters per route, all statuses together: a client that broke off is logged with another status than Qdrant's."""
+    found: Counter[str] = Counter()
+    for (name, _status), number in counted.items():
+        found[name] += number
+    return found
+
+
+class Restarted(Exception):
+    """The server was restarted during the watch, so its counters say nothing."""
+
+
+class Watch:
+    """Watches one server from now on. ``side`` is its name in the gate's log. The gate must be recording.
+
+    ``follower``: who reads the log anyway. Lines that both servers have are given back to the disk by it, so a watch that
+    lasts longer than a round has to look over its shoulder instead of reading the log a second time.
+    """
+
+    def __init__(self, gate: Gate, server: Qdrant, side: str, follower: Follower | None = None) -> None:
+        self._gate, self._server, self._side, self._follower = gate, server, side, follower
+        self._passed: Counter[str] = Counter()
+        self._offset = gate.log_end()
+        if follower is not None:
+            follower.observers.append(self.see)
+        self._sent = server.sent.copy()
+        began = server.telemetry()
+        self._startup = began["app"].get("startup")
+        self._counted = by_route(writes_counted(began))
+
+    def see(self, entries: Sequence[Written]) -> None:
+        """Count the lines that are new to this watch."""
+        for entry in entries:
+            if entry.offset > self._offset and entry.side in {self._side, "unknown"}:
+                self._passed[route(entry.method, entry.uri)] += 1
+        self._offset = max([self._offset, *(entry.offset for entry in entries)])
+
+    def look(self, *, patience: float = 3.0) -> list[Bypass]:
+        """Writes that went round Nginx since the watch began. Raises Restarted.
+
+        ``patience``: seconds to wait for the log lines of requests that are just ending. With a follower, its rounds are done.
+        """
+        now = self._server.telemetry()
+        if now["app"].get("startup") != self._startup:
+            raise Restarted
+        counted = by_route(writes_counted(now))
+        counted.subtract(self._counted)
+        sent = self._server.sent.copy()
+        sent.subtract(self._sent)
+
+        def explained() -> bool | Not:
+            if self._follower is not None:
+                self._follower.round()
+            else:
+                self.see(self._gate.read_log(self._offset))
+            found = unexplained(counted, self._passed, sent)
+            return Not(", ".join(map(str, found))) if found else True
+
+        with suppress(TimedOut):
+            wait_until(explained, deadline=patience, what="An explanation of every write")
+        return unexplained(counted, self._passed, sent)

@@ -1,0 +1,637 @@
+"""Following: bringing one server up to date with the writes that the other one received.
+
+Nginx records every write. A round reads the new lines of that record, asks :mod:`cutover.qdrant.affected` which records they named,
+reads those from the server that serves, *as they are now*, and writes them to the other one; what is not there any more is
+deleted there. It is state, not replay: the order of writes does not matter and repeating a round is harmless, so a tool that
+was killed simply starts again where the last finished round ended.
+
+The order inside a round is what makes it right: first the log, then a barrier, then the records. A write sent without waiting
+is acknowledged before it is applied; without the barrier it could be read in its old state, and nothing in the log would ever
+say so again.
+
+Writes that name no ids are answered by comparing the whole collection and repairing what differs. Changes of settings, indexes
+and aliases are brought over as the state they led to. What cannot be followed ends in a refusal that says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cutover.core.errors import CutoverError, Refused
+from cutover.core.wait import Not, TimedOut, wait_until
+from cutover.gate.interface import Gate, Side, Written
+from cutover.gate.write_log import BEGIN_ANEW
+from cutover.qdrant import compare
+from cutover.qdrant.affected import Depth, PointId, Touched, touched
+from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of, side_by_side
+from cutover.qdrant.compare import Difference
+from cutover.qdrant.routes import path_of
+
+__all__ = ["Follower", "Position", "Round", "TooMuchForAHold", "touched"]
+
+#: Lines of the record that are worked off at a time; bounds memory.
+LINES = 5_000
+#: Ids of finished rounds that the proof inside a hold looks at once more.
+RECENT = 5_000
+#: After this many rounds without a recorded write a difference is real.
+QUIET_ROUNDS = 4
+#: Ids written since the switch that are remembered, to tell a late write from a conflict.
+REMEMBERED = 20_000
+#: Records per second of a comparison, low estimates; decides what may be compared inside a hold.
+RATE = {Depth.IDS: 100_000, Depth.PAYLOAD: 20_000, Depth.EVERYTHING: 5_000}
+
+_OTHER: dict[Side, Side] = {"old": "new", "new": "old"}
+#: Qdrant refused the request before doing anything.
+_NOT_DONE = frozenset({400, 401, 403, 405, 409, 411, 413, 415, 422})
+#: The same where a request consists of several steps: it was not even begun.
+_NOT_BEGUN = frozenset({401, 405, 411, 413, 415})
+
+
+class TooMuchForAHold(CutoverError):
+    """Writes arrived that can only be followed while writes are not held."""
+
+
+class CannotFollow(Refused):
+    """A change was made that this tool does not follow; the sentence names it."""
+
+
+@dataclass
+class Position:
+    """How far the other server is up to date. Saved after every round, so that a killed run goes on from there.
+
+    ``offset`` is the position in the gate's log; ``holders`` remembers every collection an alias has pointed to, because a
+    recorded write may have used the alias before it moved. ``moved`` holds ids written since the last switch.
+    """
+
+    side: Side = "old"
+    offset: int = 0
+    holders: dict[str, list[str]] = field(default_factory=dict)
+    at: float = 0.0
+    """When everything recorded so far was last on both servers; seconds since 1970."""
+    moved: dict[str, list[PointId]] = field(default_factory=dict)
+    moved_overflow: bool = False
+    late: int = 0
+    conflicts: int = 0
+    replayed: int = 0
+    """Up to where writes were sent once more, without the server that had them; see :mod:`cutover.replication.replay`. Following does not
+    count that, because what was never acknowledged may have happened as well."""
+    part: int = 0
+    """How many steps of the first write after ``replayed`` were sent as well."""
+    alone: bool = False
+    """The server that serves from then on was brought up to date from the records, without the other one."""
+    doubt: str = ""
+    """Why the other server is not the copy that this position takes it for; empty where it is."""
+
+    @classmethod
+    def load(cls, path: Path) -> Position | None:
+        """The saved position; None where there is none."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            raise CannotFollow(f"{path} is not readable.", f"Delete it. {BEGIN_ANEW}") from None
+
+    def save(self, path: Path) -> None:
+        """Replace the file in one step; on the disk when this returns."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = path.with_suffix(".new")
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+
+@dataclass
+class Work:
+    """What the recorded writes of one batch ask for, by real collection names."""
+
+    ids: dict[str, set[PointId]] = field(default_factory=dict)
+    whole: dict[str, Depth] = field(default_factory=dict)
+    schema: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    """Collections that somebody asked to delete: only these may be deleted on the other server."""
+    aliases: bool = False
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def collections(self) -> set[str]:
+        return {*self.ids, *self.whole}
+
+    def add(self, found: Touched, names: Iterable[str]) -> None:
+        """Add one write's answer for every collection its name may have meant."""
+        for name in names:
+            if found.ids:
+                self.ids.setdefault(name, set()).update(found.ids)
+            if found.whole:
+                self.whole[name] = max(self.whole.get(name, Depth.NOTHING), found.whole)
+            if found.schema:
+                self.schema.add(name)
+        self.aliases = self.aliases or found.aliases
+        if found.why and found.why not in self.reasons:
+            self.reasons.append(found.why)
+
+
+@dataclass
+class Round:
+    """What one round did. ``ids`` are the records that were brought over, by collection."""
+
+    lines: int = 0
+    seconds: float = 0.0
+    ids: dict[str, set[PointId]] = field(default_factory=dict)
+    compared: list[compare.Compared] = field(default_factory=list)
+    schema: bool = False
+    late: int = 0
+
+    @property
+    def records(self) -> int:
+        return sum(len(ids) for ids in self.ids.values())
+
+
+def happened(entry: Written, found: Touched) -> bool:
+    """Whether a recorded write can have changed anything. Pure.
+
+    A write that names records counts whatever its status, because Qdrant may have applied a part of it; one that names none
+    is not counted when Qdrant refused it before doing anything. A batch, or several changes of aliases, may have been refused
+    in the middle.
+    """
+    return bool(found.ids) or entry.status not in (_NOT_BEGUN if found.in_steps else _NOT_DONE)
+
+
+def alias_moves(body: bytes) -> list[tuple[str, str]]:
+    """(alias, collection or alias it took over) for every alias that a request created or renamed."""
+    moves: list[tuple[str, str]] = []
+    for action in json.loads(body)["actions"]:
+        for kind, content in action.items():
+            if kind == "create_alias":
+                moves.append((content["alias_name"], content["collection_name"]))
+            elif kind == "rename_alias":
+                moves.append((content["new_alias_name"], content["old_alias_name"]))
+    return moves
+
+
+class Follower:
+    """Keeps ``target`` up to date with what ``source``, the server behind the gate, received.
+
+    ``copy_collection(name)`` makes a collection on the target from a snapshot. ``may_replace`` says whether it may be used on
+    a collection that is there already; not after the switch, when the target is the way back. The caller keeps an act open.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        source: Qdrant,
+        target: Qdrant,
+        position: Position,
+        path: Path,
+        *,
+        copy_collection: Callable[[str], None],
+        may_replace: bool,
+        say: Callable[[str], None] = lambda _s: None,
+    ) -> None:
+        self.gate, self.source, self.target = gate, source, target
+        self.position, self.path = position, path
+        self.copy_collection = copy_collection
+        self.may_replace = may_replace
+        self.say = say
+        self.recent: dict[str, dict[PointId, None]] = {}
+        self._bodies_to_forget: list[Written] = []
+        self._names: set[str] = set()
+        #: Called with the lines of every batch, before their bodies and lines may be given back to the disk.
+        self.observers: list[Callable[[Sequence[Written]], None]] = []
+
+    # -- a round ----------------------------------------------------------------------------------
+    def round(self, *, held: bool = False, budget: float = 0.0) -> Round:
+        """Bring over what was recorded since the last round.
+
+        ``held``: writes are held, so nothing slow may happen; :class:`TooMuchForAHold` is raised instead, with nothing
+        lost: the position stays where it was. ``budget`` is how many seconds may be used for comparisons then.
+        """
+        began, at, done = time.monotonic(), time.time(), Round()
+        entries = self.gate.read_log(self.position.offset)
+        aliases, names = side_by_side([self.source.aliases, self.source.collections])
+        self._remember(aliases)
+        self._names = set(names)
+        # One barrier for all of these lines: every one of them was acknowledged before it.
+        batches = [entries[i : i + LINES] for i in range(0, len(entries), LINES)]
+        passed: set[str] = set()
+        for batch in batches:
+            for observe in self.observers:
+                observe(batch)
+            self._batch(batch, done, passed, held=held, budget=budget)
+            self.position.offset = batch[-1].offset
+            if not held:
+                self.position.save(self.path)
+                self.gate.forget_bodies(batch)
+        if held:
+            self._bodies_to_forget += entries
+        elif self._bodies_to_forget:
+            self.gate.forget_bodies(self._bodies_to_forget)
+            self._bodies_to_forget = []
+        done.lines = len(entries)
+        done.seconds = time.monotonic() - began
+        self.position.at = at
+        self.position.save(self.path)
+        return done
+
+    def _batch(self, batch: Sequence[Written], done: Round, passed: set[str], *, held: bool, budget: float) -> None:
+        # Of a write whose nginx process died nobody knows where it went; reading its records as they are now is harmless.
+        ours = [e for e in batch if e.side in {self.position.side, "unknown"}]
+        late = [e for e in batch if e.side == _OTHER[self.position.side]]
+        work = self._work(ours)
+        if late:
+            if held:
+                raise TooMuchForAHold("A write that had been sent long ago has just reached the server left behind.")
+            done.late += self._bring_late(self._work(late), work)
+        there = self._names if held else set(self.source.collections())
+        schema = work.schema or work.gone or any(c not in there for c in work.collections)
+        if schema and held:
+            raise TooMuchForAHold(f"While writes were held, {'; '.join(work.reasons) or 'a collection changed'}.")
+        # Before settings and indexes are read as well: an index that was only acknowledged is not listed yet.
+        fresh = ((work.collections | work.schema) & there) - passed
+        self.source.barrier(fresh)
+        passed |= fresh
+        if schema:
+            self._bring_schema(work, there)
+            done.schema = True
+        if work.aliases:
+            self.bring_aliases()
+            done.schema = True
+        for name in work.collections & there:
+            self._bring_ids(name, work.ids.get(name, set()))
+            done.ids.setdefault(name, set()).update(work.ids.get(name, set()))
+            self._note_recent(name, work.ids.get(name, set()))
+        for name, depth in work.whole.items():
+            if name in there:
+                if held:
+                    self._must_fit(name, depth, budget, work.reasons)
+                done.compared.append(self.mend(name, depth, done))
+        self._note_moved(work)
+
+    def _work(self, entries: Sequence[Written]) -> Work:
+        work = Work()
+        if not entries:
+            return work
+        for entry, body in self.gate.bodies(entries):
+            found = touched(entry.method, entry.uri, body)
+            if found.nothing or not happened(entry, found):
+                continue
+            if found.refuse:
+                raise CannotFollow(
+                    f"{found.refuse} (recorded at {_clock(entry.at)}).",
+                    f"Let that change end. {BEGIN_ANEW}",
+                )
+            if found.aliases and not found.collection:
+                self._alias_request(body, work)
+            itself = entry.method.upper() in {"PUT", "DELETE"} and not path_of(entry.uri).rest
+            # Creating and deleting mean the name itself, whatever an alias of that name points to; all else may mean either.
+            work.add(found, {found.collection} if itself else self._meant_by(found.collection))
+            if itself and entry.method.upper() == "DELETE":
+                work.gone.add(found.collection)
+        return work
+
+    def _meant_by(self, name: str) -> set[str]:
+        """The collections a name in a request may have meant: itself, or all that an alias has pointed to."""
+        held = set(self.position.holders.get(name, []))
+        return held | ({name} if name and (not held or name in self._names) else set())
+
+    def _alias_request(self, body: bytes, work: Work) -> None:
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            for alias, took in alias_moves(body):
+                for name in {took, *self.position.holders.get(took, [])}:
+                    _put(self.position.holders, alias, name)
+            return
+        for name in self.source.collections():
+            work.whole[name] = Depth.EVERYTHING
+
+    def _remember(self, aliases: Mapping[str, str]) -> None:
+        for alias, collection in aliases.items():
+            _put(self.position.holders, alias, collection)
+
+    # -- records ----------------------------------------------------------------------------------
+    def _bring_ids(self, collection: str, ids: Iterable[PointId]) -> None:
+        bring(self.source, self.target, collection, ids)
+
+    def mend(self, collection: str, depth: Depth, done: Round | None = None) -> compare.Compared:
+        """Compare a whole collection and bring over whatever differs."""
+        for _ in range(5):
+            compared = compare.compare_collection(self.source, self.target, collection, depth=depth)
+            wrong = {d.where for d in compared.differences}
+            self._bring_ids(collection, wrong)
+            self._note_recent(collection, wrong)
+            if done is not None:
+                done.ids.setdefault(collection, set()).update(wrong)
+            if compared.count <= len(compared.differences):
+                break
+        return compared
+
+    def _must_fit(self, collection: str, depth: Depth, budget: float, reasons: Sequence[str]) -> None:
+        needed = self.target.count(collection) / RATE[depth]
+        if needed > budget:
+            raise TooMuchForAHold(f"While writes were held, {'; '.join(reasons)}: comparing all takes about {needed:.1f} s.")
+
+    def _note_recent(self, collection: str, ids: Iterable[PointId]) -> None:
+        kept = self.recent.setdefault(collection, {})
+        for one in ids:
+            kept.pop(one, None)
+            kept[one] = None
+        for one in list(kept)[: max(0, len(kept) - RECENT)]:
+            del kept[one]
+
+    def _note_moved(self, work: Work) -> None:
+        position = self.position
+        if position.moved_overflow:
+            return
+        for name, ids in work.ids.items():
+            position.moved[name] = list({*position.moved.get(name, []), *ids})
+        if work.whole or sum(map(len, position.moved.values())) > REMEMBERED:
+            position.moved_overflow, position.moved = True, {}
+
+    # -- late writes ------------------------------------------------------------------------------
+    def _bring_late(self, late: Work, work: Work) -> int:
+        """Writes that reached the server left behind after the switch: acknowledged to somebody, so they must not be lost.
+
+        Both versions of every such record are kept in ``late-writes.jsonl``. A record that was not written on the serving
+        server since the switch gets the late version; one that was is a conflict: the newer server's version stands.
+        """
+        if late.whole or late.schema or late.aliases:
+            raise CannotFollow(
+                f"After the switch {self.target.name} was changed in a way that names no records: {'; '.join(late.reasons)}.",
+                f"{self.source.name.capitalize()} serves. {BEGIN_ANEW}",
+            )
+        kept = self.path.with_name(LATE_WRITES)
+        count = 0
+        self.target.barrier(late.ids)
+        for name, ids in late.ids.items():
+            here, there = _by_id(self.source, name, ids), _by_id(self.target, name, ids)
+            now_written = {*self.position.moved.get(name, []), *work.ids.get(name, set())}
+            differing = [one for one in ids if here.get(one) != there.get(one)]
+            clash = [o for o in differing if o in now_written or self.position.moved_overflow or name in work.whole]
+            mine, theirs = self.source.name, self.target.name
+            keep_lines(
+                kept,
+                [
+                    {"collection": name, "id": o, "conflict": o in clash, mine: here.get(o), theirs: there.get(o)}
+                    for o in differing
+                ],
+            )
+            bring(self.target, self.source, name, [one for one in differing if one not in clash])
+            work.ids.setdefault(name, set()).update(clash)
+            self.position.conflicts += len(clash)
+            count += len(differing)
+            if differing:
+                self.say(
+                    f"{len(differing)} late writes to {self.target.name} were brought over"
+                    + (f", {len(clash)} of them conflict with newer ones: both versions are in {kept}" if clash else "")
+                    + "."
+                )
+        self.position.late += count
+        return count
+
+    # -- schema -----------------------------------------------------------------------------------
+    def bring_aliases(self) -> None:
+        """Make the target's aliases what the source's are now, in one request."""
+        mine, theirs = self.source.aliases(), self.target.aliases()
+        self._remember(mine)
+        actions: list[dict[str, Any]] = [
+            {"delete_alias": {"alias_name": a}} for a in theirs if mine.get(a) != theirs[a]
+        ] + [
+            {"create_alias": {"alias_name": a, "collection_name": c}} for a, c in mine.items() if theirs.get(a) != c
+        ]  # fmt: skip
+        if actions:
+            self.target.change_aliases(actions)
+
+    def _bring_schema(self, work: Work, there: set[str]) -> None:
+        """Make settings and indexes of the target what they are on the source now."""
+        for name in sorted(work.schema | {c for c in work.collections if c not in there}):
+            on_target = name in self.target.collections()
+            if name not in there:
+                if on_target and name in work.gone:
+                    self.target.delete_collection(name)
+                continue
+            if not on_target:
+                self.say(f"Copying {name}, which was created meanwhile.")
+                self.target.free_name(name)
+                self.copy_collection(name)
+                continue
+            self._bring_settings(name, gone=name in work.gone)
+        self.bring_aliases()
+
+    def _bring_settings(self, name: str, *, gone: bool) -> None:
+        mine, theirs = self.source.info(name), self.target.info(name)
+        if mine["config"] != theirs["config"]:
+            with suppress(Answered):
+                self.target.patch(name, patch_for(mine["config"]))
+            theirs = self.target.info(name)
+            left = compare.compare_schemas(_only(name, mine), _only(name, theirs))
+            left = [d for d in left if d.kind == "setting"]
+            if left:
+                self._replace(name, f"settings of {name} were changed ({compare.summary(left, 2)})", gone=gone)
+                return
+        indexes, others = _indexes(mine), _indexes(theirs)
+        for field_ in sorted({*indexes, *others}):
+            if indexes.get(field_) == others.get(field_):
+                continue
+            if field_ in others:
+                self.target.delete_index(name, field_)
+            if field_ in indexes:
+                self.target.create_index(name, field_, index_schema(indexes[field_]))
+
+    def _replace(self, name: str, why: str, *, gone: bool) -> None:
+        # What somebody asked to delete before it was made anew is nobody's way back any more.
+        if not self.may_replace and not gone:
+            raise CannotFollow(
+                f"On {self.source.name} {why}, which {self.target.name} cannot be brought to record by record.",
+                f"{self.source.name.capitalize()} serves, and the way back is closed until {name} has the settings from before. "
+                "Or let `follow` copy it anew; it asks first.",
+            )
+        self.say(f"Copying {name} again: {why}.")
+        self.copy_collection(name)
+
+    def bring_everything(self) -> None:
+        """Make the target what the source is now, by comparing everything: for when the records do not say where to look."""
+        there, others = set(self.source.collections()), set(self.target.collections())
+        self.source.barrier(there)
+        self._bring_schema(Work(schema=there | others, gone=others - there), there)
+        for name in sorted(there & set(self.source.collections())):
+            while (found := self.mend(name, Depth.EVERYTHING)).count > len(found.differences):
+                self.say(f"{name}: {found.count} records differed.")
+
+    # -- proof ------------------------------------------------------------------------------------
+    def prove_everything(
+        self,
+        *,
+        threads: int = 4,
+        settle: float = 5.0,
+        progress: Callable[[str, int], Any] = lambda _name, _count: nullcontext(lambda _done: None),
+    ) -> tuple[list[compare.Compared], list[Difference]]:
+        """Compare everything bit by bit while applications go on writing.
+
+        Records that differ because they are being written at this moment are among the recorded ones and are brought over by
+        the next rounds; what still differs after ``settle`` seconds without being written is a real difference. Returns what
+        was compared and the real differences; nothing is repaired except by following. ``progress(collection, records)`` is
+        a context manager that gives a function to call with the number of records compared.
+        """
+        names = self.source.collections()
+        compared: list[compare.Compared] = []
+        open_: dict[str, dict[PointId, Difference]] = {}
+        for name in names:
+            try:
+                with progress(name, self.source.count(name)) as advance:
+                    one = compare.compare_collection(self.source, self.target, name, threads=threads, advance=advance)
+            except NotThere:
+                continue  # the comparison of the schemas names it
+            compared.append(one)
+            if one.count > len(one.differences):
+                return compared, one.differences
+            open_[name] = {d.where: d for d in one.differences}
+
+        quiet = 0
+
+        def settled() -> list[Difference] | Not:
+            nonlocal quiet
+            followed = self.round()
+            quiet = 0 if followed.lines else quiet + 1
+            for name, wrong in open_.items():
+                for one in followed.ids.get(name, set()):
+                    wrong.pop(one, None)
+                left = compare.compare_ids(self.source, self.target, name, list(wrong))
+                open_[name] = {d.where: d for d in left}
+            schema = compare.compare_schemas(compare.schema_of(self.source), compare.schema_of(self.target))
+            rest = [d for wrong in open_.values() for d in wrong.values()] + schema
+            # Where nobody writes, a difference does not go away by waiting.
+            return Not(compare.summary(rest)) if rest and quiet < QUIET_ROUNDS else rest
+
+        with suppress(TimedOut):
+            # Where nothing differs there is nothing to wait for: the first look ends it.
+            wait_until(settled, deadline=settle, what="The same data on both servers", every=0.3)
+        schema = compare.compare_schemas(compare.schema_of(self.source), compare.schema_of(self.target))
+        return compared, [d for wrong in open_.values() for d in wrong.values()] + schema
+
+    def prove_quickly(self, ids: Mapping[str, set[PointId]], *, counts: bool, timeout: float) -> list[Difference]:
+        """The proof inside a hold: the touched records bit by bit, schema, aliases and (``counts``) exact counts."""
+        names = self.source.collections()
+        limit = (2.0, timeout)
+        chosen = {n: {*ids.get(n, set()), *self.recent.get(n, {})} for n in names}
+
+        def schemas() -> list[Difference]:
+            both = side_by_side([lambda: compare.schema_of(self.source), lambda: compare.schema_of(self.target)])
+            return compare.compare_schemas(both[0], both[1])
+
+        def records(name: str) -> list[Difference]:
+            return compare.compare_ids(self.source, self.target, name, chosen[name], timeout=limit)
+
+        def numbers(name: str) -> list[Difference]:
+            return compare.compare_counts(self.source, self.target, [name], timeout=limit)
+
+        tasks: list[Callable[[], list[Difference]]] = [schemas]
+        for kind in [records, numbers] if counts else [records]:
+            tasks += [partial(kind, name) for name in names]
+        return [d for found in side_by_side(tasks) for d in found]
+
+
+def bring(source: Qdrant, target: Qdrant, collection: str, ids: Iterable[PointId]) -> None:
+    """Write the records ``ids`` to the target as they are on the source now; delete those that are not there."""
+    chosen = list(ids)
+    if not chosen:
+        return
+    try:
+        per_page = max(16, min(500, compare.per_request(source.info(collection))))
+    except NotThere:
+        return  # deleted meanwhile; the log will say so
+
+    def chunk(part: list[PointId]) -> None:
+        try:
+            found = points_of(source.records(collection, part))
+        except NotThere:
+            return
+        target.upsert(collection, [as_written(record) for record in found])
+        target.delete(collection, set(part) - {record["id"] for record in found})
+
+    parts = [chosen[i : i + per_page] for i in range(0, len(chosen), per_page)]
+    side_by_side([lambda p=p: chunk(p) for p in parts], 4)
+
+
+def as_written(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as Qdrant answers it, in the form in which it is written; an absent payload or vector is written as empty."""
+    return {"id": record["id"], "payload": record.get("payload") or {}, "vector": record.get("vector") or {}}
+
+
+def patch_for(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A PATCH that gives a collection these settings, as far as Qdrant lets them be changed."""
+    params = config.get("params", {})
+    vectors = params.get("vectors") or {}
+    named = {"": vectors} if "size" in vectors else vectors
+    changeable = ("hnsw_config", "quantization_config", "on_disk")
+    changes: dict[str, Any] = {
+        "hnsw_config": config.get("hnsw_config"),
+        "optimizers_config": {k: v for k, v in (config.get("optimizer_config") or {}).items() if v is not None},
+        "quantization_config": config.get("quantization_config") or "Disabled",
+        "params": {
+            k: params[k]
+            for k in ("replication_factor", "write_consistency_factor", "read_fan_out_factor", "on_disk_payload")
+            if params.get(k) is not None
+        },
+        "vectors": {n: {k: v[k] for k in changeable if v.get(k) is not None} for n, v in named.items()},
+        "sparse_vectors": params.get("sparse_vectors"),
+        "strict_mode_config": config.get("strict_mode_config"),
+        "metadata": config.get("metadata"),
+    }
+    return {k: v for k, v in changes.items() if v}
+
+
+def index_schema(described: Mapping[str, Any]) -> Any:
+    """What creates the payload index that a collection describes: its parameters, or its type alone."""
+    params = described.get("params")
+    return {k: v for k, v in params.items() if v is not None} if params else described["data_type"]
+
+
+def _indexes(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    schema = info.get("payload_schema") or {}
+    return {name: {k: v for k, v in one.items() if k != "points"} for name, one in schema.items()}
+
+
+def _only(name: str, info: Mapping[str, Any]) -> compare.Schema:
+    return compare.Schema({name: info["config"]}, {name: _indexes(info)}, {})
+
+
+def _by_id(server: Qdrant, collection: str, ids: Iterable[PointId]) -> dict[PointId, Any]:
+    chosen = list(ids)
+    found: dict[PointId, Any] = {}
+    for i in range(0, len(chosen), 500):
+        with suppress(NotThere):
+            found |= {r["id"]: r for r in points_of(server.records(collection, chosen[i : i + 500]))}
+    return found
+
+
+def _put(holders: dict[str, list[str]], alias: str, collection: str) -> None:
+    if collection not in holders.setdefault(alias, []):
+        holders[alias].append(collection)
+
+
+#: In the state folder: writes that reached the server left behind, one a line.
+LATE_WRITES = "late-writes.jsonl"
+
+
+def keep_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Add lines to a file for people; on the disk when this returns. Without lines there is no file."""
+    if not lines:
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M:%SZ", time.gmtime(at))

@@ -1,0 +1,405 @@
+"""What ``copy``, ``switch``, ``back`` and ``finish`` share: where the move is, who follows whom, and the move itself.
+
+Which server serves is decided by the gate alone (a flag on the Nginx host that survives a reboot). Everything else is derived
+from that flag, the journal and a small file that says how far the other server is up to date, so a tool that was killed at
+any point finds its way by looking.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable
+from cutover.core.wait import TimedOut
+from cutover.gate.interface import Side
+from cutover.qdrant import compare, snapshots
+from cutover.qdrant.client import Answered, Qdrant
+from cutover.replication import bypass
+from cutover.replication.follower import CannotFollow, Follower, Position, Round, TooMuchForAHold
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+
+#: A held write looks again every 200 ms, so it waits up to that much longer than the hold, and a little to be answered.
+LOOKS_AGAIN = 0.25
+#: Kept for setting the flag, which the Nginx host refuses when the hold was over by its clock.
+RESERVE = 0.15
+#: Exact counts are made inside the hold when they take at most this share of it; they are what grows with the collection.
+SHARE_OF_COUNTS = 0.1
+#: A round during a move is "short" after at most this many rounds, or the writers are faster than following.
+ROUNDS = 60
+ATTEMPTS = 5
+
+OTHER: dict[Side, Side] = {"old": "new", "new": "old"}
+
+
+def position_path(context: Context) -> Path:
+    """Where it stands how far the other server is up to date."""
+    return context.state_dir / "follow.json"
+
+
+def position(context: Context, side: Side) -> Position:
+    """How far the server that does not serve is up to date; turned round where the traffic moved since it was saved."""
+    found = Position.load(position_path(context))
+    if found is None and side == "new":
+        raise CannotFollow("Nobody knows how far the old server is up to date.", "`follow` compares everything anew.")
+    if found is None:
+        raise Refused("There is no copy to go on with.", "Begin with `copy`.")
+    if found.doubt:
+        raise CannotFollow(
+            f"{server(context, OTHER[side]).name.capitalize()} is not up to date: {found.doubt}",
+            "`follow` compares everything anew.",
+        )
+    if found.side == side:
+        found.alone = False  # the traffic was not moved then
+    elif found.alone:
+        raise Refused(
+            "The old server was brought up to date from the records alone, so the new one cannot be followed from here.",
+            "Run `back` again to end that; then `copy` begins anew.",
+        )
+    if found.side != side:
+        # The tool ended between setting the flag and saving this. The offset was saved inside the hold, so every line
+        # after it is either of the server that serves now or a late write.
+        found.side, found.moved, found.moved_overflow = side, {}, False
+    return found
+
+
+def server(context: Context, side: Side) -> Qdrant:
+    """The server of a side."""
+    return context.old if side == "old" else context.new
+
+
+def follower(context: Context, side: Side, verb: str) -> Follower:
+    """Who brings the other server up to date with what the serving one (``side``) receives."""
+    tidy(context, verb)
+    return _follower(context, verb, side, position(context, side), may_replace=side == "old")
+
+
+def tidy(context: Context, verb: str) -> None:
+    """Remove the snapshots that interrupted commands left. That it cannot be done now stands in nobody's way."""
+    for one in (context.old, context.new):
+        with suppress(CutoverError):
+            snapshots.remove_left(context, verb, one)
+
+
+def _follower(context: Context, verb: str, side: Side, found: Position, *, may_replace: bool) -> Follower:
+    source, target = server(context, side), server(context, OTHER[side])
+
+    def copy_collection(name: str) -> None:
+        base_copy(context, verb, source, target, name)
+
+    return Follower(
+        context.gate,
+        source,
+        target,
+        found,
+        position_path(context),
+        copy_collection=copy_collection,
+        may_replace=may_replace,
+        say=context.ui.say,
+    )
+
+
+def end_abandoned_hold(context: Context, verb: str) -> None:
+    """End a hold that a killed run left behind. The Nginx host does so itself after a moment; this does not wait for it."""
+    if context.gate.state().held:
+        with context.guard.act(f"{verb}.release", "End the hold that an interrupted run left behind", passing=True):
+            context.gate.release()
+
+
+def need_one_that_writes(context: Context, verb: str, target: Qdrant, meanwhile: str = "") -> None:
+    """Refused where a server that is to serve cannot write to its disk. Leaves nothing on it. ``meanwhile``: who serves."""
+    try:
+        with context.guard.act(f"{verb}.try", f"Try whether {target.name} can write to its disk", passing=True):
+            target.try_writing()
+    except Answered as error:
+        if error.status < 500:
+            raise  # a key, or a limit: no disk
+        raise Refused(
+            f"{target.name.capitalize()} cannot write: {error.sentence}",
+            f"{meanwhile} Look at the disk of {target.name}, then run `{verb}` again.".strip(),
+        ) from error
+    except OutcomeUnknown as error:  # whatever became of it, it leaves nothing
+        raise Unreachable(error.sentence, error.hint) from error
+
+
+def catch_up(context: Context, verb: str, following: Follower) -> Round:
+    """Rounds until one is short (``limits.round_seconds``) and the next would not be shorter; returns the last one."""
+    limit = context.site.limits.round_seconds
+    with context.guard.act(f"{verb}.catch-up", f"Bring {following.target.name} up to date", passing=True) as act:
+        total = Counter[str]()
+        before = float("inf")
+        for _ in range(ROUNDS):
+            last = following.round()
+            total.update(rounds=1, lines=last.lines, records=last.records)
+            if last.seconds <= limit and not last.compared and (not last.lines or last.seconds > 0.8 * before):
+                act.after = dict(total)
+                return last
+            before = last.seconds
+    raise Refused(
+        f"{following.target.name} does not catch up: after {ROUNDS} rounds one still takes {last.seconds:.1f} s "
+        f"for {last.lines} writes.",
+        "Applications write faster than can be followed; wait for a quieter hour, or raise limits.round_seconds.",
+    )
+
+
+def prove(context: Context, verb: str, following: Follower) -> dict[str, Any]:
+    """Compare everything while applications write; Refused with the differences by name. Returns what was compared."""
+    began = time.monotonic()
+    with context.guard.act(
+        f"{verb}.prove", f"Compare {following.source.name} and {following.target.name} bit by bit", passing=True
+    ) as act:
+        compared, differences = following.prove_everything(
+            progress=lambda name, count: context.ui.progress(f"Comparing {name}", count, "records")
+        )
+        records = sum(c.records for c in compared)
+        seconds = time.monotonic() - began
+        facts = {"records": records, "collections": len(compared), "seconds": round(seconds, 3)}
+        act.after = {**facts, "differences": len(differences)}
+    if differences:
+        context.journal.note(f"{verb}.differences", compare.summary(differences, 20), count=len(differences))
+        raise Differ(
+            f"{following.source.name} and {following.target.name} do not hold the same data: {compare.summary(differences)}.",
+            _remedy(following),
+        )
+    context.journal.note(f"{verb}.proved", f"{records} records in {len(compared)} collections are the same, bit by bit", **facts)
+    context.ui.say(f"{records} records in {len(compared)} collections are the same, bit by bit ({seconds:.1f} s).")
+    return facts
+
+
+def _remedy(following: Follower) -> str:
+    anew = (
+        "Undo the copy and make it again."
+        if following.position.side == "old"
+        else f"`follow` compares everything anew, and asks before it replaces what {following.target.name} holds."
+    )
+    return (
+        f"{following.source.name} serves, nothing was moved. These differences are not among the writes that passed Nginx: "
+        f"somebody changed one of the servers directly, or the copy is damaged. {anew}"
+    )
+
+
+def refuse_bypass(context: Context, verb: str, watch: bypass.Watch, name: str) -> None:
+    """Refused where somebody wrote to a server without passing Nginx since the watch began."""
+    try:
+        with context.guard.act(
+            f"{verb}.watch", f"Look whether anybody writes to {name} without going through Nginx", passing=True
+        ):
+            found = watch.look()
+    except bypass.Restarted:
+        raise Refused(f"{name} was restarted meanwhile, so its request counters say nothing.", "Run it again.") from None
+    if found:
+        raise Refused(
+            f"Somebody writes to {name} without going through Nginx: {', '.join(map(str, found))}.",
+            "Point that writer to Nginx (and gRPC writers to REST), or stop it; then run this again.",
+        )
+
+
+class Differ(CannotFollow):
+    """Both servers were compared, and what is recorded does not explain the difference."""
+
+
+@dataclass
+class Moved:
+    """How a move went. Times in seconds."""
+
+    held: float = 0.0
+    lines: int = 0
+    records: int = 0
+    attempts: int = 0
+    counts: bool = True
+    steps: dict[str, float] = field(default_factory=dict)
+
+
+def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
+    """Move the traffic: catch up, prove everything, then hold, last round, proof, flag, release.
+
+    Raises Refused where a difference, a bypass or too many writes stop it: then the traffic is where it was. Killed at any
+    point, the hold ends by itself, either side serves, and running the verb again finishes it.
+    """
+    side = OTHER[to]
+    end_abandoned_hold(context, verb)
+    following = follower(context, side, verb)
+    need_one_that_writes(context, verb, following.target, f"{following.source.name.capitalize()} goes on serving.")
+    catch_up(context, verb, following)
+    watches = [
+        (bypass.Watch(context.gate, following.source, side, following), following.source.name),
+        (bypass.Watch(context.gate, following.target, to, following), following.target.name),
+    ]
+    try:
+        facts = prove(context, verb, following)
+    except Refused:
+        # Who goes round Nginx is the better explanation of a difference.
+        for watch, name in watches:
+            refuse_bypass(context, verb, watch, name)
+        raise
+    for watch, name in watches:
+        refuse_bypass(context, verb, watch, name)
+    reason: CutoverError | None = None
+    for attempt in range(1, ATTEMPTS + 1):
+        # Where time was short once, counting stays outside.
+        share = (context.site.limits.hold_seconds - LOOKS_AGAIN) * SHARE_OF_COUNTS
+        counts = _counting_fits(following, share) and attempt == 1
+        catch_up(context, verb, following)
+        try:
+            moved = _held(context, verb, following, to, counts)
+        except (TooMuchForAHold, TimedOut) as error:
+            reason = error
+            context.ui.say(f"The hold was ended on {following.source.name}: {error.sentence} Trying again.")
+            continue
+        moved.attempts = attempt
+        return moved, facts
+    assert reason is not None
+    raise Refused(
+        f"The traffic was not moved: {reason.sentence}",
+        f"{ATTEMPTS} times the proof was not there in time, and {following.source.name} goes on serving. "
+        "Try in a quieter hour, or raise limits.hold_seconds.",
+    )
+
+
+def _counting_fits(following: Follower, share: float) -> bool:
+    began = time.monotonic()
+    compare.compare_counts(following.source, following.target, following.source.collections())
+    return time.monotonic() - began <= share
+
+
+def _held(context: Context, verb: str, following: Follower, to: Side, counts: bool) -> Moved:
+    moved = Moved(counts=counts)
+    budget = context.site.limits.hold_seconds - LOOKS_AGAIN
+    gate, names = context.gate, (following.source.name, following.target.name)
+    began = time.monotonic()
+
+    def left(reserve: float = RESERVE) -> float:
+        rest = budget - reserve - (time.monotonic() - began)
+        if rest <= 0:
+            raise TooMuchForAHold(f"The proof was not there within {budget:.2f} s.")
+        return rest
+
+    def lap(name: str) -> None:
+        moved.steps[name] = round(time.monotonic() - began, 4)
+
+    try:
+        with context.guard.act(f"{verb}.hold", "Hold writes", before={"serves": names[0]}, passing=True):
+            gate.hold(budget)
+            # The Nginx host ends the hold after that time in any case, and then refuses the flag; here the time counts from
+            # the moment at which the hold was seen to be in force.
+            began = time.monotonic()
+        with context.guard.act(f"{verb}.last-round", "Bring over the last writes and compare them", passing=True) as act:
+            gate.drain(left())
+            lap("drained")
+            last = following.round(held=True, budget=left() / 2)
+            moved.lines, moved.records = last.lines, last.records
+            lap("followed")
+            try:
+                differences = following.prove_quickly(last.ids, counts=moved.counts, timeout=left())
+            except CutoverError as error:
+                left()
+                raise Refused(f"The proof could not be made: {error.sentence}", f"{names[0]} goes on serving.") from error
+            lap("proved")
+            act.after = {"lines": last.lines, "records": last.records, "differences": len(differences)}
+        if differences:
+            raise Differ(
+                f"{names[0]} and {names[1]} do not hold the same data: {compare.summary(differences)}.",
+                _remedy(following),
+            )
+        left(reserve=0.05)
+        with context.guard.act(f"{verb}.point", f"Send requests to {names[1]}", before={"serves": names[0]}) as act:
+            try:
+                (gate.point_to_new if to == "new" else gate.point_to_old)()
+            except Refused as error:
+                raise TooMuchForAHold(error.sentence) from error
+            lap("pointed")
+            act.after = {"serves": names[1]}
+    except BaseException:
+        release(context, verb)
+        raise
+    release(context, verb)
+    moved.held = round(time.monotonic() - began, 4)
+    moved.steps["released"] = moved.held
+    return moved
+
+
+def release(context: Context, verb: str) -> None:
+    """End the hold. That it cannot be ended is said, but is no failure: it ends by itself."""
+    try:
+        with context.guard.act(f"{verb}.release", "End the hold", passing=True):
+            context.gate.release()
+    except CutoverError as error:
+        context.ui.say(f"The hold could not be ended from here ({error.sentence}); the Nginx host ends it by itself.")
+
+
+def after_the_move(context: Context, verb: str) -> Round:
+    """The first round in the other direction: brings late writes over, and shows that the way back is open."""
+    side = context.gate.state().side
+    following = follower(context, side, verb)
+    following.position.save(position_path(context))
+    with context.guard.act(f"{verb}.feed", f"Keep {following.target.name} up to date"):
+        return following.round()
+
+
+def begin_anew(context: Context, verb: str, why: str) -> dict[str, Any]:
+    """Open the way back again after the switch, where the records cannot: record anew, compare everything, replace what differs.
+
+    Asks for the site's name, because what the old server holds otherwise is lost. Run again it begins from the start.
+    """
+    differing = compare.compare_schemas(compare.schema_of(context.new), compare.schema_of(context.old))
+    shown = f" Other than records, that is: {compare.summary(differing, 10)}." if differing else ""
+    context.confirm.by_name(
+        context.site.name,
+        f"{context.old.name.capitalize()} cannot be brought up to date by what is recorded: {why} Everything is compared with "
+        f"{context.new.name}, and what {context.old.name} holds otherwise is replaced or removed.{shown} "
+        "Until that has ended there is no way back.",
+    )
+    end_abandoned_hold(context, verb)
+    path = position_path(context)
+    start = Position("new", doubt=why, holders={alias: [name] for alias, name in context.new.aliases().items()})
+    with context.guard.act(f"{verb}.record", "Record every write anew", before={"why": why}):
+        start.save(path)  # first: from here on nobody may take the old server for a copy
+        context.gate.start_recording()
+        start.save(path)
+    with context.guard.act(f"{verb}.mend", f"Make {context.old.name} what {context.new.name} is, by comparing everything"):
+        _follower(context, verb, "new", start, may_replace=True).bring_everything()
+        start.doubt = ""
+        start.save(path)
+    following = follower(context, "new", verb)
+    catch_up(context, verb, following)
+    return prove(context, verb, following)
+
+
+def base_copy(context: Context, verb: str, source: Qdrant, target: Qdrant, name: str) -> dict[str, Any]:
+    """Copy one collection by snapshot into an absent collection; a part that an interrupted copy left is removed first.
+
+    The target fetches the snapshot itself, with the source's read-only key; Qdrant checks the checksum and leaves nothing
+    behind where it does not fit. The snapshot is removed from the source afterwards.
+    """
+    read_key = context.credentials.get("QDRANT_READ_ONLY_API_KEY")
+    if name in target.collections():
+        with context.guard.act(f"{verb}.remove-part", f"Remove the unfinished copy of {name} on {target.name}"):
+            target.delete_collection(name)
+    elif name in target.aliases():
+        with context.guard.act(
+            f"{verb}.remove-alias", f"Remove the alias {name} on {target.name}; {source.name} has a collection"
+        ):
+            target.free_name(name)
+    began = time.monotonic()
+    with snapshots.taken(context, verb, source, name) as made:
+        seconds_taken = time.monotonic() - began
+        what = f"Recover {name} on {target.name}"
+        with context.guard.act(f"{verb}.recover", what, before={"collection": name, "absent": True}) as act:
+            url = source.snapshot_url(name, made.name)
+            try:
+                target.recover(name, url, checksum=made.checksum, source_key=read_key)
+            except CutoverError as error:
+                raise Failed(
+                    f"{name} could not be copied to {target.name}: {error.sentence}",
+                    f"{source.name} serves, nothing was moved. Remove the reason and run `copy` again.",
+                ) from error
+            act.after = {"collection": name}
+    seconds = time.monotonic() - began
+    context.ui.say(f"{name} was copied ({made.size / 1e6:.1f} MB in {seconds:.1f} s).")
+    return {"bytes": made.size, "snapshot_seconds": round(seconds_taken, 3), "seconds": round(seconds, 3)}

@@ -1,0 +1,576 @@
+"""The site: every fact of ``site.yaml``, checked before anything is contacted.
+
+All mistakes are reported at once, each with file and line, what was expected and what was found. Addresses, ports,
+ids, sizes, paths and limits come from here and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from cutover.core.errors import WrongUsage
+
+
+def _is_url(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return good and not (parts.username or parts.query or parts.fragment) and value.isprintable() and " " not in value
+
+
+def _url(value: str) -> str:
+    if not _is_url(value):
+        raise ValueError("an address such as http://10.0.0.152:6333, without user, query or fragment")
+    return value.rstrip("/")
+
+
+def _server_url(value: str) -> str:
+    url = _url(value)
+    if urlsplit(url).scheme != "http" or urlsplit(url).path:
+        raise ValueError("an address such as http://10.0.0.152:6333: Nginx passes requests on by plain HTTP to a host and port")
+    return url
+
+
+def _public_url(value: str) -> str:
+    url = _url(value)
+    if urlsplit(url).path:
+        raise ValueError("an address such as http://nginx.home.arpa:6333, without a path")
+    return url
+
+
+def _repository(value: str) -> str:
+    if not _is_url(value):
+        raise ValueError("the address of a Git repository, such as https://git.home.arpa/infra/qdrant-cutover.git, without user")
+    return value.rstrip("/")
+
+
+def netloc(url: str) -> str:
+    """``host:port`` of an address, as Nginx writes it."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def _absolute(value: str) -> str:
+    if not value.startswith("/") or not value.isprintable():
+        raise ValueError("an absolute path")
+    return value.rstrip("/") or "/"
+
+
+def _gate_folder(value: str) -> str:
+    path = _absolute(value)
+    if path.count("/") < 2:
+        raise ValueError("a folder of its own, such as /var/lib/qdrant-gate")
+    if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+", path) or {"..", "."} & set(path.split("/")):
+        raise ValueError("an absolute path of plain letters and digits")
+    if path.startswith(("/run/", "/var/run/", "/dev/")):
+        raise ValueError("a folder that survives a reboot, such as /var/lib/qdrant-gate")
+    return path
+
+
+def _beside_the_site(value: str, info: ValidationInfo) -> str:
+    """A relative path is meant beside site.yaml, wherever the command is started."""
+    folder = (info.context or {}).get("folder", Path())
+    return str(folder / Path(value).expanduser())
+
+
+def _text(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise ValueError("some text on one line")
+    return value
+
+
+def _like(pattern: str, expected: str) -> AfterValidator:
+    """Text of this form; ``expected`` says in words which."""
+
+    def test(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(expected)
+        return value
+
+    return AfterValidator(test)
+
+
+def _fingerprint(value: str) -> str:
+    plain = value.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", plain):
+        raise ValueError("a SHA-256 fingerprint: 64 hexadecimal digits, colons allowed")
+    return plain
+
+
+def _pinned(value: str) -> str:
+    if not re.fullmatch(r"[^\s@]+:[^\s@:/]+@sha256:[0-9a-f]{64}", value):
+        raise ValueError("an image pinned by tag and digest: name:tag@sha256:<64 hexadecimal digits>")
+    return value
+
+
+def _is_ip(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _host(value: str) -> str:
+    """Written in one way, so that the same address is recognised."""
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        if not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*", value) or re.fullmatch(r"[0-9.]+", value):  # fmt: skip # noqa: E501
+            raise ValueError("an IP address or a host name") from None
+    return value.lower()
+
+
+Url = Annotated[str, AfterValidator(_url)]
+ServerUrl = Annotated[str, AfterValidator(_server_url)]
+PublicUrl = Annotated[str, AfterValidator(_public_url)]
+Repository = Annotated[str, AfterValidator(_repository)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+GateFolder = Annotated[str, AfterValidator(_gate_folder)]
+File = Annotated[str, AfterValidator(_text), AfterValidator(_beside_the_site)]
+Text = Annotated[str, AfterValidator(_text)]
+Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
+PinnedImage = Annotated[str, AfterValidator(_pinned)]
+Host = Annotated[str, AfterValidator(_host)]
+Name = Annotated[
+    str,
+    _like(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "a name of letters, digits, '.', '_' and '-', beginning with a letter or digit"),
+]
+Vmid = Annotated[int, Field(ge=100, le=999_999_999)]
+Duration = Annotated[str, _like(r"(?=.*[1-9])(\d+h)?(\d+m)?(\d+s)?", "a time such as 5m, 30s or 1h30m")]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    """A part of site.yaml: unknown fields are mistakes, values are not converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Storages(Part):
+    """Proxmox storages by what they are used for."""
+
+    backup: Name
+    restore: Name
+
+
+class Proxmox(Part):
+    """The Proxmox host."""
+
+    url: Url
+    node: Name
+    ca_file: File | None = None
+    fingerprint: Fingerprint | None = None
+    storages: Storages
+    scratch_vmid: Vmid
+
+
+class Guest(Part):
+    """A guest of the Proxmox host."""
+
+    vmid: Vmid
+    kind: Literal["lxc", "vm"]
+    name: Name
+    address: Host
+
+    def __str__(self) -> str:
+        return f"{'LXC' if self.kind == 'lxc' else 'VM'} {self.vmid} ({self.name})"
+
+
+class Guests(Part):
+    """The guests that the plan names, by their part in it."""
+
+    nginx: Guest
+    vllm: Guest
+    old: Guest
+    new: Guest
+    legacy: list[Guest]
+
+    def all(self) -> list[Guest]:
+        """Every guest of the plan."""
+        return [self.nginx, self.vllm, self.old, self.new, *self.legacy]
+
+    def to_decommission(self) -> list[Guest]:
+        """The guests that are given back in the end, in order of their ids."""
+        return sorted([self.old, *self.legacy], key=lambda guest: guest.vmid)
+
+
+class Sizes(Part):
+    """Cores, memory in MiB, disk in GiB."""
+
+    cores: Annotated[int, Field(ge=1, le=512)]
+    memory_mb: Annotated[int, Field(ge=64)]
+    disk_gb: Annotated[int, Field(ge=1)]
+
+
+class Resize(Part):
+    """The resize of the new server's VM."""
+
+    disk: Annotated[str, _like(r"(scsi|virtio|sata|ide)\d+", "a disk of the VM, such as scsi0")]
+    mount_point: AbsolutePath
+    before: Sizes
+    after: Sizes
+
+
+class Qdrant(Part):
+    """Both Qdrant servers, and the address that applications use."""
+
+    version: Annotated[str, _like(r"\d+\.\d+\.\d+", "a version such as 1.18.3")]
+    image: PinnedImage
+    old_url: ServerUrl
+    new_url: ServerUrl
+    public_url: PublicUrl
+
+
+class Nginx(Part):
+    """Nginx on its host. ``shell`` is the argument prefix that gives a shell there; empty means this machine."""
+
+    shell: list[Text]
+    binary: Text
+    main_config: AbsolutePath
+    http_folder: AbsolutePath
+    server_file: AbsolutePath
+    gate_folder: GateFolder
+    worker_user: Name
+    reload: Annotated[list[Text], Field(min_length=1)]
+
+
+class AutoUpdate(Part):
+    """How Portainer learns of a merge."""
+
+    mode: Literal["polling", "webhook", "none"]
+    interval: Duration = "5m"
+
+
+class Portainer(Part):
+    """Portainer and the Git stack that it runs."""
+
+    url: Url
+    ca_file: File | None = None
+    fingerprint: Fingerprint | None = None
+    environment: Text
+    stack: Annotated[str, _like(r"[a-z0-9][a-z0-9_-]*", "a name of small letters, digits, '_' and '-'")]
+    repository: Repository
+    reference: Annotated[str, _like(r"refs/(heads|tags)/\S+", "refs/heads/<branch> or refs/tags/<tag>")]
+    compose_file: Annotated[
+        str, _like(r"(?!.*(^|/)\.\.(/|$))[^/].*\.ya?ml", "a path inside the repository that ends in .yml or .yaml")
+    ]
+    auto_update: AutoUpdate
+
+
+class Vllm(Part):
+    """vLLM, as users reach it."""
+
+    public_url: Url
+    model: str | None = None
+
+
+class Rfc2136(Part):
+    """A name server that takes signed dynamic updates (BIND, Knot, PowerDNS, Technitium, Windows)."""
+
+    kind: Literal["rfc2136"]
+    server: Host
+    port: Annotated[int, Field(ge=1, le=65535)] = 53
+    zones: Annotated[list[Host], Field(min_length=1)]
+
+
+class Pihole(Part):
+    """Pi-hole v6 through its API."""
+
+    kind: Literal["pihole"]
+    url: Url
+    ca_file: File | None = None
+
+
+class Adguard(Part):
+    """AdGuard Home through its API."""
+
+    kind: Literal["adguard"]
+    url: Url
+    ca_file: File | None = None
+
+
+class ReportOnly(Part):
+    """A name server that is changed by hand; the tool only says what should go."""
+
+    kind: Literal["report"]
+    server: Host
+    port: Annotated[int, Field(ge=1, le=65535)] = 53
+
+
+DnsProvider = Annotated[Rfc2136 | Pihole | Adguard | ReportOnly, Field(discriminator="kind")]
+
+
+class Limits(Part):
+    """Numbers that both the commands and the criteria use. Seconds, MiB, GiB and hours, as the names say."""
+
+    hold_seconds: Annotated[float, Field(gt=0, le=1.4)]  # the gate itself answers 503 after about 1.4 s
+    round_seconds: Seconds
+    memory_reserve_mb: Annotated[int, Field(ge=0)]
+    disk_reserve_gb: Annotated[int, Field(ge=0)]
+    overcommit: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    bypass_watch_seconds: Seconds
+    soak_hours: Annotated[float, Field(ge=0, le=8760, allow_inf_nan=False)]
+    reboot_seconds: Seconds
+    deploy_seconds: Seconds
+
+
+class Site(Part):
+    """The whole site."""
+
+    name: Name
+    proxmox: Proxmox
+    guests: Guests
+    resize: Resize
+    qdrant: Qdrant
+    nginx: Nginx
+    portainer: Portainer
+    vllm: Vllm
+    dns: list[DnsProvider]
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake in a site file."""
+
+    file: Path
+    line: int
+    where: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.where}: {self.sentence}"
+
+
+class WrongSite(WrongUsage):
+    """site.yaml has mistakes; ``mistakes`` lists all of them."""
+
+    def __init__(self, file: Path, mistakes: Sequence[Mistake]) -> None:
+        count = "one mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        super().__init__(f"{file} has {count}:\n" + "\n".join(f"  {m}" for m in mistakes))
+        self.mistakes = list(mistakes)
+
+
+def load(path: Path) -> Site:
+    """Read and check a site file. :class:`WrongSite` with every mistake; nothing is contacted."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise WrongUsage(f"{path} cannot be read: {reason}.", "Name your site file with --site.") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path = Path("site.yaml")) -> Site:
+    """Check the text of a site file; ``path`` is what mistakes are reported against."""
+    try:
+        tree = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark is not None else 1
+        said = " ".join(str(error.problem or error).split("\n")[0].split())
+        if said.startswith("but ") and error.context:  # its context is the first half of the sentence
+            said = f"{error.context}, {said}"
+        raise WrongSite(path, [Mistake(path, line, "YAML", said)]) from None
+    except TypeError:  # ruamel says that a mapping or list is not hashable, and not where
+        raise WrongSite(path, [Mistake(path, 1, "YAML", "a list or a group of fields stands where a name should")]) from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise WrongSite(path, [Mistake(path, 1, "YAML", str(error).split("\n")[0])]) from None
+    if not isinstance(tree, CommentedMap):
+        raise WrongSite(path, [Mistake(path, 1, "file", "expected the parts of a site (name, proxmox, guests, ...)")])
+    mistakes: list[Mistake] = []
+    site: Site | None = None
+    try:
+        site = Site.model_validate(_plain(tree), context={"folder": path.absolute().parent})
+    except ValidationError as error:
+        for problem in error.errors():
+            where = [part for part in problem["loc"] if part not in {"rfc2136", "pihole", "adguard", "report"}]
+            mistakes.append(Mistake(path, _line(tree, where), _dotted(where) or "file", _sentence(problem)))
+    if site is None:
+        # Facts that need several fields are looked at even when others are wrong, so that all mistakes come at once.
+        mistakes += [Mistake(path, _line(tree, w), _dotted(w), s) for w, s in _contradictions_in(tree)]
+    else:
+        mistakes += [Mistake(path, _line(tree, w), _dotted(w), s) for w, s in contradictions(site)]
+    if site is None or mistakes:
+        raise WrongSite(path, sorted(mistakes, key=lambda m: m.line))
+    return site
+
+
+Where = Sequence[str | int]
+
+
+def contradictions(site: Site) -> Iterable[tuple[Where, str]]:
+    """Mistakes that only show when fields are compared: (where, sentence)."""
+    yield from _shrinks(site.resize.before.model_dump(), site.resize.after.model_dump())
+    guests = [(("guests", role), getattr(site.guests, role)) for role in ("nginx", "vllm", "old", "new")]
+    guests += [(("guests", "legacy", i), guest) for i, guest in enumerate(site.guests.legacy)]  # type: ignore[misc]
+    yield from _twice([((*where, "vmid"), guest.vmid, f"the id {guest.vmid}") for where, guest in guests])
+    yield from _twice([((*where, "address"), guest.address, f"the address {guest.address}") for where, guest in guests])
+    going = {guest.name for guest in site.guests.to_decommission()}  # typed before a guest is deleted
+    yield from _twice(
+        [((*where, "name"), guest.name, f"the name {guest.name}") for where, guest in guests if guest.name in going]
+    )
+    if site.proxmox.scratch_vmid in {guest.vmid for _, guest in guests}:
+        yield (
+            ("proxmox", "scratch_vmid"),
+            f"{site.proxmox.scratch_vmid} is a guest of the plan; the test restore needs a free id",
+        )
+    for role, url in (("old", site.qdrant.old_url), ("new", site.qdrant.new_url)):
+        guest = getattr(site.guests, role)
+        if _host(urlsplit(url).hostname or "") != guest.address:
+            yield ("qdrant", f"{role}_url"), f"{url} is not on {guest}, whose address is {guest.address}"
+        if netloc(url) == netloc(site.qdrant.public_url):
+            yield ("qdrant", "public_url"), f"{url} is the {role} server's own; what applications use has to go through Nginx"
+    if site.guests.old.kind != "lxc":
+        yield ("guests", "old", "kind"), "the old server has to be an LXC"
+    if site.guests.new.kind != "vm":
+        yield ("guests", "new", "kind"), "the new server has to be a VM"
+    if not _is_ip(site.guests.new.address):
+        yield ("guests", "new", "address"), "expected an IP address: the stack publishes Qdrant's port on it, and that needs one"
+    tag = site.qdrant.image.split("@")[0].rsplit(":", 1)[1]
+    if tag.removeprefix("v").removesuffix("-unprivileged") != site.qdrant.version:
+        yield ("qdrant", "image"), f"the tag {tag} is not version {site.qdrant.version}"
+    for part in ("proxmox", "portainer"):
+        settings = getattr(site, part)
+        if settings.ca_file and settings.fingerprint:
+            yield (part, "fingerprint"), "give either ca_file or fingerprint, not both"
+    nginx = site.nginx
+    if nginx.server_file == nginx.http_folder:
+        yield ("nginx", "server_file"), "expected a file, such as /etc/nginx/conf.d/qdrant.conf"
+    for name in ("http_folder", "main_config", "server_file"):
+        path = getattr(nginx, name)
+        if nginx.gate_folder in {path, *map(str, Path(path).parents)}:
+            is_ = "is" if nginx.gate_folder == path else "holds"
+            yield ("nginx", "gate_folder"), f"{nginx.gate_folder} {is_} nginx.{name}; the gate needs a folder of its own"
+            break
+
+
+def _shrinks(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[tuple[Where, str]]:
+    for size, unit in (("cores", "cores"), ("memory_mb", "MB"), ("disk_gb", "GB")):
+        old, new = before.get(size), after.get(size)
+        if isinstance(old, int) and isinstance(new, int) and new < old:
+            why = " (a disk can only grow)" if size == "disk_gb" else ""
+            yield ("resize", "after", size), f"{new} {unit} is less than the {old} {unit} of `before`{why}"
+
+
+def _twice(facts: Iterable[tuple[Where, object, str]]) -> Iterable[tuple[Where, str]]:
+    seen: dict[object, Where] = {}
+    for where, value, said in facts:
+        if value in seen:
+            yield where, f"{said} is already that of {_dotted(seen[value][:-1])}"
+        else:
+            seen[value] = where
+
+
+def _contradictions_in(tree: CommentedMap) -> Iterable[tuple[Where, str]]:
+    """As much of :func:`contradictions` as a broken file allows."""
+    sizes = [tree.get("resize", {}).get(k) if isinstance(tree.get("resize"), CommentedMap) else None for k in ("before", "after")]
+    if all(isinstance(size, CommentedMap) for size in sizes):
+        yield from _shrinks(sizes[0], sizes[1])  # type: ignore[arg-type]
+    guests = tree.get("guests")
+    if not isinstance(guests, CommentedMap):
+        return
+    found: list[tuple[Where, CommentedMap]] = [
+        (("guests", role), guest) for role, guest in guests.items() if isinstance(guest, CommentedMap)
+    ]
+    legacy = guests.get("legacy")
+    if isinstance(legacy, CommentedSeq):
+        found += [(("guests", "legacy", i), guest) for i, guest in enumerate(legacy) if isinstance(guest, CommentedMap)]
+    for key, said in (("vmid", "the id"), ("address", "the address")):
+        values = [((*w, key), g[key], f"{said} {g[key]}") for w, g in found if isinstance(g.get(key), (int, str))]
+        yield from _twice(values)
+
+
+_EXPECTED = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a field of site.yaml; look for a typing mistake",
+    "int_type": "expected a whole number",
+    "float_type": "expected a number",
+    "string_type": "expected text",
+    "bool_type": "expected true or false",
+    "list_type": "expected a list",
+    "too_short": "expected at least one entry",
+    "model_type": "expected a group of fields",
+    "model_attributes_type": "expected a group of fields",
+    "union_tag_not_found": "is missing its `kind`",
+}
+
+
+def _sentence(problem: Any) -> str:
+    kind, found, context = problem["type"], problem.get("input"), problem.get("ctx", {})
+    if kind in {"missing", "extra_forbidden", "union_tag_not_found"}:
+        return _EXPECTED[kind]
+    shown = _shown(found)
+    if kind in _EXPECTED:
+        return f"{_EXPECTED[kind]}, found {shown}"
+    if kind == "value_error":
+        return f"expected {context['error']}, found {shown}"
+    if kind == "union_tag_invalid":
+        return f"expected `kind` to be one of {context['expected_tags']}, found {context['tag']!r}"
+    said = str(problem["msg"]).removeprefix("Input should be ")
+    if kind.startswith(("greater_than", "less_than")):
+        said = f"a number {said}"
+    return f"expected {said}, found {shown}"
+
+
+def _shown(found: object) -> str:
+    if found is None:
+        return "nothing"
+    if isinstance(found, bool):
+        return str(found).lower()
+    if isinstance(found, TaggedScalar):
+        return f"a value with the tag {found.tag.value}"
+    text = repr(found)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _dotted(where: Where) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).removeprefix(".")
+
+
+def _line(tree: Any, where: Where) -> int:
+    """The 1-based line of a field; of the group it should be in, where the field is missing."""
+    line = 1
+    node = tree
+    for part in where:
+        try:
+            if isinstance(node, CommentedMap) and part in node:
+                line = node.lc.key(part)[0] + 1
+            elif isinstance(node, CommentedSeq) and isinstance(part, int):
+                line = node.lc.item(part)[0] + 1
+            else:
+                break
+            node = node[part]
+        except (KeyError, IndexError, TypeError, AttributeError):
+            break
+    return line
+
+
+def _plain(node: Any) -> Any:
+    """The tree as plain Python values: ruamel's number and text types would fail pydantic's strict mode."""
+    if isinstance(node, CommentedMap):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, CommentedSeq):
+        return [_plain(value) for value in node]
+    if isinstance(node, bool) or node is None:
+        return node
+    if isinstance(node, int):
+        return int(node)
+    if isinstance(node, float):
+        return float(node)
+    return str(node) if isinstance(node, str) else node

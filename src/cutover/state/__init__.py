@@ -1,0 +1,1 @@
+"""Where the move is: derived from flags, journal and position, never stored."""

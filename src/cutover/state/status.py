@@ -1,0 +1,241 @@
+"""Where the move is: planned, copying, ready, moving, watching, finished or unknown.
+
+Derived, never stored: from the gate's flags on the Nginx host, from the journal, and from how far the other server is up to
+date. Every answer ends with three lines: what is true now, on whom or what it waits, and what the operator can do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from cutover.core.errors import CutoverError
+from cutover.core.journal import Entry
+from cutover.gate.write_log import Damaged
+from cutover.replication import switchover
+from cutover.replication.follower import CannotFollow, Position
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+    from cutover.gate.interface import Flags
+
+Name = Literal["planned", "copying", "ready", "moving", "watching", "finished", "unknown"]
+
+#: What may be done in each state.
+YOU_CAN: dict[Name, tuple[str, ...]] = {
+    "planned": ("check", "copy"),
+    "copying": ("copy (goes on where it was)", "undo copy"),
+    "ready": ("switch", "follow", "undo copy"),
+    "moving": ("status",),
+    "watching": ("back", "follow", "finish"),
+    "finished": ("decommission",),
+    "unknown": ("status, after looking at what the reason names",),
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """The answer. ``behind_seconds``: how old the state is that the other server holds; None where nothing is followed."""
+
+    state: Name
+    since: str
+    reason: str
+    now: str
+    waiting_for: str
+    you_can: Sequence[str]
+    can_switch: bool = False
+    can_go_back: bool = False
+    behind_writes: int | None = None
+    behind_seconds: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        return [
+            f"{self.state} (since {self.since}): {self.reason}" if self.since else f"{self.state}: {self.reason}",
+            f"Now:         {self.now}",
+            f"Waiting for: {self.waiting_for}",
+            f"You can:     {', '.join(self.you_can)}",
+        ]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of the world; from it :func:`judge` decides, without asking anybody."""
+
+    flags: Flags | None
+    gate_problem: str
+    entries: Sequence[Entry]
+    position: Position | None
+    behind_writes: int | None
+    now: float
+    folder: str = ""
+    damage: str = ""
+    """Why it cannot be known how far the other server is up to date, a sentence."""
+
+    @property
+    def doubt(self) -> str:
+        """Why the other server is not a copy that can be brought up to date; empty where it is."""
+        return (self.damage or (self.position.doubt if self.position is not None else "")).rstrip(".")
+
+
+def status(context: Context) -> Status:
+    """Look and judge. Reads only."""
+    flags: Flags | None = None
+    problem = ""
+    try:
+        flags = context.gate.state()
+    except CutoverError as error:
+        problem = str(error)
+    position, behind, damage = None, None, ""
+    try:
+        position = Position.load(switchover.position_path(context))
+        if flags is not None and flags.recording and position is not None:
+            behind = sum(1 for e in context.gate.read_log(position.offset) if e.side)
+    except (CannotFollow, Damaged) as error:
+        damage = error.sentence
+    return judge(Seen(flags, problem, context.journal.entries(), position, behind, time.time(), str(context.state_dir), damage))
+
+
+def judge(seen: Seen) -> Status:
+    """The state of the move. Pure."""
+    entries = seen.entries
+    last = entries[-1].at if entries else ""
+    open_ = [e for e in entries if e.kind == "intent" and e.seq not in {o.of for o in entries}]
+    if seen.flags is None:
+        if not _begun(entries):
+            says = f"nothing was copied yet, says the journal{f' in {seen.folder}' if seen.folder else ''}"
+            return _status(
+                "planned", last, says, f"Nginx could not be asked which server serves: {seen.gate_problem}", "you", seen
+            )
+        return _status("unknown", last, seen.gate_problem, "Nginx could not be asked which server serves.", "Nginx", seen)
+    side, held = seen.flags.side, seen.flags.held
+    serves = f"The {side} server serves"
+    if held:
+        acting = open_[-1].what if open_ else "a move"
+        return _status(
+            "moving", last, f"writes are held ({acting})", f"{serves}; writes wait.",
+            "the move; a hold that was abandoned ends by itself within seconds", seen,
+        )  # fmt: skip
+    behind = _behind(seen)
+    if side == "new":
+        since = _at(entries, "switch.point") or last
+        if not seen.flags.recording:
+            given_up = any(e.act == "finish.given-up" for e in entries)
+            reason = (
+                "the way back was given up" if given_up else "the traffic moved and nothing is recorded; `follow` begins anew"
+            )
+            return _status("finished", since, reason, f"{serves}.", "you", seen)
+        if seen.doubt:
+            return _status(
+                "watching", since, f"the traffic moved to the new server, and the way back is broken: {seen.doubt}",
+                f"{serves}; the old one is not up to date.",
+                "you: `follow` compares everything anew and opens it again, `finish` gives it up", seen,
+            )  # fmt: skip
+        late = ""
+        if seen.position is not None and seen.position.conflicts:
+            late = f" {seen.position.conflicts} late writes conflict with newer ones; see late-writes.jsonl."
+        return _status(
+            "watching", since, "the traffic moved to the new server",
+            f"{serves}; the old one {behind}.{late}", "you: `back` while it is wanted, `finish` when it is not", seen,
+        )  # fmt: skip
+    if not seen.flags.recording:
+        if _begun(entries):
+            return _status(
+                "unknown", last, "a copy was begun, but nothing is recorded",
+                f"{serves}; what was written since is not known.", "you: `copy` begins again", seen,
+            )  # fmt: skip
+        if _alone(entries):
+            return _status(
+                "planned", last, "the new server was gone, and the old one was brought up to date from the records",
+                f"{serves}; the new one is not followed.", "you: `copy` begins anew when the new server is there again", seen,
+            )  # fmt: skip
+        return _status("planned", last, "nothing was copied yet", f"{serves}.", "you", seen)
+    if seen.position is not None and seen.position.alone and seen.position.side == "new":
+        return _status(
+            "unknown", last, "the traffic was moved without the new server, and the tool ended before it had cleaned up",
+            f"{serves}; the new one is not followed.", "you: `back` once more", seen,
+        )  # fmt: skip
+    if seen.doubt:
+        return _status(
+            "unknown", last, seen.doubt, f"{serves}; the new one is not up to date.", "you: `undo copy`, then `copy`", seen
+        )
+    proved = _proved(entries)
+    interrupted = f"; interrupted while: {open_[-1].what}" if open_ else ""
+    if not proved:
+        return _status(
+            "copying", _at(entries, "copy.record") or last, f"the copy is not complete{interrupted}",
+            f"{serves}; writes are recorded.", "`copy` to end, or to be run again", seen,
+        )  # fmt: skip
+    return _status(
+        "ready", proved, f"both servers held the same data at {proved}{interrupted}",
+        f"{serves}; the new one {behind}.", "you: `switch`", seen,
+    )  # fmt: skip
+
+
+def _status(state: Name, since: str, reason: str, now: str, waiting: str, seen: Seen) -> Status:
+    return Status(
+        state=state,
+        since=since,
+        reason=reason,
+        now=now,
+        waiting_for=waiting,
+        you_can=YOU_CAN[state],
+        can_switch=state == "ready",
+        can_go_back=state == "watching" and not seen.doubt,
+        behind_writes=seen.behind_writes,
+        behind_seconds=_age(seen),
+    )
+
+
+def _age(seen: Seen) -> float | None:
+    if seen.position is None or seen.behind_writes is None:
+        return None
+    return 0.0 if not seen.behind_writes else max(0.0, round(seen.now - seen.position.at, 1))
+
+
+def _behind(seen: Seen) -> str:
+    age = _age(seen)
+    if age is None:
+        return "is not followed"
+    if not seen.behind_writes:
+        return "has everything that was written"
+    writes = f"{seen.behind_writes} write{'s' if seen.behind_writes != 1 else ''}"
+    return f"is {writes} and {_spoken(age)} behind (recorded; `follow` brings them over)"
+
+
+def _spoken(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _at(entries: Sequence[Entry], act: str) -> str:
+    return next((e.at for e in reversed(entries) if e.act == act and e.kind in {"done", "intent"}), "")
+
+
+def _begun(entries: Sequence[Entry]) -> bool:
+    for entry in reversed(entries):
+        if entry.act in {"copy.undone", "back.alone"} or (entry.act == "copy.stop-recording" and entry.kind == "done"):
+            return False
+        if entry.act == "copy.begun":
+            return True
+    return False
+
+
+def _alone(entries: Sequence[Entry]) -> bool:
+    """Whether the last move went back without the new server, and nothing was copied or undone since."""
+    marks = [e.act for e in entries if e.act in {"copy.begun", "copy.undone", "back.alone"}]
+    return marks[-1:] == ["back.alone"]
+
+
+def _proved(entries: Sequence[Entry]) -> str:
+    """When both servers were last proved the same, since the copy began; empty where a later look found a difference."""
+    for entry in reversed(entries):
+        if entry.act in {"copy.begun", "copy.undone"} or entry.act.endswith(".differences"):
+            return ""
+        if entry.act.endswith(".proved"):
+            return entry.at
+    return ""

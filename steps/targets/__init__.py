@@ -1,1 +1,0 @@
-"""Where features run: the lab (:mod:`steps.lab.lab`) or the live site (:mod:`steps.targets.live`)."""

@@ -1,0 +1,101 @@
+"""What a server answered, as the rest of the tool has it (:mod:`cutover.core.http`)."""
+
+from __future__ import annotations
+
+import copy
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cutover.core.errors import OutcomeUnknown, Unreachable
+from cutover.core.http import Lacks, fields, session
+from cutover.core.journal import Journal
+from cutover.core.write_guard import WriteGuard
+
+
+@dataclass
+class _Outcome:
+    evidence: Any
+
+
+def test_an_answer_can_be_part_of_what_is_printed() -> None:
+    said = fields({"guests": [{"vmid": 952, "status": {"state": "running"}}]}, "Proxmox")
+    for copied in (asdict(_Outcome([said]))["evidence"][0], copy.deepcopy(said), json.loads(json.dumps(said))):
+        assert copied == said
+
+
+def test_a_field_that_is_missing_is_missed_in_words() -> None:
+    said = fields({"guests": [{"vmid": 952}]}, "Proxmox, asked GET /cluster/resources,")
+    with pytest.raises(Lacks, match="Proxmox, asked GET /cluster/resources, did not say 'status'"):
+        said["guests"][0]["status"]
+
+
+# -- a kept connection ------------------------------------------------------------------------------------------------
+@contextmanager
+def closing(answers: list[int]) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that answers so many requests on each connection in turn, and closes it when the next one has come."""
+    asked: list[bytes] = []
+
+    def serve(listening: socket.socket) -> None:
+        for count in answers:
+            connection, _ = listening.accept()
+            with connection:
+                for number in range(count + 1):
+                    got = connection.recv(1 << 16)
+                    if not got:
+                        break
+                    asked.append(got.split(b" ")[0])
+                    if number < count:
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
+        server = threading.Thread(target=serve, args=(listening,), daemon=True)
+        server.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/x", asked
+        server.join(10)
+
+
+def test_who_reads_asks_again_where_a_kept_connection_is_closed_just_then(tmp_path: Path) -> None:
+    with closing([1, 1]) as (url, asked):
+        http = session(WriteGuard(Journal(tmp_path, "kept")))
+        assert [http.get(url).status_code for _ in range(2)] == [200, 200]
+        http.close()
+    assert asked == [b"GET"] * 3
+
+
+def test_who_reads_asks_again_only_once(tmp_path: Path) -> None:
+    with closing([1, 0, 0]) as (url, asked):
+        http = session(WriteGuard(Journal(tmp_path, "kept")))
+        http.get(url)
+        with pytest.raises(Unreachable, match="closed the connection without an answer"):
+            http.get(url)
+        assert asked == [b"GET"] * 3
+        http.close()
+        with socket.create_connection(("127.0.0.1", int(url.split(":")[2].split("/")[0]))):
+            pass  # nobody waits for the third one
+
+
+def test_who_writes_never_asks_again(tmp_path: Path) -> None:
+    guard = WriteGuard(Journal(tmp_path, "kept"))
+    with closing([1]) as (url, asked):
+        http = session(guard)
+        http.get(url)
+        with pytest.raises(OutcomeUnknown), guard.act("x", "X"):
+            http.put(url, json={})
+        assert asked == [b"GET", b"PUT"]
+
+
+def test_who_keeps_no_connection_hears_of_every_one_that_ends(tmp_path: Path) -> None:
+    with closing([0]) as (url, asked):
+        http = session(WriteGuard(Journal(tmp_path, "kept")), headers={"Connection": "close"})
+        with pytest.raises(Unreachable):
+            http.get(url)
+        assert asked == [b"GET"]

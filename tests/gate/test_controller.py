@@ -1,0 +1,936 @@
+"""The gate as the tool works it, on a real nginx: put in, taken out, held, switched, recorded, and killed in between."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from cutover.core.credentials import Credentials
+from cutover.core.errors import CutoverError, Failed, Refused, Unreachable, WritesRefused
+from cutover.core.journal import Journal
+from cutover.core.shell import Answer, Shell
+from cutover.core.wait import TimedOut
+from cutover.core.write_guard import WriteGuard
+from cutover.gate import controller, write_log
+from cutover.gate.controller import Gate
+from cutover.gate.installer import Facts, obstacles
+from cutover.phases import gate as gate_phase
+from cutover.site import schema as sites
+from tests.support.gateway import ADDRESS, Gateway, gateway, session, until
+
+ROOT = Path(__file__).resolve().parents[2]
+UPSERT = "/collections/docs/points?wait=true"
+
+
+def site_of(way: Gateway, **controller: Any) -> sites.Site:
+    """The repository's site with this gateway's addresses."""
+    import io
+
+    yaml = YAML(typ="rt")
+    tree = yaml.load((ROOT / "site.yaml").read_text())
+    tree["guests"]["old"]["address"], tree["guests"]["new"]["address"] = way.old.host, way.new.host
+    tree["qdrant"] |= {"old_url": f"http://{way.old.address}", "new_url": f"http://{way.new.address}", "public_url": way.url}
+    tree["nginx"] |= way.host.facts() | controller
+    text = io.StringIO()
+    yaml.dump(tree, text)
+    return sites.parse(text.getvalue())
+
+
+def _works_in(process: Path) -> str:
+    """The working directory of a process that may end meanwhile."""
+    try:
+        return str((process / "cwd").readlink())
+    except OSError:
+        return ""
+
+
+class Stage:
+    """A gateway without the gate, and the tool's client for it with an act open."""
+
+    def __init__(self, way: Gateway, folder: Path) -> None:
+        self.way = way
+        self.folder = folder
+        self.stack = ExitStack()
+        self.guard = WriteGuard(Journal(folder / "state", "home-lab"))
+        self.stack.enter_context(self.guard.act("test", "Try the gate"))
+        self.gate = self.client()
+
+    def client(self, **controller: Any) -> Gate:
+        gate = Gate(site_of(self.way, **controller), Credentials.from_env({"QDRANT_API_KEY": "key"}), self.guard)
+        self.stack.callback(gate.close)
+        return gate
+
+    def files(self) -> dict[str, tuple[bytes, int, int, int, int]]:
+        """Every file under etc/nginx: content, mode, owner, group, time of change."""
+        found = {}
+        for file in sorted(self.way.host.etc.rglob("*")):
+            if file.is_file():
+                s = file.stat()
+                found[str(file)] = (file.read_bytes(), stat.S_IMODE(s.st_mode), s.st_uid, s.st_gid, s.st_mtime_ns)
+        return found
+
+    def put(self, body: bytes = b"{}", *, path: str = UPSERT, **headers: str) -> Any:
+        with session() as client:
+            return client.put(
+                self.way.url + path, data=body, headers={k.replace("_", "-"): v for k, v in headers.items()}, timeout=10
+            )
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Iterator[Stage]:
+    with gateway(with_gate=False) as way:
+        stage = Stage(way, tmp_path)
+        with stage.stack:
+            yield stage
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with gateway(with_gate=False) as way:
+        stage = Stage(way, tmp_path_factory.mktemp("gate"))
+        with stage.stack:
+            stage.gate.install()
+            yield stage
+
+
+@pytest.fixture
+def stage(shared: Stage) -> Iterator[Stage]:
+    yield shared
+    shared.gate.release()
+    shared.gate.stop_recording()
+    shared.way.clear()
+
+
+class TestInstall:
+    def test_proves_itself_and_users_notice_nothing(self, bare: Stage) -> None:
+        before = bare.put().json()
+        said = bare.gate.install()
+        assert said.changed
+        assert bare.put().json() == before
+        loaded = bare.gate.loaded()
+        assert loaded is not None
+        assert loaded["files"] == bare.gate.files().checksum
+        state = bare.gate.state()
+        assert (state.installed, state.side, state.held, state.recording) == (True, "old", False, False)
+        assert bare.way.flags.exists()
+        assert not (bare.way.flags / "probe").exists()
+        assert [a.path for a in bare.way.old.asked if "gate-proof" in a.path], "a write was tried"
+        assert bare.way.new.asked == []
+
+    def test_twice_changes_nothing(self, bare: Stage) -> None:
+        bare.gate.install()
+        before = bare.files()
+        assert bare.gate.install().changed is False
+        assert bare.files() == before
+
+    def test_an_interrupted_one_is_finished_by_the_next_and_still_removed_byte_for_byte(self, bare: Stage) -> None:
+        before = bare.files()
+        bare.gate.install()
+        (bare.way.host.etc / "snippets" / "qdrant-gate-proxy.conf").write_text("# torn")
+        bare.way.host.server_file.write_text(bare.way.host.server_file.read_text())
+        assert bare.client().install().changed
+        assert bare.put().status_code == 200
+        bare.client().remove()
+        assert bare.files() == before
+
+    def test_only_the_location_changes_in_the_operators_file(self, bare: Stage) -> None:
+        before = bare.way.host.server_file.read_text()
+        bare.gate.install()
+        after = bare.way.host.server_file.read_text()
+        assert before[: before.index("location")] + "include snippets/qdrant-gate-server.conf;\n}\n" == after
+
+    def test_and_remove_leave_every_byte_mode_owner_and_time_as_they_were(self, bare: Stage) -> None:
+        file = bare.way.host.server_file
+        file.write_bytes(file.read_bytes() + b"# \xff\xfe caf\xe9, no newline at the end")
+        file.chmod(0o640)
+        if os.getuid() == 0:
+            os.chown(file, 33, 33)
+        before = bare.files()
+        bare.gate.install()
+        assert bare.files() != before
+        assert stat.S_IMODE(file.stat().st_mode) == 0o640
+        said = bare.gate.remove()
+        assert said.changed
+        assert bare.files() == before
+        assert not bare.way.host.gate_folder.exists()
+        assert bare.put().json()["side"] == "old"
+        assert bare.gate.loaded() is None
+        assert bare.gate.remove().changed is False
+
+    def test_a_link_to_the_server_file_stays_a_link(self, bare: Stage) -> None:
+        link = bare.way.host.server_file
+        real = bare.way.host.etc / "sites-available" / "qdrant"
+        real.parent.mkdir()
+        link.rename(real)
+        link.symlink_to(real)
+        before = bare.files()
+        bare.gate.install()
+        assert link.is_symlink()
+        bare.gate.remove()
+        assert bare.files() == before
+        assert link.is_symlink()
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root can take the flags from another user's sight")
+    def test_is_refused_when_the_workers_cannot_see_the_flags(self, bare: Stage) -> None:
+        before = bare.files()
+        with bare.way.host.blind():
+            with pytest.raises(Refused, match=rf"worker processes \(user {bare.way.host.worker_user}\) cannot look into"):
+                bare.gate.install()
+            assert not bare.way.host.gate_folder.exists()
+        assert bare.files() == before
+        assert bare.put().status_code == 200
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root can take the flags from another user's sight")
+    def test_is_taken_out_again_when_only_nginx_itself_shows_that_they_cannot(self, bare: Stage, tmp_path: Path) -> None:
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        for folder in ("/usr/bin", "/bin", "/usr/sbin"):
+            for tool in Path(folder).iterdir():
+                if tool.name != "su" and not (tools / tool.name).exists():
+                    (tools / tool.name).symlink_to(tool)
+        before = bare.files()
+        reload = bare.way.host.reload
+        with bare.way.host.blind():
+            without_su = ["/usr/bin/env", f"PATH={tools}", "/usr/bin/env"]
+            gate = bare.client(shell=without_su, reload=reload)
+            gate.installer._command = f"PATH={tools} {gate.installer._command}"
+            with pytest.raises(Refused, match=r"cannot look into .* Everything was put back|passable .* put back"):
+                gate.install()
+        assert bare.files() == before
+        assert bare.gate.loaded() is None
+        assert bare.put().json()["side"] == "old"
+
+    def test_is_refused_in_a_folder_that_holds_what_is_not_the_gates(self, bare: Stage) -> None:
+        folder = bare.way.host.gate_folder
+        folder.mkdir()
+        folder.chmod(0o700)
+        (folder / "data.db").write_text("dear")
+        with pytest.raises(Refused, match=r"holds what is not the gate's: data\.db"):
+            bare.gate.install()
+        assert [file.name for file in folder.iterdir()] == ["data.db"]
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+    def test_removing_it_leaves_what_somebody_else_put_into_its_folder(self, bare: Stage) -> None:
+        bare.gate.install()
+        folder = bare.way.host.gate_folder
+        (folder / "data.db").write_text("dear")
+        assert bare.gate.remove().changed
+        assert [file.name for file in folder.iterdir()] == ["data.db"]
+
+    def test_a_header_that_nginx_adds_for_qdrant_is_not_lost(self, bare: Stage) -> None:
+        file = bare.way.host.server_file
+        file.write_text("".join(line for line in file.read_text().splitlines(True) if "proxy_set_header" not in line))
+        (bare.way.host.http_folder / "key.conf").write_text("proxy_set_header api-key secret;\n")
+        with pytest.raises(Refused, match="sets the header `api-key`"):
+            bare.gate.install()
+        assert not bare.way.host.gate_folder.exists()
+
+    def test_a_configuration_that_nginx_refuses_is_put_back(self, bare: Stage) -> None:
+        (bare.way.host.http_folder / "zz.conf").write_text(
+            'map "" $qdrant_gate_write { default 5; }\nupstream qdrant_old { server 127.0.0.1:1; }\n'
+        )
+        before = bare.files()
+        with pytest.raises(Refused, match=r"duplicate upstream .* put back as it was"):
+            bare.gate.install()
+        assert bare.files() == before
+        assert bare.put().status_code == 200
+
+    def test_a_configuration_that_was_wrong_before_is_not_touched(self, bare: Stage) -> None:
+        (bare.way.host.http_folder / "zz.conf").write_text("nonsense;\n")
+        with pytest.raises(Refused, match=r"already wrong before .* unknown directive .nonsense"):
+            bare.gate.install()
+        assert not bare.way.host.gate_folder.exists()
+
+    def test_a_server_that_answers_otherwise_through_nginx_stops_it(self, bare: Stage) -> None:
+        before = bare.files()
+        gate = bare.client()
+        real = gate.answers
+        gate.answers = lambda url, *rest: (403, b"") if url == bare.way.url else real(url, *rest)  # type: ignore[method-assign]
+        with pytest.raises((Refused, Failed), match="answered with 403"):
+            gate.install()
+        assert bare.files()[str(bare.way.host.server_file)] == before[str(bare.way.host.server_file)]
+
+    def test_remove_refuses_to_lose_what_somebody_changed_since(self, bare: Stage) -> None:
+        bare.gate.install()
+        with bare.way.host.server_file.open("a") as file:
+            file.write("# mine\n")
+        with pytest.raises(Refused, match="changed by somebody since"):
+            bare.gate.remove()
+        assert bare.gate.loaded() is not None
+
+    def test_remove_is_refused_while_the_new_server_serves(self, bare: Stage) -> None:
+        bare.gate.install()
+        bare.way.set("new")
+        with pytest.raises(Refused, match="The new server serves"):
+            bare.gate.remove()
+        assert bare.put().json()["side"] == "new"
+
+    def test_settling_leaves_the_operators_file_with_the_new_address(self, bare: Stage) -> None:
+        before = bare.way.host.server_file.read_text()
+        bare.gate.install()
+        with pytest.raises(Refused, match="the old server serves"):
+            bare.gate.settle()
+        bare.gate.hold(1.4)
+        bare.gate.point_to_new()
+        bare.way.set("record")
+        with pytest.raises(Refused, match="way back is kept open"):
+            bare.gate.settle()
+        bare.way.unset("record")
+        assert bare.gate.settle().changed
+        assert bare.way.host.server_file.read_text() == before.replace(bare.way.old.address, bare.way.new.address)
+        assert bare.put().json()["side"] == "new"
+        assert bare.gate.loaded() is None
+        assert [f.name for f in bare.way.host.etc.rglob("*gate*")] == []
+        assert (bare.way.host.gate_folder / "was" / "4").read_text() == before
+        assert bare.gate.state().installed is False
+
+    @pytest.mark.parametrize("after", ["copy the files that will be changed", "write", "reload nginx", "set the flag probe"])
+    def test_putting_in_that_lost_its_host_half_way_is_completed_by_the_next(
+        self, bare: Stage, monkeypatch: pytest.MonkeyPatch, after: str
+    ) -> None:
+        change, gone = Shell.change, False
+
+        def change_until(self: Shell, script: str, what: str, **rest: Any) -> Answer:
+            nonlocal gone
+            if gone:
+                raise Unreachable("There is no shell on the Nginx host any more.")
+            gone = what.startswith(after)
+            return change(self, script, what, **rest)
+
+        run: Any = SimpleNamespace(gate=bare.client(), guard=bare.guard, site=site_of(bare.way))
+        with monkeypatch.context() as patched, pytest.raises(CutoverError):
+            patched.setattr(Shell, "change", change_until)
+            gate_phase.do(run)
+        run.gate = bare.client()
+        assert gate_phase.do(run).changed
+        seen = bare.gate.loaded()
+        assert seen is not None and seen["flags"].split() == []
+        assert bare.put().json()["side"] == "old"
+
+    def test_settling_that_fails_leaves_the_gate(self, bare: Stage) -> None:
+        bare.gate.install()
+        bare.way.set("new")
+        gate = bare.client()
+        real = gate.answers
+        gate.answers = lambda url, *rest: (502, b"") if url == bare.way.url else real(url, *rest)  # type: ignore[method-assign]
+        with pytest.raises(Failed, match="in place again"):
+            gate.settle()
+        assert bare.put().json()["side"] == "new"
+        assert bare.gate.loaded() is not None
+
+    @pytest.mark.parametrize("lost", ["reload nginx", "remove the gate's files"])
+    def test_settling_that_lost_its_host_half_way_is_completed_by_the_next(
+        self, bare: Stage, monkeypatch: pytest.MonkeyPatch, lost: str
+    ) -> None:
+        """Its own half of the work is not somebody else's change."""
+        bare.gate.install()
+        bare.way.set("new")
+        gate, gone = bare.client(), False
+        change = Shell.change
+
+        def change_until(self: Shell, script: str, what: str, **rest: Any) -> Answer:
+            nonlocal gone
+            gone = gone or what == lost
+            if gone:
+                raise Unreachable("There is no shell on the Nginx host any more.")
+            return change(self, script, what, **rest)
+
+        with monkeypatch.context() as patched, pytest.raises(CutoverError):
+            patched.setattr(Shell, "change", change_until)
+            gate.settle()
+        assert bare.client().settle().changed
+        assert bare.gate.loaded() is None
+        assert bare.put().json()["side"] == "new"
+
+    @pytest.mark.parametrize("answer", [Answer(b"", "sh: Permission denied", 1), Answer(b"", "", 0), Answer(b"garbage\n", "", 0)])
+    def test_a_shell_that_answers_nothing_is_no_host_without_a_gate(
+        self, bare: Stage, monkeypatch: pytest.MonkeyPatch, answer: Answer
+    ) -> None:
+        bare.gate.install()
+        monkeypatch.setattr(Shell, "read", lambda *_, **__: answer)
+        for ask in (bare.gate.state, bare.gate.installer.remove, bare.gate.installer._list):
+            with pytest.raises(CutoverError, match=r"Nginx host|qdrant-gate"):
+                ask()
+
+    def test_nothing_is_done_with_a_closed_door(self, bare: Stage) -> None:
+        before = bare.files()
+        gate = Gate(site_of(bare.way), Credentials.from_env({}), WriteGuard(None))
+        for attempt in (gate.install, gate.start_recording, gate.stop_recording, gate.release, lambda: gate.hold(1)):
+            with pytest.raises((WritesRefused, Refused)):
+                attempt()
+        gate.close()
+        assert bare.files() == before
+        assert not bare.way.host.gate_folder.exists()
+
+    def test_what_a_reload_costs(self, bare: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+        """Not a promise, a measurement: the installer reloads under load, and what fails is counted."""
+        stop, done, failed = threading.Event(), [0] * 6, [0] * 6
+
+        def load(number: int) -> None:
+            line = http.client.HTTPConnection(ADDRESS, bare.way.host.port, timeout=5)
+            while not stop.is_set():
+                done[number] += 1
+                try:
+                    line.request("PUT", UPSERT, body=b"{}")
+                    failed[number] += line.getresponse().read() == b""
+                except (OSError, http.client.HTTPException):
+                    failed[number] += 1
+                    line.close()
+            line.close()
+
+        threads = [threading.Thread(target=load, args=(n,)) for n in range(6)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(3):
+                bare.gate.install()
+                bare.gate.remove()
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        with capsys.disabled():
+            print(f"\n  6 reloads under load: {sum(failed)} of {sum(done)} requests failed")
+        assert sum(failed) <= 6 * 6
+
+
+class TestObstacles:
+    good = Facts(
+        "nginx version: nginx/1.22.1",
+        "--with-http_auth_request_module",
+        "user www-data;\ninclude conf.d/*.conf;",
+        "/f",
+        "",
+        False,
+        True,
+    )
+
+    def told(self, **other: Any) -> list[str]:
+        facts = Facts(**{**{k: getattr(self.good, k) for k in Facts.__dataclass_fields__}, **other})
+        return obstacles(
+            facts, worker_user="www-data", http_folder="/etc/nginx/conf.d", folder="/var/lib/qdrant-gate", old="10.0.0.152:6333"
+        )
+
+    def test_none_on_an_ordinary_nginx(self) -> None:
+        assert self.told() == []
+        assert self.told(version="nginx version: nginx/1.29.3 (Ubuntu)") == []
+        assert (
+            self.told(configuration="include /etc/nginx/conf.d/*.conf;\n#user x;\n location / { grpc_pass 10.0.0.9:6334; }") == []
+        )
+
+    def test_another_way_to_the_old_server_is_named(self) -> None:
+        """What does not pass the gate is neither held nor recorded, and goes on writing to the server that was left."""
+        mine = "server {\n location / { proxy_pass http://10.0.0.152:6333; }\n}\n"
+        start = "# configuration file /etc/nginx/nginx.conf:\nuser www-data;\ninclude conf.d/*.conf;\n\n"
+
+        def told(other: str, *, mine: str = mine) -> list[str]:
+            dumped = f"{start}# configuration file /etc/nginx/conf.d/q.conf:\n{mine}\n"
+            return self.told(configuration=f"{dumped}# configuration file /etc/nginx/conf.d/o.conf:\n{other}\n", server_text=mine)
+
+        assert told("server { location / { proxy_pass http://10.0.0.81:8000; } }") == []
+        assert told("#server { location / { proxy_pass http://10.0.0.152:6333; } }") == []
+        (direct,) = told("server { listen 80; location /vectors/ { proxy_pass http://10.0.0.152:6333/; } }")
+        assert direct.startswith("/etc/nginx/conf.d/o.conf passes requests to the old Qdrant, too")
+        (named,) = told("upstream q { server 10.0.0.152:6333; }\nserver { location / { proxy_pass http://q; } }")
+        assert named.startswith("/etc/nginx/conf.d/o.conf ")
+        beside = mine.replace("server {", "server {\n location /collections/ { proxy_pass http://10.0.0.152:6333/collections/; }")
+        (within,) = told("", mine=beside)
+        assert within.startswith("/etc/nginx/conf.d/q.conf, beside")
+
+    @pytest.mark.parametrize(
+        ("facts", "words"),
+        [
+            ({"version": "nginx version: nginx/1.14.2"}, "1.14.2 is too old"),
+            ({"version": "Apache/2.4"}, "not nginx"),
+            ({"foreign": ["lib", "log.1"]}, "/var/lib/qdrant-gate holds what is not the gate's: lib, log.1"),
+            ({"build": ""}, "without the module auth_request"),
+            ({"build": "--with-http_auth_request_module --without-http_mirror_module"}, "without the module mirror"),
+            ({"configuration": "user nginx;\ninclude conf.d/*.conf;"}, "run as nginx, but site.yaml"),
+            ({"configuration": "user www-data;\n# include conf.d/*.conf;\n"}, "Nothing from /etc/nginx/conf.d"),
+            (
+                {"configuration": "user www-data; include conf.d/*.conf;\nlocation / { grpc_pass grpc://10.0.0.152:6334; }"},
+                "gRPC",
+            ),
+            (
+                {"configuration": "include conf.d/*.conf; upstream g { server 10.0.0.152:6334; } location / {grpc_pass g;}"},
+                "gRPC",
+            ),
+        ],
+    )
+    def test_each_is_named(self, facts: dict[str, Any], words: str) -> None:
+        (sentence,) = self.told(**facts)
+        assert words in sentence
+
+
+class TestRecording:
+    def test_every_write_from_its_start_is_in_the_log_with_its_body(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        for number in range(30):
+            stage.put(b"body %d" % number)
+        stage.put(b"", path="/collections/docs/index")
+        until(lambda: len(stage.gate.read_log(0)) == 31, "31 lines")
+        entries = stage.gate.read_log(0)
+        assert {(e.method, e.status, e.side) for e in entries} == {("PUT", 200, "old")}
+        assert [body for _, body in stage.gate.bodies(entries)] == [b"body %d" % n for n in range(30)] + [b""]
+        assert stage.gate.read_log(entries[-1].offset) == []
+        assert stage.gate.read_log(entries[9].offset) == entries[10:]
+        assert stage.gate.log_end() == entries[-1].offset
+
+    def test_it_waits_for_a_write_that_began_before(self, stage: Stage) -> None:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            slow = pool.submit(stage.put, X_Lab_Delay="0.7")
+            until(lambda: stage.way.old.under_way == 1, "The write reaching the server")
+            stage.gate.start_recording()
+            assert slow.done() or stage.way.old.under_way == 0
+        assert stage.gate.read_log(0) == []
+
+    def test_it_is_refused_and_undone_when_such_a_write_does_not_end(self, stage: Stage) -> None:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            slow = pool.submit(stage.put, X_Lab_Delay="1.5")
+            until(lambda: stage.way.old.under_way == 1, "The write reaching the server")
+            with pytest.raises(Refused, match="a write that began before is still under way"):
+                stage.gate.start_recording(deadline=0.3)
+            assert not stage.gate.state().recording
+            slow.result()
+
+    def test_under_load_not_one_write_is_missed(self, stage: Stage) -> None:
+        """Every write that was answered after recording had begun is in the log, while it is switched on under load."""
+        stop, acknowledged = threading.Event(), []
+
+        def load(number: int) -> None:
+            with session() as client:
+                turn = 0
+                while not stop.is_set():
+                    turn += 1
+                    name = f"w{number}-{turn}"
+                    began = time.monotonic()
+                    assert client.put(f"{stage.way.url}/collections/{name}/points", data=b"{}", timeout=5).status_code == 200
+                    acknowledged.append((name, began))
+
+        threads = [threading.Thread(target=load, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(acknowledged) > 100, "Some load")
+        stage.gate.start_recording()
+        on = time.monotonic()
+        until(lambda: len([1 for _, began in acknowledged if began > on]) > 200, "More load")
+        stop.set()
+        for thread in threads:
+            thread.join()
+        must = {name for name, began in acknowledged if began > on}
+        got = {e.uri.split("/")[2] for e in stage.gate.read_log(0)}
+        until(lambda: must <= {e.uri.split("/")[2] for e in stage.gate.read_log(0)}, f"{len(must - got)} lines")
+
+    def test_a_body_that_is_gone_is_an_error(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        stage.put()
+        stage.put()
+        until(lambda: len(stage.gate.read_log(0)) == 2, "two lines")
+        entries = stage.gate.read_log(0)
+        stage.gate.forget_bodies(entries[:1])
+        assert stage.gate.body(entries[1]) == b"{}"
+        with pytest.raises(Failed, match="recorded body is gone"):
+            list(stage.gate.bodies(entries))
+
+    def test_many_and_large_bodies_come_in_order(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        bodies = [os.urandom(size) for size in (1, 3 << 20, 0, 6 << 20, 100, 9 << 20, 7)]
+        line = http.client.HTTPConnection(ADDRESS, stage.way.host.port, timeout=20)
+        for number in range(450):
+            line.request("PUT", UPSERT, body=bodies[number] if number < len(bodies) else b"%d" % number)
+            line.getresponse().read()
+        line.close()
+        until(lambda: len(stage.gate.read_log(0)) == 450, "450 lines")
+        entries = list(stage.gate.read_log(0))
+        began = time.monotonic()
+        got = [body for _, body in stage.gate.bodies(entries)]
+        print(f"450 bodies, 18 MB in {time.monotonic() - began:.2f} s")
+        assert got == bodies + [b"%d" % n for n in range(7, 450)]
+        stage.gate.forget_bodies(entries)
+        assert list(stage.way.bodies.iterdir()) == []
+
+    def test_stopping_removes_everything_that_was_recorded(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        stage.put()
+        stage.gate.stop_recording()
+        assert list(stage.way.bodies.iterdir()) == []
+        assert stage.way.log.read_bytes() == b""
+        assert not stage.gate.state().recording
+        stage.put()
+        assert stage.gate.read_log(0) == []
+
+    def test_a_long_log_gives_its_beginning_back_to_the_disk(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(controller, "TRIM", 65536)
+        stage.gate.start_recording()
+        line = http.client.HTTPConnection(ADDRESS, stage.way.host.port, timeout=20)
+
+        def write(count: int) -> None:
+            for _ in range(count):
+                line.request("PUT", f"/collections/{'c' * 200}/points", body=b"{}")
+                line.getresponse().read()
+
+        write(300)
+        until(lambda: len(stage.gate.read_log(0)) == 300, "300 lines")
+        entries = stage.gate.read_log(0)
+        before = stage.way.log.stat()
+        stage.gate.forget_bodies(entries[:250])
+        after = stage.way.log.stat()
+        assert after.st_size == before.st_size, "positions stay"
+        if not (stage.way.log.parent / "start").exists():
+            pytest.skip("this file system cannot make holes in files")
+        assert after.st_blocks < before.st_blocks / 3
+        write(20)
+        until(lambda: len(stage.gate.read_log(entries[249].offset)) == 70, "70 lines")
+        line.close()
+        second = stage.client()
+        second.hold(1.2)
+        second.drain(0.5)
+        assert [e.offset for e in second.read_log(entries[249].offset)][:50] == [e.offset for e in entries[250:]]
+        assert len(list(second.bodies(second.read_log(entries[249].offset)))) == 70
+
+    def test_too_little_room_is_refused(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(controller, "ROOM_TO_RECORD_MB", stage.gate.state().free_mb + 10_000)
+        with pytest.raises(Refused, match="MB free for recorded writes"):
+            stage.gate.start_recording()
+        monkeypatch.undo()
+        stage.gate.start_recording()
+        monkeypatch.setattr(controller, "LEAST_FREE_MB", stage.gate.state().free_mb + 10_000)
+        stage.gate.hold(1.0)
+        with pytest.raises(Refused, match="is full"):
+            stage.gate.drain(0.5)
+
+    def test_a_damaged_line_is_never_passed_over(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        stage.put()
+        with stage.way.log.open("a") as file:
+            file.write('{"n":"end","id":"4\n')
+        with pytest.raises(Failed, match="damaged line"):
+            stage.gate.read_log(0)
+
+
+class TestHold:
+    def test_ends_by_itself_when_the_tool_is_killed(self, stage: Stage) -> None:
+        began = time.monotonic()
+        stage.gate.hold(0.5)
+        stage.gate.shell._session._child.kill()  # type: ignore[union-attr]
+        assert stage.put().status_code == 200
+        assert 0.4 < time.monotonic() - began < 1.4
+        assert not stage.gate.state().held
+
+    def test_killed_with_its_whole_process_it_ends_by_itself(self, stage: Stage, tmp_path: Path) -> None:
+        script = tmp_path / "hold.py"
+        site = tmp_path / "site.yaml"
+        YAML(typ="rt").dump(site_of(stage.way).model_dump(mode="json"), site.open("w"))
+        script.write_text(
+            "import os, signal, sys\nfrom pathlib import Path\nfrom cutover import site\nfrom cutover.core.write_guard import Door\n"
+            "from cutover.core.journal import Journal\nfrom cutover.gate.controller import Gate\nfrom cutover.core.credentials import Secrets\n"
+            f"door = Door(Journal(Path({str(tmp_path / 's')!r}), 'x'))\n"
+            f"gate = Gate(site.load(Path({str(site)!r})), Secrets.from_env({{}}), door)\n"
+            "with door.act('t', 'Hold'):\n    gate.hold(0.8)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        killed = subprocess.run(
+            [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, timeout=20, check=False
+        )
+        assert killed.returncode == -signal.SIGKILL
+        assert stage.gate.state().held
+        answer = stage.put()
+        assert answer.status_code == 200
+        assert not stage.gate.state().held
+
+    def test_after_its_end_nothing_can_be_switched(self, stage: Stage) -> None:
+        stage.gate.hold(0.2)
+        until(lambda: not stage.gate.state().held, "The end of the hold")
+        with pytest.raises(Refused, match="over before traffic could be moved"):
+            stage.gate.point_to_new()
+        assert stage.gate.state().side == "old"
+
+    def test_without_one_nothing_can_be_switched(self, stage: Stage) -> None:
+        with pytest.raises(Refused, match="over before"):
+            stage.gate.point_to_new()
+        stage.way.set("hold")
+        with pytest.raises(Refused, match="over before"):
+            stage.gate.point_to_new()
+        assert stage.gate.state().side == "old"
+
+    def test_its_end_and_the_switch_never_both_happen(self, stage: Stage) -> None:
+        """The clock and the switch race on purpose; either the switch is refused, or the hold lasted until the flag was set."""
+        seen = {True: 0, False: 0}
+        for turn in range(24):
+            try:
+                began = time.monotonic()
+                stage.gate.hold(0.15)
+                time.sleep(max(0.0, 0.13 + 0.0015 * turn - (time.monotonic() - began)))
+                stage.gate.point_to_new()
+                moved = True
+            except Refused:
+                moved = False
+            until(lambda: not stage.gate.state().held, "The end of the hold")
+            assert (stage.gate.state().side == "new") == moved
+            seen[moved] += 1
+            stage.way.unset("new")
+        print(seen)
+
+    def test_a_new_hold_is_not_ended_by_the_clock_of_the_one_before(self, stage: Stage) -> None:
+        stage.gate.hold(0.4)
+        stage.gate.release()
+        stage.gate.hold(1.2)
+        time.sleep(0.5)  # past the first one's time
+        assert stage.gate.state().held
+        stage.gate.point_to_new()
+        assert stage.gate.state().side == "new"
+
+    def test_that_nginx_does_not_see_is_refused(self, stage: Stage) -> None:
+        if os.getuid() != 0:
+            pytest.skip("only root can take the flags from another user's sight")
+        with stage.way.host.blind(), pytest.raises(Refused, match="worker processes do not see the flag"):
+            stage.gate.hold(1.0)
+        assert not stage.gate.state().held
+
+    def test_does_not_outlive_a_restart_of_the_host(self, stage: Stage) -> None:
+        """Then nobody is left who would end it: the clock is gone, and the folder of the flags survives on purpose."""
+        stage.gate.hold(1.2)
+        clock = [p for p in Path("/proc").glob("[0-9]*") if _works_in(p) == str(stage.way.host.gate_folder)]
+        assert clock
+        for process in clock:
+            os.kill(int(process.name), signal.SIGKILL)
+        for memory in ("/run", "/dev/shm"):
+            for file in Path(memory).glob("qdrant-gate-hold.*"):
+                file.unlink()
+        assert not stage.gate.state().held
+        assert "hold" not in stage.way.state()["flags"].split()
+        until(lambda: stage.put().elapsed.total_seconds() < 0.2, "A write that does not wait", deadline=3)
+
+    def test_one_after_the_other_keeps_no_write_longer_than_one(self, stage: Stage) -> None:
+        """A held write looks again every 200 ms, so it could sleep from one hold into the next, and be answered with 503."""
+        stage.gate.start_recording()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            stage.gate.hold(1.3)
+            held = pool.submit(stage.put)
+            until(lambda: len(stage.way.lines("held")) >= 5, "A write that was held for 0.8 s")
+            stage.gate.release()
+            stage.gate.hold(1.0)
+            assert held.result().status_code == 200
+
+    def test_longer_than_clients_wait_is_refused(self, stage: Stage) -> None:
+        with pytest.raises(Refused, match="not possible"):
+            stage.gate.hold(1.5)
+
+    def test_release_without_hold_is_fine(self, stage: Stage) -> None:
+        stage.gate.release()
+        stage.way.set("hold")  # by an operator's hand
+        stage.gate.release()
+        assert not stage.gate.state().held
+
+
+class TestSwitch:
+    def test_there_and_back_under_load_loses_and_fails_nothing(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        stop, sides, failed = threading.Event(), [], []
+        slowest = [0.0]
+
+        def load(number: int) -> None:
+            with session() as client:
+                turn = 0
+                while not stop.is_set():
+                    turn += 1
+                    write = bool((number + turn) % 3)
+                    began = time.monotonic()
+                    try:
+                        answer = client.request(
+                            "PUT" if write else "POST",
+                            f"{stage.way.url}/collections/w{number}-{turn}/points",
+                            data=b"{}",
+                            timeout=5,
+                        )
+                        if answer.status_code != 200:
+                            failed.append((answer.status_code, answer.text))
+                        elif write:
+                            sides.append((f"w{number}-{turn}", answer.json()["side"]))
+                    except OSError as error:
+                        failed.append((0, repr(error)))
+                    if write:
+                        slowest[0] = max(slowest[0], time.monotonic() - began)
+
+        threads = [threading.Thread(target=load, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        held: list[float] = []
+        offsets: list[tuple[int, str]] = []
+        try:
+            for turn in range(10):
+                until(lambda n=20 * (turn + 1): len(sides) > n, "Load")
+                began = time.monotonic()
+                stage.gate.hold(1.0)
+                stage.gate.drain(0.8)
+                offsets.append((stage.gate.log_end(), "new" if turn % 2 == 0 else "old"))
+                (stage.gate.point_to_new if turn % 2 == 0 else stage.gate.point_to_old)()
+                held.append(time.monotonic() - began)
+                assert not stage.gate.state().held
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert failed == []
+        until(lambda: len(stage.gate.read_log(0)) == len(sides), "All lines")
+        entries = stage.gate.read_log(0)
+        assert sorted((e.uri.split("/")[2], e.side) for e in entries) == sorted(sides)
+        for (start, side), (end, _) in zip(offsets, [*offsets[1:], (10**12, "")], strict=True):
+            wrong = [e for e in entries if start < e.offset <= end and e.side != side]
+            assert wrong == [], "a write reached the server that was left"
+        with_print = sorted(held)
+        print(
+            f"10 moves, {len(sides)} writes, held {with_print[0] * 1e3:.0f} to {with_print[-1] * 1e3:.0f} ms, slowest write {slowest[0]:.3f} s"
+        )
+
+    def test_a_slow_write_is_waited_for_and_then_the_drain_is_over(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            slow = pool.submit(stage.put, X_Lab_Delay="0.5")
+            until(lambda: stage.way.old.under_way == 1, "The write reaching the server")
+            stage.gate.hold(1.2)
+            with pytest.raises(TimedOut, match=r"1 under way, the oldest is PUT /collections/docs/points"):
+                stage.gate.drain(0.1)
+            stage.gate.drain(1.0)
+            assert stage.way.old.under_way == 0
+            slow.result()
+        assert len(stage.gate.read_log(0)) == 1
+
+    def test_a_slow_upload_delays_no_drain(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        with socket.create_connection((ADDRESS, stage.way.host.port), timeout=5) as line:
+            line.sendall(b"PUT /collections/docs/points HTTP/1.1\r\nHost: q\r\nContent-Length: 4\r\n\r\nab")
+            stage.gate.hold(1.0)
+            stage.gate.drain(0.5)
+            stage.gate.point_to_new()
+            line.sendall(b"cd")
+            assert b'"side": "new"' in line.recv(4096)
+        until(lambda: len(stage.gate.read_log(0)) == 1, "its line")
+        assert stage.gate.stragglers(0, "new") == []
+        assert stage.gate.body(stage.gate.read_log(0)[0]) == b"abcd"
+
+    def test_held_writes_are_not_waited_for(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        stage.gate.hold(1.2)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            held = [pool.submit(stage.put) for _ in range(5)]
+            until(lambda: len(stage.way.lines("held")) >= 5, "Five held writes")
+            stage.gate.drain(0.3)
+            stage.gate.point_to_new()
+            assert {h.result().json()["side"] for h in held} == {"new"}
+
+    def test_a_killed_worker_is_not_waited_for_and_its_write_is_named(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            lost = pool.submit(stage.put, b"lost", X_Lab_Delay="2")
+            until(lambda: stage.way.old.under_way == 1, "The write reaching the server")
+            os.kill(int(stage.way.lines("begin")[0]["pid"]), signal.SIGKILL)
+            with pytest.raises(OSError, match="Connection"):
+                lost.result()
+            stage.gate.hold(1.2)
+            stage.gate.drain(1.0)
+            (entry,) = stage.gate.read_log(0)
+            assert (entry.status, entry.side) == (0, "unknown")
+            assert stage.gate.body(entry) == b"lost"
+
+    def test_the_write_of_a_killed_worker_is_named_to_every_round_until_it_was_followed(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            lost = pool.submit(stage.put, b"lost", X_Lab_Delay="2")
+            os.kill(int(stage.way.logged(1, "begin")[0]["pid"]), signal.SIGKILL)
+            with pytest.raises(OSError, match="Connection"):
+                lost.result()
+        (entry,) = stage.gate.read_log(0)  # nothing is held: a round while applications go on
+        assert (entry.side, entry.uri) == ("unknown", UPSERT)
+        assert stage.gate.read_log(entry.offset) == [entry]  # the round was interrupted: it is done again
+        stage.gate.forget_bodies([entry])
+        assert stage.gate.read_log(entry.offset) == []
+        (again,) = stage.client().read_log(0)  # another run cannot know that, and needs the body
+        assert stage.gate.body(again) == b"lost"
+        until(lambda: stage.way.old.under_way == 0, "The end of the write on the server")
+
+    def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(self, stage: Stage) -> None:
+        """After a restart of the host numbers come again, and the worker may well have the one from before."""
+        stage.gate.start_recording()
+        stage.put()
+        worker = stage.way.lines("begin")[0]["pid"]
+        line = {"n": "begin", "id": "f" * 32, "at": "1000.000", "pid": worker, "method": "PUT", "uri": UPSERT, "body": ""}
+        with stage.way.log.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        stage.gate.hold(1.2)
+        stage.gate.drain(1.0)
+        assert [entry.side for entry in stage.gate.read_log(0)] == ["old", "unknown"]
+
+    def test_a_log_that_was_cut_is_never_taken_for_a_quiet_one(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        stage.put()
+        stage.put()  # so that one write afterwards is shorter, however many digits its times have
+        end = stage.way.log.stat().st_size
+        stage.way.log.write_text("")  # as logrotate does with `copytruncate`
+        stage.put()
+        with pytest.raises(Failed, match="shorter than what was read of it"):
+            stage.gate.read_log(2 * end)
+        with pytest.raises(Failed, match="shorter than what was read of it"):
+            stage.client().read_log(2 * end)
+
+    def test_another_run_of_the_tool_sees_what_is_under_way(self, stage: Stage) -> None:
+        stage.gate.start_recording()
+        stage.put()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            slow = pool.submit(stage.put, X_Lab_Delay="0.6")
+            until(lambda: stage.way.old.under_way == 1, "The write reaching the server")
+            second = stage.client()
+            second.hold(1.2)
+            with pytest.raises(TimedOut):
+                second.drain(0.1)
+            second.drain(1.0)
+            slow.result()
+        assert len(second.read_log(0)) == 2
+
+    def test_a_full_disk_ends_the_hold_where_it_was(self, stage: Stage) -> None:
+        shutil.rmtree(stage.way.flags / "new", ignore_errors=True)
+        stage.gate.hold(1.2)
+        (stage.way.flags / "new").mkdir()  # the flag cannot be written
+        try:
+            with pytest.raises(Failed, match="could not set the flag new"):
+                stage.gate.point_to_new()
+            assert not stage.gate.state().held
+            assert stage.put().json()["side"] == "old"
+        finally:
+            (stage.way.flags / "new").rmdir()
+
+
+def test_lines_of_the_log_come_apart_and_join_as_they_should() -> None:
+    begin = '{"n":"begin","id":"%s","at":"1.5","pid":"7","method":"PUT","uri":"/c","body":"/x/0001"}'
+    end = '{"n":"end","id":"%s","at":"2.5","method":"PUT","uri":"/c","status":"200","side":"old","body":"/x/0001"}'
+    note = '{"n":"%s","id":"b","at":"2"}'
+    text = "\n".join([begin % "a", begin % "b", note % ("held",), end % "a", note % ("passed",), ""]).encode()
+    way = write_log.UnderWay()
+    seen = []
+    for line in write_log.lines(text, 0):
+        way.feed([line])
+        seen.append(len(way.passed))
+    assert seen == [1, 2, 1, 0, 1]
+    assert way.offset == len(text)
+    way.feed(write_log.lines(text, 0))
+    assert len(way.passed) == 1, "lines that were fed before change nothing"
+    assert list(write_log.lines(text[:-30], 0))[-1].kind == "end", "a line that is still being written waits"
+    assert way.died({7: None})[0].body == "0001"
+    assert way.open == []

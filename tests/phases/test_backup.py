@@ -1,0 +1,292 @@
+"""A backup counts when it was restored; a restore happens when it is necessary."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cutover.core.errors import CutoverError, Failed, Refused, WritesRefused
+from cutover.core.ui import ConfirmedInAdvance
+from cutover.error_boundary import error_boundary
+from cutover.phases import backup, restore
+from cutover.proxmox import privileges
+from cutover.qdrant import snapshots
+from lab.proxmox_host import Host, host
+
+
+def quick(made: Host) -> Host:
+    limits = made.site.limits.model_copy(update={"reboot_seconds": 15.0})
+    made.site = made.site.model_copy(update={"limits": limits})
+    return made
+
+
+@pytest.fixture(scope="module")
+def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """One old server with records, for the tests that only read it."""
+    with host(tmp_path_factory.mktemp("old"), qdrant=True) as made:
+        fill(made)
+        yield made
+
+
+@pytest.fixture
+def lab(tmp_path: Path, old_server: Host) -> Iterator[Host]:
+    """A host of its own; its old server is the one that all share."""
+    with host(tmp_path) as made:
+        made.site = made.site.model_copy(update={"qdrant": old_server.site.qdrant})
+        made.keys = old_server.keys
+        yield quick(made)
+    # A snapshot that is to stay would be found by the next test.
+    run = old_server.run(execute=True, state="clearing")
+    with run.guard.act("clear", "Remove every snapshot"):
+        for name in run.old.collections():
+            for one in run.old.snapshots(name):
+                run.old.delete_snapshot(name, one["name"])
+    run.close()
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Iterator[Host]:
+    """A host whose old server is its own and can be lost."""
+    with host(tmp_path, qdrant=True) as made:
+        fill(made)
+        yield quick(made)
+
+
+def fill(lab: Host) -> None:
+    run = lab.run(execute=True, state="filling")
+    with run.guard.act("fill", "Put records in"):
+        for name in ("digits", "näh/me"[:3]):
+            run.old.ask("PUT", f"/collections/{name}", {"vectors": {"size": 2, "distance": "Cosine"}})
+            run.old.upsert(name, [{"id": n, "vector": [1.0, n], "payload": {"n": n}} for n in range(20)])
+        run.old.change_aliases([{"create_alias": {"collection_name": "digits", "alias_name": "numbers"}}])
+
+
+def archives(lab: Host) -> list[str]:
+    return sorted(lab.pve.storages["local"]["volumes"])
+
+
+def on_the_server(lab: Host) -> list[str]:
+    old = lab.run().old
+    return [one["name"] for name in old.collections() for one in old.snapshots(name)]
+
+
+def test_without_execute_nothing_is_saved(lab: Host) -> None:
+    run = lab.run()
+    before = len(lab.pve.writes())
+    said = " ".join(sentence.text for sentence in backup.plan(run))
+    assert "2 collections" in said
+    assert "Restore it as LXC 9952" in said
+    with pytest.raises(WritesRefused):
+        backup.do(run)
+    assert len(lab.pve.writes()) == before
+    assert not backup.folder(run).exists()
+
+
+def test_everything_is_saved_and_proved_and_a_second_run_adds_nothing(lab: Host) -> None:
+    outcome = backup.do(lab.run(execute=True))
+    assert outcome.changed
+    assert len(archives(lab)) == 1
+    assert lab.pve.storages["local"]["volumes"][archives(lab)[0]]["protected"] is True
+    assert lab.pve.ct(9952) is None, "the scratch guest is removed again"
+    assert any(task["type"] == "vzrestore" and task["exitstatus"] == "OK" for task in lab.pve.tasklog)
+    kept = json.loads((backup.folder(lab.run()) / "manifest.json").read_text())
+    assert {one["collection"]: one["points"] for one in kept["collections"]} == {"digits": 20, "näh": 20}
+    assert kept["aliases"] == {"numbers": "digits"}
+    for one in kept["collections"]:
+        file = backup.folder(lab.run()) / one["file"]
+        assert file.stat().st_mode & 0o077 == 0
+        assert one["sha256"] == one["checksum"]
+    assert on_the_server(lab) == [], "a snapshot takes the room of records"
+    record = json.loads((backup.folder(lab.run()) / "record.json").read_text())
+    assert record["pools"] == ["legacy"]
+    assert [job["id"] for job in record["backup_jobs"]] == ["nightly"]
+    assert "before_move" in lab.pve.ct(952).snapshots
+    writes = len(lab.pve.writes())
+    assert not backup.do(lab.run(execute=True)).changed
+    assert (len(lab.pve.writes()), len(archives(lab))) == (writes, 1)
+
+
+def test_other_backups_are_not_pruned(lab: Host) -> None:
+    for n in range(4):
+        lab.pve.storages["local"]["volumes"][f"backup/vzdump-lxc-952-2026_01_0{n + 1}-00_00_00.tar.zst"] = {
+            "content": "backup", "format": "tar.zst", "size": 10, "vmid": 952, "ctime": 1000 + n,
+        }  # fmt: skip
+    backup.do(lab.run(execute=True))
+    assert len(archives(lab)) == 5
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda lab: lab.pve.ct(952).config.update(mp0="local-lvm:vm-952-disk-1,mp=/data,size=8G"), "mp0 .* not marked for backup"),
+        (lambda lab: lab.pve.ct(952).config.update(mp0="/srv/data,mp=/data"), "mp0 is a folder or device of the host"),
+        (lambda lab: lab.pve.snapshot_lock(952, "backup"), r"is locked \(backup\)"),
+        (lambda lab: lab.pve.ct(952).config.pop("unprivileged"), "is privileged"),
+        (lambda lab: lab.pve.storages["local"].update(avail=2**30), "Storage local has 1 GB free"),
+        (lambda lab: lab.pve.storages["local-lvm"].update(allocated=799 * 2**30), "Storage local-lvm has 1 GB free"),
+    ],
+)  # fmt: skip
+def test_what_a_backup_would_not_hold_is_refused_before_anything_is_done(
+    lab: Host, break_it: Callable[[Host], Any], said: str
+) -> None:
+    break_it(lab)
+    before = len(lab.pve.writes())
+    with pytest.raises(Refused) as refused:
+        backup.do(lab.run(execute=True))
+    assert re.search(said, refused.value.sentence), refused.value.sentence
+    assert len(lab.pve.writes()) == before
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda lab: lab.pve.end_next("vzdump", "WARNINGS: 1"), "warnings"),
+        (lambda lab: lab.pve.end_next("vzdump", "job errors"), "Backing up LXC 952"),
+        (lambda lab: lab.pve.end_next("vzrestore", "command 'tar' failed: exit code 2"), "could not be restored"),
+        (lambda lab: lab.pve.add_ct(9952, "somebody-else"), "scratch id 9952 is taken"),
+    ],
+)
+def test_a_backup_that_is_none_is_not_called_one(lab: Host, break_it: Callable[[Host], Any], said: str) -> None:
+    break_it(lab)
+    with pytest.raises(CutoverError, match=said):
+        backup.do(lab.run(execute=True))
+    assert backup.manifest(lab.run()) is None
+
+
+def test_a_snapshot_that_arrives_damaged_is_not_kept(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cutover.qdrant.client import Qdrant
+
+    original = Qdrant.download
+    monkeypatch.setattr(Qdrant, "download", lambda *words, **named: iter([*original(*words, **named), b"x"]))
+    with pytest.raises(Failed, match="checksum"):
+        backup.do(lab.run(execute=True))
+    assert backup.manifest(lab.run()) is None
+    assert on_the_server(lab) == []
+
+
+def test_a_snapshot_that_has_no_room_at_home_stays_on_the_server_for_good(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = SimpleNamespace(free=1 << 20)
+    monkeypatch.setattr("cutover.phases.backup.shutil.disk_usage", lambda path: few)
+    run = lab.run(execute=True)
+    backup.do(run)
+    kept = on_the_server(lab)
+    assert len(kept) == 2
+    snapshots.remove_left(run, "copy", run.old)
+    assert on_the_server(lab) == kept
+    # A backup that begins anew takes new ones, and removes these when it is complete; not before.
+    (backup.folder(run) / "manifest.json").unlink()
+    lab.pve.end_next("vzrestore", "command 'tar' failed: exit code 2")
+    with pytest.raises(CutoverError):
+        backup.do(lab.run(execute=True))
+    assert set(kept) < set(on_the_server(lab))
+    backup.do(lab.run(execute=True))
+    assert len(on_the_server(lab)) == 2
+    assert not set(kept) & set(on_the_server(lab))
+
+
+@pytest.mark.parametrize(
+    "which",
+    [("POST", "/snapshot"), ("POST", "/vzdump"), ("POST", "/nodes/pve/lxc"), ("DELETE", "/lxc/9952"), ("GET", "/content")],
+    ids=lambda one: one[1].rsplit("/", 1)[-1],
+)
+@pytest.mark.parametrize("after", [True, False], ids=["answer-lost", "request-lost"])
+def test_cut_off_anywhere_the_next_run_completes_it_once(lab: Host, which: tuple[str, str], after: bool) -> None:
+    lab.pve.cut(*which, after=after)
+    try:
+        backup.do(lab.run(execute=True))
+    except CutoverError:
+        backup.do(lab.run(execute=True))
+    assert len(archives(lab)) == 1
+    assert lab.pve.ct(9952) is None
+    assert backup.manifest(lab.run()) is not None
+
+
+# -- restore -------------------------------------------------------------------------------------
+
+
+def test_a_server_that_answers_is_not_restored(lab: Host) -> None:
+    backup.do(lab.run(execute=True))
+    before = len(lab.pve.writes())
+    with pytest.raises(Refused, match="nothing has to be restored"):
+        restore.do(lab.run(execute=True, confirm=ConfirmedInAdvance("qdrant")))
+    assert len(lab.pve.writes()) == before
+
+
+def test_a_stopped_server_is_only_started(whole: Host) -> None:
+    backup.do(whole.run(execute=True))
+    whole.pve.ct(952).status = "stopped"
+    whole.machines[952].stop()
+    outcome = restore.do(whole.run(execute=True))
+    assert "nothing was restored" in outcome.sentences[0]
+    assert not [task for task in whole.pve.tasklog if task["type"] == "vzrestore" and task["id"] == "952"]
+
+
+def test_a_deleted_server_comes_back_with_its_records(whole: Host) -> None:
+    backup.do(whole.run(execute=True))
+    run = whole.run(execute=True, token=whole.root)
+    with run.guard.act("test", "lose the old server"):
+        api = run.proxmox
+        api.do_task("POST", f"{api.of(('lxc', 952))}/status/stop", kind="vzstop", vmid=952, what="x", deadline=10)
+        api.do_task("DELETE", api.of(("lxc", 952)), kind="vzdestroy", vmid=952, what="x", deadline=10, purge=1)
+    # With the guest went the access rules on its id, and with them the right to see its backups.
+    with pytest.raises(Refused, match=r"lacks .*VM.Backup.* on /vms/952"):
+        restore.do(whole.run(execute=True))
+    for command in privileges.commands(whole.site, "restore"):
+        whole.pve.pveum(command)
+    outcome = restore.do(whole.run(execute=True))
+    run = whole.run()
+    assert run.old.count("digits") == 20
+    assert run.old.aliases() == {"numbers": "digits"}
+    assert any("backup jobs" in sentence and "pools" in sentence for sentence in outcome.sentences)
+
+
+def test_a_server_that_does_not_come_up_is_overwritten_only_by_name(whole: Host) -> None:
+    """What it needs to start is broken on its disk; the backup's disk is not."""
+    machine, service = whole.machines[952], whole.machines[952].services[0]
+
+    class NeedsItsFiles:
+        def start(self) -> None:
+            if (machine.root / "storage" / "collections").is_dir():
+                service.start()
+
+        def stop(self, grace: float = 5.0) -> None:
+            service.stop(grace)
+
+        def kill(self) -> None:
+            service.kill()
+
+    backup.do(whole.run(execute=True))
+    machine.stop()
+    whole.pve.ct(952).status = "stopped"
+    machine.services[:] = [NeedsItsFiles()]
+    (machine.root / "storage" / "collections").rename(machine.root / "storage" / "lost")
+    limits = whole.site.limits.model_copy(update={"reboot_seconds": 1.0})
+    site = whole.site.model_copy(update={"limits": limits})
+    run = whole.run(execute=True, site=site)
+    with pytest.raises(Failed, match=r"nobody typed 'qdrant': LXC 952 \(qdrant\) would be overwritten"), error_boundary(run):
+        restore.do(run)
+    assert (machine.root / "storage" / "lost").is_dir()
+    restore.do(whole.run(execute=True, confirm=ConfirmedInAdvance("qdrant"), site=site))
+    assert whole.run().old.count("digits") == 20
+
+
+def test_an_id_that_belongs_to_another_guest_now_is_left_alone(whole: Host) -> None:
+    backup.do(whole.run(execute=True))
+    whole.pve.ct(952).config["hostname"] = "new-owner"
+    whole.machines[952].stop()
+    whole.pve.ct(952).status = "stopped"
+    with pytest.raises(Refused, match="belongs to lxc new-owner now"):
+        restore.do(whole.run(execute=True, confirm=ConfirmedInAdvance("qdrant", "new-owner")))
+
+
+def test_without_a_backup_there_is_nothing_to_restore(whole: Host) -> None:
+    whole.machines[952].stop()
+    whole.pve.ct(952).status = "stopped"
+    with pytest.raises(Refused, match="no backup"):
+        restore.do(whole.run(execute=True))

@@ -1,0 +1,153 @@
+"""Copying one collection: what it leaves behind when it ends, when it fails, and when it was interrupted."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cutover.context import Context
+from cutover.core.credentials import Credentials
+from cutover.core.errors import CutoverError, Failed
+from cutover.core.ui import SilentUi
+from cutover.qdrant import compare
+from cutover.qdrant import snapshots as left
+from cutover.qdrant.client import NotThere
+from cutover.replication import switchover
+from cutover.site import schema
+from tests.support.qdrant_pair import KEY, READ_KEY, ROOT, pair_of_servers
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: Any) -> Any:
+    with pair_of_servers(tmp_path_factory.mktemp("pair")) as pair:
+        yield pair
+
+
+@pytest.fixture
+def run(servers: Any, tmp_path: Any) -> Any:
+    servers.clear()
+    text = (ROOT / "site.yaml").read_text()
+    facts = schema.parse(text)
+    urls = {"old_url": servers.old.url, "new_url": servers.new.url}
+    facts = facts.model_copy(update={"qdrant": facts.qdrant.model_copy(update=urls)})
+    credentials = Credentials({"QDRANT_API_KEY": KEY, "QDRANT_READ_ONLY_API_KEY": READ_KEY})
+    made = Context(facts, credentials, Path(tmp_path), execute=True, ui=SilentUi())
+    with made.guard.act("test", "Fill"):
+        made.old.ask("PUT", "/collections/docs", {"vectors": {"size": 2, "distance": "Dot"}})
+        made.old.create_index("docs", "n", "integer")
+        made.old.upsert("docs", [{"id": i, "vector": [i, 1], "payload": {"n": i}} for i in range(100)])
+    yield made
+    made.close()
+
+
+def same(run: Any) -> Any:
+    assert compare.compare_collection(run.old, run.new, "docs").differences == []
+    assert compare.compare_schemas(compare.schema_of(run.old), compare.schema_of(run.new)) == []
+
+
+def snapshots(run: Any) -> Any:
+    return {one["name"] for one in run.old.snapshots("docs")}
+
+
+def test_a_copy_is_complete_and_leaves_no_snapshot(run: Any) -> None:
+    before = snapshots(run)
+    switchover.base_copy(run, "copy", run.old, run.new, "docs")
+    same(run)
+    assert snapshots(run) == before
+    assert run.journal.open_intents() == []
+
+
+def test_what_an_interrupted_copy_left_on_the_target_is_replaced(run: Any) -> None:
+    with run.guard.act("test", "An unfinished copy"):
+        run.new.ask("PUT", "/collections/docs", {"vectors": {"size": 9, "distance": "Dot"}})
+    switchover.base_copy(run, "copy", run.old, run.new, "docs")
+    same(run)
+
+
+def test_a_recovery_that_fails_is_said_and_the_snapshot_is_removed(run: Any, servers: Any) -> None:
+    before = snapshots(run)
+    words = "Service internal error: No space left on device (os error 28)"
+    route = "/collections/{collection_name}/snapshots/recover"
+    servers.switch("new", fail=[{"method": "PUT", "endpoint": route, "status": 500, "text": words}])
+    with pytest.raises(Failed, match="No space left on device") as failed:
+        switchover.base_copy(run, "copy", run.old, run.new, "docs")
+    assert failed.value.exit_code == 3
+    assert "run `copy` again" in failed.value.hint
+    assert snapshots(run) == before
+    servers.switch("new")
+    switchover.base_copy(run, "copy", run.old, run.new, "docs")
+    same(run)
+
+
+def test_a_snapshot_that_an_interrupted_copy_left_is_removed(run: Any) -> None:
+    known = {"collection": "docs", "snapshots": []}
+    with run.guard.act("copy.snapshot", left._words("docs", run.old), before=known) as act:
+        made = run.old.create_snapshot("docs")
+        act.after = {"collection": "docs", "snapshot": made["name"]}
+    assert made["name"] in snapshots(run)
+    left.remove_left(run, "copy", run.old)
+    assert made["name"] not in snapshots(run)
+    left.remove_left(run, "copy", run.old)
+
+
+def test_a_snapshot_that_could_not_be_removed_is_removed_by_the_next_run(run: Any, servers: Any) -> None:
+    before = snapshots(run)
+    route = "/collections/{collection_name}/snapshots/{snapshot_name}"
+    servers.switch("old", fail=[{"method": "DELETE", "endpoint": route, "status": 500, "text": "Service internal error"}])
+    with pytest.raises(CutoverError, match="Service internal error"):
+        switchover.base_copy(run, "copy", run.old, run.new, "docs")
+    servers.switch("old")
+    assert len(snapshots(run) - before) == 1
+    left.remove_left(run, "copy", run.old)
+    assert snapshots(run) == before
+
+
+def test_a_snapshot_that_may_be_somebody_elses_is_named_and_kept(run: Any) -> None:
+    run.journal.intent("copy.snapshot", left._words("docs", run.old), {"collection": "docs", "snapshots": list(snapshots(run))})
+    with run.guard.act("test", "The snapshot that was under way"):
+        made = run.old.create_snapshot("docs")
+    for _ in range(2):
+        left.remove_left(run, "copy", run.old)
+    assert made["name"] in snapshots(run)
+    assert "".join(run.ui.sentences).count(made["name"]) == 1, "once is enough"
+
+
+def test_a_snapshot_of_the_same_second_is_not_taken_for_ours(run: Any) -> None:
+    """Qdrant names them by the second."""
+    with run.guard.act("test", "Somebody else's"):
+        made = run.old.create_snapshot("docs")
+    with left.taken(run, "copy", run.old, "docs") as ours:
+        assert ours.name != made["name"]
+    assert snapshots(run) == {made["name"]}
+
+
+def test_where_no_snapshot_was_taken_nobody_elses_is_named(run: Any, servers: Any) -> None:
+    route = "/collections/{collection_name}/snapshots"
+    servers.switch("old", fail=[{"method": "POST", "endpoint": route, "status": 500, "text": "Service internal error"}])
+    with pytest.raises(CutoverError, match="Service internal error"):
+        switchover.base_copy(run, "copy", run.old, run.new, "docs")
+    servers.switch("old")
+    with run.guard.act("test", "Somebody else's, every night"):
+        run.old.create_snapshot("docs")
+    left.remove_left(run, "copy", run.old)
+    assert run.ui.sentences == []
+
+
+def test_with_a_collection_its_snapshots_are_out_of_reach(run: Any) -> None:
+    with pytest.raises(NotThere), left.taken(run, "copy", run.old, "docs") as made, run.guard.act("test", "A user removes it"):
+        run.old.delete_collection("docs")
+        run.old.info("docs")
+    with run.guard.act("test", "Look"):
+        run.old.delete_snapshot("docs", made.name)
+    left.remove_left(run, "copy", run.old)
+
+
+def test_an_alias_of_the_same_name_on_the_target_does_not_turn_the_copy_to_another_collection(run: Any) -> None:
+    """Recovering follows an alias: the collection it points to would be overwritten."""
+    with run.guard.act("test", "An alias from before"):
+        run.new.ask("PUT", "/collections/other", {"vectors": {"size": 2, "distance": "Dot"}})
+        run.new.upsert("other", [{"id": 7, "vector": [7, 7]}])
+        run.new.change_aliases([{"create_alias": {"alias_name": "docs", "collection_name": "other"}}])
+    switchover.base_copy(run, "copy", run.old, run.new, "docs")
+    assert run.new.count("other") == 1
+    assert compare.compare_collection(run.old, run.new, "docs").differences == []

@@ -1,0 +1,308 @@
+"""The resize does what it says, refuses what it must, and can be run again from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cutover.core.errors import CutoverError, Failed, Refused, WritesRefused
+from cutover.core.ui import ConfirmedInAdvance
+from cutover.core.wait import Not, wait_until
+from cutover.error_boundary import error_boundary
+from cutover.phases import resize
+from cutover.site.schema import Guest, Sizes
+from lab.guestos import GIB, MIB, Disk, lvm_root, plain_root, swap_behind_root
+from lab.proxmox_host import Host, host
+
+VM = Guest(vmid=1001, kind="vm", name="portainer", address="10.0.0.101")
+WANTED = Sizes(cores=6, memory_mb=10240, disk_gb=132)
+GOOD = {
+    "cores": 4, "memory": "8192", "agent": "1", "scsi0": "local-lvm:vm-1001-disk-0,size=100G", "digest": "d", "balloon": 0,
+}  # fmt: skip
+
+
+def state(
+    pending: dict[str, Any] | None = None, snapshots: tuple[str, ...] = (), ha: bool = False, drop: str = "", **config: Any
+) -> resize.State:
+    merged = {key: value for key, value in {**GOOD, **config}.items() if key != drop}
+    return resize.State(merged, pending or {}, {"status": "running", "ha": {"managed": int(ha)}}, snapshots)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (state(lock="backup"), "is locked \\(backup\\)"),
+        (state(template=1), "is a template"),
+        (state(ha=True), "managed by HA"),
+        (state(pending={"scsi1": "local-lvm:8"}), "change of scsi1 .* waits"),
+        (state(pending={"cores": 8}), "change of cores \\(8\\) waits"),
+        (state(pending={"net1": None}), "its removal"),
+        (state(sockets=2), "2 sockets, so 6 cores are 12 CPUs"),
+        (state(vcpus=4), "vcpus=4"),
+        (state(numa0="cpus=0-3,memory=8192"), "numa0 divide the memory"),
+        (state(hugepages="1024"), "hugepages=1024"),
+        (state(balloon=8192), "pulled down to 8192 MB"),
+        (state(args="-smp 4"), "args of its own"),
+        (state(cpulimit="4"), "cpulimit=4"),
+        (state(affinity="0-3"), "bound to CPUs 0-3"),
+        (state(snapshots=("before",)), "has the snapshot before"),
+        (state(scsi0="local-lvm:vm-1001-disk-0,size=200G"), "a disk cannot shrink"),
+        (state(scsi0="/dev/sdb,size=100G"), "not a disk that Proxmox can grow"),
+        (state(drop="scsi0"), "has no disk scsi0"),
+        (state(cores=8), "more than wanted"),
+        (state(drop="agent"), "no guest agent configured"),
+    ],
+)  # fmt: skip
+def test_every_reason_against_it_is_named(found: resize.State, said: str) -> None:
+    sentences = resize.refusals(VM, found, WANTED, "scsi0")
+    assert len(sentences) >= 1
+    import re
+
+    assert any(re.search(said, sentence) for sentence in sentences), sentences
+
+
+def test_the_plan_s_vm_and_one_half_way_there_have_nothing_against_them() -> None:
+    assert resize.refusals(VM, state(), WANTED, "scsi0") == []
+    assert resize.refusals(VM, state(pending={"cores": 6, "memory": "10240"}), WANTED, "scsi0") == []
+    assert resize.refusals(VM, state(scsi0="local-lvm:vm-1001-disk-0,size=132G", snapshots=("later",)), WANTED, "scsi0") == []
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Host]:
+    with host(tmp_path) as made:
+        limits = made.site.limits.model_copy(update={"reboot_seconds": 20.0})
+        made.site = made.site.model_copy(update={"limits": limits})
+        yield made
+
+
+def test_without_execute_nothing_is_changed(lab: Host) -> None:
+    run = lab.run()
+    sentences = resize.plan(run)
+    assert [s.text.split(" of ")[0] for s in sentences[:3]] == ["Set cores", "Set memory", "Set disk scsi0"]
+    assert any("Reboot VM 1001 (portainer) once" in s.text for s in sentences)
+    with pytest.raises(WritesRefused):
+        resize.do(run)
+    assert lab.pve.writes() == []
+
+
+def test_the_plan_is_a_table_for_people_and_data_for_tools(lab: Host) -> None:
+    import json
+
+    lab.pve.vm(1001).pending["cores"] = 6
+    found = json.loads(json.dumps(resize.overview(lab.run())))
+    assert found["table"] == [
+        {"what": "cores", "now": "4", "pending": "6", "wanted": "6"},
+        {"what": "memory (MB)", "now": "8192", "pending": "8192", "wanted": "10240"},
+        {"what": "disk scsi0 (GB)", "now": "100", "pending": "100", "wanted": "132"},
+    ]
+    assert found["inside"]["cores"] == 4
+    assert found["against"] == []
+
+
+def inside(lab: Host) -> Any:
+    return lab.pve.vm(1001).refresh()
+
+
+def root_bytes(lab: Host) -> int:
+    found = resize.seen_inside(lab.run())
+    return found.fs_bytes
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [plain_root(100 * GIB), plain_root(100 * GIB, fs="xfs"), lvm_root(100 * GIB), lvm_root(100 * GIB, fs="xfs")],
+    ids=["ext4", "xfs", "lvm-ext4", "lvm-xfs"],
+)
+def test_the_plan_s_resize(lab: Host, layout: Disk) -> None:
+    inside(lab).disks = [layout]
+    before = root_bytes(lab)
+    outcome = resize.do(lab.run(execute=True))
+    assert outcome.changed
+    found = resize.seen_inside(lab.run())
+    assert (found.cores, found.memory_mb) == (6, 10240)
+    assert found.fs_bytes - before >= 31 * GIB
+    assert lab.pve.vm(1001).drive_size("scsi0") == 132 * GIB
+    assert lab.machines[1001].boots == 2, "one reboot"
+    writes = len(lab.pve.writes())
+    again = resize.do(lab.run(execute=True))
+    assert not again.changed
+    assert len(lab.pve.writes()) == writes, "the second run does nothing"
+
+
+def test_swap_behind_the_root_partition_is_named_and_what_could_be_done_is_done(lab: Host) -> None:
+    inside(lab).disks = [swap_behind_root(100 * GIB)]
+    with pytest.raises(Failed, match=r"partition /dev/sda1 cannot: sda5 \(swap\) stands behind it"):
+        resize.do(lab.run(execute=True))
+    assert resize.seen_inside(lab.run()).cores == 6
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda lab: inside(lab).missing.add("growpart"), "growpart is not installed .* cloud-guest-utils"),
+        (lambda lab: setattr(inside(lab), "exec_blocked", True), "does not run programs"),
+    ],
+)
+def test_an_inside_that_cannot_be_grown_is_explained(lab: Host, break_it: Callable[[Host], None], said: str) -> None:
+    break_it(lab)
+    with pytest.raises(Failed) as failed:
+        resize.do(lab.run(execute=True))
+    import re
+
+    assert re.search(said, str(failed.value)), str(failed.value)
+
+
+def test_a_vm_without_an_agent_is_refused_before_anything_is_changed(lab: Host) -> None:
+    lab.pve.vm(1001).guest_os = None
+    with pytest.raises(Refused, match=r"cannot be asked from inside"):
+        resize.do(lab.run(execute=True))
+    assert lab.pve.writes() == []
+
+
+def test_a_reboot_that_nobody_agreed_to_does_not_happen(lab: Host) -> None:
+    run = lab.run(execute=True, confirm=ConfirmedInAdvance(yes=False))
+    with pytest.raises(Failed, match="Reboot VM 1001"), error_boundary(run):
+        resize.do(run)
+    assert lab.machines[1001].boots == 1
+    outcome = resize.do(lab.run(execute=True))
+    assert outcome.changed
+    assert resize.seen_inside(lab.run()).cores == 6
+
+
+def test_somebody_else_s_change_in_between_stops_it(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, looks = resize.look, iter(range(100))
+
+    def look(run: Any) -> resize.State:
+        found = original(run)
+        lab.pve.vm(1001).config["description"] = f"changed meanwhile, {next(looks)}"
+        return found
+
+    monkeypatch.setattr(resize, "look", look)
+    with pytest.raises(Refused, match="checksum mismatch"):
+        resize.do(lab.run(execute=True))
+    assert lab.pve.vm(1001).pending == {}
+
+
+CUTS = [
+    ("PUT", "/qemu/1001/config"),
+    ("PUT", "/qemu/1001/resize"),
+    ("POST", "/status/reboot"),
+    ("POST", "/agent/exec"),
+    ("POST", "/agent/exec", 1),
+    ("POST", "/agent/exec", 2),
+    ("GET", "/pending"),
+]
+
+
+@pytest.mark.parametrize("after", [True, False], ids=["answer-lost", "request-lost"])
+@pytest.mark.parametrize("which", CUTS, ids=["-".join(map(str, one)).rsplit("/", 1)[-1] for one in CUTS])
+def test_cut_off_anywhere_the_next_run_completes_it(lab: Host, which: Any, after: bool) -> None:
+    method, path, *skip = which
+    lab.pve.cut(method, path, after=after, skip=skip[0] if skip else 0)
+    try:
+        resize.do(lab.run(execute=True))
+    except CutoverError:
+        resize.do(lab.run(execute=True))
+    found = resize.seen_inside(lab.run())
+    assert (found.cores, found.memory_mb) == (6, 10240)
+    assert found.fs_bytes > 130 * GIB
+    assert lab.machines[1001].boots == 2, "rebooted once, not twice"
+    assert lab.pve.vm(1001).drive_size("scsi0") == 132 * GIB
+
+
+def test_undo_while_it_only_waits_needs_no_reboot(lab: Host) -> None:
+    run = lab.run(execute=True, confirm=ConfirmedInAdvance(yes=False))
+    with pytest.raises(Failed), error_boundary(run):
+        resize.do(run)
+    assert set(lab.pve.vm(1001).pending) == {"cores", "memory"}
+    outcome = resize.undo(lab.run(execute=True))
+    assert "no reboot was needed" in outcome.sentences[0]
+    assert lab.pve.vm(1001).pending == {}
+    assert lab.machines[1001].boots == 1
+
+
+def test_undo_gives_cores_and_memory_back_and_says_that_the_disk_stays(lab: Host) -> None:
+    resize.do(lab.run(execute=True))
+    outcome = resize.undo(lab.run(execute=True))
+    found = resize.seen_inside(lab.run())
+    assert (found.cores, found.memory_mb) == (4, 8192)
+    assert lab.machines[1001].boots == 3
+    assert any("stays at 132 GB: a disk cannot shrink" in sentence for sentence in outcome.sentences)
+    assert not resize.undo(lab.run(execute=True)).changed
+
+
+def test_a_rollback_of_the_disk_is_asked_for_by_name_and_says_what_is_lost(lab: Host) -> None:
+    vm = lab.site.guests.new
+    run = lab.run(execute=True, token=lab.root)
+    with run.guard.act("test", "a snapshot"):
+        run.proxmox.do_task(
+            "POST", f"{run.proxmox.of(vm)}/snapshot", kind="qmsnapshot", vmid=1001, what="x", deadline=5, snapname="before"
+        )
+    lab.pve.vm(1001).config["scsi0"] = "local-lvm:vm-1001-disk-0,size=132G"
+    with pytest.raises(Refused, match=r"nobody typed 'portainer': Everything written to VM 1001 \(portainer\) since 20"):
+        resize.roll_disk_back(lab.run(execute=True), "before")
+    assert lab.pve.vm(1001).drive_size("scsi0") == 132 * GIB
+    outcome = resize.roll_disk_back(lab.run(execute=True, confirm=ConfirmedInAdvance("portainer")), "before")
+    assert lab.pve.vm(1001).drive_size("scsi0") == 100 * GIB
+    assert "is lost" in outcome.sentences[0]
+    with pytest.raises(Refused, match="no snapshot 'nonesuch'"):
+        resize.roll_disk_back(lab.run(execute=True), "nonesuch")
+
+
+def test_a_host_without_room_is_refused_before_anything_is_changed(lab: Host) -> None:
+    lab.pve.memory_total = 22 * GIB
+    with pytest.raises(Refused, match="no room for the larger VM"):
+        resize.do(lab.run(execute=True))
+    assert lab.pve.writes() == []
+
+
+def test_a_start_that_fails_is_said_with_its_reason(lab: Host) -> None:
+    lab.pve.vm(1001).start_error = "start failed: out of memory"
+    with pytest.raises(Failed, match="could not be started: start failed: out of memory"):
+        resize.do(lab.run(execute=True))
+
+
+def test_the_memory_that_a_vm_sees_is_counted_in_blocks() -> None:
+    seen = resize.Inside(6, 10240 - 128, 130 * GIB, "ext4", "sda1")
+    assert resize.not_yet(seen, WANTED, "/") == []
+    small = resize.Inside(4, 8192, 98 * GIB, "ext4", "sda1")
+    assert len(resize.not_yet(small, WANTED, "/")) == 3
+    assert MIB * 1024 == GIB
+
+
+def test_a_short_hold_on_the_configuration_is_waited_for(lab: Host) -> None:
+    def tried() -> int:
+        return len([path for method, path in lab.pve.writes() if method == "PUT" and path.endswith("/1001/config")])
+
+    async def release() -> None:
+        lab.pve.release_config_lock(1001)
+
+    def release_after_the_second_try() -> None:
+        wait_until(lambda: tried() > 1 or Not("it was tried once"), deadline=60, what="the second try")
+        lab.pve.call(release())
+
+    lab.pve.call(lab.pve.hold_config_lock(1001, None))
+    with ThreadPoolExecutor(1) as somebody:
+        released = somebody.submit(release_after_the_second_try)
+        assert resize.do(lab.run(execute=True)).changed
+        released.result(60)
+
+
+def test_a_vm_that_ha_may_start_elsewhere_needs_room_there_too() -> None:
+    from cutover.checks.host import Room, strains
+    from cutover.site.schema import load
+    from lab.proxmox_host import SITE
+
+    limits = load(SITE).limits
+    here = Room(16, 64 * GIB, 32 * GIB, 20 * GIB, "local-lvm", "lvmthin", 800 * GIB, 600 * GIB, 200 * GIB)
+    assert strains(here, (4, 8192, 100), WANTED, limits) == []
+    import dataclasses
+
+    said = strains(dataclasses.replace(here, elsewhere=8 * GIB), (4, 8192, 100), WANTED, limits)
+    assert len(said) == 1
+    assert "another node" in said[0]
+    assert strains(dataclasses.replace(here, elsewhere=16 * GIB), (4, 8192, 100), WANTED, limits) == []

@@ -1,0 +1,79 @@
+"""The move: how it finds its way after it was interrupted, and that its hold keeps its promise. Against the whole lab."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cutover import runner
+from cutover.core.errors import Refused
+from cutover.core.ui import ConfirmedInAdvance
+from cutover.replication import switchover
+from cutover.replication.follower import Position
+from cutover.state import status as state
+from lab.lab import Lab, new_folder
+
+
+@pytest.fixture(scope="module")
+def lab(lab_parent: Path) -> Any:
+    with Lab(new_folder(lab_parent), seed=lab_parent / "seed") as lab:
+        new = lab.new_qdrant()
+        new.start()
+        for verb in ("gate", "copy"):
+            does(lab, verb)
+        yield lab
+        new.kill()
+
+
+def does(lab: Lab, verb: str) -> Any:
+    run = lab.run(execute=True, confirm=ConfirmedInAdvance(lab.site.name))
+    try:
+        return runner.carry_out(verb, run).outcome
+    finally:
+        run.close()
+
+
+def test_a_hold_that_a_dead_operator_left_is_seen_and_ended(lab: Lab) -> None:
+    run = lab.run(execute=True)
+    with run.guard.act("switch.hold", "Hold writes"):
+        run.gate.hold(1.2)
+    assert state.status(run).state == "moving"
+    switchover.end_abandoned_hold(run, "switch")
+    assert not run.gate.state().held
+    assert state.status(run).state == "ready"
+    run.close()
+
+
+def test_there_and_back_says_how_long_writes_were_held(lab: Lab) -> None:
+    there, back = does(lab, "switch"), does(lab, "back")
+    for outcome in (there, back):
+        assert 0 < outcome.facts["held_seconds"] <= lab.site.limits.hold_seconds
+        assert list(outcome.facts["steps"]) == ["drained", "followed", "proved", "pointed", "released"]
+    assert "The new server serves" in there.sentences[0]
+    assert does(lab, "back") is None or does(lab, "back").changed is False
+
+
+def test_a_flag_that_was_set_just_before_the_tool_died_is_found_by_looking(lab: Lab) -> None:
+    """The position still says that the old server is followed; the gate says that the new one serves."""
+    does(lab, "switch")
+    run = lab.run(execute=True)
+    saved = Position.load(switchover.position_path(run))
+    assert saved is not None
+    saved.side = "old"
+    saved.moved = {"digits": [1]}
+    saved.save(switchover.position_path(run))
+    turned = switchover.position(run, "new")
+    assert (turned.side, turned.moved, turned.offset) == ("new", {}, saved.offset)
+    run.close()
+    assert does(lab, "back").changed
+
+
+def test_a_switch_without_a_position_asks_for_a_copy(lab: Lab) -> None:
+    run = lab.run(execute=True)
+    path = switchover.position_path(run)
+    kept = path.read_bytes()
+    path.unlink()
+    with pytest.raises(Refused, match="Begin with `copy`"):
+        switchover.follower(run, "old", "switch")
+    path.write_bytes(kept)
+    run.close()

@@ -1,0 +1,129 @@
+"""The compose file that ships: as site.yaml says, accepted by the real Compose, and every rule about it can be broken."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cutover.core.errors import Refused
+from cutover.portainer import compose_file
+from cutover.site import schema
+
+ROOT = Path(__file__).parents[2]
+KEYS = {"QDRANT_API_KEY": "write", "QDRANT_READ_ONLY_API_KEY": "read"}
+
+
+@pytest.fixture(scope="module")
+def ours() -> schema.Site:
+    return schema.load(ROOT / "site.yaml")
+
+
+@pytest.fixture(scope="module")
+def text(ours: schema.Site) -> str:
+    return (ROOT / ours.portainer.compose_file).read_text()
+
+
+def test_the_file_that_ships_says_what_site_yaml_says(text: str, ours: schema.Site) -> None:
+    file = compose_file.read(text)
+    assert compose_file.mistakes(file, ours) == []
+    assert str(file.image) == ours.qdrant.image
+    assert [f"http://{p.address}:{p.published}" for p in file.ports] == [ours.qdrant.new_url]
+    assert {m.target: m.volume for m in file.mounts} == {
+        "/qdrant/storage": "qdrant_storage", "/qdrant/snapshots": "qdrant_snapshots"
+    }  # fmt: skip
+    assert set(file.required) == set(KEYS)
+    assert file.memory == 3072 << 20
+
+
+def test_compose_accepts_the_file_with_both_keys(text: str) -> None:
+    assert compose_file.compose_says(text, KEYS) is None
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_compose_refuses_the_file_without_a_key(text: str, name: str) -> None:
+    said = compose_file.compose_says(text, {k: v for k, v in KEYS.items() if k != name})
+    assert said is not None
+    assert f"required variable {name} is missing a value: set {name} in the environment variables" in said
+    assert name in compose_file.read(text).missing({k: v for k, v in KEYS.items() if k != name})
+
+
+def test_the_real_binary_is_called_not_the_script_that_hides_failures() -> None:
+    binary = compose_file.compose_binary()
+    assert binary is not None
+    assert subprocess.run([*binary, "-f", "/nonexistent.yml", "config"], capture_output=True, check=False).returncode
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "said"),
+    [
+        ("v1.18.3@sha256:0bd98fa7977f1e75694779359ca4e212822e5a71334e28421182f72f209d5286", "latest", "is not pinned"),
+        ("v1.18.3@", "v1.18.4@", "site.yaml says"),
+        ('"10.0.0.101:6333:6333"', '"6333:6333"', "published to every address"),
+        ('"10.0.0.101:6333:6333"', '"0.0.0.0:6333:6333"', "published to every address"),
+        ('"10.0.0.101:6333:6333"', '"10.0.0.152:6333:6333"', "site.yaml expects 10.0.0.101:6333"),
+        ('"10.0.0.101:6333:6333"', '"10.0.0.101:6333:6333"\n      - "10.0.0.101:6334:6334"', "gRPC (6334)"),
+        ("ports:\n", 'expose: ["6333"]\n    x-ports:\n', "Port 6333 is not published"),
+        ("- qdrant_storage:/qdrant/storage\n", "- ./data:/qdrant/storage\n", "mounted from the host"),
+        ("- qdrant_snapshots:/qdrant/snapshots", "- qdrant_snapshots:/elsewhere", "Nothing is mounted at /qdrant/snapshots"),
+        ("    name: qdrant_storage\n", "", "no fixed `name:`"),
+        ("${QDRANT_API_KEY:?", "${QDRANT_API_KEY:-", "does not insist on its variable"),
+        ("API_KEY: ${QDRANT_API_KEY:?set QDRANT_API_KEY in the environment variables of this stack in Portainer}",
+         "API_KEY: hunter2", "A key in Git is no secret"),
+        ("read_only: true", "read_only: false", "writable"),
+        ("cap_drop: [ALL]", "cap_drop: [ALL]\n    cap_add: [NET_RAW]", "keeps capabilities"),
+        ('security_opt: ["no-new-privileges:true"]', "privileged: true", "takes the walls"),
+        ("restart: unless-stopped", "restart: on-failure", "after a reboot"),
+        ("stop_grace_period: 60s", "stop_grace_period: 10s", "before it has finished"),
+        ('command: ["./qdrant"]', 'command: ["./entrypoint.sh"]', "would not receive the signal"),
+        ("        - bash\n", "        - curl\n", "curl or wget"),
+        ("        max-size: 10m\n", "", "without a bound"),
+        ("mem_limit: 3072m", "mem_limit: 10240m", "leaves nothing"),
+        ("    mem_limit: 3072m\n", "", "no memory limit"),
+        ("    restart:", "    container_name: qdrant\n    restart:", "container_name"),
+        ("    restart:", "    env_file: stack.env\n    restart:", "env_file"),
+        ("    restart:", "    build: .\n    restart:", "`build`"),
+        ("services:\n", "services:\n  web:\n    image: web:1\n", "runs web as well"),
+    ],
+)  # fmt: skip
+def test_a_dangerous_change_is_named(text: str, ours: schema.Site, was: str, becomes: str, said: str) -> None:
+    assert was in text
+    found = compose_file.mistakes(compose_file.read(text.replace(was, becomes, 1)), ours)
+    assert any(said in mistake for mistake in found), found
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("services:\n  qdrant: [\n", "line 3 is not valid YAML"),
+        ("a: b: c\n", "line 1 is not valid YAML"),
+        ("services:\n  other:\n    image: x\n", "has no service 'qdrant'"),
+        ("", "has no service 'qdrant'"),
+        ("services: {qdrant: }", "has no service 'qdrant'"),
+    ],
+)
+def test_an_unreadable_file_is_refused_with_its_line(broken: str, said: str) -> None:
+    with pytest.raises(Refused, match=said):
+        compose_file.read(broken)
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts"),
+    [
+        ("qdrant/qdrant:v1@sha256:ab", ("qdrant/qdrant", "v1", "sha256:ab")),
+        ("127.0.0.1:5000/site/qdrant", ("127.0.0.1:5000/site/qdrant", "", "")),
+        ("registry:5000/q:1", ("registry:5000/q", "1", "")),
+        ("qdrant@sha256:ab", ("qdrant", "", "sha256:ab")),
+    ],
+)
+def test_image_references_are_taken_apart(reference: str, parts: tuple[str, str, str]) -> None:
+    image = compose_file.Image.parse(reference)
+    assert (image.name, image.tag, image.digest) == parts
+    assert str(image) == reference
+
+
+def test_a_compose_that_cannot_run_on_this_machine_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "docker" else None)
+    assert compose_file.compose_binary() == ["/usr/bin/docker", "compose"]

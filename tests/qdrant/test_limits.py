@@ -1,0 +1,75 @@
+"""What stands against a move, and who goes round Nginx."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from cutover.qdrant.client import writes_counted
+from cutover.qdrant.limits import bytes_needed, defaults_differ, grpc_writes, reasons_against
+from cutover.replication.bypass import Bypass, by_route, unexplained
+
+
+def info(**params: Any) -> Any:
+    return {"config": {"params": {"vectors": {"size": 4, "distance": "Dot"}, **params}}}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (info(), ""),
+        (info(sharding_method="auto", shard_number=4), ""),
+        (info(sharding_method="custom"), "custom shards"),
+        (info(vectors={"size": 4, "distance": "Cosine"}), ""),
+        (info(vectors={"size": 4, "distance": "Dot", "datatype": "float16"}), ""),
+        (info(vectors={"a": {"size": 4, "distance": "Cosine", "datatype": "float16"}}), "vector a of docs"),
+        (info(vectors={"size": 4, "distance": "Dot", "datatype": "uint8"}), ""),
+        (info(vectors={"size": 4, "distance": "Dot", "datatype": "turbo4"}), "turbo4"),
+        (info(sparse_vectors={"s": {}}), ""),
+        (info(sparse_vectors={"s": {"index": {"datatype": "float16"}}}), "sparse vector s"),
+    ],
+)
+def test_what_cannot_be_moved_is_named(found: Any, words: Any) -> None:
+    reasons = reasons_against("docs", found)
+    assert bool(reasons) == bool(words)
+    assert words in "".join(reasons)
+
+
+def test_shard_keys_are_custom_shards_whatever_the_settings_say() -> None:
+    assert reasons_against("docs", info(), ["tenant"])
+
+
+def test_a_write_that_neither_nginx_nor_we_sent_is_unexplained() -> None:
+    put, delete = "PUT /collections/{collection_name}/points", "POST /collections/{collection_name}/points/delete"
+    counted, passed, sent = Counter({put: 10, delete: 3, "gRPC qdrant.Points/Upsert": 1}), Counter({put: 9}), Counter({delete: 3})
+    assert unexplained(counted, passed, sent) == [Bypass(put, 1), Bypass("gRPC qdrant.Points/Upsert", 1)]
+    assert unexplained(Counter({put: 1}), Counter({put: 5}), sent) == []
+
+
+def test_telemetry_is_read_as_the_server_answers_it(recorded: Any) -> None:
+    telemetry = next(e["answer"]["result"] for e in recorded("qdrant-1.18.3.jsonl") if e["path"] == "/telemetry")
+    counted = by_route(writes_counted(telemetry))
+    assert counted["PUT /collections/{collection_name}/points"] == 6
+    assert counted["POST /collections/{collection_name}/points/delete"] == 3
+    assert not any("scroll" in name or "count" in name or name.startswith("GET") or "snapshots" in name for name in counted)
+    assert grpc_writes(writes_counted(telemetry)) == {}
+
+
+def test_only_grpc_writes_count() -> None:
+    telemetry = {
+        "requests": {
+            "grpc": {"responses": {"/qdrant.Points/Upsert": {"0": {"count": 3}}, "/qdrant.Points/Query": {"0": {"count": 9}}}}
+        }
+    }
+    assert grpc_writes(writes_counted(telemetry)) == {"qdrant.Points/Upsert": 3}
+
+
+def test_other_configuration_is_named() -> None:
+    assert defaults_differ({"app": {"jwt_rbac": True}}, {"app": {"jwt_rbac": False}}) == ["jwt_rbac: True and False"]
+
+
+def test_room_is_reckoned_generously() -> None:
+    assert bytes_needed(info(), 1000, 100) == 2 * 1000 * (300 + 100 + 16)
+    assert bytes_needed(info(vectors={"a": {"size": 100, "datatype": "uint8"}}, sparse_vectors={"s": {}}), 1, 0) == 2 * (
+        300 + 100 + 1000
+    )

@@ -1,0 +1,398 @@
+"""Following: what recorded writes ask for, and that a round brings exactly that. The gate is played from a list of lines."""
+
+import json
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from cutover.core.errors import Refused
+from cutover.gate.write_log import Write
+from cutover.qdrant import compare
+from cutover.qdrant.affected import Depth, Touched
+from cutover.qdrant.client import Answered
+from cutover.replication.follower import (
+    CannotFollow,
+    Follower,
+    Position,
+    TooMuchForAHold,
+    alias_moves,
+    happened,
+    index_schema,
+    patch_for,
+)
+from tests.support.qdrant_pair import pair_of_servers
+
+
+@dataclass
+class Record:
+    """The gate's log and bodies as a list: what Nginx would have written down. It says nothing about holding or switching."""
+
+    lines: list[Write] = field(default_factory=list)
+    content: dict[str, bytes] = field(default_factory=dict)
+    forgotten: list[str] = field(default_factory=list)
+
+    def add(self, side: Any, method: Any, uri: Any, body: Any = None, status: Any = 200) -> Any:
+        name = f"{len(self.lines):010d}" if body is not None else ""
+        self.content[name] = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.lines.append(Write(100 * (len(self.lines) + 1), time.time(), method, uri, status, side, name))
+
+    def read_log(self, from_offset: Any) -> Any:
+        return [line for line in self.lines if line.offset > from_offset]
+
+    def bodies(self, entries: Any) -> Any:
+        return ((entry, self.content[entry.body]) for entry in entries)
+
+    def forget_bodies(self, entries: Any) -> Any:
+        self.forgotten += [entry.body for entry in entries]
+
+
+class Application:
+    """Writes to the serving server and has it written down, as the gate does."""
+
+    def __init__(self, server: Any, record: Any, side: Any) -> None:
+        self.server, self.record, self.side = server, record, side
+
+    def __call__(self, method: Any, uri: Any, body: Any = None) -> Any:
+        path, _, query = uri.partition("?")
+        status = 200
+        try:
+            self.server.ask(method, path, body, params=dict(p.split("=") for p in query.split("&")) if query else None)
+        except Answered as error:
+            status = error.status
+        self.record.add(self.side, method, uri, body, status)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: Any) -> Any:
+    with pair_of_servers(tmp_path_factory.mktemp("pair")) as pair:
+        yield pair
+
+
+@dataclass
+class Stage:
+    old: object
+    new: object
+    record: Record
+    follower: Follower
+    write: Application
+
+
+@pytest.fixture
+def stage(servers: Any, tmp_path: Any) -> Any:
+    servers.clear()
+    old, new = servers.old, servers.new
+    with servers.guard.act("test", "Fill and follow"):
+        for server in (old, new):
+            server.ask("PUT", "/collections/docs", {"vectors": {"size": 2, "distance": "Dot"}})
+            server.upsert("docs", [{"id": i, "vector": [i, 1], "payload": {"n": i}} for i in range(200)])
+            server.change_aliases([{"create_alias": {"alias_name": "now", "collection_name": "docs"}}])
+        record: Any = Record()
+
+        def copy(name: Any) -> Any:
+            made = old.create_snapshot(name)
+            if name in new.collections():
+                new.delete_collection(name)
+            new.recover(name, old.snapshot_url(name, made["name"]), checksum=made["checksum"], source_key="read-key-of-the-pair")
+
+        follower = Follower(record, old, new, Position(), tmp_path / "follow.json", copy_collection=copy, may_replace=True)
+        yield Stage(old, new, record, follower, Application(old, record, "old"))
+
+
+def same(stage: Any) -> Any:
+    assert compare.compare_schemas(compare.schema_of(stage.old), compare.schema_of(stage.new)) == []
+    for name in stage.old.collections():
+        assert compare.compare_collection(stage.old, stage.new, name).differences == []
+
+
+def test_every_kind_of_write_is_brought_over(stage: Any) -> None:
+    at = "/collections/now/points"
+    for method, uri, body in [
+        ("PUT", f"{at}?wait=true", {"points": [{"id": 500, "vector": [1, 2], "payload": {"a": -0.0}}]}),
+        ("PUT", at, {"batch": {"ids": [501, 1], "vectors": [[1, 2], [3, 4]]}}),
+        ("POST", f"{at}/payload", {"payload": {"x": 1}, "points": [2]}),
+        ("PUT", f"{at}/payload", {"payload": {"y": 2**63}, "points": [3]}),
+        ("POST", f"{at}/payload/delete", {"keys": ["n"], "points": [4]}),
+        ("POST", f"{at}/payload/clear", {"points": [5]}),
+        ("PUT", f"{at}/vectors", {"points": [{"id": 6, "vector": [9, 9]}]}),
+        ("POST", f"{at}/delete", {"points": [7, 12345]}),
+        (
+            "POST",
+            f"{at}/batch",
+            {"operations": [{"delete": {"points": [8]}}, {"set_payload": {"payload": {"z": 1}, "points": [9]}}]},
+        ),
+    ]:
+        stage.write(method, uri, body)
+    done = stage.follower.round()
+    assert done.ids["docs"] >= {500, 501, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12345}
+    assert stage.follower.round().lines == 0
+    same(stage)
+
+
+def test_a_write_that_was_only_acknowledged_is_not_read_too_early(stage: Any, servers: Any) -> None:
+    servers.switch("old", apply_delay_ms=100)
+    for attempt in range(5):
+        ids = random.sample(range(200), 50)
+        stage.write("PUT", "/collections/docs/points/payload", {"payload": {"attempt": attempt}, "points": ids})
+        stage.follower.round()
+        assert compare.compare_ids(stage.old, stage.new, "docs", ids) == []
+
+
+def test_a_round_that_was_interrupted_is_done_again_without_harm(stage: Any, tmp_path: Any) -> None:
+    stage.write("POST", "/collections/docs/points/delete?wait=true", {"points": [1, 2, 3]})
+    stage.follower.round()
+    again = Follower(
+        stage.record, stage.old, stage.new, Position(), tmp_path / "other.json", copy_collection=print, may_replace=False
+    )
+    again.round()
+    same(stage)
+    saved = Position.load(tmp_path / "other.json")
+    assert saved is not None
+    assert saved.offset == stage.record.lines[-1].offset
+    assert stage.record.forgotten
+
+
+def test_writes_by_filter_are_answered_by_comparing_everything(stage: Any) -> None:
+    stage.write("POST", "/collections/docs/points/delete?wait=true", {"filter": {"must": [{"key": "n", "range": {"lt": 50}}]}})
+    stage.write(
+        "POST",
+        "/collections/now/points/payload?wait=true",
+        {"payload": {"q": 1}, "filter": {"must": [{"key": "n", "range": {"gt": 150}}]}},
+    )
+    done = stage.follower.round()
+    assert [c.count for c in done.compared] == [99]
+    same(stage)
+
+
+def test_inside_a_hold_a_write_by_filter_ends_it_when_comparing_would_take_too_long(stage: Any) -> None:
+    stage.write("POST", "/collections/docs/points/delete?wait=true", {"filter": {"must": [{"key": "n", "range": {"lt": 50}}]}})
+    with pytest.raises(TooMuchForAHold, match="filter"):
+        stage.follower.round(held=True, budget=0.0001)
+    assert stage.follower.position.offset == 0
+    stage.follower.round(held=True, budget=0.5)
+    same(stage)
+
+
+def test_indexes_settings_aliases_and_collections_are_brought_as_they_are_now(stage: Any) -> None:
+    stage.write(
+        "PUT",
+        "/collections/docs/index?wait=true",
+        {"field_name": "n", "field_schema": {"type": "integer", "lookup": True, "range": True}},
+    )
+    stage.write("PUT", "/collections/docs/index?wait=true", {"field_name": "gone", "field_schema": "keyword"})
+    stage.write("DELETE", "/collections/docs/index/gone?wait=true")
+    stage.write("PATCH", "/collections/docs", {"optimizers_config": {"indexing_threshold": 12345}})
+    stage.write("PUT", "/collections/other", {"vectors": {"size": 3, "distance": "Cosine"}})
+    stage.write("PUT", "/collections/other/points?wait=true", {"points": [{"id": 1, "vector": [1, 2, 3]}]})
+    stage.write(
+        "POST",
+        "/collections/aliases",
+        {
+            "actions": [
+                {"delete_alias": {"alias_name": "now"}},
+                {"create_alias": {"alias_name": "now", "collection_name": "other"}},
+            ]
+        },
+    )
+    stage.follower.round()
+    same(stage)
+    stage.write("DELETE", "/collections/other")
+    stage.follower.round()
+    assert stage.new.collections() == ["docs"]
+    same(stage)
+
+
+def test_a_write_through_an_alias_that_has_moved_since_is_not_missed(stage: Any) -> None:
+    stage.write("PUT", "/collections/other", {"vectors": {"size": 2, "distance": "Dot"}})
+    stage.follower.round()
+    stage.write("PUT", "/collections/now/points?wait=true", {"points": [{"id": 777, "vector": [1, 1]}]})
+    stage.write(
+        "POST", "/collections/aliases", {"actions": [{"create_alias": {"alias_name": "now", "collection_name": "other"}}]}
+    )
+    stage.follower.round()
+    same(stage)
+
+
+def test_a_collection_is_never_deleted_that_nobody_asked_to_delete(stage: Any) -> None:
+    stage.new.ask("PUT", "/collections/theirs", {"vectors": {"size": 2, "distance": "Dot"}})
+    stage.write("PUT", "/collections/docs/index?wait=true", {"field_name": "n", "field_schema": "integer"})
+    stage.follower.round()
+    assert "theirs" in stage.new.collections()
+
+
+def test_what_is_not_followed_refuses_with_its_name_and_loses_nothing(stage: Any) -> None:
+    stage.record.add("old", "PUT", "/quotas", {"enabled": True})
+    with pytest.raises(CannotFollow, match="quotas"):
+        stage.follower.round()
+    assert stage.follower.position.offset == 0
+
+
+def test_a_collection_with_other_vectors_is_not_replaced_on_the_way_back(stage: Any) -> None:
+    stage.follower.may_replace = False
+    stage.write("PUT", "/collections/docs/vectors/more?wait=true", {"dense": {"size": 5, "distance": "Dot"}})
+    with pytest.raises(CannotFollow, match="settings of docs were changed"):
+        stage.follower.round()
+    stage.follower.may_replace = True
+    stage.follower.round()
+    same(stage)
+
+
+def test_a_late_write_is_brought_over_and_a_conflict_keeps_both_versions(stage: Any, tmp_path: Any) -> None:
+    """The traffic moved to the new server; two writes that had been sent long ago reach the old one."""
+    follower = Follower(
+        stage.record, stage.new, stage.old, Position(side="new"), tmp_path / "late.json", copy_collection=print, may_replace=False
+    )
+    late = Application(stage.old, stage.record, "old")
+    on_new = Application(stage.new, stage.record, "new")
+    on_new("POST", "/collections/docs/points/payload?wait=true", {"payload": {"who": "new"}, "points": [10]})
+    follower.round()
+    late("POST", "/collections/docs/points/payload?wait=true", {"payload": {"who": "late"}, "points": [10, 11]})
+    assert follower.round().late == 2
+    payload = {r["id"]: r["payload"] for r in stage.new.scroll("docs", vectors=False)}
+    assert payload[11]["who"] == "late"
+    assert payload[10]["who"] == "new"
+    same(stage)
+    kept = [json.loads(line) for line in (tmp_path / "late-writes.jsonl").read_text().splitlines()]
+    assert {(k["id"], k["conflict"]) for k in kept} == {(10, True), (11, False)}
+    assert {kept[0]["the old server"]["payload"]["who"], kept[0]["the new server"]["payload"].get("who")} & {"late"}
+    assert follower.position.conflicts == 1
+
+
+def test_everything_is_proved_while_somebody_writes(stage: Any) -> None:
+    stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"busy": 1}, "points": [1, 2, 3]})
+    compared, differences = stage.follower.prove_everything()
+    assert differences == []
+    assert sum(c.records for c in compared) == 200
+
+
+def test_a_change_that_nobody_recorded_is_a_difference(stage: Any) -> None:
+    stage.new.delete("docs", [42])
+    stage.old.ask("POST", "/collections/docs/points/payload?wait=true", {"payload": {"secret": 1}, "points": [43]})
+    _, differences = stage.follower.prove_everything()
+    assert {(d.kind, d.where) for d in differences} == {("missing", 42), ("payload", 43)}
+    quick = stage.follower.prove_quickly({"docs": {42}}, counts=True, timeout=5)
+    assert {d.kind for d in quick} == {"missing", "collection"}
+
+
+# -- pure -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("status", "found", "counts"),
+    [
+        (200, Touched("c", whole=Depth.IDS), True),
+        (400, Touched("c", whole=Depth.IDS), False),
+        (403, Touched("c", schema=True), False),
+        (500, Touched("c", whole=Depth.IDS), True),
+        (499, Touched("c", whole=Depth.IDS), True),
+        (404, Touched("c", ids=frozenset({1})), True),
+        (400, Touched("c", ids=frozenset({1})), True),
+    ],
+)
+def test_which_answers_mean_that_something_may_have_happened(status: Any, found: Any, counts: Any) -> None:
+    assert happened(Write(1, 0.0, "POST", "/", status, "old", ""), found) is counts
+
+
+def test_alias_moves_are_read_from_the_request() -> None:
+    actions = [
+        {"create_alias": {"collection_name": "a", "alias_name": "x"}},
+        {"rename_alias": {"old_alias_name": "x", "new_alias_name": "y"}},
+        {"delete_alias": {"alias_name": "z"}},
+    ]
+    assert alias_moves(json.dumps({"actions": actions}).encode()) == [("x", "a"), ("y", "x")]
+
+
+def test_settings_and_indexes_are_written_as_qdrant_takes_them() -> None:
+    config = {
+        "params": {"vectors": {"size": 4, "distance": "Dot", "on_disk": True}, "on_disk_payload": True, "replication_factor": 1},
+        "hnsw_config": {"m": 8},
+        "optimizer_config": {"indexing_threshold": 5, "memmap_threshold": None},
+        "quantization_config": None,
+    }
+    assert patch_for(config) == {
+        "hnsw_config": {"m": 8},
+        "optimizers_config": {"indexing_threshold": 5},
+        "quantization_config": "Disabled",
+        "params": {"replication_factor": 1, "on_disk_payload": True},
+        "vectors": {"": {"on_disk": True}},
+    }
+    assert index_schema({"data_type": "keyword"}) == "keyword"
+    assert index_schema({"data_type": "integer", "params": {"type": "integer", "range": True, "on_disk": None}}) == {
+        "type": "integer",
+        "range": True,
+    }
+
+
+def test_a_damaged_position_is_named_and_not_guessed(tmp_path: Any) -> None:
+    (tmp_path / "follow.json").write_text("{")
+    with pytest.raises(Refused, match="not readable"):
+        Position.load(tmp_path / "follow.json")
+    assert Position.load(tmp_path / "absent.json") is None
+
+
+def test_position_survives_saving(tmp_path: Any) -> None:
+    position = Position(side="new", offset=7, holders={"now": ["a", "b"]}, moved={"docs": [1, "x"]})
+    position.save(tmp_path / "p.json")
+    assert Position.load(tmp_path / "p.json") == position
+
+
+def test_a_collection_that_gave_its_name_to_an_alias_is_gone_on_the_other_server_too(stage: Any) -> None:
+    """How a collection is replaced the first time without changing its users: build, delete, point the old name."""
+    vectors = {"vectors": {"size": 2, "distance": "Dot"}}
+    stage.write("PUT", "/collections/docs_v2", vectors)
+    stage.write("PUT", "/collections/docs_v2/points?wait=true", {"points": [{"id": 1, "vector": [7, 7], "payload": {"v": 2}}]})
+    stage.write("DELETE", "/collections/docs")
+    swap = {"create_alias": {"alias_name": "docs", "collection_name": "docs_v2"}}
+    stage.write("POST", "/collections/aliases", {"actions": [swap]})
+    stage.write("PUT", "/collections/docs/points?wait=true", {"points": [{"id": 2, "vector": [8, 8]}]})
+    stage.follower.round()
+    assert stage.new.aliases() == {"docs": "docs_v2"}
+    same(stage)
+
+
+def test_a_collection_that_took_the_name_of_an_alias_does_not_overwrite_what_the_alias_meant(stage: Any) -> None:
+    stage.write("POST", "/collections/aliases", {"actions": [{"delete_alias": {"alias_name": "now"}}]})
+    stage.write("PUT", "/collections/now", {"vectors": {"size": 2, "distance": "Dot"}})
+    stage.write("PUT", "/collections/now/points?wait=true", {"points": [{"id": 1, "vector": [7, 7]}]})
+    stage.follower.round()
+    assert stage.new.count("docs") == 200
+    assert stage.new.collections() == ["docs", "now"]
+    same(stage)
+
+
+def test_an_index_that_was_only_acknowledged_is_not_looked_at_too_early(stage: Any, servers: Any) -> None:
+    servers.switch("old", apply_delay_ms=200)
+    stage.write("PUT", "/collections/docs/index", {"field_name": "n", "field_schema": "integer"})
+    stage.follower.round()
+    servers.switch("old")
+    assert "n" in stage.new.info("docs")["payload_schema"]
+    same(stage)
+
+
+def test_a_batch_that_was_refused_in_the_middle_is_followed_up_to_there(stage: Any) -> None:
+    few, others = ({"must": [{"key": "n", "range": {"gte": n, "lt": n + 3}}]} for n in (0, 3))
+    operations = [{"delete": {"filter": few}}, {"delete_vectors": {"filter": others, "vector": ["no-such-vector"]}}]
+    stage.write("POST", "/collections/docs/points/batch?wait=true", {"operations": operations})
+    assert stage.record.lines[-1].status == 400
+    assert stage.old.count("docs") == 197
+    stage.follower.round()
+    same(stage)
+
+
+def test_changes_of_aliases_that_were_refused_in_the_middle_are_followed_up_to_there(stage: Any) -> None:
+    first = {"create_alias": {"alias_name": "then", "collection_name": "docs"}}
+    taken = {"create_alias": {"alias_name": "docs", "collection_name": "docs"}}
+    stage.write("POST", "/collections/aliases", {"actions": [first, taken]})
+    assert stage.record.lines[-1].status == 409
+    assert "then" in stage.old.aliases()
+    stage.follower.round()
+    same(stage)
+
+
+def test_a_collection_that_was_deleted_and_made_anew_with_other_vectors_is_replaced_on_the_way_back_too(stage: Any) -> None:
+    stage.follower.may_replace = False
+    stage.write("DELETE", "/collections/docs")
+    stage.write("PUT", "/collections/docs", {"vectors": {"size": 3, "distance": "Dot"}})
+    stage.write("PUT", "/collections/docs/points?wait=true", {"points": [{"id": 1, "vector": [7, 7, 7]}]})
+    stage.follower.round()
+    same(stage)

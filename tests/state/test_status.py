@@ -1,0 +1,115 @@
+"""Where the move is, judged from what was seen; nobody is asked."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from cutover.core.journal import Entry
+from cutover.replication.follower import Position
+from cutover.state.status import Seen, judge
+
+
+@dataclass(frozen=True)
+class Flags:
+    side: str = "old"
+    held: bool = False
+    recording: bool = True
+
+
+def journal(*acts: Any) -> Any:
+    """Lines of a journal: `act` is a finished act, `act!` a note, `act...` an act without outcome."""
+    lines: list[Entry] = []
+    for act in acts:
+        seq = len(lines) + 1
+        if act.endswith("!"):
+            lines.append(Entry(seq, f"t{seq}", "note", act[:-1], "said"))
+        else:
+            lines.append(Entry(seq, f"t{seq}", "intent", act.removesuffix("..."), f"Do {act.removesuffix('...')}"))
+            if not act.endswith("..."):
+                lines.append(Entry(seq + 1, f"t{seq + 1}", "done", act, "said", of=seq))
+    return lines
+
+
+def seen(flags: Any, *acts: Any, behind: Any = 0, position: Any = None, problem: Any = "") -> Any:
+    return Seen(flags, problem, journal(*acts), position or Position(at=940.0), behind, 1000.0)
+
+
+COPIED = ("copy.record", "copy.begun!", "copy.recover", "copy.copied!")
+READY = (*COPIED, "copy.prove", "copy.proved!")
+
+
+@pytest.mark.parametrize(
+    ("flags", "acts", "state"),
+    [
+        (Flags(recording=False), (), "planned"),
+        (Flags(), COPIED, "copying"),
+        (Flags(), (*COPIED, "copy.recover..."), "copying"),
+        (Flags(), READY, "ready"),
+        (Flags(), (*READY, "switch.proved!", "switch.differences!"), "copying"),
+        (Flags(held=True), (*READY, "switch.hold", "switch.last-round..."), "moving"),
+        (Flags(side="new"), (*READY, "switch.point"), "watching"),
+        (Flags(side="new"), (*READY, "switch.point..."), "watching"),
+        (Flags(), (*READY, "switch.point", "back.proved!", "back.point"), "ready"),
+        (Flags(side="new", recording=False), (*READY, "switch.point", "finish.given-up!"), "finished"),
+        (Flags(recording=False), READY, "unknown"),
+        (Flags(recording=False), (*READY, "copy.remove", "copy.stop-recording", "copy.undone!"), "planned"),
+        (None, READY, "unknown"),
+        (None, (), "planned"),
+    ],
+)
+def test_the_state_follows_from_the_gate_and_the_journal(flags: Any, acts: Any, state: Any) -> None:
+    assert judge(seen(flags, *acts)).state == state
+
+
+def test_the_lines_say_now_waiting_for_and_what_can_be_done() -> None:
+    lines = judge(seen(Flags(side="new"), *READY, "switch.point", behind=12)).lines()
+    assert (
+        lines[1]
+        == "Now:         The new server serves; the old one is 12 writes and 60 s behind (recorded; `follow` brings them over)."
+    )
+    assert lines[2].startswith("Waiting for: you")
+    assert lines[3] == "You can:     back, follow, finish"
+
+
+def test_an_interrupted_act_is_named() -> None:
+    assert "interrupted while: Do copy.recover" in judge(seen(Flags(), *COPIED, "copy.recover...")).reason
+
+
+def test_what_may_be_done_is_data_too() -> None:
+    assert judge(seen(Flags(), *READY)).can_switch
+    assert not judge(seen(Flags(), *COPIED)).can_switch
+    assert judge(seen(Flags(side="new"), *READY)).can_go_back
+
+
+def test_the_age_of_the_way_back_is_spoken_in_the_right_unit() -> None:
+    said = judge(seen(Flags(side="new"), *READY, behind=1, position=Position(at=1000.0 - 7300))).now
+    assert "is 1 write and 2.0 h behind" in said
+
+
+def test_conflicts_are_not_kept_quiet() -> None:
+    position = Position(conflicts=2)
+    assert "2 late writes conflict" in judge(seen(Flags(side="new"), *READY, position=position)).now
+
+
+def test_a_way_back_that_is_broken_is_not_shown_as_open() -> None:
+    moved = (*READY, "switch.point", "switch.finished!")
+    for found in (
+        judge(replace(seen(Flags("new"), *moved), damage="The log is damaged.")),
+        judge(seen(Flags("new"), *moved, position=Position("new", doubt="The log was damaged."))),
+    ):
+        assert (found.state, found.can_go_back) == ("watching", False)
+        assert "damaged" in found.reason and "`follow` compares everything anew" in found.waiting_for
+    found = judge(replace(seen(Flags(), *READY), damage="The log is damaged."))
+    assert (found.state, found.can_switch) == ("unknown", False)
+    assert found.waiting_for == "you: `undo copy`, then `copy`"
+
+
+def test_after_going_back_without_the_new_server_nothing_is_followed_and_a_copy_can_begin() -> None:
+    alone = (*READY, "switch.point", "switch.finished!", "back.point")
+    between = judge(seen(Flags(), *alone, position=Position("new", alone=True)))
+    assert (between.state, between.waiting_for) == ("unknown", "you: `back` once more")
+    found = judge(seen(Flags(recording=False), *alone, "back.alone!", "back.finished!"))
+    assert (found.state, found.now) == ("planned", "The old server serves; the new one is not followed.")
+    again = judge(seen(Flags(), *alone, "back.alone!", "copy.record", "copy.begun!"))
+    assert again.state == "copying"

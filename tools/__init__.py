@@ -1,0 +1,1 @@
+"""What is run beside the tool: bench, fault matrix, sabotage, rehearsal."""
