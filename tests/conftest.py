@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,25 +15,21 @@ from hypothesis import settings
 settings.register_profile("untimed", parent=settings(), deadline=None)
 settings.load_profile("untimed")
 
-RECORDED = Path(__file__).resolve().parents[2].parent / "shared" / "recorded"
+RECORDED = Path(__file__).resolve().parent / "recorded"
 
 
 @pytest.fixture(scope="session")
 def recorded_folder() -> Path:
-    """The folder of exchanges recorded from real servers; the test is skipped where it is not beside the checkout."""
-    if not RECORDED.is_dir():
-        pytest.skip("the recorded exchanges are not beside this checkout")
+    """The folder of exchanges recorded from real servers; stand-ins are held to them."""
     return RECORDED
 
 
 @pytest.fixture(scope="session")
-def recorded(recorded_folder: Path) -> Callable[[str], list[dict[str, Any]]]:
+def recorded() -> Callable[[str], list[dict[str, Any]]]:
     """Read one file of recorded exchanges: `recorded("qdrant-1.18.3.jsonl")` is a list of exchanges, in order."""
 
     def read(name: str) -> list[dict[str, Any]]:
-        path = recorded_folder / name
-        if not path.is_file():
-            pytest.skip(f"the recorded exchanges {name} are not beside this checkout")
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        with gzip.open(RECORDED / f"{name}.gz", "rt", encoding="utf-8") as file:
+            return [json.loads(line) for line in file if line.strip()]
 
     return read

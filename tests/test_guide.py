@@ -13,7 +13,7 @@ from cutover.core.credentials import NAMES
 from cutover.runner import PHASES
 from cutover.state.status import YOU_CAN
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "docs" / "guide.md", ROOT / "docs" / "threat-model.md"]
 #: Commands that are not a step of the plan.

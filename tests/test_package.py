@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -34,7 +34,7 @@ def run(installed: Path, code: str) -> str:
 
 
 def test_the_gates_files_are_in_it(installed: Path) -> None:
-    code = "from cutover import gatefiles as g; print(g.SHIPPED, *g.render(folder=g.FOLDER, old=g.OLD, new=g.NEW).http)"
+    code = "from cutover.gate import templates as g; print(g.SHIPPED, *g.render(folder=g.FOLDER, old=g.OLD, new=g.NEW).http)"
     folder, *names = run(installed, code).split()
     assert Path(folder).is_relative_to(installed)
     assert names == ["qdrant-upstreams.conf", "qdrant-gate-http.conf"]

@@ -25,7 +25,7 @@ from tests.support.own_network import address
 
 HOST, PORT = address(81), 8000
 URL = f"http://{HOST}:{PORT}"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def served(folder: Path, *words: str, port: int = PORT) -> Process:

@@ -105,7 +105,7 @@ FAULTS = [
           "a configuration that somebody changed since is not overwritten", "Nothing was refused"),
     Fault("E2", "nobody says that the disk stays", {"cutover.phases.resize:_disk_stays": lambda *_: "All is as before."},
           "cores and memory are given back and the disk stays", "All is as before"),
-    Fault("E3", "nobody looks whether the container is used", {"cutover.gate.serving:need_old_serves": _none},
+    Fault("E3", "nobody looks whether the container is used", {"cutover.replication.serving:need_old_serves": _none},
           "a container that serves users is not taken away", "Nothing was refused"),
     Fault("E4", "a living server is restored over", {"cutover.phases.restore:_answers": lambda _run: False},
           "an old server that answers is not restored", "nothing has to be restored"),

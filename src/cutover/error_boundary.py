@@ -69,7 +69,7 @@ def _in_words(context: Context, error: Exception) -> CutoverError:
 
 def _guard(context: Context) -> WriteGuard:
     """The run's door; a closed one where the run did not get so far as to have one."""
-    made = context.__dict__.get("door")
+    made = context.__dict__.get("guard")
     return made if isinstance(made, WriteGuard) else WriteGuard()
 
 

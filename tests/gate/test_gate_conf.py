@@ -24,7 +24,7 @@ from cutover.qdrant import routes
 from lab.network import Authority
 from tests.support.gateway import ADDRESS, Gateway, gateway, session, until
 
-ROUTES = Path(__file__).parent / "data" / "qdrant_routes.tsv"
+ROUTES = Path(__file__).parents[1] / "data" / "qdrant_routes.tsv"
 UPSERT = "/collections/docs/points?wait=true"
 # While a hold lasts, nginx looks again every 0.2 s and gives up after seven waits.
 ROUND = 0.2

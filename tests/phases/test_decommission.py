@@ -24,7 +24,7 @@ from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused
 from cutover.core.journal import Journal
 from cutover.core.ui import ConfirmedInAdvance, SilentUi
-from cutover.dns import names as names
+from cutover.dns import names
 from cutover.phases import decommission
 from cutover.proxmox import firewall, vzdump
 from cutover.proxmox.client import Proxmox

@@ -236,7 +236,7 @@ def test_what_the_new_server_acknowledged_while_the_operator_was_asked_arrives_a
             list(both.map(write, [900_777, 900_777]))
         new.kill()
 
-    operator = Operator(lab, prepare=lambda run: setattr(run, "consent", ReadsFirst(lab.site.name, answers_for_a_moment)))
+    operator = Operator(lab, prepare=lambda run: setattr(run, "confirm", ReadsFirst(lab.site.name, answers_for_a_moment)))
     said = operator.does("back").outcome
     assert said is not None
     brought = {"limit": 100, "filter": {"must": [{"key": "mark", "range": {"gte": 900_000}}]}}

@@ -269,12 +269,12 @@ def _replay_and_die(run: Any, deaths: list[int], dice: random.Random) -> None:
     for death in [*deaths, 0]:
         sent = 0
 
-        def sends_and_dies(run: Any, step: Any, death: int = death) -> Any:
+        def sends_and_dies(context: Any, step: Any, death: int = death) -> Any:
             nonlocal sent
             sent += 1
             if sent == death and dice.random() < 0.5:
                 raise Killed
-            answer = send(run, step)
+            answer = send(context, step)
             if sent == death:
                 raise Killed
             return answer

@@ -32,7 +32,7 @@ def saved(context: Context) -> Finding:
     if archive is None or archive.volid != kept["archive"]["volid"]:
         return Finding(
             False,
-            f"The backup {kept['archive']['volid']} is not in storage {context.site.proxmox.storages.backup} any more, or hidden.",
+            f"The backup {kept['archive']['volid']} is no longer in storage {context.site.proxmox.storages.backup}, or hidden.",
             "Run `cutover backup` again; `cutover check` says whether the token may see backups.",
         )
     if not archive.protected or archive.size <= 0:

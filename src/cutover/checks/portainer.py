@@ -20,7 +20,7 @@ def _told(mistakes: list[str]) -> str:
 
 
 @check("B4", "The merged compose file is valid, pinned and hardened", moments={Moment.BEFORE, Moment.AFTER})
-def compose_file(context: Context) -> Finding:
+def merged_file(context: Context) -> Finding:
     """The file as the branch has it, by our rules and by the real Compose."""
     try:
         want = deploy.wanted(context)

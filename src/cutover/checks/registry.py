@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from cutover import checks
 from cutover.core.errors import CutoverError, WrongUsage
 from cutover.error_boundary import error_boundary
 
@@ -67,8 +68,8 @@ def check(
 
 def registered() -> list[Check]:
     """Every check, in order of criterion, so that a failure is always reported the same way."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    for module in pkgutil.iter_modules(checks.__path__):
+        importlib.import_module(f"{checks.__name__}.{module.name}")
     return sorted(_REGISTER, key=lambda c: (c.criterion, c.title))
 
 

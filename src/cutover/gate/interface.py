@@ -1,8 +1,8 @@
 """What moving traffic needs of the gate in Nginx, as an interface.
 
 The gate holds writes for a moment, decides per request which server is asked, and records every write. This module says
-exactly what :mod:`cutover.replication.follower` and the phases rely on, so that they can be read (and proved) without knowing how Nginx
-does it; :class:`cutover.gate.controller.Gate` is the one that does.
+exactly what :mod:`cutover.replication.follower` and the phases rely on, so that they can be read (and proved) without
+knowing how Nginx does it; :class:`cutover.gate.controller.Gate` is the one that does.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from cutover.core.errors import Refused
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 #: Where the files are read from: ``nginx/`` of the repository, or what an installed package has of it.
-SHIPPED = _PACKAGE / "shipped" if (_PACKAGE / "shipped").is_dir() else _PACKAGE.parents[2] / "nginx"
+SHIPPED = _PACKAGE / "shipped" if (_PACKAGE / "shipped").is_dir() else _PACKAGE.parents[1] / "nginx"
 #: The values that stand in the shipped files.
 FOLDER = "/var/lib/qdrant-gate"
 OLD = "10.0.0.152:6333"

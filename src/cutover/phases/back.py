@@ -84,7 +84,10 @@ def _without_the_new_one(context: Context, reason: str) -> Outcome:
     done = replay.rescue(context, found, switchover.position(context, "new"))
     sentences = [
         f"{context.old.name.capitalize()} serves. Writes were held for {done.held:.2f} s.",
-        f"{counted(done.replayed, 'acknowledged write')} sent to it once more; nothing could be compared with {context.new.name}.",
+        (
+            f"{counted(done.replayed, 'acknowledged write')} sent to it once more; nothing could be compared with "
+            f"{context.new.name}."
+        ),
     ]
     if done.overlapping:
         sentences.append(f"The order of {done.overlapping} writes was not known; they are in {kept}.")

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import Failed, Refused, Unreachable
-from cutover.gate import serving
 from cutover.phases.phase import Outcome, Sentence
 from cutover.qdrant import limits, snapshots
 from cutover.qdrant.client import Answered, Qdrant, need_same_version, writes_counted
-from cutover.replication import bypass, switchover
+from cutover.replication import bypass, serving, switchover
 from cutover.replication.follower import Position
 
 if TYPE_CHECKING:

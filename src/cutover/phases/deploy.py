@@ -23,12 +23,12 @@ from urllib.parse import urlsplit
 from cutover.core import http
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable, WritesRefused
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.gate import serving
 from cutover.phases.phase import Outcome, Sentence
 from cutover.portainer import client, compose_file
 from cutover.portainer.client import PROJECT, SERVICE, Answered, Stack
 from cutover.portainer.compose_file import StackFile
 from cutover.portainer.git import Repository
+from cutover.replication import serving
 
 if TYPE_CHECKING:
     from cutover.context import Context

@@ -7,7 +7,8 @@ answer the same bytes nothing more needs to be looked at, otherwise the records 
 is named: missing, extra, vector, payload, setting, index, alias.
 
 A full comparison runs while applications go on writing, so a record may differ because it is being written at this moment.
-Such differences must be among the recorded writes and must vanish when followed; :mod:`cutover.replication.follower` settles that.
+Such differences must be among the recorded writes and must vanish when followed; :mod:`cutover.replication.follower` settles
+that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Following: bringing one server up to date with the writes that the other one received.
 
-Nginx records every write. A round reads the new lines of that record, asks :mod:`cutover.qdrant.affected` which records they named,
-reads those from the server that serves, *as they are now*, and writes them to the other one; what is not there any more is
+Nginx records every write. A round reads the new lines of that record, asks :mod:`cutover.qdrant.affected` which records they
+named, reads those from the server that serves, *as they are now*, and writes them to the other one; what is not there any more is
 deleted there. It is state, not replay: the order of writes does not matter and repeating a round is harmless, so a tool that
 was killed simply starts again where the last finished round ended.
 
@@ -81,8 +81,8 @@ class Position:
     late: int = 0
     conflicts: int = 0
     replayed: int = 0
-    """Up to where writes were sent once more, without the server that had them; see :mod:`cutover.replication.replay`. Following does not
-    count that, because what was never acknowledged may have happened as well."""
+    """Up to where writes were sent once more, without the server that had them; see :mod:`cutover.replication.replay`.
+    Following does not count that, because what was never acknowledged may have happened as well."""
     part: int = 0
     """How many steps of the first write after ``replayed`` were sent as well."""
     alone: bool = False

@@ -45,8 +45,8 @@ def why_new_may_serve(context: Context) -> str:
         entries = context.journal.entries()
         if not any(e.act == "deploy.stack" and e.kind == "done" for e in entries):
             return (
-                f"Nginx cannot be asked which server it uses ({error.sentence.rstrip('.')}), and the journal in {context.state_dir} "
-                "does not know of the deployment: the stack may be in use."
+                f"Nginx cannot be asked which server it uses ({error.sentence.rstrip('.')}), and the journal in "
+                f"{context.state_dir} does not know of the deployment: the stack may be in use."
             )
         moves = [e.act for e in entries if e.act in {"switch.finished", "back.finished"}]
         if moves[-1:] == ["switch.finished"]:
