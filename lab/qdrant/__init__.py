@@ -2,7 +2,8 @@
 
 Start it with `python -m lab.qdrant`, with the repository's root as working folder (or on PYTHONPATH), one process
 per server. It is configured by the real server's variables: QDRANT__SERVICE__HOST, QDRANT__SERVICE__HTTP_PORT,
-QDRANT__SERVICE__API_KEY, QDRANT__SERVICE__READ_ONLY_API_KEY, QDRANT__SERVICE__MAX_REQUEST_SIZE_MB,
+QDRANT__SERVICE__API_KEY, QDRANT__SERVICE__ALT_API_KEY, QDRANT__SERVICE__READ_ONLY_API_KEY, QDRANT__SERVICE__JWT_RBAC,
+QDRANT__SERVICE__MAX_REQUEST_SIZE_MB,
 QDRANT__STORAGE__STORAGE_PATH, QDRANT__STORAGE__SNAPSHOTS_PATH, QDRANT__STORAGE__WAL__WAL_CAPACITY_MB. Only for the lab:
 LAB_QDRANT_APPLY_DELAY_MS (how long a write with `wait=false` waits after it was acknowledged, 3 ms unless set),
 LAB_QDRANT_VERSION (the version it says it is), LAB_QDRANT_SWITCHES (a JSON file of faults, see `server.Switches`) and
@@ -13,7 +14,7 @@ multi-vectors, float16, uint8, quantized), payload, filters, searches, payload i
 their recovery, keys, error words, the order of scrolling, writes acknowledged before they are applied, counters of
 requests, SIGTERM and SIGKILL without loss of what was acknowledged.
 
-What it does not model: gRPC; TLS; JWT; cluster mode and replicas; shard keys in reads (all shards are read); a real
+What it does not model: gRPC; TLS; claims of a JWT beyond r and m; cluster mode and replicas; shard keys in reads (all shards are read); a real
 server's snapshot of several shards (refused: ids are spread otherwise); the background optimizer (no HNSW index is ever
 built, so searches are exact, and `indexed_vectors_count` and `segments_count` are the engine's own); strict mode
 (reported, not enforced); snapshots of single shards and partial snapshots; formulas in queries, discovery batches,

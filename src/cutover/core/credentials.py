@@ -19,6 +19,7 @@ NAMES: Mapping[str, str] = {
     "PORTAINER_API_KEY": "a Portainer access token, ptr_...",
     "QDRANT_API_KEY": "Qdrant's key; the applications keep the one they have, so both servers share it",
     "QDRANT_READ_ONLY_API_KEY": "Qdrant's read-only key",
+    "QDRANT_ALT_API_KEY": "Qdrant's second key, where applications use one while keys are changed (alt_api_key)",
     "VLLM_API_KEY": "vLLM's key, where it has one",
     "DNS_TSIG_NAME": "name of the TSIG key for dynamic DNS updates",
     "DNS_TSIG_SECRET": "the TSIG key, base64",

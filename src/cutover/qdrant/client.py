@@ -60,8 +60,8 @@ class NotThere(Answered):
 class Qdrant:
     """A server at ``url``. ``name`` is what people call it ("the old server").
 
-    ``sent`` counts the writes this object sent, by route as Qdrant's telemetry names it, so that our own writes can be told
-    from those of somebody who goes round Nginx.
+    ``sent`` counts the requests this object sent, by route as Qdrant's telemetry names it, so that our own can be told from those
+    of somebody who goes round Nginx.
     """
 
     def __init__(
@@ -98,29 +98,27 @@ class Qdrant:
         Raises Unreachable when nothing happened, OutcomeUnknown when a write was sent and its answer was lost.
         """
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} if data is not None else {}
+        answer = self._send(method, path, data, params=params, headers=headers, timeout=timeout, stream=stream)
+        if answer.status_code >= 300:
+            raise self._error(method, path, answer)
+        return answer
+
+    def answer_to(self, method: str, path: str, *, key: str | None) -> requests.Response:
+        """The answer, whatever its status, that somebody with another key gets, or without one (None)."""
+        return self._send(method, path, None, headers={"api-key": key})
+
+    def _send(self, method: str, path: str, data: bytes | None, **rest: Any) -> requests.Response:
         with self._lock:
             if time.monotonic() - self._last_used > IDLE_SECONDS:
                 self._session.close()  # only drops pooled connections; the next request opens a new one
             self._last_used = time.monotonic()
-        if not is_read(method, path):
-            with self._lock:
-                self.sent[route(method, path)] += 1
+            self.sent[route(method, path)] += 1
         try:
-            answer = self._session.request(
-                method,
-                self.url + path,
-                data=data,
-                params=params,
-                headers={"Content-Type": "application/json"} if data is not None else {},
-                timeout=timeout,
-                allow_redirects=False,
-                stream=stream,
-            )
+            answer = self._session.request(method, self.url + path, data=data, allow_redirects=False, **rest)
         except (Unreachable, OutcomeUnknown) as error:
             raise type(error)(f"{self.name.capitalize()} does not answer: {error.sentence}", error.hint) from None
         self._last_used = time.monotonic()
-        if answer.status_code >= 300:
-            raise self._error(method, path, answer)
         return answer
 
     def ask(self, method: str, path: str, body: Any = None, *, needs: str = "", **rest: Any) -> Any:

@@ -234,6 +234,8 @@ class Qdrant(Part):
     old_url: ServerUrl
     new_url: ServerUrl
     public_url: PublicUrl
+    access: Literal["keys", "open"] = "keys"
+    """``open``: no keys on purpose, so everybody who reaches the server reads and writes."""
 
 
 class Nginx(Part):
