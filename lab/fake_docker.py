@@ -473,7 +473,7 @@ class Engine:
             command=[], mounts=dict(volumes or {}), network="bridge", published=[], restart=restart, health={},
             host={"target": 0, "memory": 0, "cpus": 0}, grace=10.0,
         )  # fmt: skip
-        self.containers[container.id] = container
+        self.create(container)
         self.start(container)
         return container
 
@@ -527,15 +527,35 @@ class Engine:
                 500,
                 f"Error response from daemon: range of CPUs is from 0.01 to {self.cores}.00, as there are only {self.cores} CPUs available\n",
             )
-        for container in old:
-            self.remove(container)
         container = self._made(name, service, config, project, image, {
             **labels, "com.docker.compose.service": name, "com.docker.compose.config-hash": digest,
             "com.docker.compose.project.working_dir": folder, "com.docker.compose.project.config_files": f"{folder}/{file}",
-            "com.docker.compose.container-number": "1",
+            "com.docker.compose.container-number": "1", **({"com.docker.compose.replace": old[0].id} if old else {}),
         })  # fmt: skip
-        self.containers[container.id] = container
+        final = container.name
+        if old:
+            container.name = f"{old[0].id[:12]}_{final}"
+        self.create(container)
+        for one in old:
+            self.remove(one)
+        with self._lock:
+            if container.id not in self.containers:
+                raise EngineError(500, f"Error response from daemon: No such container: {container.id}\n")
+            container.name = final
         self._start_for(container)
+
+    def create(self, container: Container) -> None:
+        """``POST /containers/create``: it is there, and does not run. A name is one container's at a time."""
+        with self._lock:
+            for other in self.containers.values():
+                if other.name == container.name:
+                    raise EngineError(
+                        500,
+                        f'Error response from daemon: Conflict. The container name "/{container.name}" is already in use by container '
+                        f'"{other.id}". You have to remove (or rename) that container to be able to reuse that name.\n',
+                    )
+            self.containers[container.id] = container
+        self.save()
 
     def _start_for(self, container: Container) -> None:
         try:
