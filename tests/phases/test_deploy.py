@@ -18,7 +18,7 @@ from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.core.wait import Not, wait_until
 from cutover.gate.controller import Gate
 from cutover.phases import deploy
-from cutover.portainer import compose_file
+from cutover.portainer import compose_file, deployment
 from cutover.portainer.client import Stack
 from cutover.site import schema as sites
 from lab.processes import Process, listening, running
@@ -541,7 +541,7 @@ def test_a_lost_answer_is_looked_at(one: Vm1001) -> None:
     seen = deploy.submit(run, want, None, None)  # the answer is lost, the stack is there
     run.close()
     assert seen.stack is not None
-    assert deploy.shortfalls(want, seen) == []
+    assert deployment.shortfalls(want, seen) == []
 
 
 def test_a_lost_answer_of_something_that_failed_is_unknown(one: Vm1001) -> None:
@@ -656,7 +656,7 @@ def test_a_qdrant_without_keys_is_found_out(one: Vm1001, tmp_path: Path) -> None
     ],
 )
 def test_a_commit_is_found_by_its_references(references: dict[str, str], found: str | None) -> None:
-    assert deploy.reference_for(references, "a", preferred="refs/heads/follow") == found
+    assert deployment.reference_for(references, "a", preferred="refs/heads/follow") == found
 
 
 @pytest.mark.parametrize(
@@ -671,14 +671,14 @@ def test_a_commit_is_found_by_its_references(references: dict[str, str], found: 
     ],
 )
 def test_what_is_gone_back_to(
-    one: Vm1001, want: deploy.Wanted, proved: list[str], deploying: str, health: str, at: str, back: str | None
+    one: Vm1001, want: deployment.Wanted, proved: list[str], deploying: str, health: str, at: str, back: str | None
 ) -> None:
     run = one.run()
     for commit in proved:
         with run.guard.act("deploy.stack", "Deploy") as act:
             act.after = {"commit": commit}
     there = Stack.of({"Id": 1, "Name": "qdrant", "Status": 1, "GitConfig": {"URL": "u", "ConfigHash": at}})
-    situation = deploy.Situation(
+    situation = deployment.Situation(
         version="2.23.0", role=1, environment_up=True, stack=there,
         container={"Id": "c", "State": {"Status": "running", "Health": {"Status": health}}}, others=[], others_memory=0,
         volumes={}, image_here=True, image_problem=None, port_answers=False, cores=6, memory=1 << 33, compose_says=None,
@@ -687,28 +687,28 @@ def test_what_is_gone_back_to(
     run.close()
 
 
-def good_seen(want: deploy.Wanted) -> deploy.Seen:
+def good_seen(want: deployment.Wanted) -> deployment.Seen:
     shown = {"Id": 1, "Name": "qdrant", "Status": 1, "GitConfig": {"URL": "u", "ReferenceName": "r", "ConfigHash": want.commit}}
     made = {
         "Id": "c2",
         "Config": {"Image": str(want.file.image)},
         "State": {"Status": "running", "Health": {"Status": "healthy"}},
     }
-    return deploy.Seen(Stack.of(shown), want.file.text, made, [want.file.image.pinned], "")
+    return deployment.Seen(Stack.of(shown), want.file.text, made, [want.file.image.pinned], "")
 
 
 @pytest.fixture(scope="module")
-def want() -> deploy.Wanted:
-    return deploy.Wanted(
+def want() -> deployment.Wanted:
+    return deployment.Wanted(
         "a" * 40, "refs/heads/main", compose_file.read((ROOT / "stacks/qdrant/docker-compose.yml").read_text()), {}
     )
 
 
-def test_done_means_all_of_it(want: deploy.Wanted) -> None:
+def test_done_means_all_of_it(want: deployment.Wanted) -> None:
     good = good_seen(want)
     assert good.stack and good.container
-    assert deploy.shortfalls(want, good) == []
-    assert deploy.shortfalls(want, replace(good, stack=None)) == ["Portainer has no such stack"]
+    assert deployment.shortfalls(want, good) == []
+    assert deployment.shortfalls(want, replace(good, stack=None)) == ["Portainer has no such stack"]
     for seen, said in (
         (replace(good, stack=replace(good.stack, status=3)), "the stack is deploying"),
         (replace(good, stack=replace(good.stack, status=4, message="why")), "the stack is in error: why"),
@@ -720,8 +720,8 @@ def test_done_means_all_of_it(want: deploy.Wanted) -> None:
         (replace(good, container={**good.container, "State": {"Status": "running"}}), "the container is without a health check"),
         (replace(good, answers="Qdrant answers without a key"), "Qdrant answers without a key"),
     ):  # fmt: skip
-        assert deploy.shortfalls(want, seen) == [said]
-    assert deploy.shortfalls(want, good, not_this_container="c2") == ["the container is still the one from before"]
+        assert deployment.shortfalls(want, seen) == [said]
+    assert deployment.shortfalls(want, good, not_this_container="c2") == ["the container is still the one from before"]
 
 
 @pytest.mark.parametrize(
@@ -733,19 +733,19 @@ def test_done_means_all_of_it(want: deploy.Wanted) -> None:
         ({"Status": "running", "ExitCode": 0, "OOMKilled": False}, "ends again and again"),
     ],
 )  # fmt: skip
-def test_how_a_container_ended_is_what_docker_knows(want: deploy.Wanted, state: dict[str, Any], said: str) -> None:
+def test_how_a_container_ended_is_what_docker_knows(want: deployment.Wanted, state: dict[str, Any], said: str) -> None:
     """A memory limit, somebody's SIGKILL and a program's own end are three things; of one that runs again nobody knows."""
     seen = replace(good_seen(want), container={"Id": "c2", "RestartCount": 9, "State": state})
-    assert said in deploy.hopeless(seen)
-    assert ("exit code" in deploy.hopeless(seen)) is (state["Status"] != "running")
+    assert said in deployment.hopeless(seen)
+    assert ("exit code" in deployment.hopeless(seen)) is (state["Status"] != "running")
     if state["Status"] != "running":
-        assert said in " ".join(deploy.shortfalls(want, seen))
+        assert said in " ".join(deployment.shortfalls(want, seen))
 
 
-def test_an_old_container_says_nothing_about_a_new_deployment(want: deploy.Wanted) -> None:
+def test_an_old_container_says_nothing_about_a_new_deployment(want: deployment.Wanted) -> None:
     good = good_seen(want)
     ill = replace(
         good, container={"Id": "c1", "RestartCount": 9, "State": {"Status": "running", "Health": {"Status": "unhealthy"}}}
     )
-    assert "again and again" in deploy.hopeless(ill)
-    assert deploy.hopeless(ill, not_this_container="c1") == ""
+    assert "again and again" in deployment.hopeless(ill)
+    assert deployment.hopeless(ill, not_this_container="c1") == ""

@@ -8,7 +8,7 @@ from cutover import availability
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core.errors import Refused
 from cutover.phases import deploy
-from cutover.portainer import client, compose_file
+from cutover.portainer import client, compose_file, deployment
 from cutover.portainer.client import Picture
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def deployable(context: Context) -> Finding:
         want = deploy.wanted(context)
     except Refused as error:
         return Finding(False, error.sentence, error.hint)
-    reasons = deploy.refusals(want, deploy.look(context, want), context.site)
+    reasons = deployment.refusals(want, deploy.look(context, want), context.site)
     unset = [f"{name} is not set" for name in want.file.missing(want.variables)]
     if unset and not context.execute and all(any(reason.startswith(one) for one in unset) for reason in reasons):
         # Who only looks need not have the keys that a deployment puts into the stack.
@@ -59,7 +59,7 @@ def deployable(context: Context) -> Finding:
 def runs_as_merged(context: Context) -> Finding:
     """Commit, file, image digest, health, and Qdrant's own answer."""
     want = deploy.wanted(context)
-    missing = deploy.shortfalls(want, deploy.see(context, want))
+    missing = deployment.shortfalls(want, deploy.see(context, want))
     if missing:
         return Finding(False, _told(missing), "Run `cutover deploy`.", {"commit": want.commit})
     image = f"{want.file.image.name} {want.file.image.tag}"
@@ -130,7 +130,7 @@ def follows(context: Context) -> Finding:
     if stack.reference != settings.reference:
         said = f"The stack follows {stack.reference}, not {settings.reference}: a deployment was taken back."
         return Finding(False, said, "Merge the correction and run `cutover deploy`.")
-    if not deploy.updates_as_wanted(context.site, stack):
+    if not deployment.updates_as_wanted(context.site, stack):
         return Finding(False, f"The stack does not follow new commits by {mode}, as site.yaml says.", "Run `cutover deploy`.")
     if mode == "polling" and context.portainer.behaviour.sources:
         if stack.source is None:

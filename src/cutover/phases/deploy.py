@@ -14,9 +14,7 @@ does not come true, the stack goes back to the commit before it, which is proved
 from __future__ import annotations
 
 import socket
-import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -24,22 +22,32 @@ from cutover.core import http
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable, WritesRefused
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.phases.phase import Outcome, Sentence
-from cutover.portainer import client, compose_file
+from cutover.portainer import compose_file
 from cutover.portainer.client import PROJECT, SERVICE, Answered, Stack
-from cutover.portainer.compose_file import StackFile
+from cutover.portainer.deployment import (
+    Seen,
+    Situation,
+    Wanted,
+    all_variables,
+    auto_update,
+    healthy,
+    hopeless,
+    make_a_tag,
+    reference_for,
+    refusals,
+    runs_as_wanted,
+    shortfalls,
+    untouched,
+    updates_as_wanted,
+)
 from cutover.portainer.git import Repository
 from cutover.replication import serving
 
 if TYPE_CHECKING:
     from cutover.context import Context
-    from cutover.site.schema import Site
 
 #: Asked that often while a deployment is waited for.
 EVERY_SECONDS = 0.25
-#: A container that was restarted this often does not come up by waiting.
-RESTARTS = 3
-#: What the VM's own system needs beside its containers.
-SYSTEM_MB = 512
 #: Portainer's answer while a deployment of the stack is under way (2.4x).
 BUSY = 409
 #: The service of the stack that is Qdrant.
@@ -47,21 +55,6 @@ SERVICE_NAME = compose_file.SERVICE
 
 
 # -- what is wanted -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A commit's stack, as it should run. ``variables`` are secrets."""
-
-    commit: str
-    reference: str
-    file: StackFile
-    variables: Mapping[str, str] = field(repr=False)
-
-    @property
-    def version(self) -> str:
-        """The Qdrant version that the image's tag promises."""
-        return self.file.image.tag.removeprefix("v").removesuffix("-unprivileged")
 
 
 def wanted(context: Context, reference: str | None = None) -> Wanted:
@@ -82,30 +75,6 @@ def _secret(context: Context, name: str) -> str | None:
 
 
 # -- what is there ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Situation:
-    """Everything that decides whether a deployment can work, seen before it."""
-
-    version: str
-    role: int
-    environment_up: bool
-    stack: Stack | None
-    container: Mapping[str, Any] | None
-    others: Sequence[Mapping[str, Any]]
-    others_memory: int
-    volumes: Mapping[str, Mapping[str, Any] | None]
-    image_here: bool
-    image_problem: str | None
-    port_answers: bool
-    cores: int
-    memory: int
-    compose_says: str | None
-    way_back: bool = True
-    """Whether Portainer can go back to the commit that runs now; it takes branches and tags only."""
-    users: str = ""
-    """Why users are, or may be, on the service that runs now; only asked where there is no way back."""
 
 
 def look(context: Context, want: Wanted) -> Situation:
@@ -151,14 +120,10 @@ def look(context: Context, want: Wanted) -> Situation:
 
 def _way_back(context: Context, want: Wanted, stack: Stack | None, container: Mapping[str, Any] | None) -> bool:
     """Whether a deployment that fails can be taken back to what runs healthily now; True where nothing does."""
-    if stack is None or not _healthy(container) or stack.commit in {"", want.commit} or context.credentials.get("GIT_TOKEN"):
+    if stack is None or not healthy(container) or stack.commit in {"", want.commit} or context.credentials.get("GIT_TOKEN"):
         return True
     references = Repository(context.site.portainer.repository, context.credentials).references()
     return reference_for(references, stack.commit, preferred=stack.reference) is not None
-
-
-def _healthy(container: Mapping[str, Any] | None) -> bool:
-    return container is not None and (container["State"].get("Health") or {}).get("Status") == "healthy"
 
 
 def _answers(url: str) -> bool:
@@ -170,116 +135,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def refusals(want: Wanted, seen: Situation, site: Site) -> list[str]:
-    """Why deploying now would fail or hurt, a sentence each; empty where nothing speaks against it. Pure."""
-    name = site.portainer.stack
-    if not seen.environment_up:
-        return [f"Portainer does not reach the Docker engine of {site.portainer.environment!r}: nothing can be deployed."]
-    found = list(compose_file.mistakes(want.file, site))
-    found += [f"{variable} is not set, and the stack cannot run without it." for variable in want.file.missing(want.variables)]
-    if seen.compose_says and not want.file.missing(want.variables):
-        found.append(f"Compose does not accept the file: {seen.compose_says}.")
-    if seen.role != client.ADMINISTRATOR:
-        found.append("The access token's user is not an administrator of Portainer, so the stack would not belong to it.")
-    if seen.image_problem:
-        found.append(f"The image {want.file.image} is not on the VM and cannot be pulled: {seen.image_problem}.")
-    found += _stack_refusals(seen, site)
-    found += _port_refusals(want, seen, site)
-    found += _volume_refusals(seen, name)
-    found += _room_refusals(want, seen)
-    if seen.users and seen.stack is not None:
-        short = seen.stack.commit[:8]
-        found.append(
-            f"{seen.users} It runs at {short}, and nothing would lead back to it if the deployment failed: Portainer goes to "
-            f"branches and tags only, and none is at that commit. {_make_a_tag(short)}, or set a GIT_TOKEN that may push one."
-        )
-    return found
-
-
-def _make_a_tag(short: str) -> str:
-    return f"Make one (git tag rollback-{short} {short} && git push origin rollback-{short})"
-
-
-def _stack_refusals(seen: Situation, site: Site) -> Iterable[str]:
-    settings, stack = site.portainer, seen.stack
-    if stack is None:
-        if seen.container is not None or any((r.get("Labels") or {}).get(PROJECT) == settings.stack for r in seen.others):
-            yield (
-                f"There are containers of a Compose project {settings.stack!r} that Portainer did not make. It would take "
-                "them over. Remove them, or choose another name for the stack."
-            )
-        return
-    if not stack.from_git:
-        yield f"The stack {stack.name} is not one from Git. Delete it in Portainer (its volumes stay) and deploy again."
-    elif _same_repository(stack.repository) != _same_repository(settings.repository):
-        yield (
-            f"The stack {stack.name} follows {stack.repository}, site.yaml says {settings.repository}. Portainer cannot "
-            "change that: delete the stack (its volumes stay) and deploy again."
-        )
-    elif stack.file != settings.compose_file:
-        yield f"The stack {stack.name} reads {stack.file}, site.yaml says {settings.compose_file}. Delete it and deploy again."
-    if stack.status == client.DEPLOYING:
-        yield f"Portainer is deploying the stack {stack.name} right now. Look again when it has finished."
-
-
-def _same_repository(url: str) -> str:
-    """2.44 shows repositories without ``.git``."""
-    return url.rstrip("/").removesuffix(".git")
-
-
-def _port_refusals(want: Wanted, seen: Situation, site: Site) -> Iterable[str]:
-    for port in want.file.ports:
-        for row in seen.others:
-            for taken in row.get("Ports") or []:
-                same_address = taken.get("IP") in {port.address, "0.0.0.0", "::"} or not port.address  # noqa: S104
-                if str(taken.get("PublicPort") or "") == port.published and same_address:
-                    who = (row.get("Names") or ["?"])[0].lstrip("/")
-                    yield f"Port {port.published} is already published by the container {who}. Docker could not start ours."
-                    return
-    if seen.port_answers:
-        yield f"Something already answers at {site.qdrant.new_url}, and it is not our container. Find out what it is."
-
-
-def _volume_refusals(seen: Situation, name: str) -> Iterable[str]:
-    for volume, found in seen.volumes.items():
-        if found is None:
-            if seen.container is not None and any(m.get("Name") == volume for m in seen.container.get("Mounts") or []):
-                yield f"The volume {volume} of the running container is gone. A new container would start empty."
-            continue
-        owner = (found.get("Labels") or {}).get(PROJECT)
-        if owner not in {None, name}:
-            yield f"The volume {volume} belongs to the stack {owner}. Two servers on one volume destroy it."
-        for row in seen.others:
-            if any(mount.get("Name") == volume for mount in row.get("Mounts") or []):
-                who = (row.get("Names") or ["?"])[0].lstrip("/")
-                yield f"The container {who} uses the volume {volume}. Two servers on one volume destroy it."
-
-
-def _room_refusals(want: Wanted, seen: Situation) -> Iterable[str]:
-    limit = want.file.memory or 0
-    free = seen.memory - seen.others_memory - SYSTEM_MB * 2**20
-    if seen.memory and limit > free:
-        yield (
-            f"Qdrant may take {limit >> 20} MB, and the VM has {max(free, 0) >> 20} MB beside its other containers and "
-            f"{SYSTEM_MB} MB for its own system. Resize the VM first, or lower mem_limit."
-        )
-    cpus = float(want.file.service.get("cpus") or 0)
-    if seen.cores and cpus > seen.cores:
-        yield f"The file asks for {cpus:g} cores, the VM has {seen.cores}. Docker refuses that. Resize the VM first."
-
-
 # -- whether it runs as wanted ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What there is after a deployment. ``answers`` is empty where Qdrant answers as it should."""
-
-    stack: Stack | None
-    file_text: str | None
-    container: Mapping[str, Any] | None
-    digests: Sequence[str]
-    answers: str
 
 
 def see(context: Context, want: Wanted) -> Seen:
@@ -329,62 +185,6 @@ def qdrant_answers(context: Context, version: str) -> str:
     return ""
 
 
-def shortfalls(want: Wanted, seen: Seen, *, not_this_container: str = "") -> list[str]:
-    """What is missing until the deployment is done, in the order in which it comes true; empty means done. Pure.
-
-    ``not_this_container`` is the container of before: a redeployment makes a new one, so the old one is not a result.
-    """
-    if seen.stack is None:
-        return ["Portainer has no such stack"]
-    stack, found = seen.stack, []
-    if stack.status != client.ACTIVE:
-        status = client.STATUS_NAMES.get(stack.status, str(stack.status))
-        found.append(f"the stack is {status}" + (f": {' '.join(stack.message.split())}" if stack.message else ""))
-    if stack.commit != want.commit:
-        found.append(f"the stack is at commit {stack.commit[:8] or 'none'}, not {want.commit[:8]}")
-    if seen.file_text is not None and seen.file_text != want.file.text:
-        found.append("Portainer has another compose file than the commit")
-    if seen.container is None:
-        return [*found, "there is no container"]
-    state = seen.container["State"]
-    if seen.container["Id"] == not_this_container:
-        found.append("the container is still the one from before")
-    if want.file.image.pinned not in seen.digests:
-        runs = (seen.container.get("Config") or {}).get("Image", "unknown")
-        found.append(f"the container runs {runs}, not {want.file.image}")
-    health = (state.get("Health") or {}).get("Status", "")
-    if state["Status"] != "running":
-        found.append(f"the container is {state['Status']} ({_ended(state)})")
-    elif health != "healthy":
-        found.append(f"the container is {health or 'without a health check'}")
-    if seen.answers:
-        found.append(seen.answers)
-    return found
-
-
-def _ended(state: Mapping[str, Any]) -> str:
-    """How a container ended, no more than Docker knows: 137 is any SIGKILL."""
-    code = f"exit code {state.get('ExitCode')}"
-    if state.get("OOMKilled"):
-        return f"{code}: it was killed because its memory was not enough; see its limit in the stack's file"
-    return f"{code}: it was killed, by a person or because memory was short" if state.get("ExitCode") == 137 else code
-
-
-def hopeless(seen: Seen, *, not_this_container: str = "") -> str:
-    """Why waiting longer will not help; empty while it may. The container of before says nothing about it. Pure."""
-    if seen.stack is not None and seen.stack.status == client.ERROR:
-        return "Portainer reports: " + (" ".join(seen.stack.message.split()) or "an error without a reason")
-    if seen.container is not None and seen.container["Id"] != not_this_container:
-        state = seen.container["State"]
-        if int(seen.container.get("RestartCount") or 0) >= RESTARTS:
-            # While it runs once more, Docker shows 0.
-            how = "" if state.get("Status") == "running" else f" ({_ended(state)})"
-            return f"the container ends again and again{how}"
-        if state.get("Status") == "running" and (state.get("Health") or {}).get("Status") == "unhealthy":
-            return "the container is unhealthy"
-    return ""
-
-
 def prove(context: Context, want: Wanted, *, not_this_container: str = "", deadline: float | None = None) -> Seen:
     """Wait until the deployment is done; :class:`Failed` with what is missing when it is not within the limit."""
 
@@ -410,40 +210,7 @@ def prove(context: Context, want: Wanted, *, not_this_container: str = "", deadl
 # -- automatic updates --------------------------------------------------------------------------------
 
 
-def auto_update(site: Site, stack: Stack | None) -> dict[str, Any] | None:
-    """What Portainer should do about new commits, in its own words. A webhook that exists keeps its address."""
-    mode = site.portainer.auto_update.mode
-    if mode == "none":
-        return None
-    known = ((stack.auto_update or {}) if stack else {}).get("Webhook") or ""
-    return {
-        "Interval": site.portainer.auto_update.interval if mode == "polling" else "",
-        "Webhook": (known or str(uuid.uuid4())) if mode == "webhook" else "",
-        "ForceUpdate": False,
-        "ForcePullImage": False,
-    }
-
-
-def all_variables(want: Wanted, stack: Stack) -> dict[str, str]:
-    """What to send: ours, and what somebody set in Portainer besides, because Portainer forgets what is not sent. Pure."""
-    return {**stack.variables, **want.variables}
-
-
-def updates_as_wanted(site: Site, stack: Stack) -> bool:
-    """Whether the stack follows new commits as site.yaml says."""
-    now, should = stack.auto_update or {}, auto_update(site, stack) or {}
-    return (now.get("Interval") or "") == (should.get("Interval") or "") and bool(now.get("Webhook")) == bool(
-        should.get("Webhook")
-    )
-
-
 # -- the phase ----------------------------------------------------------------------------------------
-
-
-def runs_as_wanted(want: Wanted, seen: Seen) -> bool:
-    """Whether the container needs nothing: it is the merged commit's, proved, with these variables. Pure."""
-    stack = seen.stack
-    return stack is not None and not shortfalls(want, seen) and all_variables(want, stack) == dict(stack.variables)
 
 
 def follows_as_wanted(context: Context, want: Wanted, seen: Seen) -> bool:
@@ -482,7 +249,7 @@ def plan(context: Context) -> Sequence[Sentence]:
                 "the container is made anew; requests to it fail for some seconds",
                 f"If the proof fails the stack goes back to {was}."
                 if situation.way_back
-                else f"None by itself: no branch or tag is at {was}. {_make_a_tag(was)} first to have one.",
+                else f"None by itself: no branch or tag is at {was}. {make_a_tag(was)} first to have one.",
             )
         )
     sentences.append(_following(context))
@@ -686,18 +453,10 @@ def _nothing_before(context: Context, error: CutoverError) -> CutoverError:
 # -- going back to the commit before ------------------------------------------------------------------
 
 
-def reference_for(references: Mapping[str, str], commit: str, *, preferred: str) -> str | None:
-    """A branch or tag that is at ``commit``: Portainer takes no commits. Tags first, because they do not move. Pure."""
-    at = [name for name, found in references.items() if found == commit]
-    if preferred in at:
-        return preferred
-    return min(at, key=lambda name: (not name.startswith("refs/tags/"), name), default=None)
-
-
 def before_it(context: Context, want: Wanted, situation: Situation) -> str | None:
     """The commit to go back to: what ran healthily until now, else the last one that was proved. None where neither is."""
     stack = situation.stack
-    if stack is not None and _healthy(situation.container) and stack.commit and stack.commit != want.commit:
+    if stack is not None and healthy(situation.container) and stack.commit and stack.commit != want.commit:
         return stack.commit
     for entry in reversed(context.journal.entries()):
         if entry.act == "deploy.stack" and entry.kind == "done" and isinstance(entry.after, dict):
@@ -705,14 +464,6 @@ def before_it(context: Context, want: Wanted, situation: Situation) -> str | Non
             if commit and commit != want.commit:
                 return commit
     return None
-
-
-def untouched(want: Wanted, seen: Seen, container: str) -> bool:
-    """Whether the container of before still runs and serves as ``want`` says, whatever Portainer thinks of it. Pure."""
-    if seen.stack is None or seen.container is None or seen.container["Id"] != container:
-        return False
-    calm = replace(seen, stack=replace(seen.stack, status=client.ACTIVE), file_text=want.file.text)
-    return not shortfalls(want, calm)
 
 
 def roll_back(context: Context, before: Stack, commit: str, container: Mapping[str, Any] | None, *, because: str) -> str:
@@ -729,7 +480,7 @@ def roll_back(context: Context, before: Stack, commit: str, container: Mapping[s
         if context.credentials.get("GIT_TOKEN") is None:
             raise Failed(
                 f"{because} Going back to {short} needs a branch or tag at that commit, and there is none.",
-                f"{_make_a_tag(short)} or revert the change, then run `deploy` again. Or set GIT_TOKEN so that this is done for "
+                f"{make_a_tag(short)} or revert the change, then run `deploy` again. Or set GIT_TOKEN so that this is done for "
                 "you.",
             )
         with context.guard.act("deploy.tag", f"Tag {short} to go back to it", before={"tag": None}) as act:

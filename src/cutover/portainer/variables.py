@@ -1,10 +1,10 @@
 """A stack's variables: what Portainer is sent, and what a container gets of it.
 
-Portainer writes each variable as ``NAME=VALUE`` into an environment file, as it is, and Compose reads that file by its own rules: a
-dollar begins a variable, quotes and spaces at the edges go, ``#`` after a space begins a comment, a line ends a value. So a value
-and what is *sent* for it are two things. Which of them a container gets is not guessed here: the real Compose reads a real file.
+Portainer writes each variable as ``NAME=VALUE`` into an environment file, as it is, and Compose reads that file by its own rules:
+a dollar begins a variable, quotes and spaces at the edges go, ``#`` after a space begins a comment, a line ends a value. So a
+value and what is *sent* for it are two things. What a container gets is not guessed here: the real Compose reads a real file.
 
-Values are secrets. They reach Compose in a file that only this user can read, and no sentence of this module repeats a part of one.
+Values are secrets. They reach Compose in a file that only this user can read, and no sentence here repeats a part of one.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def arriving(sent: Mapping[str, str], default: str = "", project: str = SERVICE)
 
 
 def to_send(name: str, value: str) -> str:
-    """What to send so that a container gets ``value``: itself, or quoted. :class:`Refused` with the character that cannot be sent."""
+    """What to send so that a container gets ``value``: itself or quoted. :class:`Refused` names the character in the way."""
     if reason := unfit(name, value):
         raise Refused(reason)
     for way in _WAYS:

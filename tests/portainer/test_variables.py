@@ -8,7 +8,7 @@ import string
 import pytest
 
 from cutover.core.errors import Refused
-from cutover.stack_variables import arriving, env_file, mangled, resolve, to_send, unfit, without_parts
+from cutover.portainer.variables import arriving, env_file, mangled, resolve, to_send, unfit, without_parts
 
 #: What the wire makes of a value that is sent as it is; None where Compose refuses the file, "" where nothing is left.
 RAW = {
@@ -38,7 +38,7 @@ def test_a_plain_value_is_sent_as_it_is() -> None:
 
 
 def test_values_of_every_printable_character_arrive() -> None:
-    some = random.Random(7)  # noqa: S311
+    some = random.Random(7)
     letters = string.punctuation * 3 + string.ascii_letters + " "
     values = {f"KEY_{n}": "".join(some.choices(letters, k=12)).strip() for n in range(25)}
     assert arriving({name: to_send(name, value) for name, value in values.items()}) == values
