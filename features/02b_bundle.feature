@@ -28,3 +28,7 @@ Feature: The file that is deployed
         | lets the container change its own programs          | writable                     |
         | cuts Qdrant off when it is stopped                  | before it has finished       |
         | asks for its health with a tool that is not there   | uses curl or wget            |
+        | mounts the disk of the VM                           | is not on the list           |
+        | switches the filter of system calls off             | may only be no-new-privileges |
+        | reads another file of the runner                    | is not on the list           |
+        | wants a key of this tool                            | only the two keys            |

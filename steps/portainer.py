@@ -35,6 +35,12 @@ MERGES: dict[str, tuple[tuple[str, str], ...]] = {
     "lets the container change its own programs": (("read_only: true", "read_only: false"),),
     "cuts Qdrant off when it is stopped": (("stop_grace_period: 60s", "stop_grace_period: 1s"),),
     "asks for its health with a tool that is not there": (("        - bash\n", "        - curl\n"),),
+    "mounts the disk of the VM": (
+        ("    name: qdrant_storage\n", "    name: qdrant_storage\n    driver_opts: {type: none, o: bind, device: /}\n"),
+    ),
+    "switches the filter of system calls off": (('"no-new-privileges:true"', '"no-new-privileges:true", "seccomp:unconfined"'),),
+    "reads another file of the runner": (("services:\n", "include: [/etc/shadow]\nservices:\n"),),
+    "wants a key of this tool": (("cpus: 2", "cpus: ${PROXMOX_TOKEN_SECRET:-2}"),),
     "forgets to restart the container": (("restart: unless-stopped", 'restart: "no"'),),
     "needs a variable that nobody has set": (("${QDRANT_API_KEY:?", "${QDRANT_NEW_KEY:?"),),
     "asks for more cores than there are": (("cpus: 2", "cpus: 64"),),

@@ -27,9 +27,6 @@ def merged_file(context: Context) -> Finding:
     except Refused as error:
         return Finding(False, error.sentence, error.hint)
     found = compose_file.mistakes(want.file, context.site)
-    said = compose_file.compose_says(want.file.text, dict.fromkeys(want.file.required, "set"), context.site.portainer.stack)
-    if said is not None:
-        found.append(f"Compose does not accept the file: {said}.")
     where = f"{context.site.portainer.compose_file} at {want.commit[:8]}"
     if found:
         return Finding(False, _told(found), "Correct it in a change and merge that.", {"commit": want.commit})

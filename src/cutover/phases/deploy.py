@@ -22,7 +22,7 @@ from cutover.core import http
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable, WritesRefused
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.phases.phase import Outcome, Sentence
-from cutover.portainer import compose_file
+from cutover.portainer import compose_file, compose_policy
 from cutover.portainer.client import PROJECT, SERVICE, Answered, Stack
 from cutover.portainer.deployment import (
     Seen,
@@ -63,15 +63,10 @@ def wanted(context: Context, reference: str | None = None) -> Wanted:
     reference = reference or settings.reference
     commit, text = Repository(settings.repository, context.credentials).file_at(reference, settings.compose_file)
     file = compose_file.read(text, f"{settings.compose_file} at {commit[:8]}")
-    variables = {name: value for name in file.required if (value := _secret(context, name))}
+    # Only Qdrant's own keys: a file that names another one would otherwise get it.
+    ours = [name for name in file.required if name in compose_policy.VARIABLES]
+    variables = {name: value for name in ours if (value := context.credentials.get(name))}
     return Wanted(commit, reference, file, variables)
-
-
-def _secret(context: Context, name: str) -> str | None:
-    try:
-        return context.credentials.get(name)
-    except KeyError:
-        return None  # a variable that the tool has no secret for: reported as unset
 
 
 # -- what is there ------------------------------------------------------------------------------------

