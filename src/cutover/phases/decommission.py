@@ -15,15 +15,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from cutover import activity
 from cutover import plan as plans
 from cutover.checks import registry
 from cutover.checks.registry import Moment
 from cutover.core.errors import Failed, Refused
-from cutover.core.wait import Not, wait_until
+from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.dns.names import Found
 from cutover.phases.phase import Outcome, Sentence
 from cutover.proxmox import firewall, identity, privileges, references, vzdump
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 180
 DELETE_SECONDS = 1800.0
+#: How often a guest that is used again and again is backed up anew in one run.
+BACKUPS = 3
 
 
 # -- what the journal knows -----------------------------------------------------------------------
@@ -366,9 +370,22 @@ def do(context: Context) -> Outcome:
     sentences: list[str] = []
     before = {guest.vmid: facts[guest.vmid].status if guest.vmid in facts else "deleted" for guest in guests}
     for guest in guests:
-        if not completed(context, guest):
-            sentences += _give_back(context, guest)
-            site_works(context)
+        if completed(context, guest):
+            continue
+        said, waiting = _give_back(context, guest)
+        sentences += said
+        if waiting is not None:
+            _write_undo(context)
+            return Outcome(
+                True,
+                [
+                    *sentences,
+                    f"{guest} is not deleted; the site has to live without it until {waiting}; run the command again then.",
+                ],
+                undo="`cutover undo decommission` starts it again.",
+                facts={"waiting_until": waiting},
+            )
+        site_works(context)
     _write_undo(context)
     table = [{"what": str(guest), "before": before[guest.vmid], "after": "gone"} for guest in guests]
     record = context.state_dir / "undo-decommission.json"
@@ -506,19 +523,16 @@ def _soaking(context: Context, guests: Sequence[Guest]) -> str | None:
 # -- deleting one guest ---------------------------------------------------------------------------
 
 
-def _give_back(context: Context, guest: Guest) -> list[str]:
+def _give_back(context: Context, guest: Guest) -> tuple[list[str], str | None]:
+    """Sentences, and until when to wait where somebody used the guest meanwhile (nothing of it is deleted then), else None."""
     agreed = approval(context, guest)
     if agreed is None:
         raise Refused(f"{guest} was not approved; nothing of it was deleted.")
     said: list[str] = []
-    archive = None
     if identity.read(context, guest) is not None and not _deleted(context, guest):
-        _unchanged(context, guest, agreed)
-        archive = _final_backup(context, guest, agreed)
-        said += _forget(context, guest)
-        _unchanged(context, guest, agreed)
-        vzdump.verify(context, guest, archive, agreed.facts["config"])
-        _delete(context, guest, agreed, archive)
+        waiting = _delete_as_backed_up(context, guest, agreed, said)
+        if waiting is not None:
+            return said, waiting
     else:
         _see_deleted(context, guest)
     _forget_names_that_waited(context, guest)
@@ -528,7 +542,35 @@ def _give_back(context: Context, guest: Guest) -> list[str]:
     context.journal.note("decommission.gone", f"{guest} is given back", vmid=guest.vmid, left_behind=left, backup=kept)
     _write_undo(context)
     sentence = f"{guest} is deleted; its final backup is {kept}."
-    return [sentence, *said, *(f"Left behind, for you to judge: {volume}." for volume in left)]
+    return [sentence, *said, *(f"Left behind, for you to judge: {volume}." for volume in left)], None
+
+
+def _delete_as_backed_up(context: Context, guest: Guest, agreed: Approval, said: list[str]) -> str | None:
+    """F6: delete the guest as its final backup holds it. Until when to wait, where somebody needed it meanwhile; else None.
+
+    Whether it was used since is asked last of all, right before the deletion: backing up, restoring on trial and putting rules
+    and names away take as long as they take, and somebody may have started it in that time.
+    """
+    for _ in range(BACKUPS):
+        _unchanged(context, guest, agreed)
+        archive = _final_backup(context, guest, agreed)
+        said += _forget(context, guest)
+        _unchanged(context, guest, agreed)
+        vzdump.verify(context, guest, archive, agreed.facts["config"])
+        used = activity.since(context, guest, archive.ctime)
+        if not used:
+            _delete(context, guest, agreed, archive)
+            return None
+        context.ui.say(f"{used}; it is backed up anew.")
+        said.append(f"{used}, so that backup is not its final one.")
+        _see_stopped(context, guest)
+        waiting = _soaking(context, [guest])
+        if waiting is not None:
+            return waiting
+    raise Failed(
+        f"{guest} was not deleted: it was used again after each of {BACKUPS} final backups.",
+        "Find out who starts it; `cutover undo decommission` gives it back.",
+    )
 
 
 def _unchanged(context: Context, guest: Guest, agreed: Approval) -> None:
@@ -539,14 +581,24 @@ def _unchanged(context: Context, guest: Guest, agreed: Approval) -> None:
     wrong = agreed.identity.differences(here.identity)
     wrong += _speaks_against(context, guest, here, agreed)
     wrong += [f"it is {here.status}"] if here.status != "stopped" else []
+    if not deletion_begun(context, guest):
+        wrong += _other_volumes(agreed.facts["config"], here.config)
     if wrong:
         raise Refused(f"{guest} was not deleted: {references.in_words(wrong)}.", "Look at it, then run the command again.")
 
 
+def _other_volumes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Volumes that the guest got since it was approved: they would be deleted, and nobody agreed to that."""
+    was, there = vzdump.volumes(then), vzdump.volumes(now)
+    return [f"it has the volume {there[key]} as {key} since" for key in sorted(set(there) - set(was))]
+
+
 def _final_backup(context: Context, guest: Guest, agreed: Approval) -> vzdump.Archive:
-    """F3: a protected backup that was restored on trial once."""
+    """F3: a protected backup of the guest as it is now, that was restored on trial once."""
     # One that was made before somebody started the guest once more lacks what was written then.
-    archive = vzdump.make(context, guest, purpose=agreed.purpose, mode="stop", after=_started(context, guest))
+    fresh = activity.unchanged_from(context.proxmox.tasks(vmid=guest.vmid))
+    _let_pass(context, fresh)
+    archive = vzdump.make(context, guest, purpose=agreed.purpose, mode="stop", after=fresh)
     proofs = vzdump.verify(context, guest, archive, agreed.facts["config"])
     known = _last(context, guest.vmid, "decommission.backup", "note")
     if known is not None and known.extra["archive"] == archive.as_json():
@@ -554,6 +606,16 @@ def _final_backup(context: Context, guest: Guest, agreed: Approval) -> vzdump.Ar
     proofs += vzdump.try_restore(context, guest, archive, agreed.facts["config"])
     context.journal.note("decommission.backup", f"{guest}: {'; '.join(proofs)}", vmid=guest.vmid, archive=archive.as_json())
     return archive
+
+
+def _let_pass(context: Context, moment: float) -> None:
+    """Wait until Proxmox' clock, which has whole seconds, is past the second in which the guest was used last."""
+
+    def passed() -> bool | Not:
+        return True if _their_time(context) >= moment else Not("that second is not over")
+
+    with suppress(TimedOut):  # a clock that was set back; then the backup does not count and that is said
+        wait_until(passed, deadline=1.5, what="The second", every=context.proxmox.poll)
 
 
 def _up_to(context: Context, guest: Guest) -> list[Guest]:
@@ -660,17 +722,34 @@ def _write_undo(context: Context) -> None:
     fresh.replace(path)
 
 
+def _not_put_back(context: Context) -> list[tuple[Guest, list[Mapping[str, Any]], list[Mapping[str, Any]]]]:
+    """Of each guest the undo records of firewall entries and of names that were not put back since, newest guest first."""
+    last = max((e.seq for e in context.journal.acts("decommission.put-back") if e.kind == "note"), default=0)
+    found = []
+    for guest in reversed(context.site.guests.to_decommission()):
+        lines = [e for e in _mine(context, guest.vmid) if e.seq > last]
+        rules = [e.extra["undo"] for e in reversed(lines) if e.act == "decommission.firewall.planned"]
+        names = [e.extra["undo"] for e in lines if e.act == "decommission.dns.planned"]
+        if rules or names:
+            found.append((guest, rules, names))
+    return found
+
+
+def _gone_ones(context: Context) -> list[tuple[Guest, str]]:
+    """The guests that were deleted, each with its final backup."""
+    rows = {row["vmid"]: row for row in undo_record(context)["guests"]}
+    return [(g, str(rows[g.vmid]["backup"])) for g in context.site.guests.to_decommission() if rows[g.vmid]["gone"]]
+
+
 def plan_undo(context: Context) -> Sequence[Sentence]:
     """What giving them back to their users would do. Reads only."""
     found = [Sentence(f"Start {guest} again") for guest in _still_there(context)]
-    for row in undo_record(context)["guests"]:
-        if row["firewall"]:
-            found.append(Sentence(f"Put the firewall entries of {row['guest']} back in their places"))
-        if row["names"]:
-            found.append(Sentence(f"Put the names of {row['guest']} back"))
-        if row["gone"]:
-            found.append(Sentence(f"By hand: restore {row['guest']} from {row['backup']}"))
-    return found
+    for guest, rules, names in _not_put_back(context):
+        if rules:
+            found.append(Sentence(f"Put the firewall entries of {guest} back in their places"))
+        if names:
+            found.append(Sentence(f"Put the names of {guest} back"))
+    return found + [Sentence(f"By hand: restore {guest} from {backup}") for guest, backup in _gone_ones(context)]
 
 
 def _still_there(context: Context) -> list[Guest]:
@@ -683,27 +762,37 @@ def _still_there(context: Context) -> list[Guest]:
 
 
 def undo(context: Context) -> Outcome:
-    """Put names and firewall entries back, start what still exists, withdraw its approval; name the backups of deleted ones."""
-    record = undo_record(context)["guests"]
+    """Put names and firewall entries back, start what still exists, withdraw its approval; name the backups of deleted ones.
+
+    Done twice it is done once: what is there is not made again, and what was put back and changed by others since is theirs.
+    """
     said: list[str] = []
-    for row in reversed(record):
-        for entry in reversed(row["firewall"]):
-            firewall.restore(context.proxmox, context.guard, entry)
-        for entry in row["names"]:
+    waiting = _not_put_back(context)
+    begun = firewall.interrupted(context.journal.entries())
+    for guest, rules, names in waiting:
+        for entry in rules:
+            firewall.restore(context.proxmox, context.guard, entry, begun)
+        for entry in names:
             context.dns.put_back(entry)
-        said += [f"Firewall entries and names of {row['guest']} are back."] if row["firewall"] or row["names"] else []
-        said += [f"{row['guest']} was deleted: restore it from {row['backup']}."] if row["gone"] else []
+        said.append(f"Firewall entries and names of {guest} are back.")
+    if waiting:
+        context.journal.note("decommission.put-back", "The firewall entries and names that were removed are back")
     for guest in _still_there(context):
-        agreed = approval(context, guest)
-        if agreed is None:
-            continue
-        if agreed.facts["config"].get("onboot"):
-            with context.guard.act(
-                "decommission.autostart", f"Let {guest} start with the host again", before={"vmid": guest.vmid}
-            ):
-                context.proxmox.change("PUT", f"{context.proxmox.of(guest)}/config", onboot=1)
-        if agreed.facts["status"] == "running" and context.proxmox.status(guest).get("status") != "running":
-            _start(context, guest, "decommission.start-again")
-        context.journal.note("decommission.withdrawn", f"{guest} is not to be deleted", vmid=guest.vmid)
+        _as_before(context, guest)
         said.append(f"{guest} is as it was.")
-    return Outcome(bool(said), said or ["There is nothing to undo."])
+    changed = bool(said)
+    said += [f"{guest} was deleted: restore it from {backup}." for guest, backup in _gone_ones(context)]
+    return Outcome(changed, said or ["There is nothing to undo."])
+
+
+def _as_before(context: Context, guest: Guest) -> None:
+    """Let a guest start with the host again and start it, where it did and ran; withdraw its approval."""
+    agreed = approval(context, guest)
+    if agreed is None:
+        return
+    if agreed.facts["config"].get("onboot") and not int(context.proxmox.config(guest).get("onboot") or 0):
+        with context.guard.act("decommission.autostart", f"Let {guest} start with the host again", before={"vmid": guest.vmid}):
+            context.proxmox.change("PUT", f"{context.proxmox.of(guest)}/config", onboot=1)
+    if agreed.facts["status"] == "running" and context.proxmox.status(guest).get("status") != "running":
+        _start(context, guest, "decommission.start-again")
+    context.journal.note("decommission.withdrawn", f"{guest} is not to be deleted", vmid=guest.vmid)

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.write_guard import WriteGuard
@@ -432,6 +432,8 @@ def undo_record(firewall: Firewall, removal: Removal) -> dict[str, Any]:
         taken[path] = [{"pos": pos, "rule": dict(rule)} for pos, rule in enumerate(firewall.rules[path]) if _same(rule) in doomed]
     return {
         "rules": taken,
+        # Positions alone say nothing once somebody else has changed the list; its neighbours still do.
+        "lists": {path: [dict(rule) for rule in firewall.rules[path]] for path in taken},
         "groups": {name: firewall.groups[name] for name in removal.groups},
         "ipsets": [
             {"base": b, "name": n, **firewall.sets[b][n], "members": [dict(m) for m in firewall.sets[b][n]["members"]]}
@@ -442,12 +444,11 @@ def undo_record(firewall: Firewall, removal: Removal) -> dict[str, Any]:
 
 
 def put_back(firewall: Firewall, record: Mapping[str, Any]) -> Firewall:
-    """The configuration after the undo record was carried out. Pure; lowest position first, so that positions fit again."""
-    rules = {path: list(known) for path, known in firewall.rules.items()}
+    """The configuration after the undo record was carried out, once or more often. Pure."""
+    rules = {path: tuple(known) for path, known in firewall.rules.items()}
     for path, taken in record["rules"].items():
-        known = rules.setdefault(path, [])
-        for one in sorted(taken, key=lambda t: int(t["pos"])):
-            known.insert(min(int(one["pos"]), len(known)), dict(one["rule"]))
+        now = rules.get(path, ())
+        rules[path] = rules_put_back(now, list_before(now, record, path), _keys_of(taken))
     groups = {**firewall.groups, **record["groups"]}
     aliases = {b: dict(of) for b, of in firewall.aliases.items()}
     for alias in record["aliases"]:
@@ -456,7 +457,121 @@ def put_back(firewall: Firewall, record: Mapping[str, Any]) -> Firewall:
     for content in record["ipsets"]:
         kept = {k: v for k, v in content.items() if k not in {"base", "name"}}
         sets.setdefault(content["base"], {})[content["name"]] = kept
-    return Firewall({p: tuple(r) for p, r in rules.items()}, groups, aliases, sets)
+    return Firewall(rules, groups, aliases, sets)
+
+
+Key = tuple[tuple[str, str], ...]
+
+
+def _keys_of(taken: Iterable[Mapping[str, Any]]) -> frozenset[Key]:
+    """What the rules of an undo record are recognised by."""
+    return frozenset(_same(one["rule"]) for one in taken)
+
+
+def list_before(now: Sequence[Rule], record: Mapping[str, Any], path: str) -> list[Rule]:
+    """A list as it was when the record was taken. Pure. Records of older versions only have positions: those are filled in."""
+    known = record.get("lists", {}).get(path)
+    if known is not None:
+        return [dict(rule) for rule in known]
+    taken = sorted(record["rules"][path], key=lambda one: int(one["pos"]))
+    gone = _keys_of(taken)
+    before = [dict(rule) for rule in now if _same(rule) not in gone]
+    for one in taken:
+        before.insert(min(int(one["pos"]), len(before)), dict(one["rule"]))
+    return before
+
+
+def _common(one: Sequence[Key], two: Sequence[Key]) -> list[tuple[int, int]]:
+    """The longest common subsequence of two lists, as pairs of positions."""
+    length = [[0] * (len(two) + 1) for _ in range(len(one) + 1)]
+    for i in range(len(one) - 1, -1, -1):
+        for j in range(len(two) - 1, -1, -1):
+            length[i][j] = length[i + 1][j + 1] + 1 if one[i] == two[j] else max(length[i + 1][j], length[i][j + 1])
+    pairs, i, j = [], 0, 0
+    while i < len(one) and j < len(two):
+        if one[i] == two[j]:
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif length[i + 1][j] >= length[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+def rules_put_back(now: Sequence[Rule], before: Sequence[Rule], removed: frozenset[Key]) -> tuple[Rule, ...]:
+    """The list ``now`` with the removed rules of ``before`` in it again, each as often as it was there. Pure.
+
+    A rule that is there already, by whomever, is not put back again, so that doing this twice is doing it once. It goes behind
+    the nearest of its old predecessors that is still there, and what others have added, moved or removed since stays as they
+    left it. One that is there and was only switched off by us is switched on again.
+    """
+    was, here = [_same(rule) for rule in before], [_same(rule) for rule in now]
+    pairs = _common(was, here)
+    aligned = dict(pairs)
+    found: list[tuple[int | None, Rule]] = [(None, dict(rule)) for rule in now]
+    for i, j in pairs:
+        switched = {"enable": plain(before[i])["enable"]} if was[i] in removed else {}
+        found[j] = (i, {**now[j], **switched})
+    absent = [i for i, key in enumerate(was) if key in removed and i not in aligned]
+    for key in {was[i] for i in absent}:
+        # Those that somebody has put elsewhere are there as well.
+        elsewhere = here.count(key) - sum(1 for i, _ in pairs if was[i] == key)
+        for i in [i for i in reversed(absent) if was[i] == key][:elsewhere]:
+            absent.remove(i)
+    for i in absent:
+        places = {origin: at for at, (origin, _) in enumerate(found) if origin is not None}
+        above, below = [o for o in places if o < i], [o for o in places if o > i]
+        at = places[max(above)] + 1 if above else places[min(below)] if below else min(i, len(found))
+        found.insert(at, (i, dict(before[i])))
+    return tuple(rule for _, rule in found)
+
+
+@dataclass(frozen=True)
+class Put:
+    """One call that brings a list nearer to what it has to become: ``add`` at the top, ``move`` or ``switch`` on or off."""
+
+    kind: Literal["add", "move", "switch"]
+    rule: Rule
+    pos: int = 0
+    to: int = 0
+
+
+def next_put(now: Sequence[Rule], before: Sequence[Rule], removed: frozenset[Key], begun: Collection[Key] = ()) -> Put | None:
+    """The next call that puts the removed rules back, or None where they are. Pure.
+
+    A new rule lands at the top, whatever its position is to be. So it is added switched off, moved, and only then switched on: in
+    the wrong place it would let through or keep out what it never did. ``begun`` are rules whose putting back was interrupted:
+    the first such rule may be one that still has to be moved.
+    """
+    for key in begun:
+        at = next((pos for pos, rule in enumerate(now) if _same(rule) == key), None)
+        if at is None or key not in removed:
+            continue
+        others = [*now[:at], *now[at + 1 :]]
+        wanted = rules_put_back(others, before, removed)
+        place = _inserted(others, wanted, key)
+        if place is not None and place != at:
+            return Put("move", dict(now[at]), at, place if place < at else place + 1)
+    wanted = rules_put_back(now, before, removed)
+    here = [_same(rule) for rule in now]
+    for pos, rule in enumerate(wanted):
+        if pos >= len(now) or _same(rule) != here[pos]:
+            return Put("add", dict(rule), pos)
+        if plain(rule)["enable"] != plain(now[pos])["enable"]:
+            return Put("switch", dict(rule), pos)
+    return None
+
+
+def _inserted(now: Sequence[Rule], wanted: Sequence[Rule], key: Key) -> int | None:
+    """Where in ``now`` the first rule with this key goes that ``wanted`` has more, or None."""
+    at = 0
+    for rule in wanted:
+        if at < len(now) and _same(now[at]) == _same(rule):
+            at += 1
+        elif _same(rule) == key:
+            return at
+    return None
 
 
 # -- reading --------------------------------------------------------------------------------------
@@ -491,7 +606,7 @@ def read(proxmox: Proxmox) -> Firewall:
 
 
 def _content(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in entry.items() if k not in {"digest", "ipversion"} and v not in (None, "")}
+    return {k: v for k, v in entry.items() if k not in {"digest", "ipversion", "errors"} and v not in (None, "")}
 
 
 def _rules(proxmox: Proxmox, base: str) -> list[dict[str, Any]]:
@@ -660,8 +775,26 @@ def _remove_alias(proxmox: Proxmox, guard: WriteGuard, base: str, name: str, pla
         proxmox.change("DELETE", f"{base}/aliases/{found[name]['name']}", **({"digest": digest} if digest else {}))
 
 
-def restore(proxmox: Proxmox, guard: WriteGuard, record: Mapping[str, Any]) -> None:
-    """Put an undo record back: aliases, sets, groups, then rules at their positions. What is there already is skipped."""
+def interrupted(lines: Iterable[Any]) -> frozenset[tuple[str, Key]]:
+    """The rules of which the journal's lines say that putting them back was begun and not seen to be done: (list, rule). Pure."""
+    last: dict[tuple[str, Key], bool] = {}
+    about: dict[int, tuple[str, Key]] = {}
+    for entry in lines:
+        if entry.act != "undo.firewall.rule":
+            continue
+        if entry.kind == "intent" and isinstance(entry.before, dict):
+            about[entry.seq] = (str(entry.before["path"]), _same(entry.before["rule"]))
+            last[about[entry.seq]] = True
+        elif entry.kind == "done" and entry.of in about:
+            last[about[entry.of]] = False
+    return frozenset(key for key, still in last.items() if still)
+
+
+def restore(proxmox: Proxmox, guard: WriteGuard, record: Mapping[str, Any], begun: Collection[tuple[str, Key]] = ()) -> None:
+    """Put an undo record back: aliases, sets, groups, then rules at their places. What is there already is skipped.
+
+    So doing it twice is doing it once, and what others changed since stays. ``begun``: see :func:`interrupted`.
+    """
     for alias in record["aliases"]:
         base = alias["base"]
         if str(alias["name"]).lower() not in {str(a["name"]).lower() for a in proxmox.get(f"{base}/aliases")}:
@@ -683,26 +816,52 @@ def restore(proxmox: Proxmox, guard: WriteGuard, record: Mapping[str, Any]) -> N
         if group not in {str(g["group"]) for g in proxmox.get(f"{CLUSTER}/groups")}:
             with guard.act("undo.firewall.group", f"Put back security group {group}"):
                 proxmox.change("POST", f"{CLUSTER}/groups", group=group, **({"comment": comment} if comment else {}))
-    for path, taken in record["rules"].items():
-        for one in sorted(taken, key=lambda t: int(t["pos"])):
-            at_the_top = any(int(t["pos"]) == 0 and _same(t["rule"]) == _same(one["rule"]) for t in taken)
-            _put_rule(proxmox, guard, path, int(one["pos"]), one["rule"], first=not at_the_top)
+    for path in record["rules"]:
+        _put_rules(proxmox, guard, path, record, begun)
 
 
-def _put_rule(proxmox: Proxmox, guard: WriteGuard, path: str, pos: int, rule: Rule, *, first: bool) -> None:
-    """Put one rule at its position; the ones above it are there already. ``first``: no equal one belongs at the top."""
-    entries, digest = _read_list(proxmox, path)
-    there = pos < len(entries) and _same(entries[pos]) == _same(rule)
-    if there and plain(entries[pos]) == plain(rule):
-        return
-    with guard.act("undo.firewall.rule", f"Put back rule {pos} of {title(path)}: {describe(rule)}"):
-        if there:  # it was only switched off
-            proxmox.change("PUT", f"{path}/{pos}", enable=plain(rule)["enable"], **({"digest": digest} if digest else {}))
+def _put_rules(
+    proxmox: Proxmox, guard: WriteGuard, path: str, record: Mapping[str, Any], begun: Collection[tuple[str, Key]]
+) -> None:
+    """Put the rules of one list back, one call after the other, each with the list as it is then."""
+    removed = _keys_of(record["rules"][path])
+    waiting = {key for where, key in begun if where == path}
+    for _ in range(4 * len(record["rules"][path]) + 4):
+        entries, digest = _read_list(proxmox, path)
+        now = [plain(entry) for entry in entries]
+        put = next_put(now, list_before(now, record, path), removed, waiting)
+        if put is None:
             return
-        # Interrupted between the two calls, the rule waits at the top.
-        if not (pos and first and entries and plain(entries[0]) == plain(rule)):
-            # A new rule lands at the top, switched off unless told otherwise.
-            proxmox.change("POST", path, **plain(rule))
-        if pos:
-            # "moveto" means in front of the rule that has this index before the move.
-            proxmox.change("PUT", f"{path}/0", moveto=min(pos, len(entries)) + 1)
+        stamp = {"digest": digest} if digest else {}
+        about = {"path": path, "rule": put.rule}
+        if put.kind == "add":
+            with guard.act("undo.firewall.rule", f"Put back rule {put.pos} of {title(path)}: {describe(put.rule)}", before=about):
+                proxmox.change("POST", path, **{**plain(put.rule), "enable": 0})
+                waiting.add(_same(put.rule))
+                _settle_rule(proxmox, path, record, put.rule)
+            waiting.discard(_same(put.rule))
+        elif put.kind == "move":
+            with guard.act(
+                "undo.firewall.rule", f"Move a rule of {title(path)} to its place: {describe(put.rule)}", before=about
+            ):
+                proxmox.change("PUT", f"{path}/{put.pos}", moveto=put.to, **stamp)
+            waiting.discard(_same(put.rule))
+        else:
+            word = "on" if plain(put.rule)["enable"] else "off"
+            with guard.act("undo.firewall.enable", f"Switch rule {put.pos} of {title(path)} {word}: {describe(put.rule)}"):
+                proxmox.change("PUT", f"{path}/{put.pos}", enable=plain(put.rule)["enable"], **stamp)
+    raise Failed(
+        f"The firewall rules of {title(path)} were changed again and again while they were put back.",
+        "Run the command again when nobody else works on them.",
+    )
+
+
+def _settle_rule(proxmox: Proxmox, path: str, record: Mapping[str, Any], rule: Rule) -> None:
+    """Move the rule that was just added from the top to its place."""
+    entries, digest = _read_list(proxmox, path)
+    now = [plain(entry) for entry in entries]
+    removed = _keys_of(record["rules"][path])
+    put = next_put(now, list_before(now, record, path), removed, [_same(rule)])
+    if put is not None and put.kind == "move":
+        # "moveto" means in front of the rule that has this index before the move.
+        proxmox.change("PUT", f"{path}/{put.pos}", moveto=put.to, **({"digest": digest} if digest else {}))
