@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -26,7 +27,7 @@ from cutover.core.journal import Journal
 from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.dns import names
 from cutover.phases import decommission
-from cutover.proxmox import firewall, vzdump
+from cutover.proxmox import activity, firewall, vzdump
 from cutover.proxmox.client import Proxmox
 from cutover.site.schema import Rfc2136
 from lab.dns import NameServer, NotInstalled, program, reverse_zone
@@ -382,6 +383,174 @@ def test_undo_puts_rules_and_names_back(world: World) -> None:
     assert after["firewall"] == before["firewall"]
     assert after["names"] == before["names"]
     assert after["running"] == before["running"]
+
+
+def test_an_undo_that_is_killed_again_and_again_and_done_twice_is_done_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = world.everything()
+    world.decommission()
+    real = Proxmox.change
+    left: Iterator[str] = iter([])
+
+    def change(self: Proxmox, *words: Any, **values: Any) -> Any:
+        answer = real(self, *words, **values)
+        if next(left, "lives") == "dies":
+            raise Killed
+        return answer
+
+    monkeypatch.setattr(Proxmox, "change", change)
+    for lives in (0, 3, 1, 2, 5, 4, 7):
+        left = iter([*["lives"] * lives, "dies"])
+        with contextlib.suppress(Killed):
+            runner.carry_out("decommission", world.run(), undo=True)
+    left = iter([])
+    runner.carry_out("decommission", world.run(), undo=True)
+    kept = {k: v for k, v in before["firewall"]["rules"].items() if not re.search(r"/lxc/95[0-3]/", k)}
+    restored = world.firewall().as_json()
+    assert restored["rules"] == kept
+    for part in ("groups", "aliases", "ipsets"):
+        assert restored[part] == before["firewall"][part]
+    # What others do afterwards is theirs, also where it looks like what was put back.
+    world.pve.firewall_config("cluster")["rules"].insert(0, rule("in", comment="somebody's, later"))
+    del world.pve.firewall_config("cluster")["rules"][2]
+    now, names = world.firewall(), world.names.entries()
+    writes = len(world.pve.writes())
+    again = runner.carry_out("decommission", world.run(), undo=True)
+    assert again.outcome is not None and not again.outcome.changed
+    assert (world.firewall(), world.names.entries(), len(world.pve.writes())) == (now, names, writes)
+
+
+# -- nothing that was written is deleted --------------------------------------------------------------
+
+
+def used(world: World, vmid: int, word: str) -> None:
+    """Somebody starts a guest in Proxmox, it writes something, and it is stopped again."""
+    root = Context(
+        world.lab.site, Credentials({"PROXMOX_TOKEN_ID": world.lab.root, "PROXMOX_TOKEN_SECRET": world.pve.apitokens[world.lab.root]}),
+        world.lab.folder / "somebody", execute=True, ui=SilentUi(), confirm=ConfirmedInAdvance(),
+    )  # fmt: skip
+    root.proxmox.poll = 0.01
+    with root.guard.act("somebody", "Use it"):
+        for what, kind in (("start", "vzstart"), ("shutdown", "vzshutdown")):
+            root.proxmox.do_task("POST", f"nodes/pve/lxc/{vmid}/status/{what}", kind=kind, vmid=vmid, what=what, deadline=20)
+            (world.lab.machines[vmid].root / "data" / word).write_text(word)
+    root.close()
+
+
+def once_after(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], None]) -> None:
+    """Let something happen when this part of the decommission has been carried out for the third guest, LXC 952."""
+    real = getattr(decommission, name)
+    done: list[Any] = []
+
+    def then(run: Context, guest: Any, *rest: Any) -> Any:
+        answer = real(run, guest, *rest)
+        if guest.vmid == 952 and not done:
+            done.append(guest)
+            act()
+        return answer
+
+    monkeypatch.setattr(decommission, name, then)
+
+
+def in_final_backup(world: World, vmid: int, word: str) -> bool:
+    lines = world.run(execute=False).journal.acts("decommission.backup")
+    volid = next(e.extra["archive"]["volid"] for e in reversed(lines) if e.extra["vmid"] == vmid)
+    with tarfile.open(world.pve.archive(volid)) as tar:
+        return f"./data/{word}" in tar.getnames()
+
+
+@pytest.mark.parametrize("part", ["_final_backup", "_forget"])
+def test_a_guest_that_was_used_after_its_final_backup_is_backed_up_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    once_after(monkeypatch, part, lambda: used(world, 952, "written-late"))
+    result = world.decommission()
+    assert world.pve.ct(952) is None
+    assert in_final_backup(world, 952, "written-late"), "what was written after the backup was deleted with the guest"
+    assert result.outcome is not None
+    assert any("LXC 952 (qdrant) was used after its backup of" in sentence for sentence in result.outcome.sentences)
+
+
+def test_the_soak_time_begins_anew_where_somebody_needed_one_meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    soaked = True
+    monkeypatch.setattr(decommission, "soak_left", lambda down, soak, ours, theirs: 0.0 if soaked else soak)
+    world.soak(1.0)
+
+    def somebody() -> None:
+        nonlocal soaked
+        used(world, 952, "written-late")
+        soaked = False
+
+    once_after(monkeypatch, "_final_backup", somebody)
+    result = world.decommission()
+    assert result.outcome is not None
+    assert re.fullmatch(r"20\d\d-.*Z", result.outcome.facts["waiting_until"])
+    assert world.pve.ct(952) is not None and world.pve.ct(953) is not None
+    soaked = True
+    world.decommission()
+    assert world.pve.ct(952) is None
+    assert in_final_backup(world, 952, "written-late")
+
+
+def test_one_that_is_used_again_and_again_is_not_deleted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = decommission._forget
+
+    def forget(run: Context, guest: Any) -> Any:
+        used(world, guest.vmid, "again")
+        return real(run, guest)
+
+    monkeypatch.setattr(decommission, "_forget", forget)
+    with pytest.raises(Failed, match=r"LXC 950 .* was not deleted: it was used again after each of 3 final backups"):
+        world.decommission()
+    assert {g.vmid for g in world.pve.cts} >= set(FOUR)
+
+
+def test_a_key_that_cannot_see_others_tasks_deletes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether somebody used a guest cannot be seen then, and absence is only claimed where one may see."""
+    monkeypatch.setattr("cutover.proxmox.privileges.held_by", lambda _run: lambda _path: frozenset({"VM.Audit"}))
+    monkeypatch.setattr("cutover.proxmox.privileges.missing", lambda _run, _step: [])
+    with pytest.raises(CutoverError, match="cannot be seen whether somebody used a guest"):
+        world.decommission()
+    assert {g.vmid for g in world.pve.cts} >= set(FOUR)
+
+
+def test_a_volume_that_came_after_the_approval_is_not_deleted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    once_after(
+        monkeypatch, "_final_backup", lambda: world.config(952).update(mp1="local-lvm:vm-952-disk-7,mp=/new,size=8G,backup=1")
+    )
+    with pytest.raises(CutoverError, match="it has the volume local-lvm:vm-952-disk-7"):
+        world.decommission()
+    assert world.pve.ct(952) is not None
+
+
+def task(kind: str, start: float, end: float | None = None) -> dict[str, Any]:
+    return {"type": kind, "starttime": start, **({"endtime": end} if end is not None else {"status": "RUNNING"})}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "moment"),
+    [
+        ([], 0),
+        ([task("vzdump", 100, 110), task("vzsnapshot", 120, 121)], 0),
+        ([task("vzstart", 100, 101)], 101),
+        ([task("vzstart", 100, 101), task("vzshutdown", 200, 203)], 203),
+        ([task("vzshutdown", 100)], float("inf")),
+        ([task("vzrollback", 100, 160)], 160),
+        ([task("vzrestore", 100, 160)], 160),
+        ([task("vzreboot", 100, 160)], 160),
+        ([task("something-new", 100, 160)], 160),
+    ],
+)  # fmt: skip
+def test_from_when_on_a_guest_is_unchanged(tasks: list[dict[str, Any]], moment: float) -> None:
+    assert activity.unchanged_from(tasks) == moment
+
+
+def test_a_list_of_tasks_that_was_cut_off_tells_nothing() -> None:
+    assert activity.reaches_back([task("vzdump", 90, 120)], 100)
+    assert activity.reaches_back([task("vzdump", 90)], 100)
+    assert not activity.reaches_back([task("vzdump", 10, 20), task("vzstart", 90, 120)], 100)
+    assert not activity.reaches_back([], 100)
 
 
 # -- backups ---------------------------------------------------------------------------------------

@@ -310,9 +310,9 @@ def test_what_others_changed_since_stays_when_rules_are_put_back(
     removal = fw.resolve(config, GOING).removal
     record = fw.undo_record(config, removal)
     now = list(fw.without(config, removal).rules[path])
-    for r in listed([(mark.upper(), on) for mark, on in foreign]):
-        now.insert(data.draw(st.integers(0, len(now))), r)
-    if now and data.draw(st.booleans()):
+    for other in listed([(mark.upper(), on) for mark, on in foreign]):
+        now.insert(data.draw(st.integers(0, len(now))), other)
+    if data.draw(st.booleans()) and now:
         now.pop(data.draw(st.integers(0, len(now) - 1)))
     rules = Rules({path: list(now)})
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cutover import activity
 from cutover import plan as plans
 from cutover.checks import registry
 from cutover.checks.registry import Moment
@@ -28,7 +27,7 @@ from cutover.core.errors import Failed, Refused
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.dns.names import Found
 from cutover.phases.phase import Outcome, Sentence
-from cutover.proxmox import firewall, identity, privileges, references, vzdump
+from cutover.proxmox import activity, firewall, identity, privileges, references, vzdump
 from cutover.proxmox.identity import Identity
 
 if TYPE_CHECKING:

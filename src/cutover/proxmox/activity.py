@@ -60,7 +60,7 @@ def may_see(context: Context) -> None:
     path = f"/nodes/{context.site.proxmox.node}"
     if "Sys.Audit" not in privileges.held_by(context)(path):
         raise Refused(
-            f"The token {context.proxmox.token} lacks Sys.Audit on {path}, so it cannot be seen whether somebody used a guest since.",
+            f"The token {context.proxmox.token} lacks Sys.Audit on {path}, so it cannot be seen whether somebody used a guest.",
             "`cutover rights` has the commands that give it.",
         )
 
