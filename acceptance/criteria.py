@@ -49,6 +49,8 @@ C5 + Traffic moves only while the proof holds; a difference stops it and changes
 D1 P Qdrant answers through Nginx with the same results as before
 D2 P Portainer works as before: same environments, stacks and containers, and it can still deploy
 D3 P vLLM is untouched and answers through Nginx all the time
+D4 + Applications are let in as before: the same keys open, and what was closed stays closed, also after a merge
+D5 + Nobody reads from or writes to the server that was left behind without anybody knowing
 E1 P Nginx's configuration is restored byte for byte and serves the old server
 E2 P The new server has its old cores and memory again; what happens to the disk is said and chosen
 E3 P The container is stopped and removed; its data stays until someone says otherwise

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 pytest_plugins = [
     "acceptance.fixtures",
     "steps.trust",
+    "steps.access",
     "steps.data",
     "steps.traffic",
     "steps.nginx",

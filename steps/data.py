@@ -106,6 +106,7 @@ _CHECKS = {
     "the merged file may run": ("B4", ""),
     "Portainer runs what was merged": ("C1", ""),
     "the container comes back after a restart": ("C2", ""),
+    "applications are let in as before": ("D4", ""),
     "Portainer is as before": ("D2", "as before"),
     "Portainer answered all the time": ("D2", "all the time"),
     "new merges are followed": ("H1", ""),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import Failed, Refused, Unreachable
 from cutover.phases.phase import Outcome, Sentence
-from cutover.qdrant import limits, snapshots
+from cutover.qdrant import access, limits, snapshots
 from cutover.qdrant.client import Answered, Qdrant, need_same_version, writes_counted
 from cutover.replication import bypass, serving, switchover
 from cutover.replication.follower import Position
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 def plan(context: Context) -> Sequence[Sentence]:
     """What would be copied."""
+    if context.gate.state().side == "old":
+        _refuse_other_access(context)
     names = context.old.collections()
     done = _copied(context)
     sentences = []
@@ -164,15 +166,22 @@ def _there(context: Context) -> set[str] | None:
 def refuse_unsafe(context: Context) -> None:
     """Refused, with every reason, where something cannot be moved safely."""
     need_same_version(context.old, context.new)
+    _refuse_other_access(context)
     reasons = unsafe(context)
     if reasons:
         raise Refused(f"Not begun: {'; '.join(reasons)}.", "Remove these reasons first; nothing was changed.")
 
 
+def _refuse_other_access(context: Context) -> None:
+    """Refused where applications would not be let in by the new server as by the old one."""
+    found = access.objections_now(context.old, context.new, context.site, context.credentials)
+    access.refuse(found, doing="Nothing was copied")
+
+
 def unsafe(context: Context) -> list[str]:
     """Every reason against moving, in words."""
     reasons: list[str] = []
-    if context.credentials.get("QDRANT_READ_ONLY_API_KEY") is None:
+    if context.site.qdrant.access == "keys" and context.credentials.get("QDRANT_READ_ONLY_API_KEY") is None:
         reasons.append("there is no read-only key (QDRANT_READ_ONLY_API_KEY), with which the new server fetches the snapshots")
     servers = [context.old, *([context.new] if _answers(context.new) else [])]
     clustered = [s.name for s in servers if (s.ask("GET", "/cluster") or {}).get("status") == "enabled"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.gate.interface import Side
 from cutover.phases.phase import Outcome, Sentence
+from cutover.qdrant import access
 from cutover.replication import switchover
 from cutover.replication.follower import Round
 
@@ -24,11 +25,21 @@ if TYPE_CHECKING:
 
 def plan(context: Context) -> Sequence[Sentence]:
     """What would be done; empty when the new server serves already and nothing is left over."""
+    if context.gate.state().side == "old":
+        _refuse_other_access(context)
     return plan_move(context, "new")
+
+
+def _refuse_other_access(context: Context) -> None:
+    """Refused where applications would be turned away, or strangers let in, from the moment of the switch."""
+    found = access.objections_now(context.old, context.new, context.site, context.credentials)
+    access.refuse(found, doing="The traffic was not moved")
 
 
 def do(context: Context) -> Outcome:
     """Move the traffic to the new server."""
+    if context.gate.state().side == "old":
+        _refuse_other_access(context)
     return move(context, "switch", "new")
 
 

@@ -24,7 +24,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from cutover.core.errors import CutoverError, Unreachable
+from cutover.core.errors import CutoverError, Refused, Unreachable
 
 if TYPE_CHECKING:
     import requests
@@ -280,3 +280,70 @@ def shortfall(server: Qdrant, site: Site, keys: Credentials, *, tokens: bool | N
 
 def _should(right: Right) -> str:
     return {Right.WRITES: "should read and write", Right.READS: "should only read", Right.OUT: "should not be let in"}[right]
+
+
+# -- what stands against moving applications from one server to the other ---------------------------------------------------
+@dataclass(frozen=True)
+class Objection:
+    """Why applications would not be let in as before: a sentence without its full stop, and both ways out."""
+
+    sentence: str
+    way_out: str
+
+
+def objections(old: Access | None, new: Access | None, should: Access, *, names: tuple[str, str]) -> list[Objection]:
+    """What applications would notice. ``old`` or ``new`` None: that server does not run. Pure.
+
+    The old server is compared with the new one, or with what the site means where that does not run yet; the new one with what
+    the site means as well, so that a database that is open everywhere is open because somebody wrote so.
+    """
+    found: list[Objection] = []
+    said: set[Caller] = set()
+    target = should if new is None else new
+    there = "the new one as site.yaml means it" if new is None else names[1]
+    if old is not None:
+        for one in differences(old, target):
+            if {Caller.KEYLESS, Caller.STRANGER} == said | {one.caller}:
+                continue  # an open server is open to both: once is enough
+            said.add(one.caller)
+            if one.caller is Caller.READ_ONLY and one.here is Right.OUT:
+                found.append(Objection(_no_read_only_key(names[0]), _way_out(one)))
+            else:
+                found.append(Objection(one.sentence(names[0], there), _way_out(one)))
+    for one in differences(new if new is not None else {}, should):
+        if one.caller in said or (one.caller is Caller.STRANGER and Caller.KEYLESS in said):
+            continue
+        said.add(one.caller)
+        if one.caller is Caller.READ_ONLY and old is not None and old.get(one.caller) is Right.OUT:
+            found.append(Objection(_no_read_only_key(names[0]), _way_out(one)))
+        else:
+            found.append(
+                Objection(f"{one.caller} {one.here} on {names[1]}, and {_should(one.there)}, says site.yaml", _way_out(one))
+            )
+    return found
+
+
+def _no_read_only_key(name: str) -> str:
+    return (
+        f"{name} does not know the read-only key in QDRANT_READ_ONLY_API_KEY (it has none, or another), with which the new server "
+        "fetches the snapshots"
+    )
+
+
+def objections_now(old: Qdrant, new: Qdrant, site: Site, keys: Credentials) -> list[Objection]:
+    """:func:`objections`, asked of both servers now. The old one has to answer; the new one may not run yet."""
+    wrong = [Objection(one.rstrip("."), "Give every server and application the new key.") for one in unusable(keys)]
+    try:
+        theirs = access_of(new, keys)
+    except Unreachable:
+        theirs = None
+    return wrong + objections(access_of(old, keys), theirs, meant(site, keys), names=(old.name, new.name))
+
+
+def refuse(found: Sequence[Objection], *, doing: str) -> None:
+    """:class:`Refused` with every objection and its ways out, where there is one. ``doing``: "Not copied"."""
+    if found:
+        hints = " ".join(dict.fromkeys(one.way_out for one in found))
+        raise Refused(
+            f"{doing}, because applications would not be let in as before: {'; '.join(o.sentence for o in found)}.", hints
+        )
