@@ -325,7 +325,7 @@ def objections(old: Access | None, new: Access | None, should: Access, *, names:
 
 def _no_read_only_key(name: str) -> str:
     return (
-        f"{name} does not know the read-only key in QDRANT_READ_ONLY_API_KEY (it has none, or another), with which the new server "
+        f"{name} does not know the read-only key in QDRANT_READ_ONLY_API_KEY (it has none, or another); with it the new server "
         "fetches the snapshots"
     )
 
@@ -344,6 +344,5 @@ def refuse(found: Sequence[Objection], *, doing: str) -> None:
     """:class:`Refused` with every objection and its ways out, where there is one. ``doing``: "Not copied"."""
     if found:
         hints = " ".join(dict.fromkeys(one.way_out for one in found))
-        raise Refused(
-            f"{doing}, because applications would not be let in as before: {'; '.join(o.sentence for o in found)}.", hints
-        )
+        said = "; ".join(one.sentence for one in found)
+        raise Refused(f"{doing}, because applications would not be let in as before: {said}.", hints)
