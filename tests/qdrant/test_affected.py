@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutover.qdrant.affected import Depth, Touched, touched
+from cutover.qdrant.affected import Chosen, Depth, Touched, touched
 from cutover.qdrant.routes import is_read, path_of, route
 
 UUID = "550e8400-e29b-41d4-a716-446655440000"
@@ -70,6 +70,28 @@ def test_operations_that_name_records(method: Any, rest: Any, body: Any, ids: An
         ("POST", "points/payload/clear", BY_FILTER, Depth.PAYLOAD),
         ("POST", "points/vectors/delete", {"vector": ["a"], **BY_FILTER}, Depth.EVERYTHING),
         ("POST", "points/batch", {"operations": [{"delete": BY_FILTER}, {"clear_payload": BY_FILTER}]}, Depth.PAYLOAD),
+    ],
+)
+def test_operations_that_choose_by_filter_name_the_filter(method: Any, rest: Any, body: Any, depth: Any) -> None:
+    found = of(method, f"/collections/docs/{rest}", body)
+    chosen = Chosen('{"must":[{"key":"lang","match":{"value":"de"}}]}', depth)
+    assert found == Touched("docs", filters=(chosen,), in_steps=rest == "points/batch", why=found.why)
+    assert "filter" in found.why
+
+
+def test_equal_filters_are_equal_whatever_the_order_of_their_words() -> None:
+    there = of(
+        "POST", "/collections/c/points/delete", {"filter": {"must": [{"match": {"value": "ä"}, "key": "a"}], "should": None}}
+    )
+    back = of(
+        "POST", "/collections/c/points/delete", {"filter": {"should": None, "must": [{"key": "a", "match": {"value": "ä"}}]}}
+    )
+    assert there.filters == back.filters
+
+
+@pytest.mark.parametrize(
+    ("method", "rest", "body", "depth"),
+    [
         ("POST", "points/truncated", None, None),
         ("PUT", "points", {"something": "new"}, Depth.EVERYTHING),
         ("PUT", "points", None, Depth.EVERYTHING),
@@ -78,6 +100,7 @@ def test_operations_that_name_records(method: Any, rest: Any, body: Any, ids: An
         ("PUT", "points", {"points": [{"id": "no uuid"}]}, Depth.EVERYTHING),
         ("POST", "points/batch", {"operations": [{"invented": {"points": [1]}}]}, Depth.EVERYTHING),
         ("POST", "points/delete", {}, Depth.EVERYTHING),
+        ("POST", "points/delete", {"filter": "all"}, Depth.EVERYTHING),
         ("PUT", "snapshots/recover", {"location": "x"}, Depth.EVERYTHING),
         ("PUT", "vectors/b", {"size": 4}, Depth.EVERYTHING),
     ],
@@ -174,7 +197,7 @@ def test_every_recorded_write_is_understood(recorded: Any) -> None:
 @given(st.binary(max_size=200), st.sampled_from(["points", "points/delete", "points/batch", "points/payload"]))
 def test_odd_bodies_never_raise_and_are_never_overlooked(body: Any, rest: Any) -> None:
     found = touched("POST" if rest != "points" else "PUT", f"/collections/c/{rest}", body)
-    assert found.whole or found.ids or found.refuse or b"[]" in body
+    assert found.whole or found.ids or found.filters or found.refuse or b"[]" in body
 
 
 json_values = st.recursive(

@@ -180,7 +180,7 @@ def test_a_copy_is_the_same_bit_by_bit(copied: Any) -> None:
 
 
 def test_records_read_and_written_back_are_the_same_bit_by_bit(copied: Any) -> None:
-    from cutover.replication.follower import bring
+    from cutover.records import bring
 
     ids = [r["id"] for r in copied.old.scroll("c", vectors=False)]
     copied.new.delete("c", ids)

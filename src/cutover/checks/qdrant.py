@@ -192,7 +192,7 @@ def _due(context: Context, position: Position, side: Side, aliases: Mapping[str,
     for entry, body in context.gate.bodies(lines) if lines else ():
         found = touched(entry.method, entry.uri, body)
         due.setdefault(aliases.get(found.collection, found.collection), set()).update(found.ids)
-        anything = anything or bool(found.whole or found.schema or found.aliases)
+        anything = anything or bool(found.filters or found.whole or found.schema or found.aliases)
     return due, anything
 
 

@@ -425,7 +425,7 @@ class Gate:
         if self._under_way.offset < from_offset:
             self._catch_up()
         found: list[Write] = []
-        ended = write_log.Ended()
+        ended = write_log.Ended(self._under_way.began(from_offset))
         for start, data in self._pieces(from_offset):
             read = list(write_log.lines(data, start))
             if start <= self._under_way.offset:

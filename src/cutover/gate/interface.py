@@ -41,6 +41,10 @@ class Written(Protocol):
         """
 
     @property
+    def began(self) -> int:
+        """Position in the log just after the line that it had arrived; 0 where that was not read."""
+
+    @property
     def body(self) -> str:
         """Name of the recorded body; empty when the request had none."""
 

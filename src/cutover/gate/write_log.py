@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from cutover.core.errors import Failed
@@ -90,8 +91,9 @@ def _line(said: dict[str, Any], offset: int) -> Line:
 class Ended:
     """The writes that are over, each with the position at which it began. Fed with the lines in order."""
 
-    def __init__(self) -> None:
-        self._began: dict[str, int] = {}
+    def __init__(self, began: Mapping[str, int] = MappingProxyType({})) -> None:
+        """``began``: the writes that were under way where the lines begin."""
+        self._began = dict(began)
 
     def of(self, read: Iterable[Line]) -> Iterator[Write]:
         """The writes that end in these lines."""
@@ -143,6 +145,10 @@ class UnderWay:
     def open(self) -> list[Write]:
         """Writes that are not over, waiting or not."""
         return [one.write for one in self._open.values()]
+
+    def began(self, before: int) -> dict[str, int]:
+        """Where the writes that are not over began, by id; those that did so before a position."""
+        return {key: one.write.offset for key, one in self._open.items() if one.write.offset <= before}
 
     @property
     def processes(self) -> set[int]:

@@ -3,9 +3,10 @@
 Nginx records every write: its method, its address and its body. To bring the other server up to date the tool does
 not repeat those writes; it only needs to know *which records* they named, and reads those as they are now. This module
 is that question, answered for every write operation Qdrant has. It is generous by design: a record too many costs a
-moment, a record too few would be a lost write. Where a write names no ids (operations by filter) or cannot be
-understood, the answer is "compare the whole collection"; where it changes something this tool does not follow, the
-answer is a reason to refuse the move. It never answers "nothing" for something it did not understand.
+moment, a record too few would be a lost write. Where a write chooses its records by a filter, the answer is that
+filter, which :mod:`cutover.matching` asks the other server; where it cannot be understood, the answer is "compare the
+whole collection"; where it changes something this tool does not follow, the answer is a reason to refuse the move. It
+never answers "nothing" for something it did not understand.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from cutover.qdrant.routes import is_read, leaves_data_alone, path_of
 
@@ -27,7 +28,7 @@ MAX_U64 = 2**64 - 1
 
 
 class Depth(IntEnum):
-    """How much of a whole collection has to be compared after a write that names no ids."""
+    """How much of a whole collection has to be compared after a write whose records are not known."""
 
     NOTHING = 0
     IDS = 1
@@ -37,18 +38,27 @@ class Depth(IntEnum):
     EVERYTHING = 3
 
 
+class Chosen(NamedTuple):
+    """A filter by which a write chose its records: JSON in one form, so that equal filters are equal text."""
+
+    filter: str
+    depth: Depth
+    """How deep the whole collection has to be compared where the filter cannot be asked."""
+
+
 @dataclass(frozen=True)
 class Touched:
     """What one write may have changed.
 
-    ``collection`` is the name in the request's path, which may be an alias. ``whole`` says how deep the whole
-    collection must be compared because the ids are unknown. ``schema`` marks a change of settings, indexes, named
+    ``collection`` is the name in the request's path, which may be an alias. ``filters`` chose records besides ``ids``;
+    ``whole`` says how deep the whole collection must be compared because neither is known. ``schema`` marks a change of settings, indexes, named
     vectors, or of the collection as such; ``aliases`` a change of aliases. ``refuse`` is a reason, in words, why the
     move cannot go on by following.
     """
 
     collection: str = ""
     ids: frozenset[PointId] = field(default_factory=frozenset)
+    filters: tuple[Chosen, ...] = ()
     whole: Depth = Depth.NOTHING
     schema: bool = False
     aliases: bool = False
@@ -59,7 +69,7 @@ class Touched:
 
     @property
     def nothing(self) -> bool:
-        return not (self.ids or self.whole or self.schema or self.aliases or self.refuse)
+        return not (self.ids or self.filters or self.whole or self.schema or self.aliases or self.refuse)
 
 
 class NotUnderstood(ValueError):
@@ -120,8 +130,9 @@ def _points(name: str, operation: str, body: bytes) -> Touched:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError, EOFError, zlib.error) as error:
         why = f"a body of {operation} on {name} could not be read ({error})"[:200]
         return Touched(name, whole=Depth.EVERYTHING, in_steps=operation == "POST points/batch", why=why)
-    why = f"{operation} on {name} chose its records by a filter" if found.whole else ""
-    return Touched(name, frozenset(found.ids), whole=found.whole, in_steps=operation == "POST points/batch", why=why)
+    why = f"{operation} on {name} chose its records by a filter" if found.filters else ""
+    chosen = tuple(Chosen(*one) for one in found.filters.items())
+    return Touched(name, frozenset(found.ids), chosen, in_steps=operation == "POST points/batch", why=why)
 
 
 def unpacked(body: bytes) -> bytes:
@@ -136,13 +147,16 @@ def unpacked(body: bytes) -> bytes:
 class _Found:
     def __init__(self) -> None:
         self.ids: set[PointId] = set()
-        self.whole = Depth.NOTHING
+        self.filters: dict[str, Depth] = {}
 
     def add(self, values: Any) -> None:
         self.ids.update(point_id(value) for value in _listed(values))
 
-    def unknown(self, depth: Depth) -> None:
-        self.whole = max(self.whole, depth)
+    def choose(self, chosen: Any, depth: Depth) -> None:
+        if not isinstance(chosen, dict):
+            raise NotUnderstood("a filter was expected")
+        text = json.dumps(chosen, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        self.filters[text] = max(self.filters.get(text, Depth.NOTHING), depth)
 
 
 def _listed(values: Any) -> Iterator[Any]:
@@ -173,7 +187,7 @@ def _chosen(depth: Depth) -> Any:
         if document.get("points") is not None:
             found.add(document["points"])
         if document.get("filter") is not None:
-            found.unknown(depth)
+            found.choose(document["filter"], depth)
 
     return read
 

@@ -37,6 +37,8 @@ IDLE_SECONDS = 4.0
 LONG = (5.0, 6 * 3600.0)
 #: Qdrant refuses JSON bodies above 32 MiB unless it was configured otherwise.
 MAX_BODY = 24 * 1024 * 1024
+#: An answer with several records that grows beyond this is broken off; of a single record more is taken. Bytes.
+MOST_BYTES, MOST_OF_ONE = 32 << 20, 512 << 20
 #: A delete of this many ids that do not exist reaches every shard and so waits for every write before it (measured: with one
 #: id, 2 of 150 reads on four shards were stale; with 64, none).
 BARRIER_IDS = 64
@@ -55,6 +57,10 @@ class Answered(CutoverError):
 
 class NotThere(Answered):
     """404: the collection, snapshot or record does not exist."""
+
+
+class TooLarge(CutoverError):
+    """An answer was broken off because it is larger than is taken at a time."""
 
 
 class Qdrant:
@@ -239,12 +245,37 @@ class Qdrant:
         path = f"/collections/{_q(collection)}/points/count"
         return int(self.ask("POST", path, {"exact": True}, timeout=timeout)["count"])
 
-    def page(self, collection: str, offset: PointId | None, limit: int, *, payload: bool = True, vectors: bool = True) -> bytes:
-        """One page of records in order of id, as the bytes Qdrant sent."""
+    def page(
+        self,
+        collection: str,
+        offset: PointId | None,
+        limit: int,
+        *,
+        payload: bool = True,
+        vectors: bool = True,
+        filter_: Any = None,
+        timeout: tuple[float, float] | None = None,
+    ) -> bytes:
+        """One page of records in order of id, as the bytes Qdrant sent; :class:`TooLarge` where that is more than is taken."""
         body: dict[str, Any] = {"limit": limit, "with_payload": payload, "with_vector": vectors}
-        if offset is not None:
-            body["offset"] = offset
-        return self.raw("POST", f"/collections/{_q(collection)}/points/scroll", body).content
+        body |= {"offset": offset} if offset is not None else {}
+        body |= {"filter": filter_} if filter_ is not None else {}
+        return self._records(f"/collections/{_q(collection)}/points/scroll", body, limit, timeout)
+
+    def _records(self, path: str, body: Any, records: int, timeout: tuple[float, float] | None) -> bytes:
+        """An answer made of ``records`` records. Of a single one all is taken, of several only so much that halves are better."""
+        most = MOST_BYTES if records > 1 else MOST_OF_ONE
+        answer, found = self.raw("POST", path, body, timeout=timeout, stream=True), bytearray()
+        try:
+            for piece in answer.iter_content(1 << 20):
+                found += piece
+                if len(found) > most:
+                    raise TooLarge(f"{self.name.capitalize()}: {path} answers more than {most >> 20} MB for {records} records.")
+        except requests.RequestException as error:
+            raise Unreachable(f"{self.name.capitalize()}: the answer to POST {path} ends in the middle ({error}).") from None
+        finally:
+            answer.close()
+        return bytes(found)
 
     def scroll(self, collection: str, *, limit: int = 1000, payload: bool = True, vectors: bool = True) -> Iterator[Any]:
         """Every record, in order of id."""
@@ -259,7 +290,7 @@ class Qdrant:
     def records(self, collection: str, ids: Sequence[PointId], *, timeout: tuple[float, float] | None = None) -> bytes:
         """These records with payload and vectors, as the bytes Qdrant sent; absent ones are left out."""
         body = {"ids": list(ids), "with_payload": True, "with_vector": True}
-        return self.raw("POST", f"/collections/{_q(collection)}/points", body, timeout=timeout).content
+        return self._records(f"/collections/{_q(collection)}/points", body, len(ids), timeout)
 
     def sample(self, collection: str, how_many: int) -> list[PointId]:
         """Ids spread over the collection, in no order; empty where the server cannot sample."""
@@ -273,13 +304,28 @@ class Qdrant:
         """Write whole records and wait until they are applied. Split where the body would be too large for Qdrant."""
         if not records:
             return
-        body = json.dumps({"points": list(records)}).encode()
+        body = _json({"points": list(records)})
         if len(body) > MAX_BODY and len(records) > 1:
             half = len(records) // 2
             self.upsert(collection, records[:half])
             self.upsert(collection, records[half:])
             return
         self._idempotent("PUT", f"/collections/{_q(collection)}/points", body, params=_WAIT)
+
+    def update_vectors(self, collection: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Replace these vectors (``id``, ``vector`` by name) of records that are there, and wait."""
+        body = _json({"points": list(records)})
+        self._idempotent("PUT", f"/collections/{_q(collection)}/points/vectors", body, params=_WAIT)
+
+    def overwrite_payload(self, collection: str, record: PointId, payload: Mapping[str, Any]) -> None:
+        """Make this the payload of a record that is there, and wait."""
+        body = _json({"payload": payload, "points": [record]})
+        self._idempotent("PUT", f"/collections/{_q(collection)}/points/payload", body, params=_WAIT)
+
+    def set_payload(self, collection: str, record: PointId, payload: Mapping[str, Any]) -> None:
+        """Set these fields of the payload of a record that is there, and wait."""
+        body = _json({"payload": payload, "points": [record]})
+        self._idempotent("POST", f"/collections/{_q(collection)}/points/payload", body, params=_WAIT)
 
     def delete(self, collection: str, ids: Iterable[PointId]) -> None:
         """Delete records by id and wait; ids that do not exist are fine."""
@@ -355,6 +401,11 @@ class Qdrant:
 
 
 _WAIT = {"wait": "true"}
+
+
+def _json(value: Any) -> bytes:
+    """As small as it came: what Qdrant took from somebody may not be too large when it is written back."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _q(part: str) -> str:

@@ -9,8 +9,11 @@ The order inside a round is what makes it right: first the log, then a barrier, 
 is acknowledged before it is applied; without the barrier it could be read in its old state, and nothing in the log would ever
 say so again.
 
-Writes that name no ids are answered by comparing the whole collection and repairing what differs. Changes of settings, indexes
-and aliases are brought over as the state they led to. What cannot be followed ends in a refusal that says why.
+Writes that choose their records by a filter are followed as exactly: the other server is asked which records it means, before
+anything of the round is applied (:mod:`cutover.matching` says why that is complete). Where it cannot be asked, because what it
+would answer may not be what the source meant (indexes changed meanwhile), or too many match, the whole collection is compared and
+what differs is repaired. Changes of settings, indexes and aliases are brought over as the state they led to. What cannot be
+followed ends in a refusal that says why.
 """
 
 from __future__ import annotations
@@ -25,10 +28,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cutover.core.errors import CutoverError, Refused
+from cutover import records
+from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import Gate, Side, Written
 from cutover.gate.write_log import BEGIN_ANEW
+from cutover.matching import MOST_MATCHES, matching
+from cutover.pages import Limits, Size
 from cutover.qdrant import compare
 from cutover.qdrant.affected import Depth, PointId, Touched, touched
 from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of, side_by_side
@@ -37,8 +43,12 @@ from cutover.qdrant.routes import path_of
 
 __all__ = ["Follower", "Position", "Round", "TooMuchForAHold", "touched"]
 
-#: Lines of the record that are worked off at a time; bounds memory.
-LINES = 5_000
+#: Lines of the record that are worked off at a time, and the records and filters they may name; bounds memory.
+LINES, NAMED = 5_000, 200_000
+#: Records that are read and written back at a time.
+BY_ID = 500
+#: Records a second that are brought over, a low estimate; decides how many a filter may match inside a hold.
+BROUGHT = 3_000
 #: Ids of finished rounds that the proof inside a hold looks at once more.
 RECENT = 5_000
 #: After this many rounds without a recorded write a difference is real.
@@ -89,12 +99,19 @@ class Position:
     """The server that serves from then on was brought up to date from the records, without the other one."""
     doubt: str = ""
     """Why the other server is not the copy that this position takes it for; empty where it is."""
+    schema_at: dict[str, int] = field(default_factory=dict)
+    """Up to where in the log indexes or settings of a collection were changed: a write that began before may have chosen its
+    records by other indexes than the other server has now."""
+    left_out: dict[str, list[tuple[PointId, str]]] = field(default_factory=dict)
+    """Records that the other server does not take, with the reason; it holds what it had. By collection."""
 
     @classmethod
     def load(cls, path: Path) -> Position | None:
         """The saved position; None where there is none."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            found = cls(**json.loads(path.read_text(encoding="utf-8")))
+            found.left_out = {name: [(one, why) for one, why in left] for name, left in found.left_out.items()}
+            return found
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):
@@ -116,6 +133,7 @@ class Work:
     """What the recorded writes of one batch ask for, by real collection names."""
 
     ids: dict[str, set[PointId]] = field(default_factory=dict)
+    filters: dict[str, dict[str, Depth]] = field(default_factory=dict)
     whole: dict[str, Depth] = field(default_factory=dict)
     schema: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
@@ -125,15 +143,28 @@ class Work:
 
     @property
     def collections(self) -> set[str]:
-        return {*self.ids, *self.whole}
+        return {*self.ids, *self.filters, *self.whole}
+
+    @property
+    def weight(self) -> int:
+        """How much it names, in records; a filter counts by its length."""
+        filters = sum(1 + len(text) // 64 for of_name in self.filters.values() for text in of_name)
+        return sum(map(len, self.ids.values())) + filters
+
+    def compare(self, name: str, depth: Depth) -> None:
+        """The whole collection has to be compared, at least so deep."""
+        self.whole[name] = max(self.whole.get(name, Depth.NOTHING), depth)
 
     def add(self, found: Touched, names: Iterable[str]) -> None:
         """Add one write's answer for every collection its name may have meant."""
         for name in names:
             if found.ids:
                 self.ids.setdefault(name, set()).update(found.ids)
+            for text, depth in found.filters:
+                of_name = self.filters.setdefault(name, {})
+                of_name[text] = max(of_name.get(text, Depth.NOTHING), depth)
             if found.whole:
-                self.whole[name] = max(self.whole.get(name, Depth.NOTHING), found.whole)
+                self.compare(name, found.whole)
             if found.schema:
                 self.schema.add(name)
         self.aliases = self.aliases or found.aliases
@@ -149,7 +180,11 @@ class Round:
     seconds: float = 0.0
     ids: dict[str, set[PointId]] = field(default_factory=dict)
     compared: list[compare.Compared] = field(default_factory=list)
+    asked: int = 0
+    """Filters that the other server was asked, equal ones once."""
     schema: bool = False
+    changed: set[str] = field(default_factory=set)
+    """Collections that were made, deleted, or got other settings or indexes."""
     late: int = 0
 
     @property
@@ -206,6 +241,12 @@ class Follower:
         self.recent: dict[str, dict[PointId, None]] = {}
         self._bodies_to_forget: list[Written] = []
         self._names: set[str] = set()
+        self._sizes: dict[tuple[str, str], Size] = {}
+        #: Collections through whose queue on the target every write has passed that another process may have left there.
+        self._settled: set[str] = set()
+        #: What the writes of the last batch named or chose. From Qdrant 1.19 on a filter is turned into ids when the write
+        #: arrives and not when it is applied, so it may have meant a record as it was before it was read.
+        self._before: dict[str, set[PointId]] = {}
         #: Called with the lines of every batch, before their bodies and lines may be given back to the disk.
         self.observers: list[Callable[[Sequence[Written]], None]] = []
 
@@ -222,12 +263,15 @@ class Follower:
         self._remember(aliases)
         self._names = set(names)
         # One barrier for all of these lines: every one of them was acknowledged before it.
-        batches = [entries[i : i + LINES] for i in range(0, len(entries), LINES)]
         passed: set[str] = set()
-        for batch in batches:
+        ends = began + budget if held else None
+        rest: Sequence[Written] = entries
+        while rest:
+            work, taken = self._take(rest[:LINES])
+            batch, rest = rest[:taken], rest[taken:]
             for observe in self.observers:
                 observe(batch)
-            self._batch(batch, done, passed, held=held, budget=budget)
+            self._batch(batch, work, done, passed, ends=ends, budget=budget)
             self.position.offset = batch[-1].offset
             if not held:
                 self.position.save(self.path)
@@ -243,11 +287,22 @@ class Follower:
         self.position.save(self.path)
         return done
 
-    def _batch(self, batch: Sequence[Written], done: Round, passed: set[str], *, held: bool, budget: float) -> None:
+    def _take(self, entries: Sequence[Written]) -> tuple[Work, int]:
+        """What the first of these lines ask for, and how many lines that are: as many as name a bounded number of records."""
+        work = Work()
         # Of a write whose nginx process died nobody knows where it went; reading its records as they are now is harmless.
-        ours = [e for e in batch if e.side in {self.position.side, "unknown"}]
+        ours = [(i, e) for i, e in enumerate(entries) if e.side in {self.position.side, "unknown"}]
+        for (i, _), (entry, body) in zip(ours, self.gate.bodies([e for _, e in ours]), strict=False):
+            self._add(work, entry, body)
+            if work.weight > NAMED:
+                return work, i + 1
+        return work, len(entries)
+
+    def _batch(
+        self, batch: Sequence[Written], work: Work, done: Round, passed: set[str], *, ends: float | None, budget: float
+    ) -> None:
+        held = ends is not None
         late = [e for e in batch if e.side == _OTHER[self.position.side]]
-        work = self._work(ours)
         if late:
             if held:
                 raise TooMuchForAHold("A write that had been sent long ago has just reached the server left behind.")
@@ -256,6 +311,8 @@ class Follower:
         schema = work.schema or work.gone or any(c not in there for c in work.collections)
         if schema and held:
             raise TooMuchForAHold(f"While writes were held, {'; '.join(work.reasons) or 'a collection changed'}.")
+        # The target still has the state of the last round, and may be asked only as long as it has.
+        done.asked += self._ask(work, there, ends, budget)
         # Before settings and indexes are read as well: an index that was only acknowledged is not listed yet.
         fresh = ((work.collections | work.schema) & there) - passed
         self.source.barrier(fresh)
@@ -263,41 +320,100 @@ class Follower:
         if schema:
             self._bring_schema(work, there)
             done.schema = True
+            done.changed |= work.schema | work.gone | (work.collections - there)
+            self.position.schema_at |= dict.fromkeys(work.schema, batch[-1].offset)
         if work.aliases:
             self.bring_aliases()
             done.schema = True
         for name in work.collections & there:
-            self._bring_ids(name, work.ids.get(name, set()))
-            done.ids.setdefault(name, set()).update(work.ids.get(name, set()))
-            self._note_recent(name, work.ids.get(name, set()))
+            ids = work.ids.get(name, set())
+            self._bring_ids(name, {*ids, *self._before.get(name, set())} if name in work.filters else ids, ends)
+            done.ids.setdefault(name, set()).update(ids)
+            self._note_recent(name, ids)
         for name, depth in work.whole.items():
             if name in there:
                 if held:
                     self._must_fit(name, depth, budget, work.reasons)
-                done.compared.append(self.mend(name, depth, done))
+                with suppress(NotThere):  # it was deleted meanwhile; the log will say so
+                    done.compared.append(self.mend(name, depth, done))
+        self._before = work.ids
         self._note_moved(work)
+
+    def _ask(self, work: Work, there: set[str], ends: float | None, budget: float) -> int:
+        """Ask the target which records the filters meant, and add them to ``work.ids``; returns how many were asked.
+
+        Where the answer may be another than the source's was, the whole collection is to be compared instead.
+        """
+        asked = 0
+        for name, filters in work.filters.items():
+            if name not in there:
+                continue
+            deepest = max(filters.values())
+            if name in work.schema or name in work.gone or not self._alike(name):
+                work.compare(name, deepest)
+                continue
+            if name not in self._settled:
+                self.target.barrier([name])
+                self._settled.add(name)
+            most = int(budget * BROUGHT) if ends is not None else MOST_MATCHES
+            try:
+                found = matching(self.target, name, list(filters), self._size(name, "match"), most=most, ends=ends)
+            except Unreachable as error:
+                if ends is not None and time.monotonic() >= ends:
+                    raise TooMuchForAHold(f"While writes were held, {'; '.join(work.reasons)}: {error.sentence}") from error
+                raise
+            asked += len(filters) - len(found.unasked)
+            if found.too_many and ends is not None:
+                raise TooMuchForAHold(f"While writes were held, {'; '.join(work.reasons)}: that were more than {most} records.")
+            if found.too_many:
+                work.compare(name, deepest)
+                continue
+            for text in found.unasked:
+                work.compare(name, filters[text])
+            work.ids.setdefault(name, set()).update(found.ids)
+        return asked
+
+    def _alike(self, name: str) -> bool:
+        """Whether both servers have the same indexes of a collection, so that a filter means the same on both."""
+        try:
+            mine, theirs = side_by_side([lambda: self.source.info(name), lambda: self.target.info(name)])
+        except NotThere:
+            return False
+        return _indexes(mine) == _indexes(theirs)
+
+    def _size(self, name: str, what: str) -> Size:
+        """How much of a collection is asked for at a time, as far as this object has learnt it."""
+        if (name, what) not in self._sizes:
+            limits = Limits.of(self.target.info(name) if what == "match" else self.source.info(name))
+            self._sizes[name, what] = Size(10_000 if what == "match" else BY_ID, limits)
+        return self._sizes[name, what]
 
     def _work(self, entries: Sequence[Written]) -> Work:
         work = Work()
-        if not entries:
-            return work
-        for entry, body in self.gate.bodies(entries):
-            found = touched(entry.method, entry.uri, body)
-            if found.nothing or not happened(entry, found):
-                continue
-            if found.refuse:
-                raise CannotFollow(
-                    f"{found.refuse} (recorded at {_clock(entry.at)}).",
-                    f"Let that change end. {BEGIN_ANEW}",
-                )
-            if found.aliases and not found.collection:
-                self._alias_request(body, work)
-            itself = entry.method.upper() in {"PUT", "DELETE"} and not path_of(entry.uri).rest
-            # Creating and deleting mean the name itself, whatever an alias of that name points to; all else may mean either.
-            work.add(found, {found.collection} if itself else self._meant_by(found.collection))
-            if itself and entry.method.upper() == "DELETE":
-                work.gone.add(found.collection)
+        for entry, body in self.gate.bodies(entries) if entries else ():
+            self._add(work, entry, body)
         return work
+
+    def _add(self, work: Work, entry: Written, body: bytes) -> None:
+        found = touched(entry.method, entry.uri, body)
+        if found.nothing or not happened(entry, found):
+            return
+        if found.refuse:
+            raise CannotFollow(
+                f"{found.refuse} (recorded at {_clock(entry.at)}).",
+                f"Let that change end. {BEGIN_ANEW}",
+            )
+        if found.aliases and not found.collection:
+            self._alias_request(body, work)
+        itself = entry.method.upper() in {"PUT", "DELETE"} and not path_of(entry.uri).rest
+        # Creating and deleting mean the name itself, whatever an alias of that name points to; all else may mean either.
+        names = {found.collection} if itself else self._meant_by(found.collection)
+        work.add(found, names)
+        for name in names:
+            if found.filters and entry.began < self.position.schema_at.get(name, 0):
+                work.compare(name, max(depth for _, depth in found.filters))
+        if itself and entry.method.upper() == "DELETE":
+            work.gone.add(found.collection)
 
     def _meant_by(self, name: str) -> set[str]:
         """The collections a name in a request may have meant: itself, or all that an alias has pointed to."""
@@ -318,21 +434,37 @@ class Follower:
             _put(self.position.holders, alias, collection)
 
     # -- records ----------------------------------------------------------------------------------
-    def _bring_ids(self, collection: str, ids: Iterable[PointId]) -> None:
-        bring(self.source, self.target, collection, ids)
+    def _bring_ids(self, collection: str, ids: Iterable[PointId], ends: float | None = None) -> None:
+        def in_time() -> None:
+            if ends is not None and time.monotonic() > ends:
+                raise TooMuchForAHold("While writes were held, more records were written than can be brought over in time.")
+
+        chosen = set(ids)
+        if not chosen:
+            return
+        try:
+            size = self._size(collection, "bring")
+        except NotThere:
+            return  # deleted meanwhile; the log will say so
+        left = records.bring(self.source, self.target, collection, chosen, size, go_on=in_time)
+        before = [one for one in self.position.left_out.pop(collection, []) if one[0] not in chosen]
+        if left or before:
+            self.position.left_out[collection] = [*before, *((one.id, one.why) for one in left)]
 
     def mend(self, collection: str, depth: Depth, done: Round | None = None) -> compare.Compared:
         """Compare a whole collection and bring over whatever differs."""
-        for _ in range(5):
+        before: set[PointId] = set()
+        while True:
             compared = compare.compare_collection(self.source, self.target, collection, depth=depth)
             wrong = {d.where for d in compared.differences}
             self._bring_ids(collection, wrong)
             self._note_recent(collection, wrong)
             if done is not None:
                 done.ids.setdefault(collection, set()).update(wrong)
-            if compared.count <= len(compared.differences):
-                break
-        return compared
+            # Of more differences than are kept the rest is found by looking again, as long as that finds others.
+            if compared.count <= len(compared.differences) or wrong <= before:
+                return compared
+            before = wrong
 
     def _must_fit(self, collection: str, depth: Depth, budget: float, reasons: Sequence[str]) -> None:
         needed = self.target.count(collection) / RATE[depth]
@@ -363,7 +495,7 @@ class Follower:
         Both versions of every such record are kept in ``late-writes.jsonl``. A record that was not written on the serving
         server since the switch gets the late version; one that was is a conflict: the newer server's version stands.
         """
-        if late.whole or late.schema or late.aliases:
+        if late.filters or late.whole or late.schema or late.aliases:
             raise CannotFollow(
                 f"After the switch {self.target.name} was changed in a way that names no records: {'; '.join(late.reasons)}.",
                 f"{self.source.name.capitalize()} serves. {BEGIN_ANEW}",
@@ -375,7 +507,8 @@ class Follower:
             here, there = _by_id(self.source, name, ids), _by_id(self.target, name, ids)
             now_written = {*self.position.moved.get(name, []), *work.ids.get(name, set())}
             differing = [one for one in ids if here.get(one) != there.get(one)]
-            clash = [o for o in differing if o in now_written or self.position.moved_overflow or name in work.whole]
+            unsure = self.position.moved_overflow or name in work.whole or name in work.filters
+            clash = [o for o in differing if o in now_written or unsure]
             mine, theirs = self.source.name, self.target.name
             keep_lines(
                 kept,
@@ -384,7 +517,8 @@ class Follower:
                     for o in differing
                 ],
             )
-            bring(self.target, self.source, name, [one for one in differing if one not in clash])
+            theirs_now = [one for one in differing if one not in clash]
+            records.bring(self.target, self.source, name, theirs_now, self._size(name, "bring"))
             work.ids.setdefault(name, set()).update(clash)
             self.position.conflicts += len(clash)
             count += len(differing)
@@ -537,33 +671,6 @@ class Follower:
         for kind in [records, numbers] if counts else [records]:
             tasks += [partial(kind, name) for name in names]
         return [d for found in side_by_side(tasks) for d in found]
-
-
-def bring(source: Qdrant, target: Qdrant, collection: str, ids: Iterable[PointId]) -> None:
-    """Write the records ``ids`` to the target as they are on the source now; delete those that are not there."""
-    chosen = list(ids)
-    if not chosen:
-        return
-    try:
-        per_page = max(16, min(500, compare.per_request(source.info(collection))))
-    except NotThere:
-        return  # deleted meanwhile; the log will say so
-
-    def chunk(part: list[PointId]) -> None:
-        try:
-            found = points_of(source.records(collection, part))
-        except NotThere:
-            return
-        target.upsert(collection, [as_written(record) for record in found])
-        target.delete(collection, set(part) - {record["id"] for record in found})
-
-    parts = [chosen[i : i + per_page] for i in range(0, len(chosen), per_page)]
-    side_by_side([lambda p=p: chunk(p) for p in parts], 4)
-
-
-def as_written(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as Qdrant answers it, in the form in which it is written; an absent payload or vector is written as empty."""
-    return {"id": record["id"], "payload": record.get("payload") or {}, "vector": record.get("vector") or {}}
 
 
 def patch_for(config: Mapping[str, Any]) -> dict[str, Any]:

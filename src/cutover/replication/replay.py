@@ -123,7 +123,7 @@ class Overlaps:
         if entry.offset <= self._end:
             return  # a look before this one has seen it, and what it read was not sent
         self._end = entry.offset
-        everything = bool(what.whole or what.schema or what.aliases)
+        everything = bool(what.filters or what.whole or what.schema or what.aliases)
         for name in meant:
             of_name = self._last.setdefault(name, {})
             # None stands for "may be any record".

@@ -1,0 +1,103 @@
+"""How much is asked of a Qdrant server at a time, and written to it.
+
+What a record weighs is measured, not guessed from the schema: the first pages are small, and each answer says how many records
+the next one may hold. What a collection's strict mode allows is kept to; what a server refuses, or answers with more than a few
+pages' worth, is asked for again in halves. So memory is bounded by ``qdrant.MOST_BYTES`` for every request under way (a single record
+may be larger), whatever the records are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cutover.core.errors import CutoverError
+from cutover.qdrant.client import Answered, TooLarge, side_by_side
+
+T = TypeVar("T")
+
+#: About this many bytes are asked for at a time: large enough to be quick, small enough to stay out of the way.
+PAGE_BYTES = 4 * 1024 * 1024
+#: Records of the first page, before anything was measured.
+FIRST = 16
+#: Qdrant did not do what was asked, as it was asked; less at a time may be done.
+_REFUSALS = frozenset({400, 403, 413, 422})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a collection's strict mode allows in one request, in records; None where there is no limit."""
+
+    query: int | None = None
+    upsert: int | None = None
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> Limits:
+        """Read from what Qdrant says of a collection."""
+        strict = info["config"].get("strict_mode_config") or {}
+        if not strict.get("enabled"):
+            return cls()
+        return cls(strict.get("max_query_limit"), strict.get("upsert_max_batchsize"))
+
+
+def less_may_do(error: CutoverError) -> bool:
+    """Whether a request that ended so may succeed when it asks for less, or carries less."""
+    return isinstance(error, TooLarge) or (isinstance(error, Answered) and error.status in _REFUSALS)
+
+
+class Size:
+    """How many records make up about ``PAGE_BYTES``, learnt from the answers. Shared by threads."""
+
+    def __init__(self, most: int, limits: Limits | None = None) -> None:
+        self.most = max(1, min(most, (limits and limits.query) or most))
+        self.now = min(FIRST, self.most)
+
+    def learn(self, records: int, size: int) -> None:
+        """An answer of ``size`` bytes held ``records`` records. Grows slowly, because the next ones may be larger."""
+        if records > 0 and size > 0:
+            self.now = max(1, min(self.most, PAGE_BYTES * records // size, 4 * self.now))
+
+    def halve(self, asked: int) -> None:
+        """``asked`` records at a time were too many."""
+        self.now = max(1, min(self.now, asked // 2))
+
+
+def in_pieces(items: Sequence[Any], size: Size, do: Callable[[list[Any]], T], threads: int = 4) -> list[T]:
+    """``do`` for all items, as many at a time as ``size`` says, in threads; halved where that is refused.
+
+    The first error that halving does not cure is raised, when the pieces under way have ended.
+    """
+    lock, done, at, failed = threading.Lock(), list[T](), 0, False
+
+    def one(part: list[Any]) -> None:
+        try:
+            found = do(part)
+        except (Answered, TooLarge) as error:
+            if len(part) == 1 or not less_may_do(error):
+                raise
+            size.halve(len(part))
+            half = len(part) // 2
+            one(part[:half])
+            one(part[half:])
+            return
+        with lock:
+            done.append(found)
+
+    def work() -> None:
+        nonlocal at, failed
+        while True:
+            with lock:
+                part = [] if failed else list(items[at : at + size.now])
+                at += len(part)
+            if not part:
+                return
+            try:
+                one(part)
+            except BaseException:
+                failed = True
+                raise
+
+    side_by_side([work] * max(1, min(threads, -(-len(items) // size.now))), threads)
+    return done
