@@ -16,8 +16,8 @@ requests, SIGTERM and SIGKILL without loss of what was acknowledged.
 
 What it does not model: gRPC; TLS; claims of a JWT beyond r and m; cluster mode and replicas; shard keys in reads (all shards are read); a real
 server's snapshot of several shards (refused: ids are spread otherwise); the background optimizer (no HNSW index is ever
-built, so searches are exact, and `indexed_vectors_count` and `segments_count` are the engine's own); strict mode
-(reported, not enforced); snapshots of single shards and partial snapshots; formulas in queries, discovery batches,
+built, so searches are exact, and `indexed_vectors_count` and `segments_count` are the engine's own); of
+strict mode all but what `strict` names; snapshots of single shards and partial snapshots; formulas in queries, discovery batches,
 distance matrices, inference; compressed answers. Its engine is newer than 1.18: normalised vectors can differ from a real
 server's in the last bit when both are sent the same (not when copied), and a snapshot made here is not for a real one.
 

@@ -10,6 +10,7 @@ class ServiceError(Exception):
     prefix = "Service internal error: "
 
     plain = False
+    headers: dict[str, str] = {}  # noqa: RUF012 - replaced, never changed
 
     def __init__(self, text: str, status: int | None = None) -> None:
         super().__init__(text)

@@ -25,7 +25,7 @@ import pydantic_core
 from aiohttp import BodyPartReader, web
 from aiohttp.web_request import BaseRequest
 
-from . import operations, queries, settings, translate
+from . import operations, queries, settings, strict, translate
 from .errors import (
     BadName,
     BadQuery,
@@ -367,6 +367,8 @@ class Server:
             refusal = Forbidden("Global manage access is required")
             refusal.plain = route.template.endswith("/upload")
             raise refusal
+        if names and "/points" in route.template:
+            strict.check(request.method, route.template, call.body, self.storage.get(names[0]))
         try:
             result = await route.answer(call)
         except BodyError as error:
@@ -918,7 +920,7 @@ async def _swallow(request: BaseRequest) -> None:
 
 
 def _ok(result: Json, started: float) -> web.Response:
-    body = pydantic_core.to_json(result)
+    body = pydantic_core.to_json(result, inf_nan_mode="null")  # a vector may hold what JSON has no word for
     tail = f',"status":"ok","time":{time.perf_counter() - started:.9f}}}'.encode()
     return web.Response(body=b"".join((b'{"result":', body, tail)), content_type="application/json")
 
@@ -930,7 +932,7 @@ def _refusal(error: ServiceError, started: float) -> web.Response:
         return web.Response(status=error.status, text=error.text, charset="utf-8")
     seconds = 0.0 if isinstance(error, (FormatError, ValidationError)) else time.perf_counter() - started
     body = pydantic_core.to_json({"status": {"error": error.text}, "time": round(seconds, 9)})
-    return web.Response(status=error.status, body=body, content_type="application/json")
+    return web.Response(status=error.status, body=body, content_type="application/json", headers=error.headers)
 
 
 def _dropped(request: BaseRequest) -> web.Response:

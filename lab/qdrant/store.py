@@ -219,6 +219,8 @@ class Collection:
         self.shard_keys: list[Json] = []
         self.recovering = False
         self.arriving = False
+        #: Of strict mode: requests that may still be answered at once, and when that was counted, by kind.
+        self.rates: dict[str, tuple[float, float]] = {}
 
     @classmethod
     def create(cls, name: str, path: Path, config: settings.Config, delay: Callable[[], float]) -> Collection:

@@ -180,12 +180,13 @@ def test_a_copy_is_the_same_bit_by_bit(copied: Any) -> None:
 
 
 def test_records_read_and_written_back_are_the_same_bit_by_bit(copied: Any) -> None:
-    from cutover.records import bring
+    from cutover.qdrant.pages import Size
+    from cutover.qdrant.records import bring
 
     ids = [r["id"] for r in copied.old.scroll("c", vectors=False)]
     copied.new.delete("c", ids)
     assert compare.compare_collection(copied.old, copied.new, "c").count == 298
-    bring(copied.old, copied.new, "c", ids)
+    assert bring(copied.old, copied.new, "c", ids, Size(500)) == []
     assert compare.compare_collection(copied.old, copied.new, "c").differences == []
 
 

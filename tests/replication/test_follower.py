@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from cutover.gate.write_log import Write
 from cutover.qdrant import compare
 from cutover.qdrant.affected import Depth, Touched
 from cutover.qdrant.client import Answered
+from cutover.replication import follower
 from cutover.replication.follower import (
     CannotFollow,
     Follower,
@@ -38,6 +39,10 @@ class Record:
         name = f"{len(self.lines):010d}" if body is not None else ""
         self.content[name] = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         self.lines.append(Write(100 * (len(self.lines) + 1), time.time(), method, uri, status, side, name))
+
+    def began_just_before(self) -> None:
+        """The last write began when the one before had ended."""
+        self.lines[-1] = replace(self.lines[-1], began=self.lines[-1].offset - 10)
 
     def read_log(self, from_offset: Any) -> Any:
         return [line for line in self.lines if line.offset > from_offset]
@@ -154,21 +159,104 @@ def test_a_round_that_was_interrupted_is_done_again_without_harm(stage: Any, tmp
     assert stage.record.forgotten
 
 
-def test_writes_by_filter_are_answered_by_comparing_everything(stage: Any) -> None:
-    stage.write("POST", "/collections/docs/points/delete?wait=true", {"filter": {"must": [{"key": "n", "range": {"lt": 50}}]}})
-    stage.write(
-        "POST",
-        "/collections/now/points/payload?wait=true",
-        {"payload": {"q": 1}, "filter": {"must": [{"key": "n", "range": {"gt": 150}}]}},
-    )
+BELOW_50 = {"filter": {"must": [{"key": "n", "range": {"lt": 50}}]}}
+
+
+def test_writes_by_filter_are_followed_without_comparing_everything(stage: Any) -> None:
+    above = {"must": [{"key": "n", "range": {"gt": 150}}]}
+    stage.write("POST", "/collections/docs/points/delete?wait=true", BELOW_50)
+    for value in (1, 2):  # equal filters are asked once
+        stage.write("POST", "/collections/now/points/payload?wait=true", {"payload": {"q": value}, "filter": above})
     done = stage.follower.round()
-    assert [c.count for c in done.compared] == [99]
+    assert (done.compared, done.asked) == ([], 2)
+    assert done.ids["docs"] == {*range(50), *range(151, 200)}
     same(stage)
 
 
-def test_inside_a_hold_a_write_by_filter_ends_it_when_comparing_would_take_too_long(stage: Any) -> None:
-    stage.write("POST", "/collections/docs/points/delete?wait=true", {"filter": {"must": [{"key": "n", "range": {"lt": 50}}]}})
+def test_a_filter_that_matched_only_in_between_is_followed_by_the_write_that_made_it_match(stage: Any) -> None:
+    """The other server never held what the second filter matched; but the record is known by the first write."""
+    stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"n": 1000}, **BELOW_50})
+    between = {"filter": {"must": [{"key": "n", "match": {"value": 1000}}]}}
+    stage.write("POST", "/collections/docs/points/payload?wait=false", {"payload": {"seen": True}, **between})
+    stage.write("PUT", "/collections/docs/points?wait=true", {"points": [{"id": 900, "vector": [1, 1], "payload": {"n": 1000}}]})
+    stage.write("POST", "/collections/docs/points/delete?wait=false", between)
+    stage.follower.round()
+    same(stage)
+    assert stage.new.count("docs") == 150
+
+
+def test_where_indexes_changed_meanwhile_everything_is_compared(stage: Any) -> None:
+    """A filter over text means another thing with an index than without one."""
+    words = {"points": [{"id": i, "vector": [i, 1], "payload": {"t": t}} for i, t in enumerate(["cat", "catalogue", "a cat"])]}
+    stage.write("PUT", "/collections/docs/points?wait=true", words)
+    stage.follower.round()
+    cat = {"filter": {"must": [{"key": "t", "match": {"text": "cat"}}]}}
+    stage.write("PUT", "/collections/docs/index?wait=true", {"field_name": "t", "field_schema": "text"})
+    stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"q": 1}, **cat})
+    stage.write("DELETE", "/collections/docs/index/t?wait=true")
+    stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"r": 1}, **cat})
+    done = stage.follower.round()
+    assert (len(done.compared), done.asked) == (1, 0)
+    same(stage)
+    # A write that was under way when an index was changed may end in a later round.
+    stage.write("POST", "/collections/docs/points/delete?wait=true", cat)
+    done = stage.follower.round()
+    assert (len(done.compared), done.asked) == (1, 0)
+    stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"s": 1}, **BELOW_50})
+    stage.record.began_just_before()
+    done = stage.follower.round()
+    assert (done.compared, done.asked) == ([], 1)
+    same(stage)
+
+
+def test_a_filter_that_matches_more_than_fits_into_memory_means_comparing(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "MOST_MATCHES", 20)
+    stage.write("POST", "/collections/docs/points/delete?wait=true", BELOW_50)
+    done = stage.follower.round()
+    assert [(c.count, c.collection) for c in done.compared] == [(50, "docs")]
+    same(stage)
+
+
+def test_a_filter_that_the_other_server_does_not_answer_means_comparing(stage: Any) -> None:
+    strict = {"enabled": True, "unindexed_filtering_retrieve": False}
+    stage.write("PATCH", "/collections/docs", {"strict_mode_config": strict})
+    stage.follower.round()
+    stage.write("POST", "/collections/docs/points/delete?wait=true", BELOW_50)
+    stage.record.began_just_before()
+    done = stage.follower.round()
+    assert [c.count for c in done.compared] == [50]
+    same(stage)
+
+
+def test_more_records_are_named_than_are_worked_off_at_a_time(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "NAMED", 30)
+    for low in range(0, 200, 20):
+        chosen = {"filter": {"must": [{"key": "n", "range": {"gte": low, "lt": low + 20}}]}}
+        stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"n": low + 21, "b": low}, **chosen})
+        ids = list(range(low, low + 20))
+        stage.write("POST", "/collections/docs/points/payload?wait=false", {"payload": {"c": low}, "points": ids})
+    batches: list[int] = []
+    stage.follower.observers.append(lambda lines: batches.append(len(lines)))
+    stage.follower.round()
+    assert sum(batches) == 20
+    assert len(batches) >= 5
+    same(stage)
+
+
+def test_inside_a_hold_a_filter_is_followed_where_it_fits_and_ends_the_hold_where_not(stage: Any) -> None:
+    stage.write("POST", "/collections/docs/points/delete?wait=true", BELOW_50)
     with pytest.raises(TooMuchForAHold, match="filter"):
+        stage.follower.round(held=True, budget=0.0001)
+    assert stage.follower.position.offset == 0
+    done = stage.follower.round(held=True, budget=0.5)
+    assert (done.compared, done.asked) == ([], 1)
+    same(stage)
+
+
+def test_inside_a_hold_what_can_only_be_compared_ends_it_when_that_would_take_too_long(stage: Any) -> None:
+    stage.write("PUT", "/collections/docs/points?wait=true", {"points": []})
+    stage.record.add("old", "PUT", "/collections/docs/points", b"not json")
+    with pytest.raises(TooMuchForAHold, match="could not be read"):
         stage.follower.round(held=True, budget=0.0001)
     assert stage.follower.position.offset == 0
     stage.follower.round(held=True, budget=0.5)

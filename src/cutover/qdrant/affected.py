@@ -4,7 +4,7 @@ Nginx records every write: its method, its address and its body. To bring the ot
 not repeat those writes; it only needs to know *which records* they named, and reads those as they are now. This module
 is that question, answered for every write operation Qdrant has. It is generous by design: a record too many costs a
 moment, a record too few would be a lost write. Where a write chooses its records by a filter, the answer is that
-filter, which :mod:`cutover.matching` asks the other server; where it cannot be understood, the answer is "compare the
+filter, which :mod:`cutover.qdrant.matching` asks the other server; where it cannot be understood, the answer is "compare the
 whole collection"; where it changes something this tool does not follow, the answer is a reason to refuse the move. It
 never answers "nothing" for something it did not understand.
 """
@@ -51,9 +51,9 @@ class Touched:
     """What one write may have changed.
 
     ``collection`` is the name in the request's path, which may be an alias. ``filters`` chose records besides ``ids``;
-    ``whole`` says how deep the whole collection must be compared because neither is known. ``schema`` marks a change of settings, indexes, named
-    vectors, or of the collection as such; ``aliases`` a change of aliases. ``refuse`` is a reason, in words, why the
-    move cannot go on by following.
+    ``whole`` says how deep the whole collection must be compared because neither is known. ``schema`` marks a change of
+    settings, indexes, named vectors, or of the collection as such; ``aliases`` a change of aliases. ``refuse`` is a reason,
+    in words, why the move cannot go on by following.
     """
 
     collection: str = ""

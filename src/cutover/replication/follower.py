@@ -10,10 +10,10 @@ is acknowledged before it is applied; without the barrier it could be read in it
 say so again.
 
 Writes that choose their records by a filter are followed as exactly: the other server is asked which records it means, before
-anything of the round is applied (:mod:`cutover.matching` says why that is complete). Where it cannot be asked, because what it
-would answer may not be what the source meant (indexes changed meanwhile), or too many match, the whole collection is compared and
-what differs is repaired. Changes of settings, indexes and aliases are brought over as the state they led to. What cannot be
-followed ends in a refusal that says why.
+anything of the round is applied (:mod:`cutover.qdrant.matching` says why that is complete). Where it cannot be asked, because
+what it would answer may not be what the source meant (indexes changed meanwhile), or too many match, the whole collection is
+compared and what differs is repaired. Changes of settings, indexes and aliases are brought over as the state they led to. What
+cannot be followed ends in a refusal that says why.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cutover import records
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import Gate, Side, Written
 from cutover.gate.write_log import BEGIN_ANEW
-from cutover.matching import MOST_MATCHES, matching
-from cutover.pages import Limits, Size
-from cutover.qdrant import compare
+from cutover.qdrant import compare, records
 from cutover.qdrant.affected import Depth, PointId, Touched, touched
 from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of, side_by_side
 from cutover.qdrant.compare import Difference
+from cutover.qdrant.matching import MOST_MATCHES, matching
+from cutover.qdrant.pages import Limits, Size
 from cutover.qdrant.routes import path_of
 
 __all__ = ["Follower", "Position", "Round", "TooMuchForAHold", "touched"]
@@ -346,9 +345,9 @@ class Follower:
         """
         asked = 0
         for name, filters in work.filters.items():
-            if name not in there:
-                continue
             deepest = max(filters.values())
+            if name not in there or work.whole.get(name, Depth.NOTHING) >= deepest:
+                continue
             if name in work.schema or name in work.gone or not self._alike(name):
                 work.compare(name, deepest)
                 continue

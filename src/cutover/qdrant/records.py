@@ -1,9 +1,9 @@
 """Bringing records from one server to the other, as they are now, and naming those that cannot be brought so.
 
-A record is read and written back whole. Where that is refused it is tried in smaller company, then alone, then in parts: vectors
-first, payload a few fields at a time, because Qdrant bounds the size of a request and not that of a record. What REST cannot carry
-at all is a vector with a number that JSON has no word for (Inf, NaN). Of such a record the payload can still be brought where the
-other server has the vector already; else it is named, and only a snapshot of its collection brings it.
+A record is read and written back whole. Where that is refused it is tried in smaller company, then alone, then in parts:
+vectors first, payload a few fields at a time, because Qdrant bounds the size of a request and not that of a record. What REST
+cannot carry at all is a vector with a number that JSON has no word for (Inf, NaN). Of such a record the payload can still be
+brought where the other server has the vector already; else it is named, and only a snapshot of its collection brings it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cutover.core.errors import OutcomeUnknown
-from cutover.pages import Size, in_pieces, less_may_do
 from cutover.qdrant.affected import PointId
 from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of
+from cutover.qdrant.pages import Size, in_pieces, less_may_do
 
 #: Bytes of a request that carries a part of a record.
 PART = 8 * 1024 * 1024

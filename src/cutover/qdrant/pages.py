@@ -2,8 +2,8 @@
 
 What a record weighs is measured, not guessed from the schema: the first pages are small, and each answer says how many records
 the next one may hold. What a collection's strict mode allows is kept to; what a server refuses, or answers with more than a few
-pages' worth, is asked for again in halves. So memory is bounded by ``qdrant.MOST_BYTES`` for every request under way (a single record
-may be larger), whatever the records are.
+pages' worth, is asked for again in halves. So memory is bounded by ``client.MOST_BYTES`` for every request under way (a single
+record may be larger), whatever the records are.
 """
 
 from __future__ import annotations

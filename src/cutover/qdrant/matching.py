@@ -1,8 +1,9 @@
 """Which records a filter meant: asked of the server that is being brought up to date, before anything is applied to it.
 
 That server still has the state of the last round, and that is what makes the answer complete. Of all writes since then that
-touched a record, the first one either named it, or had a filter that matches what the other server still holds; and each later one
-touched a record that is known by then. So the records that match now, and those that writes named, are all that can have changed.
+touched a record, the first one either named it, or had a filter that matches what the other server still holds; and each later
+one touched a record that is known by then. So the records that match now, and those that writes named, are all that can have
+changed.
 
 Filters are asked together, because each request may mean reading a whole collection: a record is wanted that matches any of them.
 Where that is refused, for one of them or for their number, they are asked in halves.
@@ -17,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cutover.pages import Size, less_may_do
 from cutover.qdrant.affected import PointId
 from cutover.qdrant.client import Answered, Qdrant, TooLarge, side_by_side
+from cutover.qdrant.pages import Size, less_may_do
 
 #: Filters in one request, and the bytes they may take.
 TOGETHER, TOGETHER_BYTES = 64, 1 << 20
