@@ -40,7 +40,9 @@ def start(config: pytest.Config) -> None:
     """Begin the report of this run; called when the options are known to be right."""
     live = config.getoption("--target") == "live"
     site = load(Path(config.getoption("--site")) if live else ROOT / "site.yaml")
-    config.stash[RUN] = begin("live" if live else "embedded lab", site.name if live else "lab", site.qdrant.image)
+    run = config.stash[RUN] = begin("live" if live else "embedded lab", site.name if live else "lab", site.qdrant.image)
+    if insecure := site.insecure():
+        run.facts["insecure"] = " ".join(insecure)
     config.stash[_SEEN] = set()
 
 

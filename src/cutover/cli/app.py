@@ -137,6 +137,10 @@ def _guarded(
     def with_a_run(page: Output) -> int:
         site = load(site_file)
         page.data["site"] = site.name
+        if insecure := site.insecure():
+            page.data["insecure"] = insecure
+            for sentence in insecure:
+                page.terminal.say(sentence)
         usable(state_dir, writing=execute)
         confirm = AskingTerminal(page.terminal, *names, yes=yes)
         context = Context(site, page.credentials, state_dir, execute=execute, ui=page.terminal, confirm=confirm)

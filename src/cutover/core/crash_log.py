@@ -26,7 +26,7 @@ def keep(folder: Path | None, credentials: Credentials, error: BaseException) ->
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             with os.fdopen(handle, "a", encoding="utf-8") as file:
-                file.write(credentials.redact(f"{now()}\n{story[-_MOST:]}\n"))
+                file.write(f"{now()}\n{credentials.redact(story)[-_MOST:]}\n")
             return f"its details are in {path}"
     where = next((line.strip() for line in reversed(story.splitlines()) if line.lstrip().startswith("File ")), "somewhere")
     return f"it is at {credentials.redact(where)}"

@@ -6,10 +6,18 @@ A :class:`Secrets` object shows ``<set>`` or ``<not set>`` instead of values whe
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import os
+import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
+from urllib.parse import quote, quote_plus
+from weakref import WeakValueDictionary
 
 from cutover.core.errors import WrongUsage
 
@@ -34,11 +42,23 @@ NAMES: Mapping[str, str] = {
 _SHOWN = {"PROXMOX_TOKEN_ID", "DNS_TSIG_NAME", "ADGUARD_USER", "GIT_USERNAME"}
 
 
+_HIDDEN = "<secret>"
+#: Shorter values are words: taking them out would tell where they stood.
+_SHORTEST = 4
+_SHORTEST_ENCODED = 6
+_SHORTEST_HALF = 8
+#: The keys of this process, for texts that are cut before they reach somebody who knows them.
+_IN_USE: WeakValueDictionary[int, Credentials] = WeakValueDictionary()
+
+
 @dataclass(frozen=True)
 class Credentials:
     """The secrets of one run. Missing ones are only an error where they are needed (:meth:`need`)."""
 
     values: Mapping[str, str] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _IN_USE[id(self)] = self
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Credentials:
@@ -60,10 +80,14 @@ class Credentials:
         return value
 
     def redact(self, text: str) -> str:
-        """``text`` without any secret value, so that it can be shown."""
-        hidden = [v for k, v in self.values.items() if k not in _SHOWN and len(v) >= 4]
+        """``text`` without any secret value, so that it can be shown.
+
+        In no form that a value takes on its way (JSON, ``repr``, a URL, base64, a page), and not the half of one that somebody
+        else cut off.
+        """
+        hidden = {v for k, v in self.values.items() if k not in _SHOWN and len(v) >= _SHORTEST}
         for value in sorted(hidden, key=len, reverse=True):
-            text = text.replace(value, "<secret>")
+            text = _without_halves(_forms(value).sub(_HIDDEN, text), value)
         return text
 
     def redact_tree(self, node: Any) -> Any:
@@ -72,6 +96,56 @@ class Credentials:
 
     def __repr__(self) -> str:
         return "Secrets(" + ", ".join(f"{n}=<{'set' if n in self.values else 'not set'}>" for n in NAMES) + ")"
+
+
+def cut(text: str, most: int) -> str:
+    """At most ``most`` characters of what a server said, without the secrets of this process.
+
+    First they are taken out, then it is cut: the other way round half of a key could stay.
+    """
+    for held in list(_IN_USE.values()):
+        text = held.redact(text)
+    return text if len(text) <= most else text[:most].rstrip() + "…"
+
+
+@lru_cache(maxsize=64)
+def _forms(value: str) -> re.Pattern[str]:
+    """Every form in which a value may stand in a text, the longest first."""
+    raw = value.encode("utf-8", "surrogateescape")
+    found = {
+        value, repr(value)[1:-1], repr(raw)[2:-1], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1],
+        json.dumps(json.dumps(value)[1:-1])[1:-1], html.escape(value), html.escape(value, quote=False),
+        shlex.quote(value), raw.hex(), raw.hex().upper(),
+    }  # fmt: skip
+    for safe in ("", "/", "!'()*", "!'()*/"):
+        found |= {quote(raw, safe=safe), quote_plus(raw, safe=safe)}
+    if len(raw) >= _SHORTEST_ENCODED:
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            # What stands before it moves its bits; the characters in the middle are its own.
+            for before in range(3):
+                encoded = encode(b"\0" * before + raw).decode()
+                found.add(encoded[-(-before * 4 // 3) : (before + len(raw)) * 4 // 3])
+    known = sorted((re.escape(form) for form in found if len(form) >= _SHORTEST), key=len, reverse=True)
+    # Escapes of a URL are written in large or small letters.
+    return re.compile("|".join(re.sub(r"%[0-9A-F]{2}", r"(?i:\g<0>)", form) for form in known))
+
+
+def _without_halves(text: str, value: str) -> str:
+    """``text`` without the beginning or the end of a value, where that is half of it and long enough to be no word."""
+    half = max(len(value) // 2, _SHORTEST_HALF)
+    if half >= len(value):
+        return text
+    while (at := text.find(value[:half])) >= 0:
+        size = half
+        while size < len(value) and text[at : at + size + 1] == value[: size + 1]:
+            size += 1
+        text = text[:at] + _HIDDEN + text[at + size :]
+    while (at := text.find(value[-half:])) >= 0:
+        begin, rest = at, value[:-half]
+        while rest and begin and text[begin - 1] == rest[-1]:
+            begin, rest = begin - 1, rest[:-1]
+        text = text[:begin] + _HIDDEN + text[at + half :]
+    return text
 
 
 def in_texts(node: Any, change: Callable[[str], str]) -> Any:
@@ -83,7 +157,7 @@ def in_texts(node: Any, change: Callable[[str], str]) -> Any:
     if isinstance(node, str):
         return change(node)
     if isinstance(node, Mapping):
-        return {key: in_texts(value, change) for key, value in node.items()}
+        return {change(key) if isinstance(key, str) else key: in_texts(value, change) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
         return [in_texts(value, change) for value in node]
     return node

@@ -28,6 +28,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError
 from urllib3.exceptions import SSLError as Urllib3SSLError
 
+from cutover.core.credentials import cut
 from cutover.core.errors import CutoverError, OutcomeUnknown, Unreachable, WrongUsage
 from cutover.core.write_guard import WriteGuard
 
@@ -250,14 +251,14 @@ def gateway(answer: requests.Response) -> bool:
 
 def words_of(answer: requests.Response) -> str:
     """What an error says, in a line: a page of a proxy without its markup."""
-    return without_markup(answer.text)[:300] or str(answer.reason or "no reason")
+    return cut(without_markup(answer.text), 300) or cut(str(answer.reason or "no reason"), 300)
 
 
 def without_markup(text: str) -> str:
-    """The words of a page, at most a line of them. A text that is no page stays as it is."""
+    """The words of a page. A text that is no page stays as it is."""
     if not re.search(r"<(html|!doctype|head|body)", text, re.IGNORECASE):
         return " ".join(text.split())
-    return " ".join(re.sub(r"<(style|script)[^>]*>.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL | re.IGNORECASE).split())[:200]
+    return " ".join(re.sub(r"<(style|script)[^>]*>.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL | re.IGNORECASE).split())
 
 
 def _never_sent(error: Exception) -> bool:

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from cutover.core import children
 from cutover.core.errors import CutoverError, OutcomeUnknown, Unreachable
 from cutover.core.write_guard import WriteGuard
 
@@ -74,6 +75,7 @@ class _Session:
                 stderr=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is for the tool; it decides what becomes of the session
                 bufsize=0,
+                env=children.environment(),
             )
         except OSError as error:
             raise _LostError(f"{argv[0]} cannot be run ({error.strerror})", sent=False) from None

@@ -40,7 +40,7 @@ import dns.update
 import dns.xfr
 import dns.zone
 
-from cutover.core.credentials import Credentials
+from cutover.core.credentials import Credentials, cut
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable, WrongUsage
 from cutover.core.http import Tls, session
 from cutover.core.wait import Not, wait_until
@@ -516,7 +516,7 @@ class Adguard:
         if answer.status_code in {401, 403}:
             raise Refused(f"{self.title} did not accept the user or password.", "Check ADGUARD_USER and ADGUARD_PASSWORD.")
         if answer.status_code >= 400:
-            raise Refused(f"{self.title} answered {answer.status_code} to {method} {path}: {answer.text.strip()[:200]}.")
+            raise Refused(f"{self.title} answered {answer.status_code} to {method} {path}: {cut(answer.text.strip(), 200)}.")
         return answer.json() if "json" in answer.headers.get("Content-Type", "") else None
 
 
@@ -531,7 +531,7 @@ def _error_of(answer: Any) -> str:
     try:
         return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return str(answer.text.strip()[:200])
+        return cut(answer.text.strip(), 200)
 
 
 class ReportOnly:

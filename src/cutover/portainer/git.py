@@ -1,23 +1,36 @@
 """The Git repository that Portainer follows: which commit a branch or tag is at, and a file as that commit has it.
 
 Read with the ``git`` program, so that every kind of host works. The token of a private repository reaches Git through its
-environment, never through arguments, which every user of a machine can read.
+environment, never through arguments, which every user of a machine can read. It goes to the repository's own server and only
+over https: Git follows no redirect, and asks no helper and no file of the user for another key.
 """
 
 from __future__ import annotations
 
 import base64
 import os
+import re
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from cutover.core.credentials import Credentials
+from cutover.core.credentials import Credentials, cut
 from cutover.core.errors import Failed, Refused, Unreachable
 from cutover.core.write_guard import WriteGuard
+from cutover.site.schema import stays_here
 
 GIT_SECONDS = 60.0
+
+
+def _settings(settings: Mapping[str, str]) -> dict[str, str]:
+    """Settings of Git by its environment, where they are in no file and no argument."""
+    found = {"GIT_CONFIG_COUNT": str(len(settings))}
+    for number, (key, value) in enumerate(settings.items()):
+        found |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return found
 
 
 @dataclass(frozen=True)
@@ -28,26 +41,40 @@ class Repository:
     credentials: Credentials
 
     def _git(self, *words: str, folder: Path | None = None) -> str:
+        with tempfile.TemporaryDirectory(prefix="git-home-") as home:  # our own: in a shared one anybody can leave a .netrc
+            environment = {
+                "PATH": os.environ.get("PATH", ""),
+                "HOME": home,
+                "XDG_CONFIG_HOME": home,
+                "GIT_CONFIG_NOSYSTEM": "1",
+                "GIT_CONFIG_GLOBAL": os.devnull,
+                "GIT_TERMINAL_PROMPT": "0",
+                "GIT_ASKPASS": "true",
+                "GIT_ALLOW_PROTOCOL": "https:http",
+                "LC_ALL": "C",
+            } | _settings({"http.followRedirects": "false", "credential.helper": "", **self._login()})
+            return self._run(words, environment, folder)
+
+    def _login(self) -> dict[str, str]:
+        """The header with the token, for this repository's server; :class:`Refused` where anybody on the way could read it."""
         token = self.credentials.get("GIT_TOKEN")
-        environment = {
-            "PATH": os.environ.get("PATH", ""),
-            "HOME": str(folder or tempfile.gettempdir()),
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_TERMINAL_PROMPT": "0",
-            "LC_ALL": "C",
-        }
-        if token:
-            login = f"{self.credentials.get('GIT_USERNAME') or 'token'}:{token}".encode()
-            environment |= {
-                "GIT_CONFIG_COUNT": "1",
-                "GIT_CONFIG_KEY_0": "http.extraHeader",
-                "GIT_CONFIG_VALUE_0": f"Authorization: Basic {base64.b64encode(login).decode()}",
-            }
+        if not token:
+            return {}
+        where = urlsplit(self.url)
+        if where.scheme != "https" and not stays_here(self.url):
+            raise Refused(
+                f"{self.url} is not https, so GIT_TOKEN was not sent: everybody on the way could read it.",
+                "Write the https address into portainer.repository in site.yaml.",
+            )
+        login = f"{self.credentials.get('GIT_USERNAME') or 'token'}:{token}".encode()
+        header = f"Authorization: Basic {base64.b64encode(login).decode()}"
+        return {f"http.{where.scheme}://{where.netloc}/.extraHeader": header}
+
+    def _run(self, words: Sequence[str], environment: Mapping[str, str], folder: Path | None) -> str:
         try:
             done = subprocess.run(
                 ["git", *words], capture_output=True, text=True, check=False, timeout=GIT_SECONDS, env=environment,
-                cwd=folder,
+                cwd=folder, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         except FileNotFoundError:
             raise Refused("There is no `git` on this machine.", "Install it.") from None
@@ -55,8 +82,14 @@ class Repository:
             raise Unreachable(f"{self.url} did not answer Git within {GIT_SECONDS:g} s.") from None
         if done.returncode == 0:
             return done.stdout
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("fatal: ")
-        raise Unreachable(f"Git could not use {self.url}: {self.credentials.redact(said)}.", self._hint(said))
+        told = self.credentials.redact(done.stderr).strip()
+        said = cut((told.splitlines() or ["no reason given"])[-1].removeprefix("fatal: "), 300)
+        if "redirect" in told or re.search(r"\b30[1278]\b", said):
+            raise Unreachable(
+                f"{self.url} sends elsewhere, and a redirect of Git is not followed: a key could go with it.",
+                "Write the address that it leads to into portainer.repository in site.yaml.",
+            )
+        raise Unreachable(f"Git could not use {self.url}: {said}.", self._hint(said))
 
     def _hint(self, said: str) -> str:
         if "could not read" in said or "Authentication failed" in said or "403" in said:

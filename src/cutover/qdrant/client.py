@@ -26,6 +26,7 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from cutover.core import http
+from cutover.core.credentials import cut
 from cutover.core.errors import CutoverError, OutcomeUnknown, Refused, Unreachable
 from cutover.core.write_guard import WriteGuard
 from cutover.qdrant.affected import PointId
@@ -146,7 +147,7 @@ class Qdrant:
 
     def _error(self, method: str, path: str, answer: requests.Response) -> CutoverError:
         try:
-            told = str(answer.json()["status"]["error"])[:500]
+            told = cut(str(answer.json()["status"]["error"]), 500)
         except (ValueError, KeyError, TypeError, RecursionError):
             told = http.words_of(answer)
         if http.gateway(answer):

@@ -440,6 +440,8 @@ def markdown(report: Report) -> str:
     for run in report.runs:
         cells = (run.place, run.site, f"`{run.commit}`", f"`{run.image}`", run.started, run.ended, run.by)
         lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
+    for run in report.runs:
+        lines += [f"\n{_cell(run.place)}, {_cell(name)}: {_cell(said)}" for name, said in run.facts.items()]
     chapter = ""
     for row in found:
         if row.criterion.chapter != chapter:

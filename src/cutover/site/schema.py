@@ -57,6 +57,15 @@ def _repository(value: str) -> str:
     return value.rstrip("/")
 
 
+def stays_here(url: str) -> bool:
+    """Whether what is sent to an address does not leave this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def netloc(url: str) -> str:
     """``host:port`` of an address, as Nginx writes it."""
     parts = urlsplit(url)
@@ -161,6 +170,22 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+Where = Sequence[str | int]
+
+
+class Keyed(Part):
+    """A server that is sent a key. ``insecure`` says that it goes over plain HTTP on purpose."""
+
+    url: Url
+    ca_file: File | None = None
+    insecure: bool = False
+
+    @property
+    def in_the_clear(self) -> bool:
+        """Whether the key is sent unencrypted, on a network or because the file says so."""
+        return urlsplit(self.url).scheme != "https" and (self.insecure or not stays_here(self.url))
+
+
 class Storages(Part):
     """Proxmox storages by what they are used for."""
 
@@ -168,12 +193,10 @@ class Storages(Part):
     restore: Name
 
 
-class Proxmox(Part):
+class Proxmox(Keyed):
     """The Proxmox host."""
 
-    url: Url
     node: Name
-    ca_file: File | None = None
     fingerprint: Fingerprint | None = None
     storages: Storages
     scratch_vmid: Vmid
@@ -258,11 +281,9 @@ class AutoUpdate(Part):
     interval: Duration = "5m"
 
 
-class Portainer(Part):
+class Portainer(Keyed):
     """Portainer and the Git stack that it runs."""
 
-    url: Url
-    ca_file: File | None = None
     fingerprint: Fingerprint | None = None
     environment: Text
     stack: Annotated[str, _like(r"[a-z0-9][a-z0-9_-]*", "a name of small letters, digits, '_' and '-'")]
@@ -290,20 +311,16 @@ class Rfc2136(Part):
     zones: Annotated[list[Host], Field(min_length=1)]
 
 
-class Pihole(Part):
+class Pihole(Keyed):
     """Pi-hole v6 through its API."""
 
     kind: Literal["pihole"]
-    url: Url
-    ca_file: File | None = None
 
 
-class Adguard(Part):
+class Adguard(Keyed):
     """AdGuard Home through its API."""
 
     kind: Literal["adguard"]
-    url: Url
-    ca_file: File | None = None
 
 
 class ReportOnly(Part):
@@ -344,6 +361,19 @@ class Site(Part):
     vllm: Vllm
     dns: list[DnsProvider]
     limits: Limits
+
+    def keyed(self) -> list[tuple[Where, Keyed]]:
+        """Every server that is sent a key of this tool's own, and where it stands in the file."""
+        found: list[tuple[Where, Keyed]] = [(("proxmox",), self.proxmox), (("portainer",), self.portainer)]
+        return found + [(("dns", number), one) for number, one in enumerate(self.dns) if isinstance(one, Keyed)]
+
+    def insecure(self) -> list[str]:
+        """What is insecure on purpose, a sentence each; every report repeats it."""
+        return [
+            f"The key for {one.url} is sent unencrypted (insecure: true in site.yaml)."
+            for _, one in self.keyed()
+            if one.in_the_clear
+        ]
 
 
 @dataclass(frozen=True)
@@ -413,9 +443,6 @@ def parse(text: str, path: Path = Path("site.yaml")) -> Site:
     return site
 
 
-Where = Sequence[str | int]
-
-
 def contradictions(site: Site) -> Iterable[tuple[Where, str]]:
     """Mistakes that only show when fields are compared: (where, sentence)."""
     yield from _shrinks(site.resize.before.model_dump(), site.resize.after.model_dump())
@@ -451,6 +478,12 @@ def contradictions(site: Site) -> Iterable[tuple[Where, str]]:
         settings = getattr(site, part)
         if settings.ca_file and settings.fingerprint:
             yield (part, "fingerprint"), "give either ca_file or fingerprint, not both"
+    for where, server in site.keyed():
+        if server.in_the_clear and not server.insecure:
+            said = f"{server.url} is not https, so everybody on the way could read its key"
+            yield (*where, "url"), f"{said}; write https, or beside it insecure: true where that is meant"
+        if server.insecure and not server.in_the_clear:
+            yield (*where, "insecure"), f"{server.url} is https; leave `insecure` out"
     nginx = site.nginx
     if nginx.server_file == nginx.http_folder:
         yield ("nginx", "server_file"), "expected a file, such as /etc/nginx/conf.d/qdrant.conf"
