@@ -14,8 +14,8 @@ from pytest_bdd import given, parsers, then, when
 from acceptance.counters import DIED, POWER, tried
 from cutover.core.journal import Journal
 from cutover.core.wait import Not, TimedOut, wait_until
+from cutover.phases.registry import NAMES
 from cutover.qdrant.snapshots import NAMED
-from cutover.runner import PHASES
 from lab.lab import QDRANT_PORT, ROOT, Lab
 from lab.operator import Operator
 from lab.power_loss import PowerCut
@@ -269,7 +269,7 @@ def _damaged_journal(lab: Lab, before: Picture) -> None:
 @when("the operator takes back every step")
 def _takes_back_every_step(operator: Operator) -> None:
     for verb in ("copy", "gate", "deploy", "resize"):
-        assert verb in PHASES
+        assert verb in NAMES
         operator.does(verb, undo=True)
 
 

@@ -34,7 +34,7 @@ def answers(who: str, step: str, seconds: range, *, wrong: range = range(0)) -> 
 
 def journal(*lines: tuple[int, str, str], **extra: Any) -> list[Entry]:
     return [
-        Entry(n, at(s), kind, act, act, extra={"changed": True} if kind == "note" else {})  # type: ignore[arg-type]
+        Entry(n, at(s), kind, act, act, extra={"changed": True, "probed": True} if kind == "note" else {})  # type: ignore[arg-type]
         for n, (s, kind, act) in enumerate(lines, start=1)
     ]
 

@@ -17,7 +17,7 @@ from cutover.core.journal import Journal
 from cutover.core.ui import SilentUi
 from cutover.core.write_guard import WriteGuard
 from cutover.error_boundary import error_boundary
-from cutover.replication import switchover
+from cutover.replication import hold
 from cutover.site.schema import load
 from lab.lab import ROOT
 
@@ -91,11 +91,11 @@ def test_nobody_is_told_that_nothing_was_changed_while_writes_may_still_be_held(
 
     stage: Any = SimpleNamespace(guard=WriteGuard(Journal(run.state_dir, "home")), gate=Gate(), ui=SilentUi())
     run.__dict__.update(guard=stage.guard, gate=stage.gate)
-    switchover.release(stage, "switch")
+    hold.release(stage, "switch")
     held = ended(run, Refused("No."))
     assert held.exit_code == 3 and "writes may still be held" in held.hint
     stage.gate.there = True
-    switchover.release(stage, "switch")
+    hold.release(stage, "switch")
     assert ended(run, Refused("No.")).exit_code == 1
 
 

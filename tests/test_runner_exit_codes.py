@@ -11,7 +11,7 @@ from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.journal import Journal
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.qdrant.client import Answered, Qdrant
-from cutover.replication import switchover
+from cutover.replication import hold, switchover
 from lab.lab import Lab, new_folder
 from lab.processes import Process
 from tests.support.gateway import session
@@ -113,13 +113,13 @@ def test_killed_while_it_begins_anew_a_copy_trusts_nothing_from_before(
 
 def test_a_move_that_is_done_is_never_reported_as_refused(lab: Lab, new: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     does(lab, "copy")
-    release = switchover.release
+    release = hold.release
 
     def dies(*args: Any) -> None:
         release(*args)
         new.kill()
 
-    monkeypatch.setattr(switchover, "release", dies)
+    monkeypatch.setattr(hold, "release", dies)
     with pytest.raises(CutoverError, match="The new server serves, but the other server could not be brought up") as failed:
         does(lab, "switch")
     assert failed.value.exit_code == 3

@@ -24,6 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cutover.core import events
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import now
 from cutover.core.write_guard import WriteGuard
@@ -38,11 +39,9 @@ PATIENCE = (3.0, 10.0)
 #: How long the end of a step waits for the last answer.
 LAST_WORD = 15.0
 VLLM, PORTAINER = "vLLM", "Portainer"
-NOTE = "meanwhile.wrong"
+NOTE = events.NEIGHBOUR_WRONG
 #: Acts during which the new server is away, as was announced; it is expected back with its first right answer after them.
 _REBOOTS = {"resize.reboot", "resize.start", "resize.rollback"}
-#: The steps in which traffic moves or Nginx or the new server changes: without an answer in them nothing is shown.
-STEPS = ("resize", "deploy", "gate", "switch", "back", "settle")
 
 
 @dataclass(frozen=True)
@@ -324,7 +323,7 @@ def judge(who: str, answers: Sequence[Answer], entries: Sequence[Entry]) -> Judg
     facts: dict[str, Any] = {"asked": len(mine), "wrong": len(wrong), "announced": len(gap)}
     if wrong:
         return Judgement(False, f"{who} was not as before all the time: {_blame(wrong, len(mine))}", facts)
-    moved = [step for step in STEPS if any(e.act == f"{step}.finished" and e.extra.get("changed") for e in entries)]
+    moved = events.probed(entries)
     if not moved:
         return Judgement(None, f"No step was carried out yet during which {who} could be asked.", facts)
     if silent := [step for step in moved if not any(a.step == step for a in mine)]:

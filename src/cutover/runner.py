@@ -7,35 +7,18 @@ asked whether they notice anything (see :mod:`cutover.availability`).
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cutover import availability
-from cutover.core.errors import CutoverError, WrongUsage
+from cutover.core.errors import CutoverError
 from cutover.error_boundary import error_boundary
+from cutover.phases import registry
 from cutover.phases.phase import Outcome, Sentence
 
 if TYPE_CHECKING:
     from cutover.context import Context
-
-#: The verbs that carry out a phase, in the plan's order, then the two for emergencies; each is a module of ``cutover.phases``.
-PHASES = (
-    "backup",
-    "resize",
-    "deploy",
-    "gate",
-    "copy",
-    "switch",
-    "follow",
-    "back",
-    "finish",
-    "decommission",
-    "settle",
-    "restore",
-    "rollback",
-)
 
 
 @dataclass(frozen=True)
@@ -47,42 +30,13 @@ class Result:
     outcome: Outcome | None
 
 
-def phase(verb: str) -> Any:
-    """The module of a phase."""
-    if verb not in PHASES:
-        raise WrongUsage(f"{verb!r} is not a step of the plan.", f"The steps are {', '.join(PHASES)}.")
-    return importlib.import_module(f"cutover.phases.{verb}")
-
-
-def can_undo(verb: str) -> bool:
-    """Whether the phase has a way back of its own."""
-    return hasattr(phase(verb), "undo")
-
-
 def plan(verb: str, context: Context, *, undo: bool = False) -> Sequence[Sentence]:
     """What the verb would do now. Reads only."""
-    if undo and verb not in PHASES:
-        able = ", ".join(one for one in PHASES if can_undo(one))
-        raise WrongUsage(f"{verb!r} is not a step of the plan.", f"Steps that can be undone are {able}.")
-    module = phase(verb)
-    if undo and not hasattr(module, "undo"):
-        raise WrongUsage(f"`{verb}` has no undo of its own.", _OTHER_WAY.get(verb, ""))
+    phase = registry.phase_to_undo(verb) if undo else registry.phase(verb)
     with error_boundary(context):
         if not undo:
-            return list(module.plan(context))
-        return list(module.plan_undo(context)) if hasattr(module, "plan_undo") else [Sentence(f"Undo `{verb}`.")]
-
-
-_OTHER_WAY = {
-    "backup": "A backup is kept; delete it by hand when it is no longer wanted.",
-    "switch": "Use `cutover back`.",
-    "follow": "It only brings over what was written; `cutover undo copy` empties the new server.",
-    "back": "Use `cutover switch`.",
-    "finish": "The way back was given up on purpose.",
-    "settle": "Edit the address in Nginx's configuration by hand, as before the gate.",
-    "restore": "What was written since that backup is lost; another backup can be restored.",
-    "rollback": "What was written since that snapshot is lost.",
-}
+            return list(phase.plan(context))
+        return list(phase.plan_undo(context)) if phase.plan_undo is not None else [Sentence(f"Undo `{verb}`.")]
 
 
 def carry_out(verb: str, context: Context, *, undo: bool = False) -> Result:
@@ -93,12 +47,12 @@ def carry_out(verb: str, context: Context, *, undo: bool = False) -> Result:
     sentences = plan(verb, context, undo=undo)
     if not context.execute:
         return Result(verb, sentences, None)
-    module = phase(verb)
+    phase = registry.phase(verb)
     watch: availability.Watch | None = None
     with error_boundary(context):
         try:
             with availability.watching(context, f"undo {verb}" if undo else verb) as watch:
-                outcome: Outcome = module.undo(context) if undo else module.do(context)
+                outcome = phase.undo(context) if undo and phase.undo is not None else phase.do(context)
         except CutoverError:
             for warning in watch.warnings() if watch else ():
                 context.ui.say(warning)
@@ -106,7 +60,7 @@ def carry_out(verb: str, context: Context, *, undo: bool = False) -> Result:
         outcome = _with(outcome, watch)
         # A step that has to wait (the soak time) is not complete yet; it is run again.
         end = "undone" if undo else "waiting" if "waiting_until" in outcome.facts else "finished"
-        context.journal.note(f"{verb}.{end}", "\n".join(outcome.sentences), changed=outcome.changed)
+        context.journal.note(f"{verb}.{end}", "\n".join(outcome.sentences), changed=outcome.changed, probed=phase.probed)
     return Result(verb, sentences, outcome)
 
 

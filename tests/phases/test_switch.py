@@ -8,7 +8,7 @@ import pytest
 from cutover import runner
 from cutover.core.errors import Refused
 from cutover.core.ui import ConfirmedInAdvance
-from cutover.replication import switchover
+from cutover.replication import hold, switchover
 from cutover.replication.follower import Position
 from cutover.state import status as state
 from lab.lab import Lab, new_folder
@@ -38,7 +38,7 @@ def test_a_hold_that_a_dead_operator_left_is_seen_and_ended(lab: Lab) -> None:
     with run.guard.act("switch.hold", "Hold writes"):
         run.gate.hold(1.2)
     assert state.status(run).state == "moving"
-    switchover.end_abandoned_hold(run, "switch")
+    hold.end_abandoned(run, "switch")
     assert not run.gate.state().held
     assert state.status(run).state == "ready"
     run.close()

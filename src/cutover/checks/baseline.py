@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from cutover import plan
 from cutover.checks.qdrant import questions
 from cutover.checks.registry import Finding
+from cutover.core import events
 from cutover.core.errors import CutoverError, Refused
 from cutover.core.journal import Journal, now
 from cutover.gate import templates
@@ -113,7 +113,7 @@ def take(context: Context) -> Baseline:
 
 def compare(context: Context, before: Baseline) -> list[tuple[str, str, Finding]]:
     """(criterion, title, finding) of every part. Reads only."""
-    done = {step.verb for step, at in plan.position(context.site, Journal(context.state_dir, context.site.name)) if at}
+    done = set(events.all_finished(Journal(context.state_dir, context.site.name).entries()))
     found = []
     with context.ui.looking() as at:
         for name, (criterion, title, judge) in _COMPARED.items():

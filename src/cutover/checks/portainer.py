@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cutover import availability
 from cutover.checks.registry import Finding, Moment, check
+from cutover.core import events
 from cutover.core.errors import Refused
 from cutover.phases import deploy
 from cutover.portainer import client, compose_file, deployment
@@ -87,7 +88,7 @@ def comes_back(context: Context) -> Finding:
 def portainer_as_before(context: Context) -> Finding:
     """Compared with the picture that was taken before the deployment; the deployment's own stack does not count."""
     server, name = context.portainer, context.site.portainer.stack
-    taken = next((e for e in reversed(context.journal.entries()) if e.act == "portainer.before"), None)
+    taken = next((e for e in reversed(context.journal.entries()) if e.act == events.PORTAINER_BEFORE), None)
     if taken is None:
         return Finding(None, "There is no picture of Portainer from before the deployment.", "`cutover deploy` takes one.")
     before = Picture.from_facts(taken.extra["picture"])

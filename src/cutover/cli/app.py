@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cutover import __version__, plan, runner
-from cutover.checks import registry
+from cutover.checks import registry as checks
 from cutover.checks.registry import Check, Finding, Moment
 from cutover.cli.terminal import AskingTerminal, Terminal, marked
 from cutover.context import Context
@@ -29,6 +29,7 @@ from cutover.core import crash_log
 from cutover.core.credentials import NAMES, Credentials
 from cutover.core.errors import CutoverError, Refused, WrongUsage
 from cutover.core.journal import Journal, usable
+from cutover.phases import registry as phases
 from cutover.phases.phase import Sentence
 from cutover.proxmox import privileges
 from cutover.site.schema import load
@@ -217,8 +218,8 @@ def _ended(text: str) -> str:
 def _do(verb: str, context: Context, page: Output, *, undo: bool = False) -> int:
     name = f"undo {verb}" if undo else verb
     if not context.execute:
-        if not undo and hasattr(module := runner.phase(verb), "overview"):
-            page.data["overview"] = module.overview(context)
+        if not undo and (overview := phases.phase(verb).overview) is not None:
+            page.data["overview"] = overview(context)
         sentences = runner.plan(verb, context, undo=undo)
         page.line(f"What `{name}` would do on {context.site.name}:", "b")
         if rows := page.data.get("overview", {}).get("table"):
@@ -260,24 +261,8 @@ def _phase_command(verb: str) -> Callable[..., None]:
     return command
 
 
-_HELP = {
-    "backup": "Snapshots of the data and a backup of the old guest, proved by a test restore.",
-    "resize": "Give the new VM its cores, memory and disk, and prove it from inside the guest.",
-    "deploy": "Let Portainer run the stack from Git, and prove what runs.",
-    "gate": "Put the gate into Nginx: traffic stays where it is.",
-    "copy": "Copy everything to the new server and keep up with what is written.",
-    "switch": "Move the traffic to the new server.",
-    "follow": "Bring the server that does not serve up to date, once; every move does it by itself.",
-    "back": "Move the traffic back to the old server, with everything written since.",
-    "finish": "Give up the way back on purpose; the old server is no longer fed.",
-    "settle": "Take the gate out for good, after finish: Nginx asks the new server by itself.",
-    "decommission": "Give back the old guests with their firewall rules and DNS entries.",
-    "restore": "Bring the old guest back from its backup, where nothing else helps: what was written since is lost.",
-    "rollback": "Roll the new VM back to a snapshot from before its disk grew: what was written since is lost.",
-}
-
-for _verb in runner.PHASES:
-    app.command(_verb, help=_HELP[_verb])(_phase_command(_verb))
+for _phase in phases.PHASES:
+    app.command(_phase.name, help=_phase.help)(_phase_command(_phase.name))
 
 
 @app.command("undo", help="Undo a step: resize, deploy, gate, copy, or what decommission took out of firewall and DNS.")
@@ -300,16 +285,16 @@ def plan_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: As
     """Print the plan of the site. Contacts nothing."""
 
     def work(context: Context, page: Output) -> int:
-        where = plan.position(context.site, Journal(context.state_dir, context.site.name))
-        page.data["steps"] = [{**asdict(step), "done": at} for step, at in where]
+        where = plan.progress(context.site, Journal(context.state_dir, context.site.name))
+        page.data["steps"] = [{"verb": name, **asdict(step), "done": at} for name, step, at in where]
         page.line(f"The plan for {context.site.name}", "b")
-        for number, (step, at) in enumerate(where, start=1):
+        for number, (name, step, at) in enumerate(where, start=1):
             page.line()
             done = f"  ✔ done {at}" if at else ""
-            page.line(f"{step.title}  (cutover {step.verb}){done}", "b green" if at else "b", mark=f"{number:>2}.")
+            page.line(f"{step.title}  (cutover {name}){done}", "b green" if at else "b", mark=f"{number:>2}.")
             page.line(step.does, indent=4)
-            for name, text in (("needs:  ", step.needs), ("changes:", step.changes), ("undone: ", step.undo)):
-                page.line(text, "dim", indent=4, mark=name)
+            for mark, text in (("needs:  ", step.needs), ("changes:", step.changes), ("undone: ", step.undo)):
+                page.line(text, "dim", indent=4, mark=mark)
         return 0
 
     _guarded("plan", site, state_dir, as_json, work)
@@ -328,9 +313,9 @@ def check_command(
     def work(context: Context, page: Output) -> int:
         found: list[tuple[Check, Finding]] = []
         with context.ui.looking() as at:
-            for one in registry.chosen(moment, criterion or ()):
+            for one in checks.chosen(moment, criterion or ()):
                 at(f"{one.criterion} {one.title}")
-                found.append((one, registry.ask(one, context)))
+                found.append((one, checks.ask(one, context)))
         if not criterion:
             found += _baseline(context, page, moment)
         rows = []

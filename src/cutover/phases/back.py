@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from cutover.core.errors import Refused
 from cutover.gate.write_log import Damaged
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.phases.switch import move, plan_move
-from cutover.replication import replay, switchover
+from cutover.replication import hold, replay, switchover
 from cutover.replication.follower import CannotFollow
 from cutover.replication.replay import Account, counted
 
@@ -79,7 +79,7 @@ def _without_the_new_one(context: Context, reason: str) -> Outcome:
     context.confirm.by_name(
         context.site.name, f"{reason} {said}.{f' Which overlapped is in {kept}.' if found.overlapping else ''}"
     )
-    switchover.end_abandoned_hold(context, "back")
+    hold.end_abandoned(context, "back")
     switchover.need_one_that_writes(context, "back", context.old)
     done = replay.rescue(context, found, switchover.position(context, "new"))
     sentences = [
@@ -100,3 +100,13 @@ def _without_the_new_one(context: Context, reason: str) -> Outcome:
             "Keep it off until Nginx was restarted: what it answered after all would be on it alone."
         )
     return Outcome(True, [*sentences, *replay.end(context), _AFTER], facts=vars(done))
+
+
+PHASE = Phase(
+    name="back",
+    help="Move the traffic back to the old server, with everything written since.",
+    plan=plan,
+    do=do,
+    instead_of_undo="Use `cutover switch`.",
+    probed=True,
+)

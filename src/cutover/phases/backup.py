@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.journal import now
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.proxmox import privileges, references, vzdump
 from cutover.qdrant import snapshots
 
 if TYPE_CHECKING:
     from cutover.context import Context
     from cutover.qdrant.client import Qdrant
+    from cutover.site.schema import Site
 
 #: Names the archive for good: whoever backs up again gets this one, not a second.
 PURPOSE = "before-move"
@@ -303,3 +304,27 @@ def _write(path: Path, text: str) -> None:
         out.flush()
         os.fsync(out.fileno())
     unfinished.replace(path)
+
+
+def _step(site: Site) -> Step:
+    guests = site.guests
+    return Step(
+        title="Save what is there",
+        does=f"Takes a checked snapshot of every collection and a protected backup of {guests.old}, and proves that it can "
+        "be restored by restoring it under a scratch id.",
+        needs=f"Room on storage {site.proxmox.storages.backup}; the free id {site.proxmox.scratch_vmid}.",
+        changes="Adds snapshots and one backup. The scratch guest is removed again.",
+        undo="The backup is kept; delete it by hand when it is no longer wanted.",
+        criteria=("B1", "E4"),
+    )
+
+
+PHASE = Phase(
+    name="backup",
+    help="Snapshots of the data and a backup of the old guest, proved by a test restore.",
+    plan=plan,
+    do=do,
+    step=_step,
+    instead_of_undo="A backup is kept; delete it by hand when it is no longer wanted.",
+    privileges="backup",
+)

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cutover.core import events
 from cutover.core.errors import Failed, Refused, Unreachable
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.qdrant import access, limits, snapshots
 from cutover.qdrant.client import Answered, Qdrant, need_same_version, writes_counted
 from cutover.replication import bypass, serving, switchover
@@ -20,6 +21,7 @@ from cutover.replication.follower import Position
 
 if TYPE_CHECKING:
     from cutover.context import Context
+    from cutover.site.schema import Site
 
 
 def plan(context: Context) -> Sequence[Sentence]:
@@ -69,10 +71,10 @@ def _copy(context: Context, recording: bool) -> Outcome:
     begun = Position.load(switchover.position_path(context)) if recording else None
     if begun is None or begun.side != "old":
         switchover.position_path(context).unlink(missing_ok=True)  # of an earlier recording, whose log is gone
-        with context.guard.act("copy.record", "Record every write that passes Nginx", before={"recording": recording}):
+        with context.guard.act(events.COPY_RECORDS, "Record every write that passes Nginx", before={"recording": recording}):
             context.gate.start_recording()
         # The note first: the position says that this was done, and must not say so of copies from an earlier recording.
-        context.journal.note("copy.begun", "Recording is on; what was copied before does not count")
+        context.journal.note(events.COPY_BEGUN, "Recording is on; what was copied before does not count")
         # Written before the first snapshot: whatever is recorded from here on is followed.
         Position(holders={alias: [name] for alias, name in context.old.aliases().items()}).save(switchover.position_path(context))
     snapshots.remove_left(context, "copy", context.old)
@@ -83,7 +85,7 @@ def _copy(context: Context, recording: bool) -> Outcome:
         if name in done and name in there:
             continue
         copied[name] = switchover.base_copy(context, "copy", context.old, context.new, name)
-        context.journal.note("copy.copied", f"{name} was copied", collection=name)
+        context.journal.note(events.COPIED, f"{name} was copied", collection=name)
     following = switchover.follower(context, "old", "copy")
     with context.guard.act("copy.aliases", f"Make the aliases on {context.new.name}"):
         following.bring_aliases()
@@ -135,7 +137,7 @@ def undo(context: Context) -> Outcome:
     switchover.tidy(context, "copy")
     # First what can be refused: as long as nothing was removed, a refusal is one.
     if flags.installed:  # also where nothing is recorded: bodies may be left of a run that was killed here
-        with context.guard.act("copy.stop-recording", "Stop recording and remove what was recorded"):
+        with context.guard.act(events.COPY_STOPS_RECORDING, "Stop recording and remove what was recorded"):
             context.gate.stop_recording()
             switchover.position_path(context).unlink(missing_ok=True)
     if there is None:
@@ -226,8 +228,31 @@ def _copied(context: Context) -> set[str]:
     """Collections whose copy is complete and was begun after recording."""
     found: set[str] = set()
     for entry in context.journal.entries():
-        if entry.act in {"copy.begun", "copy.undone"}:
+        if entry.act in {events.COPY_BEGUN, events.COPY_UNDONE}:
             found.clear()
-        elif entry.act == "copy.copied":
+        elif entry.act == events.COPIED:
             found.add(entry.extra["collection"])
     return found
+
+
+def _step(_site: Site) -> Step:
+    return Step(
+        title="Copy, and keep up",
+        does="Records every write, copies every collection by snapshot, brings over what was written meanwhile, and compares "
+        "everything bit by bit. Applications notice nothing.",
+        needs="Room on the new server; the read-only key.",
+        changes="Collections and aliases on the new server; recorded writes on the Nginx host.",
+        undo="`cutover undo copy` empties the new server again and stops recording.",
+        criteria=("A7", "C3"),
+    )
+
+
+PHASE = Phase(
+    name="copy",
+    help="Copy everything to the new server and keep up with what is written.",
+    plan=plan,
+    do=do,
+    step=_step,
+    undo=undo,
+    plan_undo=plan_undo,
+)

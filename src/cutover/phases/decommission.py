@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cutover import plan as plans
 from cutover.checks import registry
 from cutover.checks.registry import Moment
+from cutover.core import events
 from cutover.core.errors import Failed, Refused
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.dns.names import Found
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.proxmox import activity, firewall, identity, privileges, references, vzdump
 from cutover.proxmox.identity import Identity
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cutover.context import Context
     from cutover.core.journal import Entry
     from cutover.proxmox.references import Facts
-    from cutover.site.schema import Guest
+    from cutover.site.schema import Guest, Site
 
 STOP_SECONDS = 180
 DELETE_SECONDS = 1800.0
@@ -125,7 +125,7 @@ def _utc(seconds: float) -> str:
 
 def validated(context: Context) -> None:
     """F1: the way back was given up on purpose, and traffic goes to the new server; :class:`Refused` otherwise."""
-    if plans.done(context.journal, "finish") is None:
+    if events.finished(context.journal.entries(), "finish") is None:
         raise Refused(
             "Nothing is deleted while the way back is open: the move was not finished.",
             "Watch the new server, then `cutover finish`.",
@@ -296,7 +296,7 @@ def plan(context: Context) -> Sequence[Sentence]:
     data = overview(context)
     undo = "`cutover undo decommission` starts it again"
     lines = [Sentence(f"Not yet: {sentence}") for sentence in data["against"]]
-    if plans.done(context.journal, "finish") is None:
+    if events.finished(context.journal.entries(), "finish") is None:
         lines.append(Sentence("Not yet: the way back is still open; `cutover finish` gives it up."))
     for guest, row in zip(guests, data["guests"], strict=True):
         if row["state"] == "running":
@@ -795,3 +795,30 @@ def _as_before(context: Context, guest: Guest) -> None:
     if agreed.facts["status"] == "running" and context.proxmox.status(guest).get("status") != "running":
         _start(context, guest, "decommission.start-again")
     context.journal.note("decommission.withdrawn", f"{guest} is not to be deleted", vmid=guest.vmid)
+
+
+def _step(site: Site) -> Step:
+    limits = site.limits
+    gone = ", ".join(str(guest.vmid) for guest in site.guests.to_decommission())
+    return Step(
+        title=f"Give back {gone}",
+        does=f"Stops them, waits {limits.soak_hours:g} hours, takes a final proved backup of each, removes the firewall "
+        "rules and DNS entries that are theirs alone, and deletes exactly them, one at a time.",
+        needs="`finish` was done; the name of each guest, typed.",
+        changes=f"Guests {gone}, their firewall rules and DNS entries.",
+        undo="Each from its final backup; the undo record says what a restore does not bring back.",
+        criteria=("F1", "F2", "F3", "F4", "F5"),
+    )
+
+
+PHASE = Phase(
+    name="decommission",
+    help="Give back the old guests with their firewall rules and DNS entries.",
+    plan=plan,
+    do=do,
+    step=_step,
+    undo=undo,
+    plan_undo=plan_undo,
+    overview=overview,
+    privileges="decommission",
+)

@@ -18,10 +18,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cutover.core import http
+from cutover.core import events, http
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable, WritesRefused
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.portainer import compose_file, compose_policy
 from cutover.portainer.client import PROJECT, SERVICE, Answered, Stack
 from cutover.portainer.deployment import (
@@ -45,6 +45,7 @@ from cutover.replication import serving
 
 if TYPE_CHECKING:
     from cutover.context import Context
+    from cutover.site.schema import Site
 
 #: Asked that often while a deployment is waited for.
 EVERY_SECONDS = 0.25
@@ -343,7 +344,7 @@ def _remember(context: Context, when: str) -> None:
     """Keep a picture of Portainer and its VM in the journal, for the comparison afterwards."""
     if not context.guard.is_open:
         raise WritesRefused(f"Not done without --execute: what comes after the picture of Portainer {when}.")
-    context.journal.note("portainer.before", f"Portainer {when}", picture=context.portainer.picture().as_facts())
+    context.journal.note(events.PORTAINER_BEFORE, f"Portainer {when}", picture=context.portainer.picture().as_facts())
 
 
 def _facts(want: Wanted, seen: Seen) -> dict[str, Any]:
@@ -376,7 +377,7 @@ def submit(
     before = {"stack": stack.id, "commit": stack.commit, "reference": stack.reference} if stack else None
     follow = auto_update(site, stack) if updates else None
     what = f"{'Redeploy' if stack else 'Make'} the stack {site.portainer.stack} at {want.commit[:8]}"
-    with context.guard.act("deploy.stack", what, before=before) as act:
+    with context.guard.act(events.STACK_DEPLOYED, what, before=before) as act:
         context.ui.say(f"{'Redeploying' if stack else 'Making'} the stack {site.portainer.stack} at {want.commit[:8]}.")
         lost: OutcomeUnknown | None = None
         try:
@@ -454,7 +455,7 @@ def before_it(context: Context, want: Wanted, situation: Situation) -> str | Non
     if stack is not None and healthy(situation.container) and stack.commit and stack.commit != want.commit:
         return stack.commit
     for entry in reversed(context.journal.entries()):
-        if entry.act == "deploy.stack" and entry.kind == "done" and isinstance(entry.after, dict):
+        if entry.act == events.STACK_DEPLOYED and entry.kind == "done" and isinstance(entry.after, dict):
             commit = str(entry.after.get("commit", ""))
             if commit and commit != want.commit:
                 return commit
@@ -604,3 +605,28 @@ def remove_data(context: Context, only: Collection[str] | None = None) -> Outcom
             except Answered as error:
                 raise Failed(f"The volume {volume} could not be deleted: {error.reason}.") from None
     return Outcome(True, [f"Deleted: {', '.join(ours)}."], "None.")
+
+
+def _step(site: Site) -> Step:
+    guests = site.guests
+    return Step(
+        title="Run Qdrant from Git",
+        does=f"Portainer runs stack {site.portainer.stack} from {site.portainer.reference}; proved by commit, image digest, "
+        "health and an answer.",
+        needs=f"The merged commit with {site.portainer.compose_file}; QDRANT_API_KEY and QDRANT_READ_ONLY_API_KEY.",
+        changes=f"One stack, one container and its volumes on {guests.new}.",
+        undo="`cutover undo deploy` removes the container; its volumes stay until they are named.",
+        criteria=("B4", "C1", "C2", "D2", "E3", "H1", "H2"),
+    )
+
+
+PHASE = Phase(
+    name="deploy",
+    help="Let Portainer run the stack from Git, and prove what runs.",
+    plan=plan,
+    do=do,
+    step=_step,
+    undo=undo,
+    plan_undo=plan_undo,
+    probed=True,
+)

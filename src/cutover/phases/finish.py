@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cutover.core import events
 from cutover.core.errors import CutoverError, Refused
 from cutover.gate.write_log import Damaged
-from cutover.phases.phase import Outcome, Sentence
-from cutover.replication import replay, switchover
+from cutover.phases.phase import Outcome, Phase, Sentence, Step
+from cutover.replication import hold, replay, switchover
 from cutover.replication.follower import CannotFollow, Position
 
 if TYPE_CHECKING:
     from cutover.context import Context
+    from cutover.site.schema import Site
 
 
 def plan(context: Context) -> Sequence[Sentence]:
@@ -43,7 +45,7 @@ def do(context: Context) -> Outcome:
             context.confirm.by_name(context.site.name, f"{_not_up_to_date(context, left.doubt)} `back` will not be possible.")
         _note(context, left.doubt if left is not None else "")
         return Outcome(False, ["The way back was given up already."])
-    switchover.end_abandoned_hold(context, "finish")
+    hold.end_abandoned(context, "finish")
     proved, why = _up_to_date(context)
     lost = (
         f"The way back will be lost: {context.old.name} will no longer receive what is written, and `back` will not be possible."
@@ -83,5 +85,27 @@ def _not_up_to_date(context: Context, why: str) -> str:
 
 
 def _note(context: Context, why: str = "") -> None:
-    if not any(e.act == "finish.given-up" for e in context.journal.entries()):
-        context.journal.note("finish.given-up", f"The way back was given up on purpose. {_not_up_to_date(context, why)}".strip())
+    if not events.given_up(context.journal.entries()):
+        context.journal.note(events.GIVEN_UP, f"The way back was given up on purpose. {_not_up_to_date(context, why)}".strip())
+
+
+def _step(site: Site) -> Step:
+    guests = site.guests
+    return Step(
+        title="Give up the way back",
+        does="Compares everything once more, then stops feeding the old server. Asks for the site's name.",
+        needs="Days of watching, as many as you like.",
+        changes="Recording stops; recorded writes are removed.",
+        undo=f"None that keeps new writes; {guests.old} can still be restored from its backup.",
+        criteria=("F1",),
+    )
+
+
+PHASE = Phase(
+    name="finish",
+    help="Give up the way back on purpose; the old server is no longer fed.",
+    plan=plan,
+    do=do,
+    step=_step,
+    instead_of_undo="The way back was given up on purpose.",
+)

@@ -14,10 +14,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cutover.core import events
 from cutover.core.errors import Refused
 from cutover.gate.interface import Side
 from cutover.gate.write_log import Damaged
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.replication import switchover
 from cutover.replication.follower import CannotFollow, Position
 
@@ -72,8 +73,8 @@ def _rounds(context: Context, side: Side, seconds: float, every: float) -> Outco
 
 def _why_anew(context: Context, recording: bool) -> str:
     """Why the old server cannot be followed any more while the new one serves, a sentence; empty where it can."""
-    marks = [e.act for e in context.journal.entries() if e.act.endswith((".differences", ".proved", ".given-up"))]
-    if marks[-1:] == ["finish.given-up"]:
+    entries = context.journal.entries()
+    if events.given_up(entries):
         return ""  # on purpose: nothing is recorded, and this says so
     if not recording:
         return "Nothing is recorded."
@@ -84,8 +85,8 @@ def _why_anew(context: Context, recording: bool) -> str:
         return error.sentence
     if found is None:
         return "Nobody knows how far it is."
-    differ = marks and marks[-1].endswith(".differences")
-    return found.doubt or ("When both were last compared, they differed." if differ else "")
+    differed = events.last_comparison_differed(entries)
+    return found.doubt or ("When both were last compared, they differed." if differed else "")
 
 
 def _anew(context: Context, why: str) -> Outcome:
@@ -98,3 +99,12 @@ def _anew(context: Context, why: str) -> Outcome:
         ],
         facts=proved,
     )
+
+
+PHASE = Phase(
+    name="follow",
+    help="Bring the server that does not serve up to date, once; every move does it by itself.",
+    plan=plan,
+    do=do,
+    instead_of_undo="It only brings over what was written; `cutover undo copy` empties the new server.",
+)

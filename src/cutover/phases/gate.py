@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Phase, Sentence, Step
 
 if TYPE_CHECKING:
     from cutover.context import Context
+    from cutover.site.schema import Site
 
 _UNDO = "`cutover undo gate` restores Nginx's configuration byte for byte"
 
@@ -83,3 +84,26 @@ def undo(context: Context) -> Outcome:
 
 def _facts(found: Any) -> dict[str, Any]:
     return asdict(found) if is_dataclass(found) and not isinstance(found, type) else {}
+
+
+def _step(site: Site) -> Step:
+    return Step(
+        title="Teach Nginx to hold and record",
+        does=f"Replaces {site.nginx.server_file} by the gate, which still asks the old server, and proves it.",
+        needs="A shell on the Nginx host; one reload.",
+        changes=f"Nginx's configuration and {site.nginx.gate_folder}.",
+        undo="`cutover undo gate` restores the configuration byte for byte.",
+        criteria=("E1",),
+    )
+
+
+PHASE = Phase(
+    name="gate",
+    help="Put the gate into Nginx: traffic stays where it is.",
+    plan=plan,
+    do=do,
+    step=_step,
+    undo=undo,
+    plan_undo=plan_undo,
+    probed=True,
+)

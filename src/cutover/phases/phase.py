@@ -1,17 +1,20 @@
-"""The steps of the plan, one module each.
+"""What a step of the plan is: one object per module of this package, from which everything else derives what it needs.
 
-A phase has ``plan(run)``, which only reads and says what would be done as sentences; ``do(run)``, which acts through
-the door, proves its own result and can be run again; and, where there is a way back, ``undo(run)``.
+The command line takes the name and the help from it, ``cutover plan`` the sentences, the rights its token, the availability
+probes whether neighbours have to answer meanwhile. To add a step: one module with a ``PHASE``, and one line in
+:mod:`cutover.phases.registry`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cutover.context import Context
+    from cutover.proxmox import privileges
+    from cutover.site.schema import Site
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,39 @@ class Outcome:
     warnings: Sequence[str] = ()
 
 
-class Phase(Protocol):
-    """What the modules of this package offer."""
+@dataclass(frozen=True)
+class Step:
+    """How the plan tells of a phase, with the site's own numbers. ``criteria`` are the ids that show that it worked."""
 
-    def plan(self, context: Context) -> Sequence[Sentence]:
-        """What would be done now; empty where there is nothing to do. Reads only."""
+    title: str
+    does: str
+    needs: str
+    changes: str
+    undo: str
+    criteria: tuple[str, ...]
 
-    def do(self, context: Context) -> Outcome:
-        """Do it, prove it. Raises :class:`cutover.core.errors.CutoverError` with what is true afterwards."""
+
+@dataclass(frozen=True)
+class Phase:
+    """A step of the plan.
+
+    ``plan`` only reads and says what would be done, nothing where there is nothing to do; it raises
+    :class:`cutover.core.errors.Refused` where the step would be refused. ``do`` acts, proves its own result and can be run again.
+    """
+
+    name: str
+    help: str
+    plan: Callable[[Context], Sequence[Sentence]]
+    do: Callable[[Context], Outcome]
+    #: The step as ``cutover plan`` tells it; None for what is no part of the ordinary evening.
+    step: Callable[[Site], Step] | None = None
+    undo: Callable[[Context], Outcome] | None = None
+    plan_undo: Callable[[Context], Sequence[Sentence]] | None = None
+    #: What to do instead, where there is no undo.
+    instead_of_undo: str = ""
+    #: A table to show before the plan: rows of what, now, pending and wanted.
+    overview: Callable[[Context], dict[str, Any]] | None = None
+    #: Whose rights on Proxmox it needs (:func:`cutover.proxmox.privileges.needs`); None where it does not act there.
+    privileges: privileges.Step | None = None
+    #: Whether it moves traffic or changes Nginx or the new server, so that the neighbours have to be seen answering meanwhile.
+    probed: bool = False

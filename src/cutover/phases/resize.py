@@ -17,16 +17,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cutover.core import events
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.portainer.client import Picture, differences
 from cutover.proxmox import privileges
 from cutover.proxmox.client import AgentResult, ProxmoxRefused
 
 if TYPE_CHECKING:
     from cutover.context import Context
-    from cutover.site.schema import Guest, Sizes
+    from cutover.site.schema import Guest, Site, Sizes
 
 GIB = 1024**3
 MIB = 1024**2
@@ -566,7 +567,7 @@ def _reboot(context: Context) -> list[str]:
     blind = "" if before is not None else " Portainer could not be asked what runs there, so nobody compares it afterwards."
     context.confirm.to(f"Reboot {vm} now? Every container on it is away meanwhile, at most {limit:g} s.{blind}")
     facts = None if before is None else before.as_facts()
-    with context.guard.act("resize.reboot", f"Reboot {vm}", before={"picture": facts}) as act:
+    with context.guard.act(events.REBOOTED, f"Reboot {vm}", before={"picture": facts}) as act:
         context.proxmox.reboot(vm, deadline=limit)
         act.after = "up"
     return [f"{vm} was rebooted.", *_compared(context, before)]
@@ -608,7 +609,7 @@ def _compared(context: Context, before: Picture | None) -> list[str]:
         wait_until(all_back, deadline=limit, what=f"Everything on {vm} being back as it was", every=0.5)
     except TimedOut as late:
         raise Failed(late.sentence, "Look at it in Portainer; then run the command again.") from None
-    context.journal.note("resize.compared", f"Everything on {vm} is back as it was")
+    context.journal.note(events.COMPARED_AFTER_REBOOT, f"Everything on {vm} is back as it was")
     containers, stacks = _count(len(before.containers), "container"), _count(len(before.stacks), "stack")
     return [f"Everything on it is back as it was: {containers}, {stacks}."]
 
@@ -620,9 +621,9 @@ def _count(number: int, what: str) -> str:
 def _left_to_compare(context: Context) -> Picture | None:
     """The picture from before a reboot, where an earlier run was ended before it could compare."""
     for entry in reversed(context.journal.entries()):
-        if entry.act == "resize.compared":
+        if entry.act == events.COMPARED_AFTER_REBOOT:
             return None
-        if entry.act == "resize.reboot" and entry.kind == "intent":
+        if entry.act == events.REBOOTED and entry.kind == "intent":
             facts = (entry.before or {}).get("picture")
             return None if facts is None else Picture.from_facts(facts)
     return None
@@ -742,25 +743,29 @@ def _when(seconds: Any) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else "it was taken"
 
 
-__all__ = [
-    "Inside",
-    "Layout",
-    "Row",
-    "State",
-    "commands",
-    "do",
-    "grow_inside",
-    "in_the_way",
-    "layout",
-    "look",
-    "lost_by",
-    "not_yet",
-    "plan",
-    "plan_undo",
-    "refusals",
-    "roll_disk_back",
-    "seen_inside",
-    "sizes_of",
-    "table",
-    "undo",
-]  # fmt: skip
+def _step(site: Site) -> Step:
+    guests = site.guests
+    before, after = site.resize.before, site.resize.after
+    return Step(
+        title=f"Make room on {guests.new}",
+        does=f"{before.cores} to {after.cores} cores, {before.memory_mb} to {after.memory_mb} MB, "
+        f"{before.disk_gb} to {after.disk_gb} GB, grown inside the guest and proved from there.",
+        needs=f"One reboot of {guests.new}: everything on it is away for that time.",
+        changes="Cores, memory and disk of the VM.",
+        undo="`cutover undo resize` gives cores and memory back with a second reboot; a disk cannot shrink and stays.",
+        criteria=("B2", "B3", "E2"),
+    )
+
+
+PHASE = Phase(
+    name="resize",
+    help="Give the new VM its cores, memory and disk, and prove it from inside the guest.",
+    plan=plan,
+    do=do,
+    step=_step,
+    undo=undo,
+    plan_undo=plan_undo,
+    overview=overview,
+    privileges="resize",
+    probed=True,
+)

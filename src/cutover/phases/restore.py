@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.core.errors import CutoverError, Failed, Refused, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.phases import backup
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.proxmox import privileges, vzdump
 from cutover.qdrant.client import Answered
 
@@ -204,3 +204,13 @@ def _compared(context: Context) -> list[str]:
         if lost:
             said.append(f"A restore does not bring back its {', '.join(lost).replace('_', ' ')}: {path} has them.")
     return said
+
+
+PHASE = Phase(
+    name="restore",
+    help="Bring the old guest back from its backup, where nothing else helps: what was written since is lost.",
+    plan=plan,
+    do=do,
+    instead_of_undo="What was written since that backup is lost; another backup can be restored.",
+    privileges="restore",
+)

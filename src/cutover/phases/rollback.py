@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cutover.core.errors import Refused
 from cutover.phases import resize
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.proxmox import privileges
 
 if TYPE_CHECKING:
@@ -60,3 +60,13 @@ def do(context: Context) -> Outcome:
     if name is None:
         return Outcome(False, [f"The disk of {context.site.guests.new} has its old size already."])
     return resize.roll_disk_back(context, name)
+
+
+PHASE = Phase(
+    name="rollback",
+    help="Roll the new VM back to a snapshot from before its disk grew: what was written since is lost.",
+    plan=plan,
+    do=do,
+    instead_of_undo="What was written since that snapshot is lost.",
+    privileges="rollback",
+)

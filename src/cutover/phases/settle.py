@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Phase, Sentence, Step
 
 if TYPE_CHECKING:
     from cutover.context import Context
+    from cutover.site.schema import Site
 
 
 def plan(context: Context) -> Sequence[Sentence]:
@@ -37,3 +38,25 @@ def do(context: Context) -> Outcome:
     ) as act:
         act.after = asdict(context.gate.settle())
     return Outcome(changed=True, sentences=[act.after["sentence"]], facts=act.after)
+
+
+def _step(site: Site) -> Step:
+    return Step(
+        title="Take the gate out for good",
+        does=f"Puts {site.nginx.server_file} back as it was before the gate, with the new server's address.",
+        needs="`finish` was done; one reload.",
+        changes="Nginx's configuration.",
+        undo="Edit the address by hand, as before.",
+        criteria=("D1",),
+    )
+
+
+PHASE = Phase(
+    name="settle",
+    help="Take the gate out for good, after finish: Nginx asks the new server by itself.",
+    plan=plan,
+    do=do,
+    step=_step,
+    instead_of_undo="Edit the address in Nginx's configuration by hand, as before the gate.",
+    probed=True,
+)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.gate.interface import Side
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.qdrant import access
-from cutover.replication import switchover
+from cutover.replication import hold, switchover
 from cutover.replication.follower import Round
 
 if TYPE_CHECKING:
     from cutover.context import Context
+    from cutover.site.schema import Site
 
 
 def plan(context: Context) -> Sequence[Sentence]:
@@ -84,7 +85,7 @@ def move(context: Context, verb: str, to: Side) -> Outcome:
             "Begin with `copy`." if to == "new" else "The way back was given up; only the backup is left.",
         )
     if flags.side == to:
-        switchover.end_abandoned_hold(context, verb)
+        hold.end_abandoned(context, verb)
         last = _after_the_move(context, verb, target.name)
         return Outcome(False, [f"{target.name.capitalize()} serves already."], facts={"late": last.late})
     moved, proved = switchover.move(context, verb, to)
@@ -119,3 +120,27 @@ def _brought(records: int) -> str:
     if not records:
         return "No record had to be brought over in that time."
     return f"{records} record{'' if records == 1 else 's'} had to be brought over and compared in that time."
+
+
+def _step(site: Site) -> Step:
+    limits = site.limits
+    return Step(
+        title="Move the traffic",
+        does=f"Holds writes (at most {limits.hold_seconds:g} s), brings over the last ones, proves that both servers are the "
+        "same, and lets Nginx ask the new one. If the proof is not there in time, nothing has happened.",
+        needs="A finished copy.",
+        changes="One flag file on the Nginx host. From then on the old server is fed.",
+        undo="`cutover back` moves the traffic back and loses nothing.",
+        criteria=("C4", "C5", "D1", "D3", "E5"),
+    )
+
+
+PHASE = Phase(
+    name="switch",
+    help="Move the traffic to the new server.",
+    plan=plan,
+    do=do,
+    step=_step,
+    instead_of_undo="Use `cutover back`.",
+    probed=True,
+)

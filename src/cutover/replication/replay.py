@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
-from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable
+from cutover.core import events
+from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import Side
 from cutover.gate.write_log import Write
@@ -32,6 +33,7 @@ from cutover.qdrant.client import LONG, Answered, Qdrant
 from cutover.qdrant.routes import path_of
 from cutover.replication import switchover
 from cutover.replication.follower import LATE_WRITES, Position, TooMuchForAHold, alias_moves, keep_lines
+from cutover.replication.hold import Hold, budget
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -371,32 +373,20 @@ def rescue(context: Context, found: Account, position: Position) -> Rescued:
 
 
 def _move(context: Context, position: Position, done: Rescued, seen: Overlaps) -> Rescued:
-    gate, budget = context.gate, context.site.limits.hold_seconds - switchover.LOOKS_AGAIN
-    try:
-        with context.guard.act("back.hold", "Hold writes", before={"serves": context.new.name}, passing=True):
-            gate.hold(budget)
-            began = time.monotonic()
+    with Hold(context, "back", context.new.name, context.old.name) as hold:
         with context.guard.act("back.last-writes", f"Bring the last acknowledged writes to {context.old.name}"):
             try:
-                gate.drain(min(DRAIN, budget / 2))
+                context.gate.drain(min(DRAIN, budget(context) / 2))
             except TimedOut:
                 # Sent to a server that is gone. Whoever waits for them was promised nothing.
-                done.under_way = len(gate.under_way())
+                done.under_way = len(context.gate.under_way())
             _replay_rest(context, position, done, seen, most=MOST_IN_A_HOLD)
-            if time.monotonic() - began > budget - switchover.RESERVE:
-                raise TooMuchForAHold("The last writes did not fit into the hold.")
+            hold.left()
             # Before the flag: from then on the other direction cannot be followed.
             position.alone = True
             position.save(switchover.position_path(context))
-        with context.guard.act("back.point", f"Send requests to {context.old.name}", before={"serves": context.new.name}) as act:
-            try:
-                gate.point_to_old()
-            except Refused as error:
-                raise TooMuchForAHold(error.sentence) from error
-            act.after = {"serves": context.old.name}
-            done.held = round(time.monotonic() - began, 4)
-    finally:
-        switchover.release(context, "back")
+        hold.point("old")
+    done.held = hold.held
     return done
 
 
@@ -433,7 +423,9 @@ def end(context: Context) -> list[str]:
     keep_lines(kept, [_described(entry, body) for entry, body in context.gate.bodies(late)])
     with context.guard.act("back.stop-recording", "Stop recording and remove what was recorded"):
         # The note first: without it, a recording that has ended looks like one that somebody lost.
-        context.journal.note("back.alone", f"{context.old.name} serves; it was brought up to date from the records alone")
+        context.journal.note(
+            events.BACK_FROM_RECORDS, f"{context.old.name} serves; it was brought up to date from the records alone"
+        )
         context.gate.stop_recording(deadline=5.0)  # what waits for a server that is gone may not end at all
         path.unlink(missing_ok=True)
     return [f"{len(late)} writes were acknowledged by {context.new.name} at the last moment; they are in {kept}."] if late else []

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cutover.core import events
 from cutover.core.errors import CutoverError, Refused
 from cutover.gate.installer import uncommented
 
@@ -28,8 +29,7 @@ def why_new_may_serve(context: Context) -> str:
 
     Where Nginx cannot be asked at all, the journal's last move decides, if it is the journal of the deployment.
     """
-    marks = [e.act for e in context.journal.entries() if e.act in {"finish.given-up", "copy.begun"}]
-    if marks[-1:] == ["finish.given-up"]:
+    if events.given_up(context.journal.entries()):
         return "The way back was given up: the new server has the only data that is up to date."
     try:
         if context.gate.state().side == "new":
@@ -43,12 +43,11 @@ def why_new_may_serve(context: Context) -> str:
             return f"Nginx's configuration names {new}, and there is no gate that says which server it asks."
     except CutoverError as error:
         entries = context.journal.entries()
-        if not any(e.act == "deploy.stack" and e.kind == "done" for e in entries):
+        if not events.deployed(entries):
             return (
                 f"Nginx cannot be asked which server it uses ({error.sentence.rstrip('.')}), and the journal in "
                 f"{context.state_dir} does not know of the deployment: the stack may be in use."
             )
-        moves = [e.act for e in entries if e.act in {"switch.finished", "back.finished"}]
-        if moves[-1:] == ["switch.finished"]:
+        if events.last_move(entries) == "new":
             return f"The traffic was moved to the new server, and Nginx cannot be asked now ({error.sentence.rstrip('.')})."
     return ""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cutover.core import events
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable
 from cutover.core.wait import TimedOut
 from cutover.gate.interface import Side
@@ -21,14 +22,11 @@ from cutover.qdrant import compare, snapshots
 from cutover.qdrant.client import Answered, Qdrant
 from cutover.replication import bypass
 from cutover.replication.follower import CannotFollow, Follower, Position, Round, TooMuchForAHold
+from cutover.replication.hold import Hold, budget, end_abandoned
 
 if TYPE_CHECKING:
     from cutover.context import Context
 
-#: A held write looks again every 200 ms, so it waits up to that much longer than the hold, and a little to be answered.
-LOOKS_AGAIN = 0.25
-#: Kept for setting the flag, which the Nginx host refuses when the hold was over by its clock.
-RESERVE = 0.15
 #: Exact counts are made inside the hold when they take at most this share of it; they are what grows with the collection.
 SHARE_OF_COUNTS = 0.1
 #: A round during a move is "short" after at most this many rounds, or the writers are faster than following.
@@ -105,13 +103,6 @@ def _follower(context: Context, verb: str, side: Side, found: Position, *, may_r
     )
 
 
-def end_abandoned_hold(context: Context, verb: str) -> None:
-    """End a hold that a killed run left behind. The Nginx host does so itself after a moment; this does not wait for it."""
-    if context.gate.state().held:
-        with context.guard.act(f"{verb}.release", "End the hold that an interrupted run left behind", passing=True):
-            context.gate.release()
-
-
 def need_one_that_writes(context: Context, verb: str, target: Qdrant, meanwhile: str = "") -> None:
     """Refused where a server that is to serve cannot write to its disk. Leaves nothing on it. ``meanwhile``: who serves."""
     try:
@@ -162,12 +153,14 @@ def prove(context: Context, verb: str, following: Follower) -> dict[str, Any]:
         facts = {"records": records, "collections": len(compared), "seconds": round(seconds, 3)}
         act.after = {**facts, "differences": len(differences)}
     if differences:
-        context.journal.note(f"{verb}.differences", compare.summary(differences, 20), count=len(differences))
+        context.journal.note(events.differed_in(verb), compare.summary(differences, 20), count=len(differences))
         raise Differ(
             f"{following.source.name} and {following.target.name} do not hold the same data: {compare.summary(differences)}.",
             _remedy(following),
         )
-    context.journal.note(f"{verb}.proved", f"{records} records in {len(compared)} collections are the same, bit by bit", **facts)
+    context.journal.note(
+        events.proved_by(verb), f"{records} records in {len(compared)} collections are the same, bit by bit", **facts
+    )
     context.ui.say(f"{records} records in {len(compared)} collections are the same, bit by bit ({seconds:.1f} s).")
     return facts
 
@@ -223,7 +216,7 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
     point, the hold ends by itself, either side serves, and running the verb again finishes it.
     """
     side = OTHER[to]
-    end_abandoned_hold(context, verb)
+    end_abandoned(context, verb)
     following = follower(context, side, verb)
     need_one_that_writes(context, verb, following.target, f"{following.source.name.capitalize()} goes on serving.")
     catch_up(context, verb, following)
@@ -243,11 +236,11 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
     reason: CutoverError | None = None
     for attempt in range(1, ATTEMPTS + 1):
         # Where time was short once, counting stays outside.
-        share = (context.site.limits.hold_seconds - LOOKS_AGAIN) * SHARE_OF_COUNTS
+        share = budget(context) * SHARE_OF_COUNTS
         counts = _counting_fits(following, share) and attempt == 1
         catch_up(context, verb, following)
         try:
-            moved = _held(context, verb, following, to, counts)
+            moved = _move_within_a_hold(context, verb, following, to, counts)
         except (TooMuchForAHold, TimedOut) as error:
             reason = error
             context.ui.say(f"The hold was ended on {following.source.name}: {error.sentence} Trying again.")
@@ -268,69 +261,32 @@ def _counting_fits(following: Follower, share: float) -> bool:
     return time.monotonic() - began <= share
 
 
-def _held(context: Context, verb: str, following: Follower, to: Side, counts: bool) -> Moved:
+def _move_within_a_hold(context: Context, verb: str, following: Follower, to: Side, counts: bool) -> Moved:
     moved = Moved(counts=counts)
-    budget = context.site.limits.hold_seconds - LOOKS_AGAIN
-    gate, names = context.gate, (following.source.name, following.target.name)
-    began = time.monotonic()
-
-    def left(reserve: float = RESERVE) -> float:
-        rest = budget - reserve - (time.monotonic() - began)
-        if rest <= 0:
-            raise TooMuchForAHold(f"The proof was not there within {budget:.2f} s.")
-        return rest
-
-    def lap(name: str) -> None:
-        moved.steps[name] = round(time.monotonic() - began, 4)
-
-    try:
-        with context.guard.act(f"{verb}.hold", "Hold writes", before={"serves": names[0]}, passing=True):
-            gate.hold(budget)
-            # The Nginx host ends the hold after that time in any case, and then refuses the flag; here the time counts from
-            # the moment at which the hold was seen to be in force.
-            began = time.monotonic()
+    serving = following.source.name
+    with Hold(context, verb, serving, following.target.name) as hold:
         with context.guard.act(f"{verb}.last-round", "Bring over the last writes and compare them", passing=True) as act:
-            gate.drain(left())
-            lap("drained")
-            last = following.round(held=True, budget=left() / 2)
+            context.gate.drain(hold.left())
+            hold.lap("drained")
+            last = following.round(held=True, budget=hold.left() / 2)
             moved.lines, moved.records = last.lines, last.records
-            lap("followed")
+            hold.lap("followed")
             try:
-                differences = following.prove_quickly(last.ids, counts=moved.counts, timeout=left())
+                differences = following.prove_quickly(last.ids, counts=moved.counts, timeout=hold.left())
             except CutoverError as error:
-                left()
-                raise Refused(f"The proof could not be made: {error.sentence}", f"{names[0]} goes on serving.") from error
-            lap("proved")
+                hold.left()
+                raise Refused(f"The proof could not be made: {error.sentence}", f"{serving} goes on serving.") from error
+            hold.lap("proved")
             act.after = {"lines": last.lines, "records": last.records, "differences": len(differences)}
         if differences:
             raise Differ(
-                f"{names[0]} and {names[1]} do not hold the same data: {compare.summary(differences)}.",
+                f"{serving} and {following.target.name} do not hold the same data: {compare.summary(differences)}.",
                 _remedy(following),
             )
-        left(reserve=0.05)
-        with context.guard.act(f"{verb}.point", f"Send requests to {names[1]}", before={"serves": names[0]}) as act:
-            try:
-                (gate.point_to_new if to == "new" else gate.point_to_old)()
-            except Refused as error:
-                raise TooMuchForAHold(error.sentence) from error
-            lap("pointed")
-            act.after = {"serves": names[1]}
-    except BaseException:
-        release(context, verb)
-        raise
-    release(context, verb)
-    moved.held = round(time.monotonic() - began, 4)
-    moved.steps["released"] = moved.held
+        hold.left(reserve=0.05)
+        hold.point(to)
+    moved.held, moved.steps = hold.held, hold.steps
     return moved
-
-
-def release(context: Context, verb: str) -> None:
-    """End the hold. That it cannot be ended is said, but is no failure: it ends by itself."""
-    try:
-        with context.guard.act(f"{verb}.release", "End the hold", passing=True):
-            context.gate.release()
-    except CutoverError as error:
-        context.ui.say(f"The hold could not be ended from here ({error.sentence}); the Nginx host ends it by itself.")
 
 
 def after_the_move(context: Context, verb: str) -> Round:
@@ -355,7 +311,7 @@ def begin_anew(context: Context, verb: str, why: str) -> dict[str, Any]:
         f"{context.new.name}, and what {context.old.name} holds otherwise is replaced or removed.{shown} "
         "Until that has ended there is no way back.",
     )
-    end_abandoned_hold(context, verb)
+    end_abandoned(context, verb)
     path = position_path(context)
     start = Position("new", doubt=why, holders={alias: [name] for alias, name in context.new.aliases().items()})
     with context.guard.act(f"{verb}.record", "Record every write anew", before={"why": why}):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from cutover.core import events
 from cutover.core.errors import CutoverError
 from cutover.core.journal import Entry
 from cutover.gate.write_log import Damaged
@@ -103,9 +104,9 @@ def judge(seen: Seen) -> Status:
     """The state of the move. Pure."""
     entries = seen.entries
     last = entries[-1].at if entries else ""
-    open_ = [e for e in entries if e.kind == "intent" and e.seq not in {o.of for o in entries}]
+    interrupted_act = events.last_open(entries)
     if seen.flags is None:
-        if not _begun(entries):
+        if not events.copy_begun(entries):
             says = f"nothing was copied yet, says the journal{f' in {seen.folder}' if seen.folder else ''}"
             return _status(
                 "planned", last, says, f"Nginx could not be asked which server serves: {seen.gate_problem}", "you", seen
@@ -114,16 +115,16 @@ def judge(seen: Seen) -> Status:
     side, held = seen.flags.side, seen.flags.held
     serves = f"The {side} server serves"
     if held:
-        acting = open_[-1].what if open_ else "a move"
+        acting = interrupted_act.what if interrupted_act is not None else "a move"
         return _status(
             "moving", last, f"writes are held ({acting})", f"{serves}; writes wait.",
             "the move; a hold that was abandoned ends by itself within seconds", seen,
         )  # fmt: skip
     behind = _behind(seen)
     if side == "new":
-        since = _at(entries, "switch.point") or last
+        since = events.last_at(entries, events.POINTED_TO_NEW) or last
         if not seen.flags.recording:
-            given_up = any(e.act == "finish.given-up" for e in entries)
+            given_up = events.given_up(entries)
             reason = (
                 "the way back was given up" if given_up else "the traffic moved and nothing is recorded; `follow` begins anew"
             )
@@ -142,12 +143,12 @@ def judge(seen: Seen) -> Status:
             f"{serves}; the old one {behind}.{late}", "you: `back` while it is wanted, `finish` when it is not", seen,
         )  # fmt: skip
     if not seen.flags.recording:
-        if _begun(entries):
+        if events.copy_begun(entries):
             return _status(
                 "unknown", last, "a copy was begun, but nothing is recorded",
                 f"{serves}; what was written since is not known.", "you: `copy` begins again", seen,
             )  # fmt: skip
-        if _alone(entries):
+        if events.went_back_from_records(entries):
             return _status(
                 "planned", last, "the new server was gone, and the old one was brought up to date from the records",
                 f"{serves}; the new one is not followed.", "you: `copy` begins anew when the new server is there again", seen,
@@ -162,11 +163,11 @@ def judge(seen: Seen) -> Status:
         return _status(
             "unknown", last, seen.doubt, f"{serves}; the new one is not up to date.", "you: `undo copy`, then `copy`", seen
         )
-    proved = _proved(entries)
-    interrupted = f"; interrupted while: {open_[-1].what}" if open_ else ""
+    proved = events.proved_at(entries)
+    interrupted = f"; interrupted while: {interrupted_act.what}" if interrupted_act is not None else ""
     if not proved:
         return _status(
-            "copying", _at(entries, "copy.record") or last, f"the copy is not complete{interrupted}",
+            "copying", events.last_at(entries, events.COPY_RECORDS) or last, f"the copy is not complete{interrupted}",
             f"{serves}; writes are recorded.", "`copy` to end, or to be run again", seen,
         )  # fmt: skip
     return _status(
@@ -210,32 +211,3 @@ def _spoken(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _at(entries: Sequence[Entry], act: str) -> str:
-    return next((e.at for e in reversed(entries) if e.act == act and e.kind in {"done", "intent"}), "")
-
-
-def _begun(entries: Sequence[Entry]) -> bool:
-    for entry in reversed(entries):
-        if entry.act in {"copy.undone", "back.alone"} or (entry.act == "copy.stop-recording" and entry.kind == "done"):
-            return False
-        if entry.act == "copy.begun":
-            return True
-    return False
-
-
-def _alone(entries: Sequence[Entry]) -> bool:
-    """Whether the last move went back without the new server, and nothing was copied or undone since."""
-    marks = [e.act for e in entries if e.act in {"copy.begun", "copy.undone", "back.alone"}]
-    return marks[-1:] == ["back.alone"]
-
-
-def _proved(entries: Sequence[Entry]) -> str:
-    """When both servers were last proved the same, since the copy began; empty where a later look found a difference."""
-    for entry in reversed(entries):
-        if entry.act in {"copy.begun", "copy.undone"} or entry.act.endswith(".differences"):
-            return ""
-        if entry.act.endswith(".proved"):
-            return entry.at
-    return ""

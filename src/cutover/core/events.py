@@ -1,0 +1,124 @@
+"""What the journal's lines are called that another module looks for, and what they say together.
+
+Whoever writes such a line and whoever looks for it name it by the constant here, so that a search finds both. The questions are
+pure: they take lines, oldest first, as :meth:`cutover.core.journal.Journal.entries` gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from cutover.core.journal import Entry
+
+COPY_BEGUN = "copy.begun"
+COPY_RECORDS = "copy.record"
+COPY_STOPS_RECORDING = "copy.stop-recording"
+COPY_UNDONE = "copy.undone"
+COPIED = "copy.copied"
+SWITCHED = "switch.finished"
+WENT_BACK = "back.finished"
+POINTED_TO_NEW = "switch.point"
+#: The old server was brought up to date from the records alone, because the new one was gone.
+BACK_FROM_RECORDS = "back.alone"
+GIVEN_UP = "finish.given-up"
+STACK_DEPLOYED = "deploy.stack"
+PORTAINER_BEFORE = "portainer.before"
+REBOOTED = "resize.reboot"
+COMPARED_AFTER_REBOOT = "resize.compared"
+NEIGHBOUR_WRONG = "meanwhile.wrong"
+#: Ends of names that any move writes, behind the step's own name.
+PROVED, DIFFERED = ".proved", ".differences"
+
+
+def proved_by(step: str) -> str:
+    """The note of ``step`` that both servers hold the same."""
+    return step + PROVED
+
+
+def differed_in(step: str) -> str:
+    """The note of ``step`` that they do not."""
+    return step + DIFFERED
+
+
+def finished(entries: Sequence[Entry], step: str) -> str | None:
+    """When a step of the plan was last completed; None where it was not, or was undone since."""
+    for entry in reversed(entries):
+        if entry.act == f"{step}.undone":
+            return None
+        if entry.act == f"{step}.finished":
+            return entry.at
+    return None
+
+
+def all_finished(entries: Sequence[Entry]) -> list[str]:
+    """The steps that are completed, and not undone since."""
+    names = {e.act.removesuffix(".finished") for e in entries if e.act.endswith(".finished")}
+    return sorted(name for name in names if finished(entries, name) is not None)
+
+
+def probed(entries: Sequence[Entry]) -> list[str]:
+    """The completed steps that changed something, and during which the neighbours had to be seen answering."""
+    found = [e for e in entries if e.act.endswith(".finished") and e.extra.get("changed") and e.extra.get("probed")]
+    return list(dict.fromkeys(e.act.removesuffix(".finished") for e in found))
+
+
+def given_up(entries: Sequence[Entry]) -> bool:
+    """Whether the way back was given up on purpose, and nothing was copied since."""
+    return [e.act for e in entries if e.act in {GIVEN_UP, COPY_BEGUN}][-1:] == [GIVEN_UP]
+
+
+def last_move(entries: Sequence[Entry]) -> Literal["old", "new"] | None:
+    """Where the last completed move sent the traffic; None where there was none."""
+    moves = [e.act for e in entries if e.act in {SWITCHED, WENT_BACK}]
+    return None if not moves else "new" if moves[-1] == SWITCHED else "old"
+
+
+def copy_begun(entries: Sequence[Entry]) -> bool:
+    """Whether a copy was begun that is neither undone nor ended."""
+    for entry in reversed(entries):
+        if entry.act in {COPY_UNDONE, BACK_FROM_RECORDS} or (entry.act == COPY_STOPS_RECORDING and entry.kind == "done"):
+            return False
+        if entry.act == COPY_BEGUN:
+            return True
+    return False
+
+
+def went_back_from_records(entries: Sequence[Entry]) -> bool:
+    """Whether the last move went back without the new server, and nothing was copied or undone since."""
+    marks = [e.act for e in entries if e.act in {COPY_BEGUN, COPY_UNDONE, BACK_FROM_RECORDS}]
+    return marks[-1:] == [BACK_FROM_RECORDS]
+
+
+def proved_at(entries: Sequence[Entry]) -> str:
+    """When both servers were last proved the same since the copy began; empty where a later look found a difference."""
+    for entry in reversed(entries):
+        if entry.act in {COPY_BEGUN, COPY_UNDONE} or entry.act.endswith(DIFFERED):
+            return ""
+        if entry.act.endswith(PROVED):
+            return entry.at
+    return ""
+
+
+def last_comparison_differed(entries: Sequence[Entry]) -> bool:
+    """Whether the last comparison of everything found a difference."""
+    marks = [e.act for e in entries if e.act.endswith((DIFFERED, PROVED, GIVEN_UP))]
+    return bool(marks) and marks[-1].endswith(DIFFERED)
+
+
+def deployed(entries: Sequence[Entry]) -> bool:
+    """Whether this journal knows of a deployment of the stack."""
+    return any(e.act == STACK_DEPLOYED and e.kind == "done" for e in entries)
+
+
+def last_at(entries: Sequence[Entry], act: str) -> str:
+    """When ``act`` was last begun or done; empty where it never was."""
+    return next((e.at for e in reversed(entries) if e.act == act and e.kind in {"done", "intent"}), "")
+
+
+def last_open(entries: Sequence[Entry]) -> Entry | None:
+    """The newest intent without an outcome, where nothing was begun after it: the act in which the tool was interrupted."""
+    closed = {e.of for e in entries if e.of is not None}
+    intents = [e for e in entries if e.kind == "intent"]
+    return intents[-1] if intents and intents[-1].seq not in closed else None
