@@ -187,7 +187,8 @@ def _end(
     if as_json:
         page.data["exit_code"] = code
         data = page.credentials.redact_tree(json.loads(json.dumps(page.data, default=str)))
-        sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
+        told = json.dumps(data, ensure_ascii=False, indent=2).replace("##[", "#\\u0023[")  # a runner takes that for a command
+        sys.stdout.write(told + "\n")
     raise typer.Exit(code)
 
 

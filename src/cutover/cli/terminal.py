@@ -20,12 +20,8 @@ from rich.text import Text
 
 from cutover.core.credentials import Credentials
 from cutover.core.errors import Refused
+from cutover.core.text import for_log
 from cutover.core.ui import Advance, ConfirmedInAdvance
-
-
-def plain(text: str) -> str:
-    """``text`` without control characters (a hostile name could carry terminal escapes)."""
-    return "".join(c if c in "\n\t" or (c.isprintable()) else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class _Steady(Console):
@@ -56,7 +52,7 @@ class Terminal:
 
     def shown(self, text: str) -> str:
         """What may be shown of a text: no secrets, no control characters, no markup."""
-        return escape(plain(self._credentials.redact(text)))
+        return escape(for_log(self._credentials.redact(text)))
 
     def say(self, sentence: str) -> None:
         """One line on stderr."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape as e
+from html import escape
 from typing import Any
 
+from cutover.core.text import plain
 from cutover.report.chart import BIN, Move, describe, svg
 from cutover.report.model import MARK, PLACES, Evidence, Place, Report, Row, Run, headline, said_of_waiver, summary
 
@@ -61,6 +62,11 @@ h2{break-after:avoid}.row,figure,.runs tr{break-inside:avoid}
 details{display:none}figure{border:1px solid var(--line);background:none}*{print-color-adjust:exact}
 @page{margin:16mm 14mm}}
 """
+
+
+def e(text: object) -> str:
+    """A text as it stands on the page: no tag, no entity, no sign that turns the direction of writing."""
+    return escape(plain(str(text)))
 
 
 def page(report: Report) -> str:
@@ -133,7 +139,7 @@ def _trouble(found: Sequence[Row], report: Report) -> list[str]:
     if not unmet:
         return []
     said = "".join(
-        f"<li><a href='#{r.criterion.id}'>{r.criterion.id}</a> {e(r.criterion.sentence)}<br>"
+        f"<li><a href='#{e(r.criterion.id)}'>{e(r.criterion.id)}</a> {e(r.criterion.sentence)}<br>"
         f"<span class=soft>{e(str(r.where))}: {e(r.reason)} {e(said_of_waiver(r, report.today))}</span></li>"
         for r in unmet
     )
@@ -144,9 +150,9 @@ def _row(row: Row, report: Report, newest: Run | None) -> str:
     kind = row.verdict.replace(" ", "-")
     criterion = row.criterion
     parts = [
-        f"<li class='row {kind}' id={criterion.id}>",
+        f"<li class='row {kind}' id='{e(criterion.id)}'>",
         f"<span class=v><span aria-hidden=true>{MARK[row.verdict]}</span> {row.verdict}</span>",
-        f"<span class=id>{criterion.id}</span><div><div>{e(criterion.sentence)}</div>",
+        f"<span class=id>{e(criterion.id)}</span><div><div>{e(criterion.sentence)}</div>",
     ]
     if row.verdict != "met":
         parts.append(f"<div class=why>{e(_sentence(row.reason))}</div>")
@@ -163,7 +169,7 @@ def _row(row: Row, report: Report, newest: Run | None) -> str:
     parts.append(f"<div class=where>{''.join(chips)}</div>")
     total = sum(len(one) for one in row.evidence.values())
     if total:
-        parts.append(f"<details><summary>What was shown for {criterion.id} ({total})</summary>")
+        parts.append(f"<details><summary>What was shown for {e(criterion.id)} ({total})</summary>")
         for place, evidence in row.evidence.items():
             parts += [_evidence(place, one) for one in evidence]
         parts.append("</details>")

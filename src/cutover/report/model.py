@@ -11,6 +11,7 @@ Everything in this module decides and writes text; nothing is contacted. The pag
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
@@ -21,6 +22,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cutover.core.errors import WrongUsage
+from cutover.core.text import for_markdown
 
 FORMAT = 1
 Verdict = Literal["met", "not met", "not shown"]
@@ -438,8 +440,8 @@ def markdown(report: Report) -> str:
     lines = [f"# {_cell(headline(found))}", "", _cell(summary(found, report._site())), ""]
     lines += ["| where | site | commit | image | from | to | by |", "|---|---|---|---|---|---|---|"]
     for run in report.runs:
-        cells = (run.place, run.site, f"`{run.commit}`", f"`{run.image}`", run.started, run.ended, run.by)
-        lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
+        texts = [_cell(text) for text in (run.place, run.site, run.started, run.ended, run.by)]
+        lines.append("| " + " | ".join([*texts[:2], _code(run.commit), _code(run.image), *texts[2:]]) + " |")
     for run in report.runs:
         lines += [f"\n{_cell(run.place)}, {_cell(name)}: {_cell(said)}" for name, said in run.facts.items()]
     chapter = ""
@@ -451,12 +453,15 @@ def markdown(report: Report) -> str:
         if waived := said_of_waiver(row, report.today):
             why.append(f"*{_cell(waived)}*")
         where = ", ".join(f"{place} {MARK[shown.verdict]}" for place, shown in row.places.items())
-        lines.append(
-            f"| {MARK[row.verdict]} | {row.criterion.id} | {_cell(row.criterion.sentence)} | {where} | {'<br>'.join(why)} |"
-        )
+        of = f"{_cell(row.criterion.id)} | {_cell(row.criterion.sentence)}"
+        lines.append(f"| {MARK[row.verdict]} | {of} | {where} | {'<br>'.join(why)} |")
     return "\n".join(lines) + "\n"
 
 
 def _cell(text: str) -> str:
-    plain = " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
-    return plain.replace("|", "\\|")
+    return for_markdown(text)
+
+
+def _code(text: str) -> str:
+    """A commit or an image as code; nothing can be escaped there, so only their signs are shown."""
+    return f"`{re.sub(r'[^A-Za-z0-9.:/@+_-]', '?', text)}`" if text else ""

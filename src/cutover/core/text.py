@@ -1,0 +1,40 @@
+"""What a server says stays text, wherever it is shown.
+
+A container's name, an error of a proxy, a record of a name server: whoever writes them writes into our terminal, into the log
+of a CI job and into its report. Each of these reads some of it as more than text: control characters move a cursor, a line that
+begins with ``::`` is a command to the runner, a bracket is a link and a picture is fetched. So each has a function here that
+leaves words.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: What Markdown reads as more than a letter. The line is one already, so what begins a line is none of it.
+_MARKDOWN = re.compile(r"[\\`*_\[\]{}~|!$]")
+#: What a page makes a link of by itself: addresses, mail, people, issues, commits.
+_LINKED = re.compile(r"(?i)(?<=[a-z0-9])(:)(?=//)|\b(www)(\.)|(@)|(#)(?=\w)|\b(mailto|xmpp)(:)")
+
+
+def plain(text: str) -> str:
+    """``text`` without control characters: a hostile name could carry escapes of a terminal, or turn the direction of writing."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def for_log(text: str) -> str:
+    """``text`` in which no line is a command to the runner of a workflow (``::error::``, ``##[group]``)."""
+    lines = [f"{line[: len(line) - len(line.lstrip())]}: {line.lstrip()[1:]}" if _commands(line) else line
+             for line in plain(text).split("\n")]  # fmt: skip
+    return "\n".join(lines).replace("##[", "## [")
+
+
+def _commands(line: str) -> bool:
+    return line.lstrip().startswith("::")
+
+
+def for_markdown(text: str) -> str:
+    """``text`` as one line of Markdown that is nothing but text: no link, picture, mention, code, table cell or tag."""
+    line = " ".join(plain(text).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = _MARKDOWN.sub(r"\\\g<0>", line)
+    return _LINKED.sub(lambda found: "".join(c if c.isalnum() else f"&#{ord(c)};" for c in found[0]), line)
