@@ -6,11 +6,15 @@ and count. When it is told to stop it finishes what is under way and then audits
 last. A request that fails in any way is counted. Of the ids of a failed write nothing new was promised: they must be what was
 acknowledged last, or what one of the failed writes since would have made of them. Nothing is retried: an application that retries would hide what it should show.
 
+With ``library`` there is one writer and reader each of the client library that applications use, the synchronous and the
+asynchronous one, beside the raw requests that it cannot make.
+
 `Load` starts and stops it; `python -m lab.load` is the process. It does not model gRPC, TLS or several collections.
 """
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -80,6 +84,7 @@ class Load:
         seed: int = 1,
         records: int = 500,
         by_filter: bool = False,
+        library: bool = False,
     ) -> None:
         self._report = folder / "report.json"
         self._progress = folder / "progress.json"
@@ -96,6 +101,7 @@ class Load:
             "seed": seed,
             "records": records,
             "by_filter": by_filter,
+            "library": library,
         }
         self.process = Process(
             [sys.executable, "-m", "lab.load"],
@@ -203,6 +209,11 @@ class _Application:
     def _ask(self, client: _Client, name: str, method: str, path: str, body: Any, *, write: bool) -> bool:
         began = time.monotonic()
         status, answer = client.ask(method, path, body)
+        return self._count(
+            name, f"{method} {path}", began, status == 200, f"{status} {answer[:200].decode(errors='replace')}", write
+        )
+
+    def _count(self, name: str, what: str, began: float, good: bool, said: str, write: bool) -> bool:
         took = time.monotonic() - began
         with self.lock:
             self.requests += 1
@@ -214,16 +225,13 @@ class _Application:
                 self.longest_read = max(self.longest_read, took)
             tenth = self.series.setdefault(int(time.time() * 10), [0, 0, 0, 0.0])
             tenth[1 if write else 0] += 1
-            tenth[2] += status != 200
+            tenth[2] += not good
             tenth[3] = max(tenth[3], round(took, 4) if write else 0.0)
-            if status != 200:
+            if not good:
                 self.failed += 1
                 if len(self.failures) < 10:
-                    when = time.strftime("%H:%M:%S")
-                    self.failures.append(
-                        f"{when} {method} {path} after {took:.3f} s: {status} {answer[:200].decode(errors='replace')}"
-                    )
-        return status == 200
+                    self.failures.append(f"{time.strftime('%H:%M:%S')} {what} after {took:.3f} s: {said}")
+        return good
 
     # -- writers ------------------------------------------------------------------------------------
     def prepare(self) -> None:
@@ -366,12 +374,98 @@ class _Application:
             self._ask(client, name, "POST", path, body, write=False)
             self._pace(dice)
 
+    # -- the client library -------------------------------------------------------------------------
+    def _settle(self, good: bool, after: Mapping[int | str, tuple[list[float], dict[str, Any]] | None]) -> None:
+        """What a whole new state of these ids was promised, or is in doubt since a write failed."""
+        for i, state in after.items():
+            if good:
+                self.promised[i] = state
+                self.unsure.pop(i, None)
+            else:
+                self.unsure.setdefault(i, []).append(state)
+
+    def _turn(self, dice: random.Random, ids: Sequence[int | str], mark: str) -> tuple[str, dict[int | str, Any]]:
+        """(operation, what it promises) of one turn of a client library."""
+        kind = dice.choice(["upsert", "upsert", "delete", "search", "scroll"])
+        some = dice.sample(list(ids), dice.choice([1, 2, 5]))
+        if kind == "upsert":
+            return kind, {i: ([dice.randint(-512, 512) / 64 for _ in range(SIZE)], {"mark": mark, "state": "new"}) for i in some}
+        return kind, dict.fromkeys(some) if kind == "delete" else {}
+
+    def use_library(self, writer: int) -> None:
+        """Read and write with ``QdrantClient``."""
+        from qdrant_client import QdrantClient, models
+
+        client = QdrantClient(url=self.settings["url"], api_key=self.key, check_compatibility=False, timeout=30)
+        dice, ids, number = random.Random(55_000 + writer), self.ids(writer), 0
+        while not self.done.is_set():
+            number += 1
+            kind, after = self._turn(dice, ids, f"{writer}-{number}")
+            began, said = time.monotonic(), ""
+            try:
+                if kind == "upsert":
+                    points = [models.PointStruct(id=i, vector=v, payload=p) for i, (v, p) in after.items()]
+                    client.upsert(ALIAS, points, wait=dice.choice([True, False]))
+                elif kind == "delete":
+                    client.delete(COLLECTION, models.PointIdsList(points=list(after)))
+                elif kind == "search":
+                    client.query_points(ALIAS, [dice.random() for _ in range(SIZE)], limit=5)
+                else:
+                    client.scroll(COLLECTION, limit=5)
+            except Exception as error:  # whatever a client raises is what its application sees
+                said = f"{type(error).__name__}: {str(error)[:200]}"
+            good = self._count(f"client {kind}", f"QdrantClient {kind}", began, not said, said, bool(after))
+            self._settle(good, after)
+            self._pace(dice)
+
+    def use_async_library(self, writer: int) -> None:
+        """Read and write with ``AsyncQdrantClient``, three requests at a time."""
+        asyncio.run(self._use_async_library(writer))
+
+    async def _use_async_library(self, writer: int) -> None:
+        from qdrant_client import AsyncQdrantClient, models
+
+        client = AsyncQdrantClient(url=self.settings["url"], api_key=self.key, check_compatibility=False, timeout=30)
+        ids = self.ids(writer)
+
+        async def turn(dice: random.Random, mine: Sequence[int | str], mark: str) -> None:
+            kind, after = self._turn(dice, mine, mark)
+            began, said = time.monotonic(), ""
+            try:
+                if kind == "upsert":
+                    points = [models.PointStruct(id=i, vector=v, payload=p) for i, (v, p) in after.items()]
+                    await client.upsert(COLLECTION, points, wait=dice.choice([True, False]))
+                elif kind == "delete":
+                    await client.delete(ALIAS, models.PointIdsList(points=list(after)))
+                elif kind == "search":
+                    await client.query_points(COLLECTION, [dice.random() for _ in range(SIZE)], limit=5)
+                else:
+                    await client.scroll(ALIAS, limit=5)
+            except Exception as error:  # whatever a client raises is what its application sees
+                said = f"{type(error).__name__}: {str(error)[:200]}"
+            good = self._count(f"async {kind}", f"AsyncQdrantClient {kind}", began, not said, said, bool(after))
+            self._settle(good, after)
+
+        async def task(number: int) -> None:
+            dice, mine, turns = random.Random(66_000 + number), ids[number::3], 0  # no id in two tasks
+            while not self.done.is_set():
+                turns += 1
+                await turn(dice, mine, f"{writer}-{number}-{turns}")
+                await asyncio.sleep(dice.random() * 2 * float(self.settings["pace"]))
+
+        await asyncio.gather(*(task(number) for number in range(3)))
+        await client.close()
+
     # -- the whole life -----------------------------------------------------------------------------
     def run(self) -> None:
         signal.signal(signal.SIGTERM, lambda *_: self.done.set())
         self.prepare()
         threads = [threading.Thread(target=self.write, args=(i,), daemon=True) for i in range(int(self.settings["writers"]))]
         threads += [threading.Thread(target=self.read, args=(i,), daemon=True) for i in range(int(self.settings["readers"]))]
+        if self.settings["library"]:
+            writers = int(self.settings["writers"])
+            threads.append(threading.Thread(target=self.use_library, args=(writers,), daemon=True))
+            threads.append(threading.Thread(target=self.use_async_library, args=(writers + 1,), daemon=True))
         began = time.monotonic()
         for thread in threads:
             thread.start()

@@ -55,7 +55,7 @@ class Application:
 @pytest.fixture
 def application(lab: Lab) -> Iterator[Application]:
     """An application that has not begun yet."""
-    made = Application(Load(lab.site.qdrant.public_url, lab.keys.qdrant, lab.folder / "application", pace=0.01))
+    made = Application(Load(lab.site.qdrant.public_url, lab.keys.qdrant, lab.folder / "application", pace=0.01, library=True))
     yield made
     made.load.process.kill()
 
@@ -178,7 +178,8 @@ def _new_server_dies(operator: Operator, new_server: object, monkeypatch: pytest
 
 @given("writes may be held for less time than the proof needs")
 def _short_hold(lab: Lab) -> None:
-    lab.change_site(limits={"hold_seconds": 0.41})
+    lab.change_site(limits={"hold_seconds": 0.5})
+    (lab.folder / "new-switches.json").write_text(json.dumps({"latency_ms": 120}))
 
 
 def _side(operator: Operator) -> str:

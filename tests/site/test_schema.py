@@ -73,6 +73,7 @@ def test_all_mistakes_come_at_once_with_their_lines() -> None:
         ("old_url: http://10.0.0.152:6333", "old_url: http://10.0.0.101:6333", "qdrant.old_url", "is not on LXC 952"),
         ("scratch_vmid: 9952", "scratch_vmid: 952", "proxmox.scratch_vmid", "is a guest of the plan"),
         ("hold_seconds: 1.0", "hold_seconds: 30", "limits.hold_seconds", "less than or equal to 1.4"),
+        ("hold_seconds: 1.0", "hold_seconds: 0.4", "limits.hold_seconds", "greater than or equal to 0.5"),
         ("kind: rfc2136", "kind: bind", "dns[0]", "expected `kind` to be one of"),
         ("  binary: nginx", "  binary: nginx\n  bogus: 1", "nginx.bogus", "not a field"),
         ("node: pve", "node: [", "YAML", ""),

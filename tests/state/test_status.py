@@ -113,3 +113,22 @@ def test_after_going_back_without_the_new_server_nothing_is_followed_and_a_copy_
     assert (found.state, found.now) == ("planned", "The old server serves; the new one is not followed.")
     again = judge(seen(Flags(), *alone, "back.alone!", "copy.record", "copy.begun!"))
     assert again.state == "copying"
+
+
+def test_before_the_copy_the_preparation_that_is_left_is_offered_in_the_plans_order() -> None:
+    fresh = judge(seen(Flags(recording=False)))
+    assert fresh.you_can == ("check", "backup", "resize", "deploy", "gate", "copy")
+    later = judge(seen(Flags(recording=False), "backup.finished!", "resize.finished!", "resize.undone!"))
+    assert later.you_can == ("check", "resize", "deploy", "gate", "copy")
+
+
+def test_at_the_end_what_is_left_of_the_plan_is_offered_and_then_nothing() -> None:
+    ended = (*READY, "switch.point", "finish.given-up!")
+    found = judge(seen(Flags(side="new", recording=False), *ended))
+    assert found.you_can == ("decommission", "settle")
+    found = judge(seen(Flags(side="new", recording=False), *ended, "decommission.finished!", "settle.finished!"))
+    assert found.lines()[3] == "You can:     nothing more: the plan is carried out"
+
+
+def test_an_act_that_was_interrupted_before_the_last_one_is_not_named() -> None:
+    assert "interrupted" not in judge(seen(Flags(), "resize.reboot...", *COPIED)).reason

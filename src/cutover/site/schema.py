@@ -337,7 +337,7 @@ DnsProvider = Annotated[Rfc2136 | Pihole | Adguard | ReportOnly, Field(discrimin
 class Limits(Part):
     """Numbers that both the commands and the criteria use. Seconds, MiB, GiB and hours, as the names say."""
 
-    hold_seconds: Annotated[float, Field(gt=0, le=1.4)]  # the gate itself answers 503 after about 1.4 s
+    hold_seconds: Annotated[float, Field(ge=0.5, le=1.4)]  # the gate answers 503 after about 1.4 s itself
     round_seconds: Seconds
     memory_reserve_mb: Annotated[int, Field(ge=0)]
     disk_reserve_gb: Annotated[int, Field(ge=0)]

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 Name = Literal["planned", "copying", "ready", "moving", "watching", "finished", "unknown"]
 
-#: What may be done in each state.
+#: What may be done in each state; before the copy and after the end it is what the journal does not know as done (:func:`_can`).
 YOU_CAN: dict[Name, tuple[str, ...]] = {
-    "planned": ("check", "copy"),
+    "planned": ("check", "backup", "resize", "deploy", "gate", "copy"),
     "copying": ("copy (goes on where it was)", "undo copy"),
     "ready": ("switch", "follow", "undo copy"),
     "moving": ("status",),
     "watching": ("back", "follow", "finish"),
-    "finished": ("decommission",),
+    "finished": ("decommission", "settle"),
     "unknown": ("status, after looking at what the reason names",),
 }
 
@@ -183,12 +183,20 @@ def _status(state: Name, since: str, reason: str, now: str, waiting: str, seen: 
         reason=reason,
         now=now,
         waiting_for=waiting,
-        you_can=YOU_CAN[state],
+        you_can=_can(state, seen.entries),
         can_switch=state == "ready",
         can_go_back=state == "watching" and not seen.doubt,
         behind_writes=seen.behind_writes,
         behind_seconds=_age(seen),
     )
+
+
+def _can(state: Name, entries: Sequence[Entry]) -> tuple[str, ...]:
+    """What may be done: in the plan's order, without the steps that are done; `check` and `copy` are always worth offering."""
+    if state not in {"planned", "finished"}:
+        return YOU_CAN[state]
+    left = tuple(step for step in YOU_CAN[state] if step in {"check", "copy"} or events.finished(entries, step) is None)
+    return left or ("nothing more: the plan is carried out",)
 
 
 def _age(seen: Seen) -> float | None:
