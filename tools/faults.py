@@ -32,10 +32,10 @@ from pydantic import TypeAdapter, ValidationError
 from acceptance.counters import BROKEN, tried
 from cutover.checks import registry
 from cutover.checks.registry import Moment
-from cutover.cli.terminal import plain
 from cutover.core.errors import Refused
 from cutover.core.http import DoorAdapter
 from cutover.core.shell import Shell
+from cutover.core.text import plain
 from cutover.core.wait import Not, wait_until
 from cutover.dns import names
 from cutover.portainer import git
