@@ -10,23 +10,20 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 from cutover import __version__, plan, runner
 from cutover.checks import registry as checks
 from cutover.checks.registry import Check, Finding, Moment
-from cutover.cli.terminal import AskingTerminal, Terminal, marked
+from cutover.cli.output import Output
+from cutover.cli.terminal import AskingTerminal
 from cutover.context import Context
 from cutover.core import crash_log
-from cutover.core.credentials import NAMES, Credentials
+from cutover.core.credentials import NAMES
 from cutover.core.errors import CutoverError, Refused, WrongUsage
 from cutover.core.journal import Journal, usable
 from cutover.phases import registry as phases
@@ -37,7 +34,6 @@ from cutover.site.schema import load
 app = typer.Typer(
     name="cutover",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Move Qdrant to another host behind Nginx, prove it, and be able to go back. Nothing changes without --execute.",
@@ -60,68 +56,6 @@ SITE = Path("site.yaml")
 STATE = Path(".state")
 
 
-@dataclass
-class Output:
-    """What one command prints: for people on stdout, or everything as one JSON object."""
-
-    credentials: Credentials
-    terminal: Terminal
-    as_json: bool
-    out: Console
-    data: dict[str, Any]
-
-    @classmethod
-    def of(cls, verb: str, as_json: bool, execute: bool = False) -> Output:
-        credentials = Credentials.from_env()
-        out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-        return cls(credentials, Terminal(credentials, quiet=as_json), as_json, out, {"verb": verb, "executed": execute})
-
-    def line(self, text: str = "", style: str = "", *, indent: int = 0, mark: str = "") -> None:
-        """One line for people, after a ``mark``; on a terminal what wraps stays indented, in a pipe a line is a line."""
-        if self.as_json:
-            return
-        shown = Text.from_markup(self.terminal.shown(text), style=style)
-        if self.out.is_terminal and mark:
-            self.out.print(marked(mark, shown, indent=indent, style=style))
-        elif self.out.is_terminal:
-            self.out.print(Padding(shown, (0, 0, 0, indent)))
-        else:
-            self.out.print(" " * indent, f"{mark} " if mark else "", shown, sep="")
-
-    def rows(self, rows: Sequence[Sequence[tuple[str, str]]]) -> None:
-        """Rows of cells (text, style): columns on a terminal, in a pipe a line a row."""
-        if self.as_json or not rows:
-            return
-        if not self.out.is_terminal:
-            widths = [max(len(row[at][0]) for row in rows) for at in range(len(rows[0]) - 1)]
-            for row in rows:
-                cells = [text.ljust(width) for (text, _), width in zip(row, [*widths, 0], strict=True)]
-                self.line(" ".join(" ".join(cells).split("\n")))
-            return
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        for last in [False] * (len(rows[0]) - 1) + [True]:
-            table.add_column(no_wrap=not last, overflow="fold")  # names are whole, also on a narrow terminal
-        for row in rows:
-            table.add_row(*(Text.from_markup(self.terminal.shown(text), style=style) for text, style in row))
-        self.out.print(table)
-
-    def whole(self, text: str) -> None:
-        """A line to copy: never broken, however narrow the terminal is."""
-        if not self.as_json:
-            self.out.print(self.terminal.shown(text), soft_wrap=True)
-
-    def table(self, rows: Sequence[Sequence[str]], titles: Sequence[str]) -> None:
-        """A small table; the first column is text, the others stand to the right."""
-        if self.as_json:
-            return
-        made = Table(box=None, padding=(0, 3, 0, 0), show_header=True, header_style="dim")
-        for number, title in enumerate(titles):
-            made.add_column(title, justify="right" if number else "left")
-        for row in rows:
-            made.add_row(*(self.terminal.shown(cell) for cell in row))
-        self.out.print(Padding(made, (0, 0, 1, 2)))
-
-
 def _guarded(
     verb: str,
     site_file: Path,
@@ -135,18 +69,18 @@ def _guarded(
 ) -> None:
     """Run ``work`` with a run for the site."""
 
-    def with_a_run(page: Output) -> int:
+    def with_a_run(output: Output) -> int:
         site = load(site_file)
-        page.data["site"] = site.name
+        output.data["site"] = site.name
         if insecure := site.insecure():
-            page.data["insecure"] = insecure
+            output.data["insecure"] = insecure
             for sentence in insecure:
-                page.terminal.say(sentence)
+                output.terminal.say(sentence)
         usable(state_dir, writing=execute)
-        confirm = AskingTerminal(page.terminal, *names, yes=yes)
-        context = Context(site, page.credentials, state_dir, execute=execute, ui=page.terminal, confirm=confirm)
+        confirm = AskingTerminal(output.terminal, *names, yes=yes)
+        context = Context(site, output.credentials, state_dir, execute=execute, ui=output.terminal, confirm=confirm)
         try:
-            return work(context, page)
+            return work(context, output)
         finally:
             with suppress(CutoverError):
                 context.close()
@@ -158,35 +92,38 @@ def _end(
     verb: str, as_json: bool, work: Callable[[Output], int], *, execute: bool = False, state_dir: Path | None = None
 ) -> None:
     """Every outcome becomes a sentence and an exit code, never a traceback."""
-    page = Output.of(verb, as_json, execute)
-    shown = page.terminal.shown
+    output = Output.of(verb, as_json, execute)
+    shown = output.terminal.shown
     try:
-        code = work(page)
+        code = work(output)
     except CutoverError as error:
         code = error.exit_code
-        page.data["error"] = {"sentence": page.credentials.redact(error.sentence), "hint": page.credentials.redact(error.hint)}
-        page.terminal.err.print(f"[b red]{_word(code)}[/b red] {shown(error.sentence)}")
+        output.data["error"] = {
+            "sentence": output.credentials.redact(error.sentence),
+            "hint": output.credentials.redact(error.hint),
+        }
+        output.terminal.err.print(f"[b red]{_word(code)}[/b red] {shown(error.sentence)}")
         if error.hint:
-            page.terminal.err.print(shown(error.hint))
+            output.terminal.err.print(shown(error.hint))
     except KeyboardInterrupt:
         code = 3 if execute else 1
         said = "Stopped. What was being done is in the journal; run the same command again to go on, or look at `status`."
-        page.data["error"] = {"sentence": said if execute else "Stopped; nothing was changed.", "hint": ""}
-        page.terminal.err.print(page.data["error"]["sentence"])
+        output.data["error"] = {"sentence": said if execute else "Stopped; nothing was changed.", "hint": ""}
+        output.terminal.err.print(output.data["error"]["sentence"])
     except BrokenPipeError:  # nobody reads what is printed any more
         raise
     except Exception as error:
         code = 4 if execute else 1
-        said = page.credentials.redact(f"{type(error).__name__}: {error}")
-        hint = f"It is a mistake in this tool; {crash_log.keep(state_dir, page.credentials, error)}."
+        said = output.credentials.redact(f"{type(error).__name__}: {error}")
+        hint = f"It is a mistake in this tool; {crash_log.keep(state_dir, output.credentials, error)}."
         if execute:
             hint = f"Look at `status` before anything is repeated. {hint}"
-        page.data["error"] = {"sentence": f"This should not happen: {said}", "hint": page.credentials.redact(hint)}
-        page.terminal.err.print(f"[b red]This should not happen:[/b red] {shown(said)}")
-        page.terminal.err.print(shown(hint))
+        output.data["error"] = {"sentence": f"This should not happen: {said}", "hint": output.credentials.redact(hint)}
+        output.terminal.err.print(f"[b red]This should not happen:[/b red] {shown(said)}")
+        output.terminal.err.print(shown(hint))
     if as_json:
-        page.data["exit_code"] = code
-        data = page.credentials.redact_tree(json.loads(json.dumps(page.data, default=str)))
+        output.data["exit_code"] = code
+        data = output.credentials.redact_tree(json.loads(json.dumps(output.data, default=str)))
         told = json.dumps(data, ensure_ascii=False, indent=2).replace("##[", "#\\u0023[")  # a runner takes that for a command
         sys.stdout.write(told + "\n")
     raise typer.Exit(code)
@@ -196,19 +133,19 @@ def _word(code: int) -> str:
     return {1: "Refused:", 2: "Not started:", 3: "Failed on the way:", 4: "Outcome unknown:"}.get(code, "Failed:")
 
 
-def _show_plan(page: Output, sentences: Sequence[Sentence]) -> None:
-    page.data["plan"] = [asdict(s) for s in sentences]
+def _show_plan(output: Output, sentences: Sequence[Sentence]) -> None:
+    output.data["plan"] = [asdict(s) for s in sentences]
     if not sentences:
-        page.line("Nothing to do: it is already so.")
+        output.line("Nothing to do: it is already so.")
         return
     wide = len(str(len(sentences)))
     for number, sentence in enumerate(sentences, start=1):
-        page.line(_ended(sentence.text), indent=2, mark=f"{number:>{wide}}.")
+        output.line(_ended(sentence.text), indent=2, mark=f"{number:>{wide}}.")
         if sentence.changes:
-            page.line(_ended(sentence.changes), "yellow", indent=4 + wide, mark="changes:")
+            output.line(_ended(sentence.changes), "yellow", indent=4 + wide, mark="changes:")
         if sentence.undo:
             undo = "It cannot be undone." if sentence.undo == "None" else _ended(sentence.undo)
-            page.line(undo, "dim", indent=4 + wide, mark="undone: ")
+            output.line(undo, "dim", indent=4 + wide, mark="undone: ")
 
 
 def _ended(text: str) -> str:
@@ -216,33 +153,33 @@ def _ended(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _do(verb: str, context: Context, page: Output, *, undo: bool = False) -> int:
+def _do(verb: str, context: Context, output: Output, *, undo: bool = False) -> int:
     name = f"undo {verb}" if undo else verb
     if not context.execute:
         if not undo and (overview := phases.phase(verb).overview) is not None:
-            page.data["overview"] = overview(context)
+            output.data["overview"] = overview(context)
         sentences = runner.plan(verb, context, undo=undo)
-        page.line(f"What `{name}` would do on {context.site.name}:", "b")
-        if rows := page.data.get("overview", {}).get("table"):
+        output.line(f"What `{name}` would do on {context.site.name}:", "b")
+        if rows := output.data.get("overview", {}).get("table"):
             waits = [row["pending"] if row["pending"] != row["now"] else "" for row in rows]
             titles = ["", "now", "wanted"] + (["waits for the next start"] if any(waits) else [])
             cells = [[row["what"], row["now"], row["wanted"], wait][: len(titles)] for row, wait in zip(rows, waits, strict=True)]
-            page.table([[str(cell) for cell in row] for row in cells], titles)
-        _show_plan(page, sentences)
+            output.table([[str(cell) for cell in row] for row in cells], titles)
+        _show_plan(output, sentences)
         if sentences:
-            page.line()
-            page.line("Nothing was changed. Add --execute to do it.")
+            output.line()
+            output.line("Nothing was changed. Add --execute to do it.")
         return 0
     result = runner.carry_out(verb, context, undo=undo)
-    page.data["plan"] = [asdict(s) for s in result.plan]
+    output.data["plan"] = [asdict(s) for s in result.plan]
     if result.outcome is not None:
-        page.data["outcome"] = asdict(result.outcome)
+        output.data["outcome"] = asdict(result.outcome)
         for sentence in result.outcome.sentences:
-            page.line(sentence, "green", mark="✔")
+            output.line(sentence, "green", mark="✔")
         for warning in result.outcome.warnings:
-            page.line(warning, "yellow", mark="!")
+            output.line(warning, "yellow", mark="!")
         if result.outcome.undo:
-            page.line(_ended(result.outcome.undo), "dim", mark="Way back:")
+            output.line(_ended(result.outcome.undo), "dim", mark="Way back:")
     return 0
 
 
@@ -256,7 +193,7 @@ def _phase_command(verb: str) -> Callable[..., None]:
         as_json: AsJson = False,
     ) -> None:
         names = yes_destroy or []
-        work = lambda context, page: _do(verb, context, page)  # noqa: E731
+        work = lambda context, output: _do(verb, context, output)  # noqa: E731
         _guarded(verb, site, state_dir, as_json, work, execute=execute, yes=yes, names=names)
 
     return command
@@ -277,7 +214,7 @@ def undo_command(
     as_json: AsJson = False,
 ) -> None:
     """Undo one step."""
-    work = lambda context, page: _do(step, context, page, undo=True)  # noqa: E731
+    work = lambda context, output: _do(step, context, output, undo=True)  # noqa: E731
     _guarded(f"undo {step}", site, state_dir, as_json, work, execute=execute, yes=yes, names=yes_destroy or [])
 
 
@@ -285,17 +222,17 @@ def undo_command(
 def plan_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
     """Print the plan of the site. Contacts nothing."""
 
-    def work(context: Context, page: Output) -> int:
+    def work(context: Context, output: Output) -> int:
         where = plan.progress(context.site, Journal(context.state_dir, context.site.name))
-        page.data["steps"] = [{"verb": name, **asdict(step), "done": at} for name, step, at in where]
-        page.line(f"The plan for {context.site.name}", "b")
+        output.data["steps"] = [{"verb": name, **asdict(step), "done": at} for name, step, at in where]
+        output.line(f"The plan for {context.site.name}", "b")
         for number, (name, step, at) in enumerate(where, start=1):
-            page.line()
+            output.line()
             done = f"  ✔ done {at}" if at else ""
-            page.line(f"{step.title}  (cutover {name}){done}", "b green" if at else "b", mark=f"{number:>2}.")
-            page.line(step.does, indent=4)
+            output.line(f"{step.title}  (cutover {name}){done}", "b green" if at else "b", mark=f"{number:>2}.")
+            output.line(step.does, indent=4)
             for mark, text in (("needs:  ", step.needs), ("changes:", step.changes), ("undone: ", step.undo)):
-                page.line(text, "dim", indent=4, mark=mark)
+                output.line(text, "dim", indent=4, mark=mark)
         return 0
 
     _guarded("plan", site, state_dir, as_json, work)
@@ -311,33 +248,33 @@ def check_command(
 ) -> None:
     """Run the registered checks."""
 
-    def work(context: Context, page: Output) -> int:
+    def work(context: Context, output: Output) -> int:
         found: list[tuple[Check, Finding]] = []
         with context.ui.looking() as at:
             for one in checks.chosen(moment, criterion or ()):
                 at(f"{one.criterion} {one.title}")
                 found.append((one, checks.ask(one, context)))
         if not criterion:
-            found += _baseline(context, page, moment)
+            found += _baseline(context, output, moment)
         rows = []
         for one, finding in found:
             said = finding.sentence + (f"\n{finding.hint}" if finding.hint and finding.ok is not True else "")
             mark = {True: ("✔", "green"), False: ("✘", "red"), None: ("?", "yellow")}[finding.ok]
             rows.append((mark, (one.criterion, ""), (said, "")))
-        page.data["checks"] = [{"criterion": one.criterion, "title": one.title, **asdict(finding)} for one, finding in found]
-        page.rows(rows)
+        output.data["checks"] = [{"criterion": one.criterion, "title": one.title, **asdict(finding)} for one, finding in found]
+        output.rows(rows)
         unmet = sum(f.ok is False for _, f in found)
         open_ = sum(f.ok is None for _, f in found)
-        page.line()
-        page.line(f"{len(found) - unmet - open_} met, {unmet} not met, {open_} could not be evaluated.", "b")
-        if "baseline" in page.data:
-            page.line(page.data["baseline"])
-        return 0 if found and not unmet and not open_ and not page.data.get("baseline_missing") else 1
+        output.line()
+        output.line(f"{len(found) - unmet - open_} met, {unmet} not met, {open_} could not be evaluated.", "b")
+        if "baseline" in output.data:
+            output.line(output.data["baseline"])
+        return 0 if found and not unmet and not open_ and not output.data.get("baseline_missing") else 1
 
     _guarded("check", site, state_dir, as_json, work)
 
 
-def _baseline(context: Context, page: Output, moment: Moment | None) -> list[tuple[Check, Finding]]:
+def _baseline(context: Context, output: Output, moment: Moment | None) -> list[tuple[Check, Finding]]:
     """Before the move, keep what there is; after it, compare with that."""
     from cutover.checks import baseline
 
@@ -346,12 +283,12 @@ def _baseline(context: Context, page: Output, moment: Moment | None) -> list[tup
             usable(context.state_dir, writing=True)
             kept = baseline.take(context)
         except (Refused, WrongUsage) as error:
-            page.data["baseline"] = f"No baseline was kept: {error}"
+            output.data["baseline"] = f"No baseline was kept: {error}"
             # Where the move has begun the one from before it stays. Where nothing can be written there will be none.
-            page.data["baseline_missing"] = baseline.load(context) is None
+            output.data["baseline_missing"] = baseline.load(context) is None
         else:
             left_out = "".join(f" Without {name}: {why}" for name, why in kept.missing.items())
-            page.data["baseline"] = (
+            output.data["baseline"] = (
                 f"What there is was kept in {baseline.path_of(context)}, to compare with afterwards.{left_out}"
             )
         return []
@@ -359,9 +296,9 @@ def _baseline(context: Context, page: Output, moment: Moment | None) -> list[tup
         return []
     before = baseline.load(context)
     if before is None:
-        page.data["baseline"] = "There is no baseline to compare with: `check --moment before` was not run on this state folder."
+        output.data["baseline"] = "There is no baseline to compare with: run `check --moment before` before the move."
         return []
-    page.data["baseline"] = f"Compared with {before.at}."
+    output.data["baseline"] = f"Compared with {before.at}."
     return [(_compared(criterion, title, finding), finding) for criterion, title, finding in baseline.compare(context, before)]
 
 
@@ -381,16 +318,16 @@ def report_command(
 ) -> None:
     """Contacts nothing."""
 
-    def work(page: Output) -> int:
+    def work(output: Output) -> int:
         from cutover.report import model
 
         reports = [model.read(folder) for folder in folders]
         known = {c.id for report in reports for c in report.criteria}
         merged = model.merge(reports, model.waivers_of(waivers or site.parent / "waivers.yaml", known))
         files = [str(file) for file in merged.write(into)]
-        page.data |= {"headline": merged.headline(), "summary": merged.summary(), "files": files}
+        output.data |= {"headline": merged.headline(), "summary": merged.summary(), "files": files}
         for said in (merged.headline(), merged.summary(), f"Written: {', '.join(files)}"):
-            page.line(said)
+            output.line(said)
         return 1 if any(row.verdict == "not met" and not row.waived for row in merged.rows()) else 0
 
     _end("report", as_json, work)
@@ -400,13 +337,13 @@ def report_command(
 def status_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
     """Journal and a look at the world."""
 
-    def work(context: Context, page: Output) -> int:
+    def work(context: Context, output: Output) -> int:
         from cutover.state import status as state
 
         status = state.status(context)
-        page.data["status"] = asdict(status)
+        output.data["status"] = asdict(status)
         for line in status.lines():
-            page.line(line)
+            output.line(line)
         return 0
 
     _guarded("status", site, state_dir, as_json, work)
@@ -416,17 +353,17 @@ def status_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: 
 def history_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
     """Every act with its outcome."""
 
-    def work(context: Context, page: Output) -> int:
+    def work(context: Context, output: Output) -> int:
         entries = Journal(context.state_dir, context.site.name).entries()
-        page.data["entries"] = [asdict(e) for e in entries]
+        output.data["entries"] = [asdict(e) for e in entries]
         words = {"intent": "…", "done": "✔", "failed": "✘", "unknown": "?", "note": "·", "opened": "·"}
         for e in entries:
             first, *more = (e.what + (f" ({e.reason})" if e.reason else "")).splitlines()
-            page.line(first, mark=f"{e.at}  {words[e.kind]}")
+            output.line(first, mark=f"{e.at}  {words[e.kind]}")
             for line in more:
-                page.line(line, indent=len(e.at) + 4)
+                output.line(line, indent=len(e.at) + 4)
         if not entries:
-            page.line("Nothing has been done yet.")
+            output.line("Nothing has been done yet.")
         return 0
 
     _guarded("history", site, state_dir, as_json, work)
@@ -436,18 +373,18 @@ def history_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json:
 def rights_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
     """Prints commands for the Proxmox host's shell; runs nothing."""
 
-    def work(context: Context, page: Output) -> int:
-        page.data["commands"] = {step: privileges.commands(context.site, step) for step in privileges.STEPS}
-        page.line(
+    def work(context: Context, output: Output) -> int:
+        output.data["commands"] = {step: privileges.commands(context.site, step) for step in privileges.STEPS}
+        output.line(
             "# For the shell of the Proxmox host, as root. `token add` shows a token's secret once: it is PROXMOX_TOKEN_SECRET,"
         )
-        page.line("# and cutover@pve!STEP is PROXMOX_TOKEN_ID. Version 8 has VM.Monitor where these have VM.GuestAgent.*")
+        output.line("# and cutover@pve!STEP is PROXMOX_TOKEN_ID. Version 8 has VM.Monitor where these have VM.GuestAgent.*")
         shown: set[str] = set()
-        for step, commands in page.data["commands"].items():
-            page.line(f"# {step}", "b")
+        for step, commands in output.data["commands"].items():
+            output.line(f"# {step}", "b")
             for command in commands:
                 if command not in shown:  # the user and the pool are those of several steps
-                    page.whole(command)
+                    output.whole(command)
             shown |= set(commands)
         return 0
 
@@ -458,11 +395,11 @@ def rights_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: 
 def keys_command(as_json: AsJson = False) -> None:
     """Names only, never values."""
 
-    def work(page: Output) -> int:
-        there = {name: page.credentials.get(name) is not None for name in NAMES}
-        page.data["keys"] = {name: {"set": there[name], "meaning": meaning} for name, meaning in NAMES.items()}
+    def work(output: Output) -> int:
+        there = {name: output.credentials.get(name) is not None for name in NAMES}
+        output.data["keys"] = {name: {"set": there[name], "meaning": meaning} for name, meaning in NAMES.items()}
         words = {True: ("set", "green"), False: ("not set", "dim")}
-        page.rows([((name, ""), words[there[name]], (meaning, "")) for name, meaning in NAMES.items()])
+        output.rows([((name, ""), words[there[name]], (meaning, "")) for name, meaning in NAMES.items()])
         return 0
 
     _end("keys", as_json, work)

@@ -1,0 +1,78 @@
+"""What a command prints: results on stdout, for people as lines and tables, or all of it as one JSON object."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from cutover.cli.terminal import Terminal, marked
+from cutover.core.credentials import Credentials
+
+
+@dataclass
+class Output:
+    """What one command prints: for people on stdout, or everything as one JSON object."""
+
+    credentials: Credentials
+    terminal: Terminal
+    as_json: bool
+    out: Console
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, verb: str, as_json: bool, execute: bool = False) -> Output:
+        credentials = Credentials.from_env()
+        out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        return cls(credentials, Terminal(credentials, quiet=as_json), as_json, out, {"verb": verb, "executed": execute})
+
+    def line(self, text: str = "", style: str = "", *, indent: int = 0, mark: str = "") -> None:
+        """One line for people, after a ``mark``; on a terminal what wraps stays indented, in a pipe a line is a line."""
+        if self.as_json:
+            return
+        shown = Text.from_markup(self.terminal.shown(text), style=style)
+        if self.out.is_terminal and mark:
+            self.out.print(marked(mark, shown, indent=indent, style=style))
+        elif self.out.is_terminal:
+            self.out.print(Padding(shown, (0, 0, 0, indent)))
+        else:
+            self.out.print(" " * indent, f"{mark} " if mark else "", shown, sep="")
+
+    def rows(self, rows: Sequence[Sequence[tuple[str, str]]]) -> None:
+        """Rows of cells (text, style): columns on a terminal, in a pipe a line a row."""
+        if self.as_json or not rows:
+            return
+        if not self.out.is_terminal:
+            widths = [max(len(row[at][0]) for row in rows) for at in range(len(rows[0]) - 1)]
+            for row in rows:
+                cells = [text.ljust(width) for (text, _), width in zip(row, [*widths, 0], strict=True)]
+                self.line(" ".join(" ".join(cells).split("\n")))
+            return
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for last in [False] * (len(rows[0]) - 1) + [True]:
+            table.add_column(no_wrap=not last, overflow="fold")  # names are whole, also on a narrow terminal
+        for row in rows:
+            table.add_row(*(Text.from_markup(self.terminal.shown(text), style=style) for text, style in row))
+        self.out.print(table)
+
+    def whole(self, text: str) -> None:
+        """A line to copy: never broken, however narrow the terminal is."""
+        if not self.as_json:
+            self.out.print(self.terminal.shown(text), soft_wrap=True)
+
+    def table(self, rows: Sequence[Sequence[str]], titles: Sequence[str]) -> None:
+        """A small table; the first column is text, the others stand to the right."""
+        if self.as_json:
+            return
+        made = Table(box=None, padding=(0, 3, 0, 0), show_header=True, header_style="dim")
+        for number, title in enumerate(titles):
+            made.add_column(title, justify="right" if number else "left")
+        for row in rows:
+            made.add_row(*(self.terminal.shown(cell) for cell in row))
+        self.out.print(Padding(made, (0, 0, 1, 2)))
