@@ -41,7 +41,7 @@ LAST_WORD = 15.0
 VLLM, PORTAINER = "vLLM", "Portainer"
 NOTE = events.NEIGHBOUR_WRONG
 #: Acts during which the new server is away, as was announced; it is expected back with its first right answer after them.
-_REBOOTS = {"resize.reboot", "resize.start", "resize.rollback"}
+_REBOOTS = {"resize.reboot", "resize.reboot-awaited", "resize.start", "resize.rollback"}
 
 
 @dataclass(frozen=True)
