@@ -137,7 +137,7 @@ class Watch:
     def warnings(self) -> list[str]:
         """What was wrong, in sentences."""
         wrong = [(who, found) for who in _WHO if (found := self.wrong(who))]
-        return [f"{who} was not as before all the time meanwhile: {_blame(found, self._count(who))}" for who, found in wrong]
+        return [f"{who} did not answer as before throughout this step: {_blame(found, self._count(who))}" for who, found in wrong]
 
     def gaps(self) -> list[str]:
         """What was not seen, in sentences."""
@@ -218,7 +218,7 @@ def _conclude(context: Context, watch: Watch) -> None:
     watch.expected = announced(watch.answers, context.journal.entries())
     for who in _WHO:
         if wrong := watch.wrong(who):
-            said = f"{who} was not as before all the time during `{watch.step}`"
+            said = f"{who} did not answer as before throughout `{watch.step}`"
             with suppress(OSError):  # a full disk is told by the step itself
                 context.journal.note(NOTE, said, who=who, wrong=len(wrong), first=vars(wrong[0]))
 
@@ -322,7 +322,7 @@ def judge(who: str, answers: Sequence[Answer], entries: Sequence[Entry]) -> Judg
     wrong = [a for a in mine if a.wrong and a not in gap]
     facts: dict[str, Any] = {"asked": len(mine), "wrong": len(wrong), "announced": len(gap)}
     if wrong:
-        return Judgement(False, f"{who} was not as before all the time: {_blame(wrong, len(mine))}", facts)
+        return Judgement(False, f"{who} did not answer as before throughout: {_blame(wrong, len(mine))}", facts)
     moved = events.probed(entries)
     if not moved:
         return Judgement(None, f"No step was carried out yet during which {who} could be asked.", facts)

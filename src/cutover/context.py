@@ -1,6 +1,6 @@
-"""One run of a command: the site, the door, the journal, and a client for every system.
+"""One run of a command: the site, the guard of writes, the journal, and a client for every system.
 
-Clients are made when they are first needed, so a command contacts only what it uses. With a closed door (no
+Clients are made when they are first needed, so a command contacts only what it uses. With a guard that lets nothing through (no
 ``--execute``) they are given the read-only keys where there are any.
 """
 

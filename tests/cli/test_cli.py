@@ -68,7 +68,7 @@ class TestTheStateFolder:
         assert "Traceback" not in ended.stderr
         assert "IsADirectoryError" in ended.stderr
         assert json.loads(ended.stdout)["exit_code"] == 1
-        kept = site.parent / "state" / "defects.log"
+        kept = site.parent / "state" / "crash.log"
         assert "Traceback" in kept.read_text(encoding="utf-8")
         assert kept.stat().st_mode & 0o777 == 0o600
 
@@ -77,7 +77,7 @@ class TestTheStateFolder:
         ended = cutover(site, "status", "--state-dir", f"state/{KEY}", QDRANT_API_KEY=KEY)
         assert ended.returncode == 1, ended
         assert KEY not in ended.stdout + ended.stderr
-        assert KEY not in (site.parent / "state" / KEY / "defects.log").read_text(encoding="utf-8")
+        assert KEY not in (site.parent / "state" / KEY / "crash.log").read_text(encoding="utf-8")
 
 
 class TestStatus:

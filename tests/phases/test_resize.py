@@ -376,7 +376,9 @@ def test_a_rollback_of_the_disk_is_asked_for_by_name_and_says_what_is_lost(lab: 
             "POST", f"{run.proxmox.of(vm)}/snapshot", kind="qmsnapshot", vmid=1001, what="x", deadline=5, snapname="before"
         )
     lab.pve.vm(1001).config["scsi0"] = "local-lvm:vm-1001-disk-0,size=132G"
-    with pytest.raises(Refused, match=r"nobody typed 'portainer': Everything written to VM 1001 \(portainer\) since 20"):
+    with pytest.raises(
+        Refused, match=r"confirm by typing the name portainer\. Everything written to VM 1001 \(portainer\) since 20"
+    ):
         resize.roll_disk_back(lab.run(execute=True), "before")
     assert lab.pve.vm(1001).drive_size("scsi0") == 132 * GIB
     outcome = resize.roll_disk_back(lab.run(execute=True, confirm=ConfirmedInAdvance("portainer")), "before")

@@ -1,4 +1,4 @@
-"""Where the tool itself failed, for whoever mends it: ``defects.log`` in the state folder. The operator gets a sentence."""
+"""Where the tool itself failed, for whoever mends it: ``crash.log`` in the state folder. The operator gets a sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cutover.core.journal import now
 if TYPE_CHECKING:
     from cutover.core.credentials import Credentials
 
-_LOG = "defects.log"
+_LOG = "crash.log"
 _MOST = 8000
 
 

@@ -165,7 +165,7 @@ def survey(context: Context) -> tuple[dict[int, Facts], list[str]]:
             reason = f"{guest} is not the guest of site.yaml"
             if not wrong and not facts.addresses and identity.networks(facts.config):
                 against.append(
-                    f"{guest}: Proxmox shows no address of it, so nobody can tell which firewall rules and names are its: start "
+                    f"{guest}: Proxmox knows no address of it, so its firewall rules and DNS names cannot be found: start "
                     "it, or write its address into its configuration."
                 )
         against += [f"{reason}: {references.in_words(wrong)}."] if wrong else []
@@ -221,7 +221,8 @@ def _unasked(context: Context, removal: firewall.Removal, names: Found) -> list[
     new = [sentence for sentence in firewall.sentences(removal) if sentence not in rules]
     new += [f"record {record} at {where}" for where, record in names.records if (where, *record.key()) not in records]
     return [
-        f"It was not there when the old servers were approved, so somebody may have one of their addresses by now: {sentence}. "
+        f"It was not there when the old servers were approved, so another machine may have one of their addresses "
+        f"now: {sentence}. "
         "Look whose it is; if it is nobody's, remove it by hand."
         for sentence in new
     ]

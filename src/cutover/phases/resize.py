@@ -130,7 +130,8 @@ def refusals(vm: Guest, state: State, wanted: Sizes, disk: str, *, undoing: bool
         said.append(f"{', '.join(numas)} divide the memory by hand: with another memory {vm} would not start.")
     if str(config.get("hugepages", "")):
         said.append(
-            f"hugepages={config['hugepages']} is set: the memory has to be free in pages of that size, which nobody checked."
+            f"hugepages={config['hugepages']} is set: the memory has to be free in pages of that size, which this "
+            f"tool cannot check."
         )
     balloon = config.get("balloon")
     if balloon is not None and 0 < int(balloon) < wanted.memory_mb:

@@ -9,7 +9,7 @@ What others call::
 
     run.proxmox.get("nodes/pve/qemu/1001/config", current=1)             # any read; retried, because a read can be
     run.proxmox.list("cluster/resources", type="vm")                     # the same, for answers that are lists
-    run.proxmox.change("PUT", "nodes/pve/qemu/1001/config", cores=6)     # any write, inside `door.act(...)`
+    context.proxmox.change("PUT", "nodes/pve/qemu/1001/config", cores=6)     # any write, inside `guard.act(...)`
     end = run.proxmox.wait_task(upid, deadline=600)                      # TaskEnd; end.must("Backing up LXC 952") raises
     run.proxmox.do_task("POST", path, kind="vzdump", vmid=952, what="Backing up LXC 952", deadline=600, **parameters)
     run.proxmox.of(guest)                                                # "nodes/pve/lxc/952"
@@ -185,7 +185,7 @@ class Proxmox:
             timeout=READ_SECONDS,
             path_prefix=parts.path.strip("/") or None,
         )
-        # proxmoxer makes its own session; every one of its requests has to pass our door and our TLS all the same.
+        # proxmoxer makes its own session; every one of its requests has to pass our guard and our TLS all the same.
         ours = http.session(
             guard, tls=http.Tls(_path(settings.ca_file), settings.fingerprint), timeout=(http.CONNECT_SECONDS, READ_SECONDS),
             # Its 500 is a refusal; only a proxy's answer leaves open what happened.
@@ -245,7 +245,7 @@ class Proxmox:
     # -- changing --------------------------------------------------------------------------------------------------
 
     def change(self, method: Literal["POST", "PUT", "DELETE"], path: str, /, **parameters: Any) -> Any:
-        """Send one change, once, and return its answer (often a task's UPID). Needs an open act of the door.
+        """Send one change, once, and return its answer (often a task's UPID). Needs an open act of the guard.
 
         :class:`ProxmoxRefused`: it did not happen (except that a refused hotplug leaves its value pending);
         :class:`Unreachable`: it was not delivered; :class:`OutcomeUnknown`: it may have happened.
