@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cutover.core import events
+from cutover.core import events, files
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import now
 from cutover.core.write_guard import WriteGuard
@@ -230,20 +229,12 @@ def path_of(context: Context) -> Path:
 
 
 def _write(path: Path, answer: Answer) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        # One write, so that two who append do not tear each other's line.
-        os.write(handle, (json.dumps({k: v for k, v in vars(answer).items() if v != ""}, ensure_ascii=False) + "\n").encode())
-    finally:
-        os.close(handle)
+    files.append(path, json.dumps({k: v for k, v in vars(answer).items() if v != ""}, ensure_ascii=False) + "\n", sync=False)
 
 
 def _mend(path: Path) -> None:
-    """Cut off a last line that a crash tore."""
-    with suppress(OSError), path.open("rb+") as file:
-        data = file.read()
-        if data and not data.endswith(b"\n"):
-            file.truncate(data.rfind(b"\n") + 1)
+    with suppress(OSError):
+        files.mend(path)
 
 
 def load(context: Context) -> list[Answer]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.checks.qdrant import questions
 from cutover.checks.registry import Finding
-from cutover.core import events
+from cutover.core import events, files
 from cutover.core.errors import CutoverError, Refused
 from cutover.core.journal import Journal, now
 from cutover.gate.installer import Installer
@@ -97,15 +96,8 @@ def take(context: Context) -> Baseline:
     told = context.credentials.redact_tree(json.loads(json.dumps(vars(made), default=str)))
     text = json.dumps({"format": FORMAT, **told}, ensure_ascii=False, indent=1)
     path = path_of(context)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    files.private_folder(path.parent)
+    files.replace(path, text)
     return made
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.checks import registry
 from cutover.checks.registry import Moment
-from cutover.core import events
+from cutover.core import events, files
 from cutover.core.errors import Failed, Refused
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.dns.names import Found
@@ -713,13 +713,8 @@ def undo_record(context: Context) -> dict[str, Any]:
 
 
 def _write_undo(context: Context) -> None:
-    path = context.state_dir / "undo-decommission.json"
-    fresh = path.with_suffix(".new")  # whole or not at all: the computer may die here, too
-    fresh.touch(mode=0o600)
-    fresh.write_text(
-        json.dumps(context.credentials.redact_tree(undo_record(context)), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    fresh.replace(path)
+    told = json.dumps(context.credentials.redact_tree(undo_record(context)), indent=1, ensure_ascii=False)
+    files.replace(context.state_dir / "undo-decommission.json", told + "\n")  # the computer may die here, too
 
 
 def _not_put_back(context: Context) -> list[tuple[Guest, list[Mapping[str, Any]], list[Mapping[str, Any]]]]:
