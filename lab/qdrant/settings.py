@@ -92,7 +92,7 @@ def patched(config: Config, body: Json) -> Config:
         result["quantization_config"] = None if quantization == "Disabled" else quantization
     for name, change in (body.get("vectors") or {}).items():
         vectors = result["params"]["vectors"]
-        target = vectors if name == DEFAULT_VECTOR and "size" in vectors else vectors.get(name)
+        target = vectors if name == DEFAULT_VECTOR and isinstance(vectors.get("size"), int) else vectors.get(name)
         if target is None:
             raise WrongInput(f"Not existing vector name error: {name}")
         _merge(target, change)
@@ -151,7 +151,7 @@ def _merge(settings: dict[str, Json], change: dict[str, Json]) -> None:
 def _check_sizes(vectors: Json) -> None:
     if not isinstance(vectors, dict):
         return
-    for name, one in ({"": vectors} if "size" in vectors else vectors).items():
+    for name, one in ({"": vectors} if isinstance(vectors.get("size"), int) else vectors).items():
         size = one.get("size") if isinstance(one, dict) else None
         if isinstance(size, int) and size > 65536:
             place = f"vectors.{name}.size" if name else "vectors.size"

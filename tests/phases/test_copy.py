@@ -114,11 +114,13 @@ def test_a_snapshot_that_may_be_somebody_elses_is_named_and_kept(run: Any) -> No
 
 def test_a_snapshot_of_the_same_second_is_not_taken_for_ours(run: Any) -> None:
     """Qdrant names them by the second."""
+    before = snapshots(run)
     with run.guard.act("test", "Somebody else's"):
         made = run.old.create_snapshot("docs")
     with left.taken(run, "copy", run.old, "docs") as ours:
         assert ours.name != made["name"]
-    assert snapshots(run) == {made["name"]}
+    # The server keeps the snapshots of a collection of this name that was deleted.
+    assert snapshots(run) - before == {made["name"]}
 
 
 def test_where_no_snapshot_was_taken_nobody_elses_is_named(run: Any, servers: Any) -> None:
@@ -140,6 +142,45 @@ def test_with_a_collection_its_snapshots_are_out_of_reach(run: Any) -> None:
     with run.guard.act("test", "Look"):
         run.old.delete_snapshot("docs", made.name)
     left.remove_left(run, "copy", run.old)
+
+
+def test_a_collection_that_is_deleted_while_it_is_copied_is_gone_on_the_target_too(
+    run: Any, servers: Any, monkeypatch: Any
+) -> None:
+    """Wherever in the copy that happens: nothing is claimed of a server, and nothing stays."""
+    for method in ("create_snapshot", "snapshot_names", "snapshot_url"):
+        for again in (False, True):
+            with run.guard.act("test", "Fill"):
+                run.old.delete_collection("docs")
+                run.old.ask("PUT", "/collections/docs", {"vectors": {"size": 2, "distance": "Dot"}})
+            with monkeypatch.context() as patch:
+                _deleted_at(run, servers, patch, method, again=again)
+                done = switchover.base_copy(run, "copy", run.old, run.new, "docs")
+            if again:
+                assert done is not None
+                same(run)
+            else:
+                assert done is None
+                assert "docs" not in run.new.collections()
+            assert run.journal.open_intents() == []
+
+
+def _deleted_at(run: Any, servers: Any, patch: Any, method: str, *, again: bool) -> None:
+    """Somebody deletes the collection just before this is asked of the server for the first time, and may make it anew."""
+    plain, left = getattr(run.old, method), ["once"]
+
+    def deleted(*args: Any, **kwargs: Any) -> Any:
+        if left:
+            left.pop()
+            with servers.guard.act("test", "A user"):
+                for name in servers.old.snapshot_names("docs"):
+                    servers.old.delete_snapshot("docs", name)
+                servers.old.delete_collection("docs")
+                if again:
+                    servers.old.ask("PUT", "/collections/docs", {"vectors": {"size": 3, "distance": "Dot"}})
+        return plain(*args, **kwargs)
+
+    patch.setattr(run.old, method, deleted)
 
 
 def test_an_alias_of_the_same_name_on_the_target_does_not_turn_the_copy_to_another_collection(run: Any) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cutover.qdrant import compare
 from cutover.qdrant.affected import Depth
 from cutover.qdrant.compare import Difference, Schema, compare_answers, compare_schemas
+from cutover.qdrant.pages import Size
 from tests.support.qdrant_pair import READ_KEY, pair_of_servers
 
 
@@ -110,12 +111,12 @@ def test_a_whole_comparison_finds_exactly_what_differs(left: Any, right: Any, li
             following = rest[count]["id"] if len(rest) > count else None
             return scrolled(*rest[:count], following=following)
 
-    result = compare.Compared("docs")
+    result, size = compare.Compared("docs"), Size(limit)
     one: Any = Pages(left)
     other: Any = Pages(right)
     cut = 30
     for start, end in ((None, cut), (cut, None)):
-        compare._compare_range(one, other, "docs", start, end, limit, True, True, result, lambda _n: None)
+        compare._compare_range(one, other, "docs", start, end, size, True, True, result, lambda _n: None)
     expected = {("missing", k) for k in left.keys() - right.keys()} | {("extra", k) for k in right.keys() - left.keys()}
     expected |= {("payload", k) for k in left.keys() & right.keys() if left[k] != right[k]}
     assert {(d.kind, d.where) for d in result.differences} == expected
@@ -180,7 +181,6 @@ def test_a_copy_is_the_same_bit_by_bit(copied: Any) -> None:
 
 
 def test_records_read_and_written_back_are_the_same_bit_by_bit(copied: Any) -> None:
-    from cutover.qdrant.pages import Size
     from cutover.qdrant.records import bring
 
     ids = [r["id"] for r in copied.old.scroll("c", vectors=False)]

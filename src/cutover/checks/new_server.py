@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.qdrant.client import points_of
+from cutover.qdrant.compare import some
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -27,7 +28,7 @@ def answers_without(context: Context) -> Finding:
         if sorted({*context.public.collections(), *context.public.aliases()}) != names:
             return Not("the collections differ")
         for name in names:
-            pages = [points_of(server.page(name, None, SAMPLE, vectors=False)) for server in (context.public, context.new)]
+            pages = [points_of(some(server, name, SAMPLE)) for server in (context.public, context.new)]
             if pages[0] != pages[1]:
                 return Not(f"the records of {name} differ")
         return True

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from cutover.checks.registry import Finding, Moment, check
@@ -18,7 +19,9 @@ from cutover.gate.interface import Side
 from cutover.phases.copy import unsafe
 from cutover.qdrant import compare, limits
 from cutover.qdrant.affected import PointId, touched
-from cutover.qdrant.client import Answered, Qdrant, points_of, writes_counted
+from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of, writes_counted
+from cutover.qdrant.compare import look_through, some
+from cutover.qdrant.records import NO_NUMBER
 from cutover.replication import bypass, switchover
 from cutover.replication.follower import Position
 from cutover.state import status as state
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 SAMPLE = 20
 #: Seconds within which a record that is being written must have become the same.
 SETTLE = 5.0
+#: How long a check looks through the records for such as cannot be written back one by one.
+LOOK_SECONDS = 20.0
 
 
 # -- A4 ---------------------------------------------------------------------------------------------------------------
@@ -117,7 +122,33 @@ def movable_data(context: Context) -> Finding:
     if reasons:
         return Finding(False, f"This cannot be moved safely: {'; '.join(reasons)}.", "Remove these reasons before beginning.")
     names = context.old.collections()
-    return Finding(True, f"All {len(names)} collections of {context.old.name} can be moved: {', '.join(names) or 'none'}.")
+    odd, seen = odd_records(context.old, names)
+    said = f"All {len(names)} collections of {context.old.name} can be moved: {', '.join(names) or 'none'}."
+    return Finding(True, " ".join([said, *odd, seen]).strip(), facts={"only_by_snapshot": odd} if odd else {})
+
+
+def odd_records(server: Qdrant, names: Sequence[str], seconds: float = LOOK_SECONDS) -> tuple[list[str], str]:
+    """Records that can be brought only by a snapshot, or only in parts, a sentence a collection; and how far was looked."""
+    end, said, cut = time.monotonic() + seconds, [], []
+    for name in names:
+        with suppress(NotThere):
+            found = look_through(server, name, end)
+            if found.unsayable:
+                said.append(f"Only a snapshot brings {_ids(found.unsayable)} of {name}: {NO_NUMBER}.")
+            if found.large:
+                shown = _ids(found.large)
+                said.append(f"Larger than a request may be, and written in parts: {shown} of {name}.")
+            if not found.whole:
+                cut.append(f"{found.records} of {name}")
+    seen = (
+        f"Within {seconds:g} s only these records were looked at: {', '.join(cut)}; `copy` looks at all of them." if cut else ""
+    )
+    return said, seen
+
+
+def _ids(ids: Sequence[PointId], shown: int = 5) -> str:
+    more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
+    return f"record{'s' if len(ids) > 1 else ''} {', '.join(map(str, ids[:shown]))}{more}"
 
 
 def no_room(context: Context) -> list[str]:
@@ -131,8 +162,9 @@ def no_room(context: Context) -> list[str]:
         return []
     needed = 0
     for name in context.old.collections():
-        page = context.old.page(name, None, 100, vectors=False)
-        needed += limits.bytes_needed(context.old.info(name), context.old.count(name), len(page) / 100)
+        with suppress(NotThere):  # deleted meanwhile
+            page = some(context.old, name, 100)
+            needed += limits.bytes_needed(context.old.info(name), context.old.count(name), len(page) / 100)
     if needed < free:
         return []
     return [f"{context.new.name} has {free / 1e9:.1f} GB free and the records need about {needed / 1e9:.1f} GB"]
@@ -150,7 +182,7 @@ def same_data(context: Context) -> Finding:
     compared: list[compare.Compared] = []
     open_: dict[str, set[PointId]] = {}
     for name in source.collections():
-        if name in target.collections():
+        with suppress(NotThere):  # it lives for a moment; the comparison of the schemas names it where that is not so
             compared.append(one := compare.compare_collection(source, target, name))
             open_[name] = {d.where for d in one.differences}
     rest: list[compare.Difference] = []
@@ -163,7 +195,7 @@ def same_data(context: Context) -> Finding:
             d
             for name, ids in open_.items()
             for d in compare.compare_ids(source, target, name, ids)
-            if d.where not in due.get(name, set())
+            if d.where not in due.get(name, set()) and d.where not in {o for o, _ in position.left_out.get(name, [])}
         ]
         pending = sum(len(ids & due.get(name, set())) for name, ids in open_.items())
         if not anything:
@@ -250,7 +282,7 @@ def _answers_differ(public: Qdrant, server: Qdrant, name: str, late: Callable[[s
 
     Records that ``late`` names are left out: the server that does not serve gets them with the next round.
     """
-    ids = server.sample(name, SAMPLE) or [r["id"] for r in points_of(server.page(name, None, SAMPLE, vectors=False))]
+    ids = server.sample(name, SAMPLE) or [r["id"] for r in points_of(some(server, name, SAMPLE))]
     if not ids:
         return ""
     random.shuffle(ids)
@@ -267,8 +299,7 @@ def _answers_differ(public: Qdrant, server: Qdrant, name: str, late: Callable[[s
             return Not(compare.summary(found, 3))
         asked = [i for i in ids if i not in left_out]
         for question in questions([r for r in points_of(theirs) if r["id"] in asked], asked):
-            path = f"/collections/{name}/points/query"
-            answers = [s.ask("POST", path, question)["points"] for s in (public, server)]
+            answers = [s.query(name, question) for s in (public, server)]
             if _ranked(answers[0]) != _ranked(answers[1]):
                 return Not(f"a search in {question.get('using') or 'its vectors'} ranks differently")
         return True

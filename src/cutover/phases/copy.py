@@ -9,13 +9,14 @@ ids that do not exist. Run again, it goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
 from cutover.core.errors import Failed, Refused, Unreachable
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.qdrant import access, limits, snapshots
-from cutover.qdrant.client import Answered, Qdrant, need_same_version, writes_counted
+from cutover.qdrant.client import Answered, NotThere, Qdrant, need_same_version, writes_counted
 from cutover.replication import bypass, serving, switchover
 from cutover.replication.follower import Position
 
@@ -33,12 +34,11 @@ def plan(context: Context) -> Sequence[Sentence]:
     sentences = []
     if not context.gate.state().recording:
         sentences.append(Sentence("Record every write that passes Nginx", "Nginx host: log and bodies of writes", _UNDO))
-    for name in names:
-        if name not in done:
-            count = context.old.count(name)
-            sentences.append(
-                Sentence(f"Copy {name} ({count} records) by snapshot", f"{context.new.name}: collection {name}", _UNDO)
-            )
+    sentences += [
+        Sentence(f"Copy {name} ({count} records) by snapshot", f"{context.new.name}: collection {name}", _UNDO)
+        for name in names
+        if name not in done and (count := _count(context.old, name)) is not None
+    ]
     sentences.append(Sentence("Make the aliases, and bring over what is written meanwhile", f"{context.new.name}", _UNDO))
     sentences.append(Sentence("Compare every record, setting, index and alias bit by bit"))
     return sentences
@@ -84,7 +84,10 @@ def _copy(context: Context, recording: bool) -> Outcome:
     for name in context.old.collections():
         if name in done and name in there:
             continue
-        copied[name] = switchover.base_copy(context, "copy", context.old, context.new, name)
+        one = switchover.base_copy(context, "copy", context.old, context.new, name)
+        if one is None:
+            continue  # deleted meanwhile
+        copied[name] = one
         context.journal.note(events.COPIED, f"{name} was copied", collection=name)
     following = switchover.follower(context, "old", "copy")
     with context.guard.act("copy.aliases", f"Make the aliases on {context.new.name}"):
@@ -103,11 +106,20 @@ def _copy(context: Context, recording: bool) -> Outcome:
         sentences=[
             f"{proved['records']} records in {proved['collections']} collections are on both servers, bit by bit the same"
             + (f"; {size / 1e6:.1f} MB were copied." if copied else "."),
+            *switchover.exceptions(proved),
             "Applications still use the old server; writes are recorded and can be followed.",
         ],
         undo=_UNDO,
         facts={"copied": copied, **proved},
     )
+
+
+def _count(server: Qdrant, name: str) -> int | None:
+    """The number of records; None where the collection was deleted meanwhile."""
+    try:
+        return server.count(name)
+    except NotThere:
+        return None
 
 
 def plan_undo(context: Context) -> Sequence[Sentence]:
@@ -189,7 +201,8 @@ def unsafe(context: Context) -> list[str]:
     clustered = [s.name for s in servers if (s.ask("GET", "/cluster") or {}).get("status") == "enabled"]
     reasons += [f"{name} is part of a cluster, which this tool does not move" for name in clustered]
     for name in context.old.collections():
-        reasons += limits.reasons_against(name, context.old.info(name), context.old.shard_keys(name))
+        with suppress(NotThere):  # deleted meanwhile
+            reasons += limits.reasons_against(name, context.old.info(name), context.old.shard_keys(name))
     grpc = limits.grpc_writes(writes_counted(context.old.telemetry()))
     if grpc:
         counted = ", ".join(f"{method} {number} times" for method, number in sorted(grpc.items()))

@@ -50,7 +50,9 @@ def do(context: Context) -> Outcome:
     lost = (
         f"The way back will be lost: {context.old.name} will no longer receive what is written, and `back` will not be possible."
     )
-    context.confirm.by_name(context.site.name, f"{_not_up_to_date(context, why)} {lost}".strip())
+    context.confirm.by_name(
+        context.site.name, " ".join([_not_up_to_date(context, why), *switchover.exceptions(proved), lost]).strip()
+    )
     with context.guard.act("finish.stop-recording", "Stop recording and remove what was recorded"):
         context.gate.stop_recording()
         switchover.position_path(context).unlink(missing_ok=True)
@@ -59,6 +61,7 @@ def do(context: Context) -> Outcome:
         changed=True,
         sentences=[
             _not_up_to_date(context, why) or f"{proved['records']} records were the same on both servers when recording stopped.",
+            *switchover.exceptions(proved),
             f"{context.old.name.capitalize()} is not kept up to date any more; {context.new.name} serves.",
         ],
         facts=proved,

@@ -17,7 +17,7 @@ from cutover.gate.interface import Side
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.qdrant import access
 from cutover.replication import hold, switchover
-from cutover.replication.follower import Round
+from cutover.replication.follower import Position, Round, left_out
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -50,8 +50,10 @@ def plan_move(context: Context, to: Side) -> Sequence[Sentence]:
     if flags.side == to and not flags.held:
         return []
     source, target = switchover.server(context, switchover.OTHER[to]), switchover.server(context, to)
+    saved = Position.load(switchover.position_path(context))
     return [
         Sentence(f"Bring {target.name} up to date and compare everything, while applications go on"),
+        *(Sentence(f"Leave out what {target.name} does not take: {one}") for one in (left_out(saved) if saved else [])),
         Sentence(
             f"Hold writes (at most {context.site.limits.hold_seconds:g} s), bring over the last ones, compare, "
             f"and send requests to {target.name}",
@@ -101,6 +103,8 @@ def move(context: Context, verb: str, to: Side) -> Outcome:
         sentences=[
             f"{target.name.capitalize()} serves. Writes were held for {moved.held:.2f} s.{counts}",
             _brought(moved.records),
+            *(f"{target.name.capitalize()} does not take this, so it was left out: {one}." for one in moved.left_out),
+            *switchover.exceptions({**proved, "left_out": []}),
             f"{left.name.capitalize()} is kept up to date, so that nothing is lost on the way back.",
         ],
         undo="`cutover back`" if to == "new" else "`cutover switch`",
@@ -111,6 +115,7 @@ def move(context: Context, verb: str, to: Side) -> Outcome:
             "records_in_hold": moved.records,
             "counts_in_hold": moved.counts,
             "late_writes": last.late,
+            "left_out": moved.left_out,
             "proved": proved,
         },
     )

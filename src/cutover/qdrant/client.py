@@ -38,6 +38,8 @@ IDLE_SECONDS = 4.0
 LONG = (5.0, 6 * 3600.0)
 #: Qdrant refuses JSON bodies above 32 MiB unless it was configured otherwise.
 MAX_BODY = 24 * 1024 * 1024
+#: How long a request is tried again that a collection's limit of requests a minute refuses; seconds.
+RATE_LIMITED = 120.0
 #: An answer with several records that grows beyond this is broken off; of a single record more is taken. Bytes.
 MOST_BYTES, MOST_OF_ONE = 32 << 20, 512 << 20
 #: A delete of this many ids that do not exist reaches every shard and so waits for every write before it (measured: with one
@@ -54,6 +56,14 @@ class Answered(CutoverError):
         super().__init__(sentence, hint)
         self.status = status
         self.reason = reason
+
+
+def _again_in(answer: requests.Response) -> float:
+    """Seconds after which a server that was asked too often wants to be asked again."""
+    try:
+        return max(0.1, float(answer.headers.get("Retry-After", 1)))
+    except ValueError:
+        return 1.0
 
 
 class NotThere(Answered):
@@ -79,24 +89,17 @@ class Qdrant:
         key: str | None = None,
         name: str = "Qdrant",
         timeout: tuple[float, float] | None = None,
-        tls: http.Tls | None = None,
     ) -> None:
         self.url = url.rstrip("/")
-        prefix = urlsplit(self.url).path  # Nginx may have Qdrant under a path
         self.name = name
         self.sent: Counter[str] = Counter()
+        self.patient = True
+        """Whether a request waits that came too soon after others for the strict mode of its collection."""
         self._lock = threading.Lock()
         self._last_used = time.monotonic()
         # Without identity Qdrant compresses every page, which costs more than the local network saves.
         headers = {"Accept-Encoding": "identity"} | ({"api-key": key} if key else {})
-        self._session = http.session(
-            guard,
-            is_read=lambda method, path: is_read(method, path.removeprefix(prefix)),
-            tls=tls,
-            headers=headers,
-            timeout=timeout or (5.0, 60.0),
-            pool=32,
-        )
+        self._session = http.session(guard, is_read=is_read, headers=headers, timeout=timeout or (5.0, 60.0), pool=32)
 
     # -- one request ------------------------------------------------------------------------------
     def raw(
@@ -108,14 +111,21 @@ class Qdrant:
         params: Mapping[str, Any] | None = None,
         timeout: tuple[float, float] | None = None,
         stream: bool = False,
+        until: float | None = None,
     ) -> requests.Response:
         """The answer to one request, successful or an :class:`Answered`.
 
+        Where the collection allows only so many requests a minute this waits, at most ``RATE_LIMITED`` seconds, or ``until``.
         Raises Unreachable when nothing happened, OutcomeUnknown when a write was sent and its answer was lost.
         """
+        until = time.monotonic() + RATE_LIMITED if until is None else until
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if data is not None else {}
         answer = self._send(method, path, data, params=params, headers=headers, timeout=timeout, stream=stream)
+        if answer.status_code == 429 and self.patient and until > time.monotonic() + (again := _again_in(answer)):
+            answer.close()
+            time.sleep(again)  # the server's own word for when it will answer
+            return self.raw(method, path, data, params=params, timeout=timeout, stream=stream, until=until)
         if answer.status_code >= 300:
             raise self._error(method, path, answer)
         return answer
@@ -302,6 +312,11 @@ class Qdrant:
         body = {"ids": list(ids), "with_payload": True, "with_vector": True}
         return self._records(f"/collections/{_q(collection)}/points", body, len(ids), timeout)
 
+    def query(self, collection: str, question: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The hits of a search."""
+        found: list[dict[str, Any]] = self.ask("POST", f"/collections/{_q(collection)}/points/query", dict(question))["points"]
+        return found
+
     def sample(self, collection: str, how_many: int) -> list[PointId]:
         """Ids spread over the collection, in no order; empty where the server cannot sample."""
         body = {"query": {"sample": "random"}, "limit": how_many, "with_payload": False, "with_vector": False}
@@ -420,6 +435,12 @@ def _json(value: Any) -> bytes:
 
 def _q(part: str) -> str:
     return quote(part, safe="")
+
+
+def vectors_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The dense vectors of a collection's ``params`` by name; one without a name as ``""``. A vector may be called `size`."""
+    vectors = params.get("vectors") or {}
+    return {"": vectors} if isinstance(vectors.get("size"), int) else dict(vectors)
 
 
 def points_of(answer: bytes) -> list[dict[str, Any]]:

@@ -24,12 +24,14 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from cutover.qdrant.affected import Depth, PointId
-from cutover.qdrant.client import NotThere, Qdrant, side_by_side
+from cutover.qdrant.client import MAX_BODY, Answered, NotThere, Qdrant, TooLarge, side_by_side
+from cutover.qdrant.pages import Limits, Size, in_pieces, less_may_do
+from cutover.qdrant.records import unsayable
 
 Kind = Literal["missing", "extra", "vector", "payload", "setting", "index", "alias", "collection"]
 
-#: About this many bytes are asked for at a time: large enough to be quick, small enough to stay out of the way.
-PAGE_BYTES = 4 * 1024 * 1024
+#: Most records in a page, and most that are asked for by id at a time.
+MOST, MOST_BY_ID = 10_000, 500
 #: More differences than this are counted, not kept.
 KEPT = 100_000
 
@@ -102,7 +104,8 @@ def _records(page: bytes, exact: bool) -> tuple[list[dict[str, Any]], PointId | 
 
     ``exact`` keeps numbers with a fraction as text, which tells -0.0 from 0.0 (comparing floats does not).
     """
-    found = json.loads(page, parse_float=_literal if exact else None)["result"]
+    # NaN is not equal to itself; as text it is.
+    found = json.loads(page, parse_float=_literal if exact else None, parse_constant=_literal)["result"]
     records, following = (found["points"], found["next_page_offset"]) if isinstance(found, dict) else (found, None)
     if not all(isinstance(r["id"], int) or _UUID.fullmatch(r["id"]) for r in records):
         raise ValueError("there is an id that can be none")  # another server would be asked for it, and blamed
@@ -130,7 +133,7 @@ def compare_record(collection: str, mine: Mapping[str, Any], theirs: Mapping[str
 
 
 def _vector_names(mine: Any, theirs: Any) -> str:
-    if isinstance(mine, dict) and isinstance(theirs, dict) and "indices" not in mine:
+    if isinstance(mine, dict) and isinstance(theirs, dict):
         return "vector " + ", ".join(sorted(n for n in {*mine, *theirs} if mine.get(n) != theirs.get(n)))
     return ""
 
@@ -167,18 +170,6 @@ def _same_bytes(mine: bytes, theirs: bytes) -> bool:
     return left is not None and left == _result_bytes(theirs)
 
 
-def per_request(info: Mapping[str, Any], *, payload: bool = True, vectors: bool = True) -> int:
-    """How many records of this collection make up about PAGE_BYTES of JSON."""
-    size = 64 + (256 if payload else 0)
-    if vectors:
-        params = info["config"]["params"]
-        dense = params.get("vectors") or {}
-        for one in [dense] if "size" in dense else dense.values():
-            size += 11 * int(one["size"]) * (8 if one.get("multivector_config") else 1)
-        size += 1500 * len(params.get("sparse_vectors") or {})
-    return max(16, min(10_000, PAGE_BYTES // size))
-
-
 @dataclass
 class Compared:
     """What a comparison of a whole collection found. ``count`` is exact also where ``differences`` was cut off."""
@@ -188,12 +179,18 @@ class Compared:
     seconds: float = 0.0
     count: int = 0
     differences: list[Difference] = field(default_factory=list)
+    unsayable: list[PointId] = field(default_factory=list)
+    """Records of the source with a vector that JSON cannot carry, as far as they are kept."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, found: Sequence[Difference]) -> None:
         with self._lock:
             self.count += len(found)
             self.differences += found[: max(0, KEPT - len(self.differences))]
+
+    def cannot_be_written(self, ids: Sequence[PointId]) -> None:
+        with self._lock:
+            self.unsayable += ids[: max(0, KEPT - len(self.unsayable))]
 
     def passed(self, records: int) -> None:
         with self._lock:
@@ -216,15 +213,16 @@ def compare_collection(
 ) -> Compared:
     """Compare every record of a collection on two servers, by ranges of ids in parallel. Memory is bounded by the pages.
 
-    Reads about 12,000 records of 384 dimensions a second and processor; ids alone 300,000.
+    What of the source's records cannot be written back is found on the way (``unsayable``). Reads about 12,000 records of 384
+    dimensions a second and processor; ids alone 300,000.
     """
     payload, vectors = depth >= Depth.PAYLOAD, depth >= Depth.EVERYTHING
-    limit = per_request(source.info(collection), payload=payload, vectors=vectors)
+    size = Size(MOST, Limits.of(source.info(collection)))
     result, began = Compared(collection), time.monotonic()
     bounds = _ranges(source, collection, threads)
 
     def one_range(start: PointId | None, end: PointId | None) -> None:
-        _compare_range(source, target, collection, start, end, limit, payload, vectors, result, advance)
+        _compare_range(source, target, collection, start, end, size, payload, vectors, result, advance)
 
     side_by_side([lambda s=s, e=e: one_range(s, e) for s, e in bounds], threads)
     result.seconds = time.monotonic() - began
@@ -246,7 +244,7 @@ def _compare_range(
     collection: str,
     start: PointId | None,
     end: PointId | None,
-    limit: int,
+    size: Size,
     payload: bool,
     vectors: bool,
     result: Compared,
@@ -254,18 +252,32 @@ def _compare_range(
 ) -> None:
     cursor = start
     while True:
-        pages = side_by_side(
-            [lambda s=s, c=cursor: s.page(collection, c, limit, payload=payload, vectors=vectors) for s in (source, target)],
-            2,
-        )
+        limit = size.now
+        try:
+            pages = side_by_side(
+                [
+                    lambda s=s, c=cursor, n=limit: s.page(collection, c, n, payload=payload, vectors=vectors)
+                    for s in (source, target)
+                ],
+                2,
+            )
+        except (Answered, TooLarge) as error:
+            if limit == 1 or not less_may_do(error):
+                raise
+            size.halve(limit)
+            continue
+        if vectors and (odd := unsayable(pages[0])):
+            result.cannot_be_written(odd)
         following = _next_of_same(pages)
         if following is not None and (end is None or _order(following) < _order(end)):
+            size.learn(limit, len(pages[0]))
             result.passed(limit)
             advance(limit)
             cursor = following
             continue
         exact = any(_NEGATIVE_ZERO.search(page) for page in pages)
         done, cursor, found, seen = _join(collection, pages, exact, end)
+        size.learn(seen, len(pages[0]))
         result.add(found)
         result.passed(seen)
         advance(seen)
@@ -310,21 +322,21 @@ def compare_ids(
     collection: str,
     ids: Iterable[PointId],
     *,
-    per_page: int = 500,
+    size: Size | None = None,
     timeout: tuple[float, float] | None = None,
 ) -> list[Difference]:
-    """Compare exactly these records on both servers, as they are now."""
-    chosen = list(ids)
-    chunks = [chosen[i : i + per_page] for i in range(0, len(chosen), per_page)]
+    """Compare exactly these records on both servers, as they are now. ``size``: how many at a time, as far as it was learnt."""
+    size = size or Size(MOST_BY_ID)
 
     def one_chunk(chunk: list[PointId]) -> list[Difference]:
         try:
             answers = side_by_side([lambda s=s: s.records(collection, chunk, timeout=timeout) for s in (source, target)], 2)
         except NotThere as error:
             return [Difference("collection", "", collection, error.reason)]
+        size.learn(len(chunk), len(answers[0]))
         return compare_answers(collection, answers[0], answers[1], chunk)
 
-    return [d for found in side_by_side([lambda c=c: one_chunk(c) for c in chunks], 4) for d in found]
+    return [d for found in in_pieces(list(ids), size, one_chunk) for d in found]
 
 
 # -- schema -------------------------------------------------------------------------------------------
@@ -337,8 +349,8 @@ class Schema:
     aliases: Mapping[str, str]
 
 
-def schema_of(server: Qdrant) -> Schema:
-    """Read the schema of a server. A collection that is deleted meanwhile is left out."""
+def schema_of(server: Qdrant, only: Sequence[str] | None = None, *, aliases: bool = True) -> Schema:
+    """Read the schema of a server, or of some collections. One that is deleted meanwhile is left out."""
 
     def one(name: str) -> dict[str, Any] | None:
         try:
@@ -346,8 +358,8 @@ def schema_of(server: Qdrant) -> Schema:
         except NotThere:
             return None
 
-    names = server.collections()
-    *infos, aliases = side_by_side([*(lambda n=n: one(n) for n in names), server.aliases])
+    names = server.collections() if only is None else only
+    *infos, found = side_by_side([*(lambda n=n: one(n) for n in names), server.aliases if aliases else dict])
     there = {name: info for name, info in zip(names, infos, strict=True) if info is not None}
     return Schema(
         config={name: info["config"] for name, info in there.items()},
@@ -356,8 +368,17 @@ def schema_of(server: Qdrant) -> Schema:
             name: {f: {k: v for k, v in i.items() if k != "points"} for f, i in info.get("payload_schema", {}).items()}
             for name, info in there.items()
         },
-        aliases=aliases,
+        aliases=found,
     )
+
+
+def compare_names(
+    mine: Sequence[str], my_aliases: Mapping[str, str], theirs: Sequence[str], their_aliases: Mapping[str, str]
+) -> list[Difference]:
+    """How the collections and aliases of two servers differ, by their names alone. Pure."""
+    nothing: dict[str, dict[str, Any]] = {name: {} for name in {*mine, *theirs}}
+    schemas = (({n: nothing[n] for n in names}, aliases) for names, aliases in ((mine, my_aliases), (theirs, their_aliases)))
+    return compare_schemas(*(Schema(names, names, aliases) for names, aliases in schemas))
 
 
 def compare_schemas(mine: Schema, theirs: Schema) -> list[Difference]:
@@ -398,10 +419,63 @@ def compare_counts(
     source: Qdrant, target: Qdrant, collections: Sequence[str], *, timeout: tuple[float, float] | None = None
 ) -> list[Difference]:
     """Exact numbers of records on both servers."""
-    tasks = [lambda s=s, c=c: s.count(c, timeout=timeout) for c in collections for s in (source, target)]
+
+    def count(server: Qdrant, name: str) -> int | None:
+        try:
+            return server.count(name, timeout=timeout)
+        except NotThere:
+            return None
+
+    tasks = [lambda s=s, c=c: count(s, c) for c in collections for s in (source, target)]
     numbers = side_by_side(tasks)
     found = []
     for name, mine, theirs in zip(collections, numbers[::2], numbers[1::2], strict=True):
         if mine != theirs:
-            found.append(Difference("collection", "", name, f"{mine} records and {theirs} records"))
+            words = ["it is not there" if n is None else f"{n} records" for n in (mine, theirs)]
+            found.append(Difference("collection", "", name, " and ".join(words)))
+    return found
+
+
+def some(server: Qdrant, collection: str, how_many: int) -> bytes:
+    """The first records of a collection without their vectors, fewer where its strict mode does not allow so many."""
+    while True:
+        try:
+            return server.page(collection, None, how_many, vectors=False)
+        except (Answered, TooLarge) as error:
+            if isinstance(error, NotThere) or how_many == 1 or not less_may_do(error):
+                raise
+            how_many //= 2
+
+
+@dataclass
+class Looked:
+    """What was seen of a collection's records: how many, whether that were all, and those that are not written like others."""
+
+    records: int = 0
+    whole: bool = False
+    unsayable: list[PointId] = field(default_factory=list)
+    large: list[PointId] = field(default_factory=list)
+
+
+def look_through(server: Qdrant, collection: str, end: float) -> Looked:
+    """Look through all records until ``end`` (monotonic) for such as JSON, or a single request, does not carry."""
+    found, size, cursor = Looked(), Size(MOST, Limits.of(server.info(collection))), None
+    while time.monotonic() < end:
+        asked = size.now
+        try:
+            page = server.page(collection, cursor, asked)
+        except (Answered, TooLarge) as error:
+            if isinstance(error, NotThere) or asked == 1 or not less_may_do(error):
+                raise
+            size.halve(asked)
+            continue
+        records, cursor = _records(page, exact=False)
+        size.learn(len(records), len(page))
+        found.records += len(records)
+        found.unsayable += unsayable(page)
+        if len(page) > MAX_BODY:
+            found.large += [r["id"] for r in records if len(json.dumps(r, ensure_ascii=False).encode()) > MAX_BODY]
+        if cursor is None:
+            found.whole = True
+            break
     return found

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cutover.qdrant.client import vectors_of
+
 #: Ways of storing vectors that survive being read and written back, bit by bit (measured).
 _EXACT = {None, "float32", "float16", "uint8"}
 
@@ -20,8 +22,7 @@ def reasons_against(name: str, info: Mapping[str, Any], shard_keys: Sequence[Any
     found = []
     if params.get("sharding_method") not in (None, "auto") or shard_keys:
         found.append(f"{name} has custom shards, which Qdrant restores empty from a snapshot")
-    vectors = params.get("vectors") or {}
-    for vector, one in {"": vectors}.items() if "size" in vectors else vectors.items():
+    for vector, one in vectors_of(params).items():
         which = f"vector {vector} of {name}" if vector else f"{name}"
         kind = one.get("datatype")
         if kind not in _EXACT:
@@ -41,10 +42,9 @@ def bytes_needed(info: Mapping[str, Any], count: int, payload: float) -> int:
     Vectors, their links in the search index, ``payload`` bytes a record; twice, because segments are rewritten.
     """
     params = info["config"]["params"]
-    vectors = params.get("vectors") or {}
     width = {"float16": 2, "uint8": 1}
     size = 300.0 + payload + 1000 * len(params.get("sparse_vectors") or {})
-    for one in [vectors] if "size" in vectors else vectors.values():
+    for one in vectors_of(params).values():
         size += int(one["size"]) * width.get(one.get("datatype") or "", 4) * (8 if one.get("multivector_config") else 1)
     return int(2 * count * size)
 

@@ -122,7 +122,7 @@ def _upsert(target: Qdrant, collection: str, records: list[dict[str, Any]]) -> d
         target.upsert(collection, records)
         return {}
     except (Answered, OutcomeUnknown) as error:
-        large = len(json.dumps(records[0], ensure_ascii=False)) > LARGE if alone else True
+        large = len(json.dumps(records[0], ensure_ascii=False).encode()) > LARGE if alone else True
         # A server may also close the connection while a body comes that is larger than it takes.
         if isinstance(error, NotThere) or not (less_may_do(error) or (isinstance(error, OutcomeUnknown) and large)):
             raise
@@ -143,7 +143,7 @@ def _in_parts(target: Qdrant, collection: str, record: Mapping[str, Any]) -> str
     """Write one large record in several requests; why that is refused, or nothing. The target serves nobody meanwhile."""
     one, vector = record["id"], record["vector"]
     try:
-        if isinstance(vector, dict) and "indices" not in vector:
+        if isinstance(vector, dict):
             target.upsert(collection, [{"id": one, "vector": {}, "payload": {}}])
             for name, of_name in vector.items():
                 target.update_vectors(collection, [{"id": one, "vector": {name: of_name}}])
@@ -161,7 +161,7 @@ def _payload(target: Qdrant, collection: str, one: PointId, payload: Mapping[str
     parts: list[dict[str, Any]] = [{}]
     weight = 0
     for key, value in payload.items():
-        size = len(key) + len(json.dumps(value, ensure_ascii=False))
+        size = len(json.dumps([key, value], ensure_ascii=False).encode())
         if parts[-1] and weight + size > PART:
             parts.append({})
             weight = 0

@@ -71,10 +71,10 @@ class Path(NamedTuple):
 
     @property
     def collection(self) -> str:
-        """The collection (or alias) named in the path; empty when none is."""
-        if len(self.segments) >= 2 and self.segments[0] == "collections":
-            return "" if self.segments == ("collections", "aliases") else self.segments[1]
-        return ""
+        """The collection (or alias) named in the path; empty when none is. A collection may be called `aliases`, too: only
+        POST on that path means the aliases.
+        """
+        return self.segments[1] if len(self.segments) >= 2 and self.segments[0] == "collections" else ""
 
     @property
     def rest(self) -> str:
@@ -105,7 +105,7 @@ def leaves_data_alone(method: str, uri: str) -> bool:
 def route(method: str, uri: str) -> str:
     """The route in the form Qdrant's telemetry counts it, e.g. ``PUT /collections/{collection_name}/points``."""
     parts = list(path_of(uri).segments)
-    if parts[:1] == ["collections"] and len(parts) >= 2 and parts != ["collections", "aliases"]:
+    if parts[:1] == ["collections"] and len(parts) >= 2 and (parts[1:] != ["aliases"] or method.upper() != "POST"):
         parts[1] = "{collection_name}"
         if len(parts) == 4 and parts[2] == "points" and method.upper() == "GET":
             parts[3] = "{id}"

@@ -77,7 +77,8 @@ def remove_left(context: Context, verb: str, source: Qdrant, *, stay: Collection
     entries = context.journal.entries()
     ends = {e.of: e for e in entries if e.of is not None}
     # By name, when: a name can come again within a second.
-    done = {e.what.split()[3]: e.seq for e in entries if e.kind == "done" and e.act.endswith(".remove-snapshot")}
+    removals = (e for e in entries if e.kind == "done" and e.act.endswith(".remove-snapshot"))
+    done = {removed: e.seq for e in removals if (removed := _removed(e.what))}
     staying = {e.extra["snapshot"] for e in entries if e.act == STAYS} if stay is None else set(stay)
     named = {e.extra["of"] for e in entries if e.act == NAMED}
     ours: dict[str, tuple[str, int]] = {}  # by name: the collection, and when
@@ -104,6 +105,11 @@ def remove_left(context: Context, verb: str, source: Qdrant, *, stay: Collection
         if new:
             context.ui.say(said)
             context.journal.note(NAMED, said, of=seq)
+
+
+def _removed(what: str) -> str:
+    """The snapshot's name in the words of :func:`_remove`. It begins with a collection's name, which may hold anything."""
+    return what.removeprefix("Remove the snapshot ").rpartition(" on ")[0]
 
 
 def _words(collection: str, source: Qdrant) -> str:

@@ -19,6 +19,7 @@ cannot be followed ends in a refusal that says why.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -27,14 +28,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cutover.core import files
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import Gate, Side, Written
 from cutover.gate.write_log import BEGIN_ANEW
 from cutover.qdrant import compare, records
 from cutover.qdrant.affected import Depth, PointId, Touched, touched
-from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of, side_by_side
+from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of, side_by_side, vectors_of
 from cutover.qdrant.compare import Difference
 from cutover.qdrant.matching import MOST_MATCHES, matching
 from cutover.qdrant.pages import Limits, Size
@@ -118,8 +118,13 @@ class Position:
 
     def save(self, path: Path) -> None:
         """Replace the file in one step; on the disk when this returns."""
-        files.private_folder(path.parent)
-        files.replace(path, json.dumps(asdict(self)))
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = path.with_suffix(".new")
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
 
 
 @dataclass
@@ -232,7 +237,11 @@ class Follower:
         self.copy_collection = copy_collection
         self.may_replace = may_replace
         self.say = say
-        self.recent: dict[str, dict[PointId, None]] = {}
+        self._recent: dict[tuple[str, PointId], None] = {}
+        #: Collections whose settings, indexes or aliases changed since all of them were compared.
+        self._changed: set[str] = set()
+        #: How often a collection was copied by snapshot, which makes an earlier proof of it void.
+        self.copies = 0
         self._bodies_to_forget: list[Written] = []
         self._names: set[str] = set()
         self._sizes: dict[tuple[str, str], Size] = {}
@@ -251,11 +260,22 @@ class Follower:
         ``held``: writes are held, so nothing slow may happen; :class:`TooMuchForAHold` is raised instead, with nothing
         lost: the position stays where it was. ``budget`` is how many seconds may be used for comparisons then.
         """
+        for server in (self.source, self.target):
+            server.patient = not held
+        try:
+            return self._round(held=held, budget=budget)
+        finally:
+            for server in (self.source, self.target):
+                server.patient = True
+
+    def _round(self, *, held: bool, budget: float) -> Round:
         began, at, done = time.monotonic(), time.time(), Round()
         entries = self.gate.read_log(self.position.offset)
         aliases, names = side_by_side([self.source.aliases, self.source.collections])
         self._remember(aliases)
         self._names = set(names)
+        if not held:
+            self._try_left_out(set(names))
         # One barrier for all of these lines: every one of them was acknowledged before it.
         passed: set[str] = set()
         ends = began + budget if held else None
@@ -315,10 +335,11 @@ class Follower:
             self._bring_schema(work, there)
             done.schema = True
             done.changed |= work.schema | work.gone | (work.collections - there)
-            self.position.schema_at |= dict.fromkeys(work.schema, batch[-1].offset)
+            self.position.schema_at |= dict.fromkeys(work.schema & there, batch[-1].offset)
         if work.aliases:
             self.bring_aliases()
             done.schema = True
+        self._changed |= done.changed
         for name in work.collections & there:
             ids = work.ids.get(name, set())
             self._bring_ids(name, {*ids, *self._before.get(name, set())} if name in work.filters else ids, ends)
@@ -445,6 +466,34 @@ class Follower:
         if left or before:
             self.position.left_out[collection] = [*before, *((one.id, one.why) for one in left)]
 
+    def _try_left_out(self, there: set[str]) -> None:
+        """What was not taken may be by now; and who serves may have changed since, so that it is written the other way."""
+        for name, left in list(self.position.left_out.items()):
+            if name in there:
+                self._bring_ids(name, [one for one, _ in left])
+            else:
+                del self.position.left_out[name]
+
+    def bring_by_snapshot(self) -> bool:
+        """Copy again the collections with records that are not taken one by one, where they may be replaced; whether any was."""
+        names = sorted(self.position.left_out) if self.may_replace else []
+        for name in names:
+            self.say(f"Copying {name} again by snapshot: {'; '.join(self.left_out([name]))}.")
+            self._copy(name)
+            self.position.save(self.path)
+        return bool(names)
+
+    def left_out(self, names: Iterable[str] | None = None) -> list[str]:
+        """What the target does not have as the source has it, and why; a sentence each, the first few by id."""
+        return left_out(self.position, names)
+
+    def _copy(self, name: str) -> None:
+        self.position.left_out.pop(name, None)
+        self._sizes = {key: size for key, size in self._sizes.items() if key[0] != name}
+        self._settled.discard(name)
+        self.copies += 1
+        self.copy_collection(name)
+
     def mend(self, collection: str, depth: Depth, done: Round | None = None) -> compare.Compared:
         """Compare a whole collection and bring over whatever differs."""
         before: set[PointId] = set()
@@ -461,17 +510,28 @@ class Follower:
             before = wrong
 
     def _must_fit(self, collection: str, depth: Depth, budget: float, reasons: Sequence[str]) -> None:
-        needed = self.target.count(collection) / RATE[depth]
+        try:
+            needed = self.target.count(collection) / RATE[depth]
+        except NotThere:
+            return
         if needed > budget:
             raise TooMuchForAHold(f"While writes were held, {'; '.join(reasons)}: comparing all takes about {needed:.1f} s.")
 
     def _note_recent(self, collection: str, ids: Iterable[PointId]) -> None:
-        kept = self.recent.setdefault(collection, {})
+        kept = self._recent
         for one in ids:
-            kept.pop(one, None)
-            kept[one] = None
-        for one in list(kept)[: max(0, len(kept) - RECENT)]:
-            del kept[one]
+            kept.pop((collection, one), None)
+            kept[collection, one] = None
+        for old in list(kept)[: max(0, len(kept) - RECENT)]:
+            del kept[old]
+
+    @property
+    def recent(self) -> dict[str, set[PointId]]:
+        """The records of finished rounds that were brought over last, in all not more than ``RECENT``."""
+        found: dict[str, set[PointId]] = {}
+        for name, one in self._recent:
+            found.setdefault(name, set()).add(one)
+        return found
 
     def _note_moved(self, work: Work) -> None:
         position = self.position
@@ -536,6 +596,10 @@ class Follower:
             {"create_alias": {"alias_name": a, "collection_name": c}} for a, c in mine.items() if theirs.get(a) != c
         ]  # fmt: skip
         if actions:
+            # What was made only a moment ago, or is gone by now, is for the next round.
+            there = set(self.target.collections())
+            actions = [one for one in actions if one.get("create_alias", {}).get("collection_name") in {None, *there}]
+        if actions:
             self.target.change_aliases(actions)
 
     def _bring_schema(self, work: Work, there: set[str]) -> None:
@@ -545,13 +609,15 @@ class Follower:
             if name not in there:
                 if on_target and name in work.gone:
                     self.target.delete_collection(name)
+                self.position.schema_at.pop(name, None)
                 continue
             if not on_target:
                 self.say(f"Copying {name}, which was created meanwhile.")
                 self.target.free_name(name)
-                self.copy_collection(name)
+                self._copy(name)
                 continue
-            self._bring_settings(name, gone=name in work.gone)
+            with suppress(NotThere):  # it was deleted meanwhile; the log will say so
+                self._bring_settings(name, gone=name in work.gone)
         self.bring_aliases()
 
     def _bring_settings(self, name: str, *, gone: bool) -> None:
@@ -583,7 +649,7 @@ class Follower:
                 "Or let `follow` copy it anew; it asks first.",
             )
         self.say(f"Copying {name} again: {why}.")
-        self.copy_collection(name)
+        self._copy(name)
 
     def bring_everything(self) -> None:
         """Make the target what the source is now, by comparing everything: for when the records do not say where to look."""
@@ -624,54 +690,99 @@ class Follower:
             open_[name] = {d.where: d for d in one.differences}
 
         quiet = 0
+        seen: list[Difference] | None = None
+        rest: list[Difference] = []
 
         def settled() -> list[Difference] | Not:
-            nonlocal quiet
+            nonlocal quiet, seen, rest
             followed = self.round()
             quiet = 0 if followed.lines else quiet + 1
             for name, wrong in open_.items():
                 for one in followed.ids.get(name, set()):
                     wrong.pop(one, None)
-                left = compare.compare_ids(self.source, self.target, name, list(wrong))
-                open_[name] = {d.where: d for d in left}
-            schema = compare.compare_schemas(compare.schema_of(self.source), compare.schema_of(self.target))
-            rest = [d for wrong in open_.values() for d in wrong.values()] + schema
+                left = compare.compare_ids(self.source, self.target, name, list(wrong), size=self._learnt(name))
+                # Where the collection is gone by now, the comparison of the schemas names it.
+                open_[name] = {d.where: d for d in self._not_left_out(left) if d.kind != "collection"}
+            now = compare.compare_schemas(compare.schema_of(self.source), compare.schema_of(self.target))
+            # A collection that lives for a moment is on one server only, and at every look another one: what was changed
+            # since the look before is no difference yet.
+            lasting = [d for d in now if seen is None or (d in seen and not _explained(d, followed))]
+            first, seen = seen is None, now
+            rest = [d for wrong in open_.values() for d in wrong.values()] + lasting
             # Where nobody writes, a difference does not go away by waiting.
-            return Not(compare.summary(rest)) if rest and quiet < QUIET_ROUNDS else rest
+            return Not(compare.summary(rest)) if rest and (first or quiet < QUIET_ROUNDS) else rest
 
         with suppress(TimedOut):
             # Where nothing differs there is nothing to wait for: the first look ends it.
             wait_until(settled, deadline=settle, what="The same data on both servers", every=0.3)
-        schema = compare.compare_schemas(compare.schema_of(self.source), compare.schema_of(self.target))
-        return compared, [d for wrong in open_.values() for d in wrong.values()] + schema
+        if not rest:
+            self._changed.clear()
+        return compared, rest
+
+    def _not_left_out(self, differences: Iterable[Difference]) -> list[Difference]:
+        left = {(name, one) for name, several in self.position.left_out.items() for one, _ in several}
+        return [d for d in differences if (d.collection, d.where) not in left]
+
+    def _learnt(self, name: str) -> Size | None:
+        return self._sizes.get((name, "bring"))
 
     def prove_quickly(self, ids: Mapping[str, set[PointId]], *, counts: bool, timeout: float) -> list[Difference]:
-        """The proof inside a hold: the touched records bit by bit, schema, aliases and (``counts``) exact counts."""
-        names = self.source.collections()
+        """The proof inside a hold: the touched records bit by bit, names, aliases, and of what was touched since everything was
+        compared the settings and (``counts``) exact counts. How many collections or records there are does not matter.
+        """
         limit = (2.0, timeout)
-        chosen = {n: {*ids.get(n, set()), *self.recent.get(n, {})} for n in names}
+        chosen = {name: set(several) for name, several in ids.items() if several}
+        for name, several in self.recent.items():
+            chosen.setdefault(name, set()).update(several)
 
-        def schemas() -> list[Difference]:
-            both = side_by_side([lambda: compare.schema_of(self.source), lambda: compare.schema_of(self.target)])
-            return compare.compare_schemas(both[0], both[1])
+        def names() -> list[Difference]:
+            both = side_by_side([f for s in (self.source, self.target) for f in (s.collections, s.aliases)])
+            (mine, my_aliases), (theirs, their_aliases) = both[:2], both[2:]
+            return compare.compare_names(mine, my_aliases, theirs, their_aliases)
+
+        def settings(name: str) -> list[Difference]:
+            schemas = [compare.schema_of(server, [name], aliases=False) for server in (self.source, self.target)]
+            return compare.compare_schemas(*schemas)
 
         def records(name: str) -> list[Difference]:
-            return compare.compare_ids(self.source, self.target, name, chosen[name], timeout=limit)
+            found = compare.compare_ids(self.source, self.target, name, chosen[name], size=self._learnt(name), timeout=limit)
+            return self._not_left_out(found)
 
         def numbers(name: str) -> list[Difference]:
             return compare.compare_counts(self.source, self.target, [name], timeout=limit)
 
-        tasks: list[Callable[[], list[Difference]]] = [schemas]
-        for kind in [records, numbers] if counts else [records]:
-            tasks += [partial(kind, name) for name in names]
+        tasks: list[Callable[[], list[Difference]]] = [names]
+        tasks += [partial(settings, name) for name in sorted({*ids, *self._changed})]
+        tasks += [partial(records, name) for name in chosen]
+        # What is left out may be missing, and then it counts.
+        tasks += [partial(numbers, name) for name in chosen if counts and name not in self.position.left_out]
         return [d for found in side_by_side(tasks) for d in found]
+
+
+def _explained(difference: Difference, followed: Round) -> bool:
+    """Whether a round brought over a change of what differs in settings, indexes, aliases, or in being there at all."""
+    if difference.kind == "alias":
+        return followed.schema
+    name = difference.collection if difference.kind != "collection" else difference.where
+    return name in followed.changed
+
+
+def left_out(position: Position, names: Iterable[str] | None = None, shown: int = 3) -> list[str]:
+    """What the server that does not serve does not have as the other one has it, and why; a sentence a collection."""
+    said = []
+    for name in sorted(position.left_out if names is None else names):
+        several = position.left_out.get(name, [])
+        named = ", ".join(f"{one} ({why})" for one, why in several[:shown])
+        more = f" and {len(several) - shown} more" if len(several) > shown else ""
+        if several:
+            said.append(f"record{'s' if len(several) > 1 else ''} {named}{more} of {name}")
+    return said
 
 
 def patch_for(config: Mapping[str, Any]) -> dict[str, Any]:
     """A PATCH that gives a collection these settings, as far as Qdrant lets them be changed."""
     params = config.get("params", {})
-    vectors = params.get("vectors") or {}
-    named = {"": vectors} if "size" in vectors else vectors
+    named = vectors_of(params)
     changeable = ("hnsw_config", "quantization_config", "on_disk")
     changes: dict[str, Any] = {
         "hnsw_config": config.get("hnsw_config"),
@@ -727,8 +838,11 @@ def keep_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Add lines to a file for people; on the disk when this returns. Without lines there is no file."""
     if not lines:
         return
-    files.private_folder(path.parent)
-    files.append(path, "".join(json.dumps(line) + "\n" for line in lines))
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _clock(at: float) -> str:

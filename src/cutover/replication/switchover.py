@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from cutover.core.wait import TimedOut
 from cutover.gate.interface import Side
 from cutover.qdrant import compare, snapshots
 from cutover.qdrant.client import Answered, Qdrant
+from cutover.qdrant.records import NO_NUMBER
 from cutover.replication import bypass
 from cutover.replication.follower import CannotFollow, Follower, Position, Round, TooMuchForAHold
 from cutover.replication.hold import Hold, budget, end_abandoned
@@ -32,6 +34,10 @@ SHARE_OF_COUNTS = 0.1
 #: A round during a move is "short" after at most this many rounds, or the writers are faster than following.
 ROUNDS = 60
 ATTEMPTS = 5
+#: Records that are named in a report, of those that only a snapshot brings.
+SHOWN = 20
+#: How often collections are copied once more while catching up, for records that are not taken one by one.
+COPIES = 3
 
 OTHER: dict[Side, Side] = {"old": "new", "new": "old"}
 
@@ -45,10 +51,7 @@ def position(context: Context, side: Side) -> Position:
     """How far the server that does not serve is up to date; turned round where the traffic moved since it was saved."""
     found = Position.load(position_path(context))
     if found is None and side == "new":
-        raise CannotFollow(
-            "It is not known how far the old server is up to date: its replication position is missing.",
-            "`follow` compares everything anew.",
-        )
+        raise CannotFollow("Nobody knows how far the old server is up to date.", "`follow` compares everything anew.")
     if found is None:
         raise Refused("There is no copy to go on with.", "Begin with `copy`.")
     if found.doubt:
@@ -60,8 +63,7 @@ def position(context: Context, side: Side) -> Position:
         found.alone = False  # the traffic was not moved then
     elif found.alone:
         raise Refused(
-            "The old server was brought up to date from the recorded writes, without the new server, so the new one "
-            "cannot be followed from here.",
+            "The old server was brought up to date from the records alone, so the new one cannot be followed from here.",
             "Run `back` again to end that; then `copy` begins anew.",
         )
     if found.side != side:
@@ -128,11 +130,14 @@ def catch_up(context: Context, verb: str, following: Follower) -> Round:
     limit = context.site.limits.round_seconds
     with context.guard.act(f"{verb}.catch-up", f"Bring {following.target.name} up to date", passing=True) as act:
         total = Counter[str]()
-        before = float("inf")
+        before, copies = float("inf"), 0
         for _ in range(ROUNDS):
             last = following.round()
             total.update(rounds=1, lines=last.lines, records=last.records)
             if last.seconds <= limit and not last.compared and (not last.lines or last.seconds > 0.8 * before):
+                if copies < COPIES and following.bring_by_snapshot():
+                    before, copies = float("inf"), copies + 1
+                    continue
                 act.after = dict(total)
                 return last
             before = last.seconds
@@ -154,7 +159,11 @@ def prove(context: Context, verb: str, following: Follower) -> dict[str, Any]:
         )
         records = sum(c.records for c in compared)
         seconds = time.monotonic() - began
-        facts = {"records": records, "collections": len(compared), "seconds": round(seconds, 3)}
+        facts: dict[str, Any] = {"records": records, "collections": len(compared), "seconds": round(seconds, 3)}
+        facts |= {"left_out": said} if (said := following.left_out()) else {}
+        # Taken by snapshot so far; a later change of them on the way back would be left out.
+        odd = {one.collection: one.unsayable for one in compared if one.unsayable}
+        facts |= {"only_by_snapshot": {name: ids[:SHOWN] for name, ids in odd.items()}} if odd else {}
         act.after = {**facts, "differences": len(differences)}
     if differences:
         context.journal.note(events.differed_in(verb), compare.summary(differences, 20), count=len(differences))
@@ -167,6 +176,18 @@ def prove(context: Context, verb: str, following: Follower) -> dict[str, Any]:
     )
     context.ui.say(f"{records} records in {len(compared)} collections are the same, bit by bit ({seconds:.1f} s).")
     return facts
+
+
+def exceptions(facts: Mapping[str, Any]) -> list[str]:
+    """Sentences on what a proof (:func:`prove`) leaves out, or may leave out later."""
+    said = [f"Left out, because the other server does not take it: {one}." for one in facts.get("left_out", [])]
+    for name, ids in facts.get("only_by_snapshot", {}).items():
+        shown = ", ".join(map(str, ids[:5])) + (" and others" if len(ids) > 5 else "")
+        said.append(
+            f"Record{'s' if len(ids) > 1 else ''} {shown} of {name}: {NO_NUMBER}. Only a snapshot brings that, and a vector "
+            "like that which is written after the switch will be left out on the way back."
+        )
+    return said
 
 
 def _remedy(following: Follower) -> str:
@@ -210,6 +231,8 @@ class Moved:
     records: int = 0
     attempts: int = 0
     counts: bool = True
+    left_out: list[str] = field(default_factory=list)
+    """What the server that serves now does not have as the other one had it; a sentence each."""
     steps: dict[str, float] = field(default_factory=dict)
 
 
@@ -242,7 +265,10 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
         # Where time was short once, counting stays outside.
         share = budget(context) * SHARE_OF_COUNTS
         counts = _counting_fits(following, share) and attempt == 1
+        copies = following.copies
         catch_up(context, verb, following)
+        if following.copies != copies:
+            facts = prove(context, verb, following)  # what was copied since was not compared
         try:
             moved = _move_within_a_hold(context, verb, following, to, counts)
         except (TooMuchForAHold, TimedOut) as error:
@@ -261,7 +287,7 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
 
 def _counting_fits(following: Follower, share: float) -> bool:
     began = time.monotonic()
-    compare.compare_counts(following.source, following.target, following.source.collections())
+    compare.compare_counts(following.source, following.target, sorted(following.recent))
     return time.monotonic() - began <= share
 
 
@@ -273,8 +299,11 @@ def _move_within_a_hold(context: Context, verb: str, following: Follower, to: Si
             context.gate.drain(hold.left())
             hold.lap("drained")
             last = following.round(held=True, budget=hold.left() / 2)
-            moved.lines, moved.records = last.lines, last.records
+            moved.lines, moved.records, moved.left_out = last.lines, last.records, following.left_out()
             hold.lap("followed")
+            if moved.left_out and following.may_replace:
+                what = "; ".join(moved.left_out)
+                raise TooMuchForAHold(f"Only a snapshot can bring this, and it was written just now: {what}.")
             try:
                 differences = following.prove_quickly(last.ids, counts=moved.counts, timeout=hold.left())
             except CutoverError as error:
@@ -312,7 +341,7 @@ def begin_anew(context: Context, verb: str, why: str) -> dict[str, Any]:
     context.confirm.by_name(
         context.site.name,
         f"{context.old.name.capitalize()} cannot be brought up to date by what is recorded: {why} Everything is compared with "
-        f"{context.new.name}, and what differs on {context.old.name} is replaced or removed.{shown} "
+        f"{context.new.name}, and what {context.old.name} holds otherwise is replaced or removed.{shown} "
         "Until that has ended there is no way back.",
     )
     end_abandoned(context, verb)
@@ -323,7 +352,9 @@ def begin_anew(context: Context, verb: str, why: str) -> dict[str, Any]:
         context.gate.start_recording()
         start.save(path)
     with context.guard.act(f"{verb}.mend", f"Make {context.old.name} what {context.new.name} is, by comparing everything"):
-        _follower(context, verb, "new", start, may_replace=True).bring_everything()
+        anew = _follower(context, verb, "new", start, may_replace=True)
+        anew.bring_everything()
+        anew.bring_by_snapshot()
         start.doubt = ""
         start.save(path)
     following = follower(context, "new", verb)
@@ -331,13 +362,29 @@ def begin_anew(context: Context, verb: str, why: str) -> dict[str, Any]:
     return prove(context, verb, following)
 
 
-def base_copy(context: Context, verb: str, source: Qdrant, target: Qdrant, name: str) -> dict[str, Any]:
+def base_copy(context: Context, verb: str, source: Qdrant, target: Qdrant, name: str) -> dict[str, Any] | None:
     """Copy one collection by snapshot into an absent collection; a part that an interrupted copy left is removed first.
 
     The target fetches the snapshot itself, with the source's read-only key; Qdrant checks the checksum and leaves nothing
-    behind where it does not fit. The snapshot is removed from the source afterwards.
+    behind where it does not fit. The snapshot is removed from the source afterwards. None where the collection was deleted
+    meanwhile: then it is gone on the target as well. Where it was deleted and made anew the new one is copied.
     """
-    read_key = context.credentials.get("QDRANT_READ_ONLY_API_KEY")
+    made: list[str] = []
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _base_copy(context, verb, source, target, name, made)
+        except CutoverError:
+            if name not in source.collections():
+                _remove_part(context, verb, source, target, name)
+                context.ui.say(f"{name} was deleted on {source.name} meanwhile.")
+                return None
+            # With the collection its snapshot goes; whoever lists it no more was made anew.
+            if attempt == ATTEMPTS or (made and made[-1] in source.snapshot_names(name)):
+                raise
+    raise AssertionError
+
+
+def _remove_part(context: Context, verb: str, source: Qdrant, target: Qdrant, name: str) -> None:
     if name in target.collections():
         with context.guard.act(f"{verb}.remove-part", f"Remove the unfinished copy of {name} on {target.name}"):
             target.delete_collection(name)
@@ -346,8 +393,16 @@ def base_copy(context: Context, verb: str, source: Qdrant, target: Qdrant, name:
             f"{verb}.remove-alias", f"Remove the alias {name} on {target.name}; {source.name} has a collection"
         ):
             target.free_name(name)
+
+
+def _base_copy(
+    context: Context, verb: str, source: Qdrant, target: Qdrant, name: str, snapshots_made: list[str]
+) -> dict[str, Any]:
+    read_key = context.credentials.get("QDRANT_READ_ONLY_API_KEY")
+    _remove_part(context, verb, source, target, name)
     began = time.monotonic()
     with snapshots.taken(context, verb, source, name) as made:
+        snapshots_made.append(made.name)
         seconds_taken = time.monotonic() - began
         what = f"Recover {name} on {target.name}"
         with context.guard.act(f"{verb}.recover", what, before={"collection": name, "absent": True}) as act:
