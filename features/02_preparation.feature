@@ -65,6 +65,8 @@ Feature: Making ready
         | a plain file system    |
         | an XFS file system     |
         | logical volumes        |
+        | a btrfs file system    |
+        | a ZFS pool             |
 
     @lab
     Scenario: Before the resize the check says what is missing
@@ -94,13 +96,38 @@ Feature: Making ready
         | has a larger disk already             | a disk cannot shrink                |
         | is a template                         | is a template                       |
         | has no agent                          | no guest agent                      |
+        | has another name                      | is not the guest that is meant      |
 
     @lab
     Scenario: A partition behind the file system is named, because the disk alone is not enough
       Given the plan's servers on a host of their own
       And the new server's disk has swap behind the file system
       When the operator begins the resize
-      Then it fails because "(swap) stands behind it"
+      Then it is refused because "(swap) stands behind sda1"
+      And nothing was changed on the host
+
+    @lab
+    Scenario Outline: A disk with <layout> does not grow, because its file system could not follow
+      Given the plan's servers on a host of their own
+      And the new server's disk has <layout>
+      When the operator looks at what the resize would do
+      Then it is refused because "<reason>"
+      And nothing was changed on the host
+
+      Examples:
+        | layout                            | reason                              |
+        | swap behind the file system       | (swap) stands behind sda1           |
+        | an encrypted file system          | lies on an encrypted device         |
+        | a file system of another kind     | this tool grows ext4, XFS, btrfs    |
+        | no program that grows a partition | growpart is not installed           |
+
+    @lab
+    Scenario: A resize that was cut off while the new server restarted goes on
+      Given the plan's servers on a host of their own
+      And the operator's computer dies while the new server restarts
+      When the operator begins the resize
+      Then the new server itself sees its new cores and memory
+      And it was restarted once, and a second resize does nothing
 
     @lab
     Scenario: Nobody is restarted without being asked

@@ -33,8 +33,8 @@ Feature: Giving Nginx back
       Given the operator put the gate into Nginx
       And somebody changed Nginx's server file since
       When the operator takes the gate out of Nginx
-      Then it is refused because "changed by somebody since"
-      And that change is still there
+      Then that change is still there
+      And Nginx passes requests to the old server
 
     @lab
     Scenario Outline: The gate is not put into an Nginx that <trouble>
@@ -49,5 +49,6 @@ Feature: Giving Nginx back
         | trouble                                     | reason                    |
         | cannot see the flags                        | cannot look into          |
         | passes gRPC on as well                      | also passes gRPC          |
-        | would lose who may come in                  | holds more than the gate  |
-        | would be broken by the files of the gate    | does not accept           |
+        | sends clients to the old server itself      | sends clients to the old  |
+        | asks a server that no file names            | no file sets that         |
+        | would be broken by the file of the gate     | does not accept           |

@@ -33,7 +33,7 @@ Feature: Going back without loss
     Scenario: Giving up the way back needs the name of the site
       Given traffic moved to the new server
       When the operator gives up the way back without typing the site's name
-      Then it is refused because "nobody typed"
+      Then it is refused because "confirm by typing the name"
       And the status is watching
 
     @lab

@@ -95,7 +95,7 @@ Feature: Giving back the old servers
       Given the move is finished
       And the operator types the names of only three old servers
       When the operator gives back the old servers
-      Then it is refused because "nobody typed"
+      Then it is refused because "confirm by typing the name"
       And all old servers run
 
     @lab

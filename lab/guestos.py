@@ -20,7 +20,9 @@ OVERHEAD = 0.003
 #: Where the first partition begins, and what a GPT keeps at the end of the disk.
 FIRST, LAST = MIB, 34 * 512
 
-FsType = Literal["ext4", "xfs", "swap", "LVM2_member", "vfat", ""]
+FsType = Literal["ext4", "xfs", "btrfs", "zfs_member", "ntfs", "swap", "LVM2_member", "crypto_LUKS", "vfat", ""]
+#: What ext4's defaults keep for root and for its tables: the agent leaves both out.
+EXT4_KEEPS = 0.0635
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Volume:
     fs: FsType
     mount: str = ""
     fs_size: int = 0
+    kind: str = "lvm"
 
     def __post_init__(self) -> None:
         self.fs_size = self.fs_size or self.size
@@ -48,6 +51,8 @@ class Partition:
     mount: str = ""
     fs_size: int = 0
     volumes: list[Volume] = field(default_factory=list)
+    pool: str = ""
+    """The dataset of a ZFS pool that is mounted."""
 
     def __post_init__(self) -> None:
         self.fs_size = self.fs_size or self.size
@@ -93,6 +98,22 @@ def lvm_root(size: int, *, fs: FsType = "ext4", device: str = "sda", drive: str 
     return Disk(device, drive, [boot, Partition(3, boot.end, rest, "LVM2_member", volumes=[Volume("vg0-root", rest, fs, "/")])])
 
 
+def encrypted_root(size: int, *, device: str = "sda", drive: str = "scsi0") -> Disk:
+    """Root inside LUKS on the last partition."""
+    boot = Partition(1, FIRST, GIB, "ext4", "/boot")
+    rest = size - boot.end - LAST
+    inside = Volume("sda2_crypt", rest, "ext4", "/", kind="crypt")
+    return Disk(device, drive, [boot, Partition(2, boot.end, rest, "crypto_LUKS", volumes=[inside])])
+
+
+def zfs_root(size: int, *, device: str = "sda", drive: str = "scsi0") -> Disk:
+    """Root on a ZFS pool of one partition, the last one (Proxmox' and Ubuntu's installers)."""
+    boot = Partition(2, FIRST, 512 * MIB, "vfat", "/boot/efi")
+    return Disk(
+        device, drive, [boot, Partition(3, boot.end, size - boot.end - LAST, "zfs_member", "/", pool="rpool/ROOT/debian")]
+    )
+
+
 @dataclass
 class GuestOs:
     """The inside of one VM. `sizes` (drive -> bytes) is refreshed from the VM's configuration before each answer."""
@@ -101,6 +122,7 @@ class GuestOs:
     address: str = ""
     name: str = ""
     exec_blocked: bool = False
+    files_blocked: bool = False
     missing: set[str] = field(default_factory=set)
     """Programs that are not installed, by base name."""
     commands: list[list[str]] = field(default_factory=list)
@@ -115,24 +137,58 @@ class GuestOs:
         """guest-get-fsinfo: total-bytes is the file system, not the disk."""
         found = []
         for disk in self.disks:
-            where = {"bus-type": "scsi", "bus": 0, "target": 0, "unit": 0, "serial": f"drive-{disk.drive}"}
+            where = {"bus-type": "scsi", "bus": 0, "target": 0, "unit": 0, "serial": f"0QEMU_QEMU_HARDDISK_drive-{disk.drive}"}
             for part in disk.partitions:
                 for name, fs, mount, size in [
-                    (f"{disk.device}{part.number}", part.fs, part.mount, part.fs_size),
-                    *((volume.name, volume.fs, volume.mount, volume.fs_size) for volume in part.volumes),
+                    (part.pool or f"{disk.device}{part.number}", part.fs, part.mount, part.fs_size),
+                    *((self._mapped(volume), volume.fs, volume.mount, volume.fs_size) for volume in part.volumes),
                 ]:
                     if mount:
+                        keeps = EXT4_KEEPS if fs == "ext4" else OVERHEAD
                         found.append(
                             {
                                 "name": name,
                                 "mountpoint": mount,
-                                "type": fs,
-                                "total-bytes": int(size * (1 - OVERHEAD)),
+                                "type": fs.removesuffix("_member"),
+                                "total-bytes": int(size * (1 - keeps)),
                                 "used-bytes": size // 10,
-                                "disk": [{**where, "dev": f"/dev/{disk.device}{part.number}"}],
+                                # Of a pool's devices the agent knows nothing.
+                                "disk": [] if part.pool else [{**where, "dev": f"/dev/{disk.device}{part.number}"}],
                             }
                         )
         return found
+
+    def _volumes(self) -> list[Volume]:
+        return [volume for disk in self.disks for part in disk.partitions for volume in part.volumes]
+
+    def _mapped(self, volume: Volume) -> str:
+        """A volume as the kernel names it."""
+        return f"dm-{self._volumes().index(volume)}"
+
+    def read_file(self, path: str) -> str | None:
+        """A file as far as the resize reads any: what the kernel says of block devices, and whether programs are there."""
+        parts = [(disk, part) for disk in self.disks for part in disk.partitions]
+        names = {disk.device: (0, self.sizes[disk.drive]) for disk in self.disks}
+        names |= {f"{disk.device}{part.number}": (part.start, part.size) for disk, part in parts}
+        names |= {self._mapped(volume): (0, volume.size) for volume in self._volumes()}
+        if path == "/proc/partitions":
+            rows = [f"   8 {n:8d} {size // 1024:10d} {name}" for n, (name, (_, size)) in enumerate(sorted(names.items()))]
+            return "\n".join(["major minor  #blocks  name", "", *rows, ""])
+        if path == "/proc/swaps":
+            used = [
+                f"/dev/{disk.device}{part.number}   partition {part.size // 1024} 0 -2"
+                for disk, part in parts
+                if part.fs == "swap"
+            ]
+            return "\n".join(["Filename Type Size Used Priority", *used, ""])
+        if (match := re.fullmatch(r"/sys/class/block/([\w-]+)/(start|size)", path)) and match[1] in names:
+            start, size = names[match[1]]
+            return f"{(start if match[2] == 'start' else size) // 512}\n"
+        if match := re.fullmatch(r"/sys/class/block/(dm-\d+)/dm/uuid", path):
+            found = next((v for v in self._volumes() if self._mapped(v) == match[1]), None)
+            kind = {"lvm": "LVM-0123456789abcdef", "crypt": "CRYPT-LUKS2-0123456789abcdef-sda2_crypt"}
+            return None if found is None else kind[found.kind] + "\n"
+        return "#!/bin/sh\n" if path == "/usr/bin/growpart" and "growpart" not in self.missing else None
 
     def vcpus(self) -> list[dict[str, Any]]:
         return [{"logical-id": n, "online": True, "can-offline": n > 0} for n in range(self.cores)]
@@ -158,6 +214,8 @@ class GuestOs:
         """Run a program: (exit code, standard output, standard error)."""
         self.commands.append(list(argv))
         program = argv[0].rsplit("/", 1)[-1]
+        if argv[:2] == ["/bin/sh", "-c"]:
+            return self._shell(argv[2])
         handler = getattr(self, "_" + program.replace("-", "_"), None)
         if handler is None or program in self.missing:
             return 127, "", f"Failed to execute child process “{argv[0]}” (No such file or directory)"
@@ -171,26 +229,57 @@ class GuestOs:
             for part in sorted(disk.partitions, key=lambda p: p.number):
                 entry = self._row(f"{disk.device}{part.number}", "part", part.size, part.fs, part.mount)
                 if part.volumes:
-                    entry["children"] = [self._row(v.name, "lvm", v.size, v.fs, v.mount) for v in part.volumes]
+                    entry["children"] = [self._row(v.name, v.kind, v.size, v.fs, v.mount) for v in part.volumes]
                 children.append(entry)
             devices.append({**self._row(disk.device, "disk", self.sizes[disk.drive], "", ""), "children": children})
         return 0, json.dumps({"blockdevices": devices}), ""
 
     @staticmethod
     def _row(name: str, kind: str, size: int, fs: str, mount: str) -> dict[str, Any]:
-        mapped = name if kind != "lvm" else f"mapper/{name}"
-        mounted = "[SWAP]" if fs == "swap" else mount or None
+        mapped = name if kind not in {"lvm", "crypt"} else f"mapper/{name}"
+        mounted = "[SWAP]" if fs == "swap" else None if fs == "zfs_member" else mount or None
         return {"name": name, "path": f"/dev/{mapped}", "type": kind, "size": size, "fstype": fs or None, "mountpoint": mounted}
+
+    def _shell(self, script: str) -> tuple[int, str, str]:
+        """`command -v` of one program, or the loop that names those that are missing."""
+        if match := re.fullmatch(r"command -v (\S+)", script):
+            there = self._installed(match[1].rsplit("/", 1)[-1])
+            return (0, match[1] + "\n", "") if there else (127, "", "")
+        match = re.fullmatch(r'for p in ([\w ]*); do command -v "\$p" >/dev/null \|\| echo "\$p"; done', script)
+        if match is None:
+            return 2, "", f"sh: not a script that the lab knows: {script}"
+        return 0, "".join(f"{name}\n" for name in match[1].split() if not self._installed(name)), ""
+
+    def _installed(self, program: str) -> bool:
+        return program not in self.missing and hasattr(self, "_" + program.replace("-", "_"))
+
+    def _btrfs(self, arguments: list[str]) -> tuple[int, str, str]:
+        for part in (part for disk in self.disks for part in disk.partitions):
+            if arguments == ["filesystem", "resize", "max", part.mount] and part.fs == "btrfs":
+                part.fs_size = part.size
+                return 0, f"Resize device id 1 (/dev/sda{part.number}) from old to max\n", ""
+        return 1, "", "ERROR: not a btrfs filesystem"
+
+    def _zpool(self, arguments: list[str]) -> tuple[int, str, str]:
+        for disk in self.disks:
+            for part in disk.partitions:
+                pool = part.pool.partition("/")[0]
+                vdev = f"/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_drive-{disk.drive}-part{part.number}"
+                if pool and arguments == ["list", "-vHP", pool]:
+                    return 0, f"{pool}\t{part.fs_size}\t1G\t-\n\t{vdev}\t{part.fs_size}\t-\tONLINE\n", ""
+                if pool and arguments == ["online", "-e", pool, vdev]:
+                    part.fs_size = part.size
+                    return 0, "", ""
+        return 1, "", "cannot open: no such pool"
 
     def _cat(self, arguments: list[str]) -> tuple[int, str, str]:
         lines = []
         for path in arguments:
-            match = re.fullmatch(r"/sys/class/block/([a-z]+)(\d+)/start", path)
-            disk = next((d for d in self.disks if match and d.device == match[1]), None)
-            if match is None or disk is None or int(match[2]) not in {p.number for p in disk.partitions}:
+            text = self.read_file(path)
+            if text is None:
                 return 1, "", f"cat: {path}: No such file or directory"
-            lines.append(str(disk.partition(int(match[2])).start // 512))
-        return 0, "\n".join(lines) + "\n", ""
+            lines.append(text)
+        return 0, "".join(lines), ""
 
     def _growpart(self, arguments: list[str]) -> tuple[int, str, str]:
         dry = "--dry-run" in arguments

@@ -117,6 +117,7 @@ class NginxHost:
         vllm: str | None = None,
         port: int = 6333,
         vllm_port: int = 8000,
+        gate_port: int = 6339,
         workers: int = 2,
         binary: str | None = None,
     ) -> None:
@@ -124,6 +125,7 @@ class NginxHost:
         self.address = address
         self.port = port
         self.vllm_port = vllm_port
+        self.gate_port = gate_port
         found = binary or nginx_binary()
         if found is None:
             raise RuntimeError("nginx is not installed on this machine: apt-get install nginx")
@@ -140,6 +142,11 @@ class NginxHost:
     @property
     def url(self) -> str:
         return f"http://{self.address}:{self.port}"
+
+    @property
+    def gate_address(self) -> str:
+        """Where the gate listens once it is in: beside the operator's servers, on an address that only this machine has."""
+        return f"{self.address}:{self.gate_port}"
 
     @property
     def vllm_url(self) -> str:
@@ -159,6 +166,7 @@ class NginxHost:
             "http_folder": str(self.http_folder),
             "server_file": str(self.server_file),
             "gate_folder": str(self.gate_folder),
+            "gate_address": self.gate_address,
             "worker_user": self.worker_user,
             "reload": self.reload,
         }

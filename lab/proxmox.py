@@ -633,6 +633,16 @@ class LabPve(FakePve):  # type: ignore[misc]
             return answer
         if command in ("exec", "exec-status") and inside.exec_blocked:
             raise PveError(500, f"VM {vm.vmid} qmp command 'guest-{command}' failed - Command guest-{command} has been disabled")
+        if command == "file-read":
+            if inside.files_blocked:
+                raise PveError(
+                    500, f"VM {vm.vmid} qmp command 'guest-file-open' failed - Command guest-file-open has been disabled"
+                )
+            text = inside.read_file(str(values["file"]))
+            if text is None:
+                said = f"failed to open file '{values['file']}' (mode: 'r'): No such file or directory"
+                raise PveError(500, f"Agent error: {said}")
+            return {"content": text}
         if command == "exec":
             argv = [str(word) for word in ([values["command"]] if isinstance(values["command"], str) else values["command"])]
             code, out, err = inside.run(argv)

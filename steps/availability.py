@@ -73,7 +73,7 @@ def _warned(operator: Operator, who: str) -> None:
     assert operator.result is not None and operator.result.outcome is not None
     assert operator.result.outcome.changed
     warnings = operator.result.outcome.warnings
-    assert [w for w in warnings if w.startswith(f"{who} was not as before all the time")], warnings
+    assert [w for w in warnings if w.startswith(f"{who} did not answer as before throughout")], warnings
 
 
 def _found(operator: Operator, who: str) -> Finding:

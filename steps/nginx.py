@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 
 import pytest
-import requests
 from pytest_bdd import given, parsers, then, when
 
 from lab.lab import Lab
@@ -98,12 +98,17 @@ def _trouble(lab: Lab, undoing: ExitStack, trouble: str) -> None:
         old = lab.site.guests.old.address
         text = f"server {{ listen {nginx.address}:6334; http2 on; location / {{ grpc_pass grpc://{old}:6334; }} }}\n"
         (nginx.http_folder / "grpc.conf").write_text(text.replace("; http2 on;", " http2;"))
-    elif trouble == "would lose who may come in":
-        nginx.server_file.write_text(
-            nginx.server_file.read_text().replace("proxy_pass", "deny 127.255.0.0/16;\n        proxy_pass")
+    elif trouble == "sends clients to the old server itself":
+        old = urlsplit(lab.site.qdrant.old_url).netloc
+        (nginx.http_folder / "old.conf").write_text(
+            f"server {{ listen {nginx.address}:6336; return 307 http://{old}$request_uri; }}\n"
         )
-    elif trouble == "would be broken by the files of the gate":
-        (nginx.http_folder / "zz.conf").write_text("upstream qdrant_old { server 127.0.0.1:1; }\n")
+    elif trouble == "asks a server that no file names":
+        (nginx.http_folder / "any.conf").write_text(
+            f"server {{ listen {nginx.address}:6336; location / {{ proxy_pass http://$http_x_server; }} }}\n"
+        )
+    elif trouble == "would be broken by the file of the gate":
+        (nginx.http_folder / "zz.conf").write_text("map_hash_bucket_size 32;\n")
     else:
         raise ValueError(trouble)
 
@@ -117,4 +122,3 @@ def _somebody_changed_it(lab: Lab) -> None:
 @then("that change is still there")
 def _change_is_there(lab: Lab) -> None:
     assert lab.nginx.server_file.read_text().endswith(MINE)
-    assert requests.get(f"{lab.nginx.url}/qdrant-gate/state", timeout=5, proxies={"http": ""}).json()["gate"] == 1

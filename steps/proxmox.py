@@ -18,12 +18,13 @@ from pytest_bdd import given, parsers, then, when
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.phases import backup, registry, resize
 from cutover.portainer import client
-from lab.guestos import GIB, Disk, lvm_root, plain_root, swap_behind_root
+from lab.guestos import GIB, Disk, encrypted_root, lvm_root, plain_root, swap_behind_root, zfs_root
 from lab.operator import Operator
 from lab.proxmox_host import Host, host
 from steps.data import Checked
 
 if TYPE_CHECKING:
+    from cutover.context import Context
     from lab.lab import Lab
 
 OLD, NEW, NGINX = 952, 1001, 101
@@ -269,13 +270,21 @@ _LAYOUTS: dict[str, Callable[[int], Disk]] = {
     "a plain file system": plain_root,
     "an XFS file system": lambda size: plain_root(size, fs="xfs"),
     "logical volumes": lvm_root,
+    "a btrfs file system": lambda size: plain_root(size, fs="btrfs"),
+    "a ZFS pool": zfs_root,
     "swap behind the file system": swap_behind_root,
+    "an encrypted file system": encrypted_root,
+    "a file system of another kind": lambda size: plain_root(size, fs="ntfs"),
+    "no program that grows a partition": plain_root,
 }
 
 
 @given(parsers.parse("the new server's disk has {layout}"))
 def _disk_has(lab: Host, layout: str) -> None:
-    lab.pve.vm(NEW).guest_os.disks = [_LAYOUTS[layout](lab.site.resize.before.disk_gb * GIB)]
+    inside = lab.pve.vm(NEW).guest_os
+    inside.disks = [_LAYOUTS[layout](lab.site.resize.before.disk_gb * GIB)]
+    if layout.startswith("no program"):
+        inside.missing.add("growpart")
 
 
 _VM: dict[str, Callable[[Any], Any]] = {
@@ -291,7 +300,37 @@ _VM: dict[str, Callable[[Any], Any]] = {
     "has a larger disk already": lambda vm: vm.config.update(scsi0="local-lvm:vm-1001-disk-0,size=200G"),
     "is a template": lambda vm: vm.config.update(template=1),
     "has no agent": lambda vm: vm.config.pop("agent"),
+    "has another name": lambda vm: vm.config.update(name="nas"),
 }
+
+
+class PowerCut(BaseException):
+    """The operator's computer is off."""
+
+
+def dies_while(operator: Operator, verb: str, kind: str) -> None:
+    """Carry out a verb with a computer that dies when Proxmox has begun a task of this kind."""
+
+    def prepare(run: Context) -> None:
+        start = run.proxmox.start_task
+
+        def start_and_die(*words: Any, **values: Any) -> str:
+            upid = start(*words, **values)
+            if values["kind"] == kind:
+                raise PowerCut
+            return upid
+
+        run.proxmox.start_task = start_and_die  # type: ignore[method-assign]
+
+    operator.prepare = prepare
+    with pytest.raises(PowerCut):
+        operator.tries(verb)
+    operator.prepare = lambda _run: None
+
+
+@given("the operator's computer dies while the new server restarts")
+def _dies_while_restarting(operator: Operator) -> None:
+    dies_while(operator, "resize", "qmreboot")
 
 
 @given(parsers.re(f"the new server (?P<trouble>{'|'.join(_VM)})"))
@@ -319,7 +358,10 @@ def _sees_cores_and_memory(lab: Host, operator: Operator, which: str) -> None:
 def _file_system_has_grown(lab: Host, operator: Operator) -> None:
     sizes = lab.site.resize
     more = sizes.after.disk_gb - sizes.before.disk_gb
-    assert _inside(operator).fs_bytes >= (sizes.after.disk_gb - 2) * GIB
+    inside = _inside(operator)
+    assert inside.disk_bytes == sizes.after.disk_gb * GIB
+    assert inside.unused is not None and inside.unused < GIB // 16
+    assert inside.fs_bytes >= 0.92 * sizes.after.disk_gb * GIB  # ext4 does not tell what it keeps for root and its tables
     assert more == 32
     assert lab.pve.vm(NEW).drive_size(sizes.disk) == sizes.after.disk_gb * GIB
 

@@ -34,10 +34,10 @@ def run(installed: Path, code: str) -> str:
 
 
 def test_the_gates_files_are_in_it(installed: Path) -> None:
-    code = "from cutover.gate import templates as g; print(g.SHIPPED, *g.render(folder=g.FOLDER, old=g.OLD, new=g.NEW).http)"
+    code = "from cutover.gate import templates as g; print(g.SHIPPED, g.NAME, len(g.render(folder=g.FOLDER, old=g.OLD, new=g.NEW).checksum))"
     folder, *names = run(installed, code).split()
     assert Path(folder).is_relative_to(installed)
-    assert names == ["qdrant-upstreams.conf", "qdrant-gate-http.conf"]
+    assert names == ["qdrant-gate.conf", "16"]
 
 
 def test_the_command_is_called_cutover(installed: Path) -> None:

@@ -219,7 +219,7 @@ def _latency(url: str, key: str, dimensions: int, seconds: float) -> tuple[float
 def _given(lab: Lab, old: str, new: str) -> None:
     """Let the lab's Nginx and site name two servers that are given."""
     before = f"{lab.network.address(152)}:6333"
-    file = Path(lab.site.nginx.server_file)
+    file = Path(lab.nginx.server_file)
     file.write_text(file.read_text().replace(before, urlsplit(old).netloc))
     guests = {
         role: getattr(lab.site.guests, role).model_dump() | {"address": urlsplit(url).hostname}

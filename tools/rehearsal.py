@@ -160,7 +160,7 @@ class Rehearsal:
 def play(rehearsal: Rehearsal) -> Report:
     """The plan, forward, back, forward again and to the end."""
     r, lab = rehearsal, rehearsal.lab
-    server_file = Path(lab.site.nginx.server_file)
+    server_file = Path(lab.nginx.server_file)
     before = server_file.read_bytes()
 
     r.chapter("Before we start")

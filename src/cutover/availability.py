@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cutover.core import events
+from cutover.core import events, files
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import now
 from cutover.core.write_guard import WriteGuard
@@ -41,7 +40,7 @@ LAST_WORD = 15.0
 VLLM, PORTAINER = "vLLM", "Portainer"
 NOTE = events.NEIGHBOUR_WRONG
 #: Acts during which the new server is away, as was announced; it is expected back with its first right answer after them.
-_REBOOTS = {"resize.reboot", "resize.start", "resize.rollback"}
+_REBOOTS = {"resize.reboot", "resize.reboot-awaited", "resize.start", "resize.rollback"}
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class Watch:
     def warnings(self) -> list[str]:
         """What was wrong, in sentences."""
         wrong = [(who, found) for who in _WHO if (found := self.wrong(who))]
-        return [f"{who} was not as before all the time meanwhile: {_blame(found, self._count(who))}" for who, found in wrong]
+        return [f"{who} did not answer as before throughout this step: {_blame(found, self._count(who))}" for who, found in wrong]
 
     def gaps(self) -> list[str]:
         """What was not seen, in sentences."""
@@ -218,7 +217,7 @@ def _conclude(context: Context, watch: Watch) -> None:
     watch.expected = announced(watch.answers, context.journal.entries())
     for who in _WHO:
         if wrong := watch.wrong(who):
-            said = f"{who} was not as before all the time during `{watch.step}`"
+            said = f"{who} did not answer as before throughout `{watch.step}`"
             with suppress(OSError):  # a full disk is told by the step itself
                 context.journal.note(NOTE, said, who=who, wrong=len(wrong), first=vars(wrong[0]))
 
@@ -230,20 +229,12 @@ def path_of(context: Context) -> Path:
 
 
 def _write(path: Path, answer: Answer) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        # One write, so that two who append do not tear each other's line.
-        os.write(handle, (json.dumps({k: v for k, v in vars(answer).items() if v != ""}, ensure_ascii=False) + "\n").encode())
-    finally:
-        os.close(handle)
+    files.append(path, json.dumps({k: v for k, v in vars(answer).items() if v != ""}, ensure_ascii=False) + "\n", sync=False)
 
 
 def _mend(path: Path) -> None:
-    """Cut off a last line that a crash tore."""
-    with suppress(OSError), path.open("rb+") as file:
-        data = file.read()
-        if data and not data.endswith(b"\n"):
-            file.truncate(data.rfind(b"\n") + 1)
+    with suppress(OSError):
+        files.mend(path)
 
 
 def load(context: Context) -> list[Answer]:
@@ -322,7 +313,7 @@ def judge(who: str, answers: Sequence[Answer], entries: Sequence[Entry]) -> Judg
     wrong = [a for a in mine if a.wrong and a not in gap]
     facts: dict[str, Any] = {"asked": len(mine), "wrong": len(wrong), "announced": len(gap)}
     if wrong:
-        return Judgement(False, f"{who} was not as before all the time: {_blame(wrong, len(mine))}", facts)
+        return Judgement(False, f"{who} did not answer as before throughout: {_blame(wrong, len(mine))}", facts)
     moved = events.probed(entries)
     if not moved:
         return Judgement(None, f"No step was carried out yet during which {who} could be asked.", facts)

@@ -1,6 +1,6 @@
-"""One run of a command: the site, the door, the journal, and a client for every system.
+"""One run of a command: the site, the guard of writes, the journal, and a client for every system.
 
-Clients are made when they are first needed, so a command contacts only what it uses. With a closed door (no
+Clients are made when they are first needed, so a command contacts only what it uses. With a guard that lets nothing through (no
 ``--execute``) they are given the read-only keys where there are any.
 """
 
@@ -17,6 +17,7 @@ from cutover.core.write_guard import WriteGuard
 
 if TYPE_CHECKING:
     from cutover.core.credentials import Credentials
+    from cutover.core.http import Tls
     from cutover.dns.names import Names
     from cutover.gate.controller import Gate
     from cutover.portainer.client import Portainer
@@ -57,12 +58,12 @@ class Context:
         if "journal" in self.__dict__:
             self.journal.unlock()
 
-    def _qdrant(self, url: str, name: str) -> Qdrant:
+    def _qdrant(self, url: str, name: str, tls: Tls | None = None) -> Qdrant:
         from cutover.qdrant.client import Qdrant
 
         read_only = self.credentials.get("QDRANT_READ_ONLY_API_KEY")
         key = self.credentials.get("QDRANT_API_KEY") if self.execute or read_only is None else read_only
-        return Qdrant(url, self.guard, key=key, name=name)
+        return Qdrant(url, self.guard, key=key, name=name, tls=tls)
 
     @cached_property
     def old(self) -> Qdrant:
@@ -77,7 +78,11 @@ class Context:
     @cached_property
     def public(self) -> Qdrant:
         """Qdrant as the applications see it, through Nginx."""
-        return self._qdrant(self.site.qdrant.public_url, "Qdrant through Nginx")
+        from cutover.core.http import Tls
+
+        place = self.site.qdrant
+        tls = Tls(Path(place.ca_file) if place.ca_file else None, place.fingerprint)
+        return self._qdrant(place.public_url, "Qdrant through Nginx", tls)
 
     @cached_property
     def proxmox(self) -> Proxmox:
@@ -98,7 +103,9 @@ class Context:
         """Nginx: the gate that holds, switches and records."""
         from cutover.gate.controller import Gate
 
-        return Gate(self.site, self.credentials, self.guard)
+        gate = Gate(self.site, self.credentials, self.guard)
+        gate.tell = self.ui.say
+        return gate
 
     @cached_property
     def vllm(self) -> Vllm:

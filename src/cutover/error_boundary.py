@@ -3,7 +3,7 @@
 Clients know what became of one request; only here it is known what was done before it. So a refusal or a lost connection after
 something was changed is *failed on the way*, whoever raised it and whatever he thought of it. And what nobody expected - an
 answer of another shape than the API's, a disk that is full - is a sentence like everything else; the rest of it stands in
-``defects.log``.
+``crash.log``.
 """
 
 from __future__ import annotations
@@ -58,17 +58,15 @@ def _in_words(context: Context, error: Exception) -> CutoverError:
             f"{where} cannot be read or written: {(error.strerror or str(error)).lower()}.", "Make room, or look at its rights."
         )
     kept = crash_log.keep(context.state_dir, context.credentials, error)
-    asked = _guard(context).heard or ["nobody"]
+    asked = _guard(context).heard or ["a question"]
     return Unreachable(
-        f"Something that was answered cannot be understood: {_missing(error)}. "
-        f"The last that {'was asked is' if len(asked) == 1 else 'were asked are'} {' and '.join(asked)}.",
-        f"If {'that is the right server' if len(asked) == 1 else 'those are the right servers'}, this is a mistake in this tool; "
-        f"{kept}.",
+        f"Unexpected response to {' or '.join(asked)}: {_missing(error)}.",
+        f"Look whether that address in site.yaml is the right server. If it is, this is a mistake in this tool; {kept}.",
     )
 
 
 def _guard(context: Context) -> WriteGuard:
-    """The run's door; a closed one where the run did not get so far as to have one."""
+    """The guard of this context; one that lets nothing through where it was not made yet."""
     made = context.__dict__.get("guard")
     return made if isinstance(made, WriteGuard) else WriteGuard()
 

@@ -1,7 +1,7 @@
 """Carrying out a step of the plan: the one function that the command line, the features and the rehearsal call.
 
 Without ``--execute`` a verb only shows its plan. With it, the plan is made again from what is true now, the phase
-acts through the door and proves its result, and the journal gets a line that the step is complete. Meanwhile the neighbours are
+acts through the guard and proves its result, and the journal gets a line that the step is complete. Meanwhile the neighbours are
 asked whether they notice anything (see :mod:`cutover.availability`).
 """
 

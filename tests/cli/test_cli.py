@@ -61,23 +61,36 @@ class TestTheStateFolder:
         assert cutover(site, "plan", "--state-dir", "state").returncode == 0
         assert not (site.parent / "state").exists()
 
+    @pytest.mark.parametrize("mode", [0o755, 0o750, 0o711, 0o701, 0o777, 0o1777])
+    @pytest.mark.parametrize("words", [["status"], ["copy", "--execute"]], ids=lambda words: words[0])
+    def test_that_others_can_enter_is_refused(self, site: Path, words: list[str], mode: int) -> None:
+        (site.parent / "state").mkdir()
+        (site.parent / "state").chmod(mode)
+        ended = cutover(site, *words, "--state-dir", "state")
+        assert (ended.returncode, ended.stdout) == (2, ""), ended
+        assert "The state folder state cannot be used: others can enter it." in ended.stderr
+        assert "chmod 700 state" in ended.stderr
+        assert list((site.parent / "state").iterdir()) == []
+
     def test_with_something_unexpected_in_it_is_a_sentence_and_a_note_of_where(self, site: Path) -> None:
-        (site.parent / "state" / "follow.json").mkdir(parents=True)
+        (site.parent / "state").mkdir(mode=0o700)
+        (site.parent / "state" / "follow.json").mkdir()
         ended = cutover(site, "status", "--state-dir", "state", "--json")
         assert ended.returncode == 1, ended
         assert "Traceback" not in ended.stderr
         assert "IsADirectoryError" in ended.stderr
         assert json.loads(ended.stdout)["exit_code"] == 1
-        kept = site.parent / "state" / "defects.log"
+        kept = site.parent / "state" / "crash.log"
         assert "Traceback" in kept.read_text(encoding="utf-8")
         assert kept.stat().st_mode & 0o777 == 0o600
 
     def test_a_key_is_in_neither(self, site: Path) -> None:
-        (site.parent / "state" / KEY / "follow.json").mkdir(parents=True)
+        (site.parent / "state" / KEY).mkdir(mode=0o700, parents=True)
+        (site.parent / "state" / KEY / "follow.json").mkdir()
         ended = cutover(site, "status", "--state-dir", f"state/{KEY}", QDRANT_API_KEY=KEY)
         assert ended.returncode == 1, ended
         assert KEY not in ended.stdout + ended.stderr
-        assert KEY not in (site.parent / "state" / KEY / "defects.log").read_text(encoding="utf-8")
+        assert KEY not in (site.parent / "state" / KEY / "crash.log").read_text(encoding="utf-8")
 
 
 class TestStatus:

@@ -33,7 +33,7 @@ def test_an_answer_can_be_part_of_what_is_printed() -> None:
 
 def test_a_field_that_is_missing_is_missed_in_words() -> None:
     said = fields({"guests": [{"vmid": 952}]}, "Proxmox, asked GET /cluster/resources,")
-    with pytest.raises(Lacks, match="Proxmox, asked GET /cluster/resources, did not say 'status'"):
+    with pytest.raises(Lacks, match="Proxmox, asked GET /cluster/resources, did not include 'status' in its response"):
         said["guests"][0]["status"]
 
 

@@ -76,8 +76,9 @@ def test_a_line_that_is_none_of_ours_is_refused(tmp_path: Path, line: str) -> No
         Journal(tmp_path, "home")
 
 
-def test_where_the_journal_cannot_be_written_nothing_is_done(tmp_path: Path) -> None:
-    (tmp_path / "journal.jsonl").symlink_to("/dev/full")
+def test_where_the_journal_cannot_be_written_nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full, real = os.open("/dev/full", os.O_WRONLY), os.write
+    monkeypatch.setattr("os.write", lambda _handle, data: real(full, data))
     journal, done = Journal.__new__(Journal), []
     vars(journal).update(path=tmp_path / "journal.jsonl", _site="home", _redact=str, _lock_file=0, _entries=[])
     with pytest.raises(Refused, match=r"cannot be written \(no space left on device\)"), WriteGuard(journal).act("x", "X"):

@@ -269,7 +269,10 @@ def test_a_server_that_does_not_come_up_is_overwritten_only_by_name(whole: Host)
     limits = whole.site.limits.model_copy(update={"reboot_seconds": 1.0})
     site = whole.site.model_copy(update={"limits": limits})
     run = whole.run(execute=True, site=site)
-    with pytest.raises(Failed, match=r"nobody typed 'qdrant': LXC 952 \(qdrant\) would be overwritten"), error_boundary(run):
+    with (
+        pytest.raises(Failed, match=r"confirm by typing the name qdrant\. LXC 952 \(qdrant\) would be overwritten"),
+        error_boundary(run),
+    ):
         restore.do(run)
     assert (machine.root / "storage" / "lost").is_dir()
     restore.do(whole.run(execute=True, confirm=ConfirmedInAdvance("qdrant"), site=site))

@@ -591,7 +591,7 @@ def test_removing_keeps_the_data_until_its_name_is_typed(vm: Vm1001) -> None:
     assert not [n for n in run.portainer.networks() if n["Name"].startswith("qdrant")]
     assert deploy.undo(run).changed is False
     assert deploy.plan_undo(run) == []
-    with pytest.raises(Refused, match="nobody typed 'qdrant_"):
+    with pytest.raises(Refused, match="confirm by typing the name qdrant_"):
         deploy.remove_data(run)
     assert run.portainer.volume("qdrant_storage") is not None
     # Made again, it has its data.

@@ -52,7 +52,7 @@ def test_a_stranger_carries_out_the_page(lab_parent: Path) -> None:
         assert "✘" not in at_the_end, at_the_end
         assert "The gate was taken out for good" in at_the_end
         assert "LXC 952 (qdrant) is deleted" in at_the_end
-        settled = Path(lab.site.nginx.server_file)
+        settled = Path(lab.nginx.server_file)
         right = settled.read_text(encoding="utf-8")
         settled.write_text(right.replace(netloc(lab.site.qdrant.new_url), "127.0.0.1:9"), encoding="utf-8")
         said = carry_out(["check", "--criterion", "E1"]).stdout

@@ -120,7 +120,9 @@ def test_an_alias_that_somebody_else_uses_is_in_the_way_and_stays() -> None:
     found = fw.resolve(config, GOING)
     assert found.removal.aliases == ()
     (said,) = found.in_the_way
-    assert said.startswith("Alias old of the datacenter means only what is to go, but IP set mixed of the datacenter uses it")
+    assert said.startswith(
+        "Alias old of the datacenter stands only for servers that are to be deleted, but IP set mixed of the datacenter uses it"
+    )
     assert "the datacenter: IP set mixed holds old" in found.shared
 
 

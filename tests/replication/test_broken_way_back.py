@@ -63,7 +63,7 @@ def test_a_damaged_record_is_begun_anew_with_the_name_and_the_way_back_is_open_a
     assert operator.result is not None and "Record every write anew" in operator.result.plan[0].text
     before = records(lab, lab.site.qdrant.old_url)
     operator.tries("follow")
-    assert "nobody typed" in str(operator.was_refused())
+    assert "confirm by typing the name" in str(operator.was_refused())
     assert operator.error is not None and operator.error.exit_code == 1
     assert differences(before, records(lab, lab.site.qdrant.old_url)) == []
 
@@ -142,7 +142,10 @@ def test_a_broken_way_back_can_be_given_up_by_name(lab: Lab) -> None:
     operator = Operator(lab)
     operator.tries("finish")
     refused = str(operator.was_refused())
-    assert "The old server is NOT up to date: The gate's log has a damaged line" in refused and "nobody typed" in refused
+    assert (
+        "The old server is NOT up to date: The gate's log has a damaged line" in refused
+        and "confirm by typing the name" in refused
+    )
     operator.agrees_to.add(lab.site.name)
     assert "NOT up to date" in " ".join(operator.does("finish").outcome.sentences)  # type: ignore[union-attr]
     run = lab.run()

@@ -90,7 +90,7 @@ def test_all_mistakes_come_at_once_with_their_lines() -> None:
         ("old_url: http://10.0.0.152:6333", "old_url: http://10.0.0.152:0", "qdrant.old_url", "an address such as"),
         ("old_url: http://10.0.0.152:6333", "old_url: https://10.0.0.152:6333", "qdrant.old_url", "plain HTTP"),
         ("new_url: http://10.0.0.101:6333", "new_url: http://10.0.0.101:6333/q", "qdrant.new_url", "plain HTTP"),
-        ("http://nginx.home.arpa:6333", "http://nginx.home.arpa:6333/q", "qdrant.public_url", "without a path"),
+        ("http://nginx.home.arpa:6333", "http://nginx.home.arpa:6333/q?x", "qdrant.public_url", "without user, query"),
         ("http://nginx.home.arpa:6333", "http://10.0.0.152:6333/", "qdrant.public_url", "has to go through Nginx"),
         ("gate_folder: /var/lib/qdrant-gate", "gate_folder: /", "nginx.gate_folder", "a folder of its own"),
         ("gate_folder: /var/lib/qdrant-gate", "gate_folder: /srv", "nginx.gate_folder", "a folder of its own"),
@@ -98,7 +98,9 @@ def test_all_mistakes_come_at_once_with_their_lines() -> None:
         ("gate_folder: /var/lib/qdrant-gate", "gate_folder: /var/lib/../etc", "nginx.gate_folder", "plain letters"),
         ("gate_folder: /var/lib/qdrant-gate", "gate_folder: /var/lib/a gate;", "nginx.gate_folder", "plain letters"),
         ("gate_folder: /var/lib/qdrant-gate", "gate_folder: /etc/nginx/conf.d", "nginx.gate_folder", "is nginx.http_folder"),
-        ("server_file: /etc/nginx/conf.d/qdrant.conf", "server_file: /etc/nginx/conf.d", "nginx.server_file", "expected a file"),
+        ("gate_address: 127.0.0.1:6339", "gate_address: localhost:6339", "nginx.gate_address", "an address of this machine"),
+        ("gate_address: 127.0.0.1:6339", "gate_address: 127.0.0.1", "nginx.gate_address", "with a port that is free"),
+        ("gate_address: 127.0.0.1:6339", "gate_address: 10.0.0.101:6333", "nginx.gate_address", "is a server of the plan"),
         ("main_config: /etc/nginx/nginx.conf", 'main_config: "/etc/nginx/a\\nb"', "nginx.main_config", "an absolute path"),
         ("binary: nginx", "binary: ''", "nginx.binary", "expected some text"),
         ("shell: [ssh, root@nginx.home.arpa]", "shell: ['']", "nginx.shell[0]", "expected some text"),
@@ -130,7 +132,7 @@ def test_two_documents_are_one_too_many() -> None:
 
 def test_debians_own_layout_and_addresses_of_version_6_are_fine() -> None:
     site = parse(changed(
-        ("server_file: /etc/nginx/conf.d/qdrant.conf", "server_file: /etc/nginx/sites-enabled/qdrant"),
+        ("http_folder: /etc/nginx/conf.d", "http_folder: /etc/nginx/sites-enabled"),
         ("address: 10.0.0.101}", "address: 'FD00:0::1'}"), ("new_url: http://10.0.0.101:6333", "new_url: 'http://[fd00::1]:6333'"),
         ("address: 10.0.0.152}", "address: Qdrant.home.arpa}"), ("http://10.0.0.152:6333", "http://QDRANT.home.arpa"),
         ("gate_folder: /var/lib/qdrant-gate", "gate_folder: /var/lib/qdrant-gate/"),

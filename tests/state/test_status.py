@@ -68,7 +68,7 @@ def test_the_lines_say_now_waiting_for_and_what_can_be_done() -> None:
         lines[1]
         == "Now:         The new server serves; the old one is 12 writes and 60 s behind (recorded; `follow` brings them over)."
     )
-    assert lines[2].startswith("Waiting for: you")
+    assert lines[2].startswith("Waiting for: your decision")
     assert lines[3] == "You can:     back, follow, finish"
 
 
@@ -102,13 +102,13 @@ def test_a_way_back_that_is_broken_is_not_shown_as_open() -> None:
         assert "damaged" in found.reason and "`follow` compares everything anew" in found.waiting_for
     found = judge(replace(seen(Flags(), *READY), damage="The log is damaged."))
     assert (found.state, found.can_switch) == ("unknown", False)
-    assert found.waiting_for == "you: `undo copy`, then `copy`"
+    assert found.waiting_for == "your decision: `undo copy`, then `copy`"
 
 
 def test_after_going_back_without_the_new_server_nothing_is_followed_and_a_copy_can_begin() -> None:
     alone = (*READY, "switch.point", "switch.finished!", "back.point")
     between = judge(seen(Flags(), *alone, position=Position("new", alone=True)))
-    assert (between.state, between.waiting_for) == ("unknown", "you: `back` once more")
+    assert (between.state, between.waiting_for) == ("unknown", "your decision: `back` once more")
     found = judge(seen(Flags(recording=False), *alone, "back.alone!", "back.finished!"))
     assert (found.state, found.now) == ("planned", "The old server serves; the new one is not followed.")
     again = judge(seen(Flags(), *alone, "back.alone!", "copy.record", "copy.begun!"))

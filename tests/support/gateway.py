@@ -44,13 +44,18 @@ class Gateway:
     def __init__(self, folder: Path, *, with_gate: bool) -> None:
         self.old = Echo("old", OLD, free_port(OLD))
         self.new = Echo("new", NEW, free_port(NEW))
-        self.host = NginxHost(folder, address=ADDRESS, port=free_port(), old=self.old.address)
+        self.host = NginxHost(folder, address=ADDRESS, port=free_port(), gate_port=free_port(), old=self.old.address)
         self.http = session()
         self.with_gate = with_gate
 
     @property
     def url(self) -> str:
-        return self.host.url
+        """Where requests are sent: the gate itself where it was put in by hand, else the operator's server."""
+        return f"http://{self.host.gate_address}" if self.with_gate else self.host.url
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
 
     @property
     def flags(self) -> Path:
@@ -75,13 +80,17 @@ class Gateway:
     def put_gate(self) -> None:
         for part in ("flags", "log"):
             (self.host.gate_folder / part).mkdir(parents=True, exist_ok=True)
-        files = templates.render(folder=str(self.host.gate_folder), old=self.old.address, new=self.new.address)
-        for name, text in files.http.items():
-            (self.host.http_folder / name).write_text(text)
-        for name, text in files.snippets.items():
-            (self.host.etc / "snippets" / name).write_text(text)
+        build = templates.Build.read(subprocess.run([self.host.binary, "-V"], capture_output=True, text=True, check=True).stderr)
+        file = templates.render(
+            folder=str(self.host.gate_folder),
+            old=self.old.address,
+            new=self.new.address,
+            address=self.host.gate_address,
+            build=build,
+        )
+        (self.host.http_folder / templates.NAME).write_text(file.text)
         text = self.host.server_file.read_text()
-        self.host.server_file.write_text(templates.with_gate(text, old=self.old.address, where=str(self.host.server_file)))
+        self.host.server_file.write_text(text.replace(self.old.address, self.host.gate_address))
 
     def stop(self) -> None:
         self.host.stop()
@@ -130,7 +139,7 @@ class Gateway:
 
     def raw(self, data: bytes, *, timeout: float = 5.0) -> bytes:
         """Send these bytes as they are and read until the server closes."""
-        with socket.create_connection((ADDRESS, self.host.port), timeout=timeout) as line:
+        with socket.create_connection((ADDRESS, self.port), timeout=timeout) as line:
             line.sendall(data)
             found = b""
             while chunk := line.recv(65536):

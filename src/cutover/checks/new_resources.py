@@ -68,5 +68,5 @@ def resized(context: Context) -> Finding:
     return Finding(
         True,
         f"{vm} itself sees {inside.cores} cores, {inside.memory_mb} MB and {inside.fs_bytes / resize.GIB:.1f} GB of file system.",
-        facts=vars(inside),
+        facts=resize.facts(inside),
     )

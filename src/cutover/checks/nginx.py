@@ -6,30 +6,26 @@ from typing import TYPE_CHECKING
 
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core.errors import Refused
-from cutover.gate import templates
 from cutover.gate.controller import ROOM_TO_RECORD_MB
 from cutover.site.schema import netloc
 
 if TYPE_CHECKING:
     from cutover.context import Context
-    from cutover.gate.installer import Facts
 
 
 @check("A7", "Nginx can hold, switch and record writes")
 def able(context: Context) -> Finding:
-    """Version, modules, worker user, includes, no gRPC beside it, and a server file that the gate can be put into."""
+    """Version, modules, worker user, includes, room, and every way to the old server: each can be led through the gate."""
     installer = context.gate.installer
     facts = installer.facts()
-    wrong = installer.refusals(facts)
-    try:
-        installer.wanted(facts)
-    except Refused as refused:
-        wrong.append(str(refused))
-    if wrong:
+    if wrong := installer.refusals(facts):
         return Finding(False, f"Nginx cannot be the gate: {' '.join(wrong)}")
     version = facts.version.removeprefix("nginx version: ")
-    where = "with the gate in" if facts.backed_up else "the gate can be put into"
-    return Finding(True, f"{version}, {where} {facts.server_file}.", facts={"version": version, "server_file": facts.server_file})
+    files = [path for path in installer.wanted(facts) if path != installer.host.gate_file]
+    where = (
+        "the gate is in" if facts.backed_up else f"the gate can be put in, with the address in {', '.join(files) or 'your proxy'}"
+    )
+    return Finding(True, f"{version}, {where}.", facts={"version": version, "files": files})
 
 
 @check("A7", "The gate that Nginx has loaded is this site's, and its workers see the flags", moments={Moment.AT_SWITCH})
@@ -46,13 +42,21 @@ def loaded(context: Context) -> Finding:
     return Finding(True, f"The gate is loaded; requests go to the {state.side} server.", facts={"side": state.side})
 
 
-def _refusal(facts: Facts, server: str) -> Refused | None:
-    """Why the operator's file does not pass requests to this server in the one way that a gate needs; None where it does."""
-    try:
-        templates.with_gate(facts.server_text, old=server, where=facts.server_file, around=facts.configuration)
-    except Refused as refused:
-        return refused
-    return None
+@check("D5", "No way leads round the gate, or to the server that was left behind", moments={Moment.AT_SWITCH, Moment.AFTER})
+def around(context: Context) -> Finding:
+    """Nginx's files as they are now: whoever rewrote one since (a tool, a colleague) may send users past the gate."""
+    old, new = netloc(context.site.qdrant.old_url), netloc(context.site.qdrant.new_url)
+    installer = context.gate.installer
+    facts = installer.facts()
+    found = installer.around(facts.configuration)
+    if not found:
+        return Finding(True, f"Nothing in Nginx's configuration passes requests to http://{old} past the gate.")
+    serves = (
+        f"Users there are on the old server while {new} serves" if context.gate.state().side == "new" else "The gate misses it"
+    )
+    return Finding(
+        False, f"{serves}: {' '.join(found)}", "Run `cutover gate` again, which leads it through the gate, or take it out."
+    )
 
 
 @check(
@@ -61,35 +65,42 @@ def _refusal(facts: Facts, server: str) -> Refused | None:
     moments=set(Moment) - {Moment.BEFORE_DELETING},
 )
 def restorable(context: Context) -> Finding:
-    """Without a gate: the operator's own file leads to the old server. With it: the kept copy leads to the file that is there."""
+    """Without a gate: the operator's own files lead to the old server. With it: the kept copies lead to what is there."""
     installer = context.gate.installer
     facts = installer.facts()
     old = netloc(context.site.qdrant.old_url)
     if not facts.backed_up:
         if context.gate.loaded() is not None:
             return Finding(False, "There is a gate that this tool did not put in, so what was there before is not known.")
-        refused = _refusal(facts, old)
-        if refused is None:
-            return Finding(True, f"{facts.server_file} is the operator's own, and passes requests to the old server.")
+        files = installer.ways(facts.configuration, old).files
+        if files or not context.site.nginx.edit:
+            return Finding(
+                True, f"{', '.join(files) or 'The proxy'} is the operator's own, and passes requests to the old server."
+            )
         if facts.settled:
             kept = f"{context.site.nginx.gate_folder}/was"
-            unlike = _refusal(facts, netloc(context.site.qdrant.new_url))
-            if unlike is None:
+            if installer.ways(facts.configuration, netloc(context.site.qdrant.new_url)).places:
                 return Finding(True, f"The gate was taken out for good; the Nginx host keeps the files from before it in {kept}.")
             return Finding(
                 False,
-                f"The gate was taken out for good, and what it left was changed since: {unlike.sentence}",
-                f"Put the address of the new server into that file again; the files from before the gate are in {kept}.",
+                "The gate was taken out for good, and what it left was changed since: nothing passes requests to "
+                f"{netloc(context.site.qdrant.new_url)}.",
+                f"Put the address of the new server in again; the files from before the gate are in {kept}.",
             )
+        return Finding(False, f"No file of Nginx's configuration passes requests to http://{old}.")
+    try:
+        back, changed = installer.undoing()
+    except Refused as refused:
         return Finding(False, refused.sentence, refused.hint)
-    *_, (path, content) = installer.wanted(facts).items()
-    if facts.server_text.encode("utf-8", errors="surrogateescape") != content:
+    if changed:
         return Finding(
-            False,
-            f"{path} is not what the gate made of the kept copy: somebody changed it since.",
-            "Put that change into the kept copy as well, or put the file right by hand.",
+            True,
+            f"In {', '.join(changed)} somebody changed something since the gate was put in; that will stay, and the "
+            f"address come back.",
         )
-    return Finding(True, f"The file from before is kept on the Nginx host and differs from {path} only in the gate.")
+    return Finding(
+        True, f"The files from before are kept on the Nginx host and differ from {', '.join(back)} only in the address."
+    )
 
 
 @check("E5", "The Nginx host has room for the writes that are recorded", moments={Moment.AT_SWITCH, Moment.AFTER})

@@ -103,7 +103,7 @@ class AskingTerminal(ConfirmedInAdvance):
             self._terminal.err.print(f"{self._terminal.shown(question)} [b]\\[y/N][/b] ", end="")
             if sys.stdin.readline().strip().lower() in {"y", "yes"}:
                 return
-            raise Refused("Nothing was done, because the answer was not yes.")
+            raise Refused("Not done: the answer was not yes.")
         super().to(question)
 
     def by_name(self, name: str, what_is_lost: str) -> None:
@@ -113,5 +113,5 @@ class AskingTerminal(ConfirmedInAdvance):
             self._terminal.err.print(f"Type [b]{self._terminal.shown(name)}[/b] to go on: ", end="")
             if sys.stdin.readline().strip() == name:
                 return
-            raise Refused("Nothing was done, because the name was not typed.")
+            raise Refused(f"Not done: what was typed is not the name {name}.")
         super().by_name(name, what_is_lost)

@@ -225,7 +225,10 @@ class Fields(dict[str, Any]):
         self._who = who
 
     def __missing__(self, key: str) -> Any:
-        raise Lacks(f"{self._who} did not say {key!r}.", "Look whether that is the right server, and at what stands between.")
+        raise Lacks(
+            f"{self._who} did not include {key!r} in its response.",
+            "Look whether that is the right server, and at what stands between.",
+        )
 
 
 def fields(value: Any, who: str) -> Any:
@@ -323,7 +326,7 @@ def session(
     pool: int = 16,
     no: Callable[[int], bool] | None = None,
 ) -> requests.Session:
-    """A session on which every request passes the door. It ignores proxies and .netrc of the environment.
+    """A session on which every request passes the guard. It ignores proxies and .netrc of the environment.
 
     ``no`` (status -> bool): which answers say that a change was not made; default: :func:`says_no`.
     """

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from cutover.core import files
 from cutover.core.credentials import in_texts
 from cutover.core.errors import Refused, WrongUsage
 
@@ -39,13 +40,19 @@ def usable(folder: Path, *, writing: bool) -> None:
     try:
         if writing:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if why := files.open_to_others(folder):
+            raise PermissionError(errno.EACCES, why)
         if folder.exists():
             os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             if writing and not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, "it cannot be written")
     except OSError as error:
         reason = "it is not a folder" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
-        raise WrongUsage(f"The state folder {folder} cannot be used: {reason}.", "Name another one with --state-dir.") from None
+        hint = f"Say `chmod 700 {folder}`: ids and payloads are kept there. Or name another one with --state-dir."
+        raise WrongUsage(
+            f"The state folder {folder} cannot be used: {reason}.",
+            hint if reason == "others can enter it" else "Name another one with --state-dir.",
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -110,8 +117,8 @@ class Journal:
         if self._lock_file is not None:
             return
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            files.private_folder(self.path.parent)
+            handle = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise self._unwritable(error, "nothing was done") from None
         try:
@@ -172,7 +179,7 @@ class Journal:
         told = json.loads(json.dumps({k: fields[k] for k in _TOLD if k in fields}, default=str))
         line = json.dumps(fields | in_texts(told, self._redact), ensure_ascii=False) + "\n"
         try:
-            _append(self.path, line.encode())
+            files.append(self.path, line)
         except OSError as error:
             raise self._unwritable(error, f"the line is: {what}") from None
         # What later readers see is what is on the disk, redacted and through JSON.
@@ -188,29 +195,7 @@ class Journal:
 
     def _mend_torn_line(self) -> None:
         """Cut off a last line that a crash tore, so that the next one starts on its own."""
-        with suppress(FileNotFoundError), self.path.open("rb+") as file:
-            data = file.read()
-            if data and not data.endswith(b"\n"):
-                file.truncate(data.rfind(b"\n") + 1)
-                os.fsync(file.fileno())
-
-
-def _append(path: Path, line: bytes) -> None:
-    """The whole line, on the disk; where it does not fit, none of it, so that the next line begins on its own."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        size = os.fstat(handle).st_size
-        try:
-            rest = line
-            while rest:
-                rest = rest[os.write(handle, rest) :]
-            os.fsync(handle)
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(handle, size)
-            raise
-    finally:
-        os.close(handle)
+        files.mend(self.path)
 
 
 def _entry(fields: dict[str, Any]) -> Entry:

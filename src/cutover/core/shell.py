@@ -5,7 +5,7 @@ pct exec 101 --``. The prefix is run once with ``sh`` behind it, and every comma
 flags have to flip in milliseconds and a new ssh connection takes a hundred. The far side needs only a POSIX shell and
 the usual small tools (coreutils or busybox); no Python, no agent.
 
-Reading and changing are different methods. A change asks the door first. When the session is lost or a deadline passes,
+Reading and changing are different methods. A change asks the guard first. When the session is lost or a deadline passes,
 a read is asked again on a new session; of a change nobody knows whether it happened, and the error says so.
 """
 
@@ -223,7 +223,7 @@ class Shell:
             raise AssertionError
 
     def change(self, script: str, what: str, *, deadline: float = DEADLINE) -> Answer:
-        """Run a script that changes something; ``what`` names it for the door and for errors.
+        """Run a script that changes something; ``what`` names it for the guard and for errors.
 
         :class:`cutover.core.errors.DoorClosed` outside an act; :class:`Unreachable` when it was never sent;
         :class:`OutcomeUnknown` when it was sent and its end was not seen.
@@ -251,7 +251,7 @@ class Shell:
 
     def _asked(self, session: _Session, script: str, deadline: float) -> Answer:
         answer = session.ask(f"export LC_ALL=C\n{script}", self._bounded(deadline))
-        self._guard.hears(f"a shell on {self.where}", self.where)
+        self._guard.hears(f"a command on {self.where}", self.where)
         return answer
 
     def output(self, script: str, error: str, *, deadline: float = DEADLINE) -> bytes:

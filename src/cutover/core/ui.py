@@ -72,10 +72,13 @@ class ConfirmedInAdvance:
         """Yes, unless it was made with ``yes=False``."""
         self.asked.append(question)
         if not self.yes:
-            raise Refused(f"Not done, because nobody agreed to it: {question}", "Give --yes, or answer the question.")
+            raise Refused(f"Not done: this was not confirmed. {question}", "Answer y at a terminal, or give --yes.")
 
     def by_name(self, name: str, what_is_lost: str) -> None:
         """Only for the names that were given."""
         self.asked.append(what_is_lost)
         if name not in self.names:
-            raise Refused(f"Not done, because nobody typed {name!r}: {what_is_lost}", f"Give --yes-destroy {name}.")
+            raise Refused(
+                f"Not done: confirm by typing the name {name}. {what_is_lost}",
+                f"Type it at a terminal, or give --yes-destroy {name}.",
+            )

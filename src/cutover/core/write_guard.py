@@ -1,8 +1,8 @@
-"""The one door through which anything is changed.
+"""The one guard through which anything is changed.
 
 Reading needs no permission. A change is an *act*: it is named, its intent is in the journal before anything is sent,
-and its outcome after. Clients ask the door before every request that writes; where no act is open, nothing is sent.
-Without ``--execute`` the door is closed and no act can be opened, so showing a plan cannot change anything, whatever
+and its outcome after. Clients ask the guard before every request that writes; where no act is open, nothing is sent.
+Without ``--execute`` the guard lets nothing through and no act can be opened, so showing a plan cannot change anything, whatever
 the code does.
 """
 

@@ -124,7 +124,7 @@ def belonging(records: Sequence[Record], addresses: Iterable[str]) -> Selection:
             continue
         words = {absolute(word) for word in record.value.replace('"', " ").split()}
         if words & gone or any(str(a) in record.value.replace('"', " ").replace(":", " ").split() for a in wanted):
-            mentions.append(f"{record}: names what goes; change it by hand")
+            mentions.append(f"{record}: points to a server that is to be deleted; change it by hand")
     return Selection(tuple(sorted(set(chosen))), tuple(mentions))
 
 
@@ -199,7 +199,8 @@ class Rfc2136:
 
     def cautions(self) -> list[str]:
         return [
-            f"{self.title} gives no transfer of zone {zone.rstrip('.')}: aliases there that nobody named cannot be seen"
+            f"{self.title} refuses a zone transfer (AXFR) of {zone.rstrip('.')}: aliases (CNAME) there are not seen "
+            f"unless site.yaml names them"
             for zone in sorted(self._blind)
         ]
 

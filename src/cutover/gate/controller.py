@@ -11,13 +11,15 @@ happens wholly inside the hold, or it is refused because the hold was over.
 
 from __future__ import annotations
 
+import json
 import secrets as randomness
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -26,8 +28,8 @@ from cutover.core import http
 from cutover.core.errors import CutoverError, Failed, Refused, Unreachable
 from cutover.core.shell import Shell
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.gate import templates, write_log
-from cutover.gate.installer import Installed, Installer
+from cutover.gate import doorway, templates, write_log
+from cutover.gate.installer import BY_HAND_SECONDS, Installed, Installer
 from cutover.gate.interface import Side, Written
 from cutover.gate.write_log import BEGIN_ANEW, Damaged, Write
 from cutover.site.schema import netloc
@@ -35,6 +37,7 @@ from cutover.site.schema import netloc
 if TYPE_CHECKING:
     from cutover.core.credentials import Credentials
     from cutover.core.write_guard import WriteGuard
+    from cutover.gate.nginx_host import Facts
     from cutover.site.schema import Site
 
 #: After this many seconds the gate itself answers held writes with 503.
@@ -78,7 +81,12 @@ class Gate:
         self._credentials = credentials
         self._guard = guard
         self.shell = Shell(site.nginx.shell, guard)
-        self._http = http.session(guard, headers={"Connection": "close"}, timeout=(5.0, 10.0))
+        place = site.qdrant
+        self._tls = http.Tls(Path(place.ca_file) if place.ca_file else None, place.fingerprint)
+        self._http = http.session(guard, tls=self._tls, headers={"Connection": "close"}, timeout=(5.0, 10.0))
+        self._build: templates.Build | None = None
+        self.by_hand_seconds = BY_HAND_SECONDS
+        self.tell: Callable[[str], None] = lambda _: None
         self._folder = site.nginx.gate_folder
         self._cd = f"cd {shlex.quote(self._folder)} || exit 9\n"
         self._hold, self.holding = "", False
@@ -123,24 +131,54 @@ class Gate:
     def loaded(self) -> dict[str, Any] | None:
         """What a worker process says about the gate: ``files`` (checksum), ``flags`` as it sees them, ``pid``.
 
-        None where the server that users reach has no gate.
+        Asked through the operator's own server, as users come in. None where what they reach passes no gate. Where that server
+        lets nobody in without credentials that this tool has not, the gate is asked itself, and counts where Nginx's files
+        lead to it and nowhere else.
         """
-        url = f"{self._site.qdrant.public_url}/qdrant-gate/state"
-        answer = self._http.get(url)
-        if answer.status_code in {401, 403, 404}:
+        closed = False
+        for path in ("/", "/collections"):
+            answer = self._ask(path, "state")
+            if (said := _gate_says(answer.content)) is not None and answer.status_code == 200:
+                return said
+            closed = closed or answer.status_code in {301, 302, 303, 307, 308, 401, 403, 407}
+        if not closed or not self.state().installed:
             return None
-        try:
-            said = answer.json()
-            known = isinstance(said["files"], str) and isinstance(said["flags"], str) and int(said["pid"]) > 0
-            if answer.status_code == 200 and said["gate"] == 1 and known:
-                return dict(said)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            pass
-        return None
+        said = self.listening()
+        if said is None:
+            return None
+        configuration = self.installer.host.configuration()
+        leads = self.installer.ways(configuration, self._site.nginx.gate_address).passing
+        return said if leads and not self.installer.around(configuration) else None
 
-    def files(self) -> templates.Gatefiles:
-        """The gate's files for this site."""
-        return templates.render(folder=self._folder, old=netloc(self._site.qdrant.old_url), new=netloc(self._site.qdrant.new_url))
+    def _ask(self, path: str, question: str) -> requests.Response:
+        """Ask the gate something by a header, with a request that the operator's own server lets through."""
+        key = self._credentials.get("QDRANT_READ_ONLY_API_KEY") or self._credentials.get("QDRANT_API_KEY")
+        headers = {"X-Qdrant-Gate": question} | ({"api-key": key} if key else {})
+        url = f"{self._site.qdrant.public_url}{path}?gate={randomness.token_hex(8)}"  # a cache in between knows no answer to it
+        return self._http.get(url, headers=headers)
+
+    def listening(self) -> dict[str, Any] | None:
+        """What the gate says on its own address, asked from its host, whoever passes requests there; None where there is none."""
+        return _gate_says(self.installer.host.ask_gate("state"))
+
+    def files(self, facts: Facts | None = None) -> templates.Gatefile:
+        """The gate's file for this site and its nginx."""
+        if self._build is None or facts is not None:
+            self._build = (facts or self.installer.facts()).built()
+        return templates.render(
+            folder=self._folder,
+            old=netloc(self._site.qdrant.old_url),
+            new=netloc(self._site.qdrant.new_url),
+            address=self._site.nginx.gate_address,
+            build=self._build,
+        )
+
+    def through_the_door(self, *, writes: bool) -> dict[str, doorway.Answer]:
+        """How users are answered now; ``writes``: also to a write that can change nothing."""
+        try:
+            return doorway.look(self._http, self._site.qdrant.public_url, self._key(), self._tls, writes=writes)
+        except requests.RequestException as error:
+            raise Unreachable(f"{self._site.qdrant.public_url} does not answer: {error}.") from None
 
     # --- Putting it in and taking it out -----------------------------------------------------------------------------
 
@@ -212,10 +250,17 @@ class Gate:
         if older:
             shown = ", ".join(map(str, older))
             return Not(f"nginx processes from before the last reload still serve requests (process {shown})")
-        answer = self._http.get(f"{self._site.qdrant.public_url}/qdrant-gate/unrecorded")
-        if answer.status_code == 200:
+        if self._nothing_unrecorded():
             return True
         return Not("a write that began before is still under way")
+
+    def _nothing_unrecorded(self) -> bool:
+        """Whether the gate says so; asked by the way by which it says its state."""
+        for path in ("/", "/collections"):
+            answer = self._ask(path, "unrecorded")
+            if answer.headers.get("X-Qdrant-Gate") == "unrecorded":
+                return answer.status_code == 200
+        return b"GIF89a" in self.installer.host.ask_gate("unrecorded")
 
     def _need_loaded(self) -> None:
         seen = self.loaded()
@@ -544,16 +589,21 @@ class Gate:
     def guard(self) -> WriteGuard:
         return self._guard
 
-    def answers(self, url: str, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        """How Qdrant at ``url`` answers one request, with the key; for comparing the ways to it."""
-        key = (
+    def _key(self) -> str | None:
+        return (
             self._credentials.get("QDRANT_API_KEY") if self._guard.is_open else self._credentials.get("QDRANT_READ_ONLY_API_KEY")
         )
-        try:
-            answer = self._http.request(method, url + path, json=body, headers={"api-key": key} if key else {})
-        except requests.RequestException as error:
-            raise Unreachable(f"{url} does not answer: {error}.") from None
-        return answer.status_code, answer.content
+
+
+def _gate_says(body: bytes) -> dict[str, Any] | None:
+    """The gate's answer to the question for its state; None where it is none. Headers before it are passed over."""
+    try:
+        said = json.loads(body[max(body.find(b'{"gate"'), 0) :])
+        if said["gate"] == 1 and isinstance(said["files"], str) and isinstance(said["flags"], str) and int(said["pid"]) > 0:
+            return dict(said)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return None
 
 
 def _free_mb(lines: Sequence[Sequence[str]]) -> int:

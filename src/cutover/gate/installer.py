@@ -1,41 +1,42 @@
 """Putting the gate into an Nginx and taking it out again, byte for byte.
 
-Putting it in: every file that is about to change is copied into ``before/`` in the gate's folder, with mode, owner and
-times; the new files are written; ``nginx -t`` has to like them; Nginx is reloaded; and then it is proved from outside that
-a worker process has exactly these files loaded, sees the flags, and passes a read and a write to the old Qdrant as before.
-Where any of this fails, the copies go back, Nginx is reloaded once more, and the sentence says what was wrong.
+The gate is one file of its own. In the operator's files only the old server's address is replaced by the gate's, wherever one of
+them passes requests there (:mod:`cutover.gate.ways`). Putting it in: everything that can fail is looked at first
+(:mod:`cutover.gate.nginx_host`); every file that changes is copied into ``before/`` in the gate's folder, with mode, owner and
+times; the files are written; ``nginx -t`` has to like them; Nginx is reloaded; and then it is proved through the operator's own
+server that the gate is loaded, sees its flags, and that everything is answered as before (:mod:`cutover.gate.doorway`). Where any
+of this fails, the copies go back, and the sentence says what was wrong.
 
-A reload is not free: a request that an application sends on a kept-alive connection just while the old process closes it
-is lost (measured: a handful in tens of thousands under full load). Moving the traffic itself never reloads.
+Taking it out is the same replacement backwards: a file that nobody changed since comes back byte for byte from its copy; in one
+that somebody changed, only the address is replaced, and the change stays.
+
+A reload is not free: a request that an application sends on a kept-alive connection just while the old process closes it is lost
+(measured: a handful in tens of thousands under full load). Moving the traffic itself never reloads.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-import secrets as randomness
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from cutover.core.errors import CutoverError, Failed, Refused
-from cutover.core.shell import Answer, written
+from cutover.core.shell import written
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.gate import templates
+from cutover.gate import doorway, ways
+from cutover.gate.nginx_conf import Configuration
+from cutover.gate.nginx_host import PATH, Facts, Inspector, blind_sentence, emerg, obstacles
 from cutover.site.schema import netloc
 
 if TYPE_CHECKING:
     from cutover.gate.controller import Gate
 
-#: `auth_delay` came with 1.17.10.
-OLDEST_NGINX = (1, 17, 10)
-#: What the gate makes in its folder; everything else there is somebody else's and stays.
-_OURS = re.compile(r"flags|log|bodies|before|before\.new|installed|was|turn\.[0-9a-f]+")
-#: Part of every ordinary build, unless it was left out on purpose.
-_NEEDED = ("rewrite", "map", "proxy", "mirror", "empty_gif", "limit_conn", "access", "auth_basic", "upstream_keepalive")
+#: The first nginx that keeps connections for a while when it is reloaded (`keepalive_min_timeout`).
+KEEPS_CONNECTIONS = (1, 27, 4)
+BY_HAND_SECONDS = 600.0
 
 q = shlex.quote
 
@@ -49,96 +50,16 @@ class Installed:
     sentence: str
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the installer knows of an Nginx before it touches it."""
-
-    version: str
-    build: str
-    configuration: str
-    server_file: str
-    server_text: str
-    backed_up: bool
-    is_root: bool
-    foreign: Sequence[str] = ()  # what is in the gate's folder and not the gate's
-    settled: bool = False  # the gate was taken out for good; its folder has the files from before as `was/`
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", errors="surrogateescape")
 
 
-def obstacles(facts: Facts, *, worker_user: str, http_folder: str, folder: str, old: str) -> list[str]:
-    """Why the gate could not work there, as sentences; empty when it can. Pure."""
-    found = []
-    number = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", facts.version)
-    if number is None:
-        found.append(f"It is not nginx but {facts.version or 'something that does not say its version'}.")
-    elif tuple(map(int, number.groups())) < OLDEST_NGINX:
-        needed = ".".join(map(str, OLDEST_NGINX))
-        found.append(f"nginx {'.'.join(number.groups())} is too old: the gate needs {needed} (`auth_delay`).")
-    if "--with-http_auth_request_module" not in facts.build:
-        found.append("This nginx was built without the module auth_request, with which the gate holds writes.")
-    found += [
-        f"This nginx was built without the module {name}, which the gate needs."
-        for name in _NEEDED
-        if f"--without-http_{name}_module" in facts.build
-    ]
-    user = _said(facts.configuration, "user")
-    if facts.is_root and user and user[0] != worker_user:
-        found.append(f"Its workers run as {user[0]}, but site.yaml says nginx.worker_user: {worker_user}.")
-    if not any(f"{PurePosixPath(http_folder).name}/" in name for name in _said(facts.configuration, "include")):
-        found.append(f"Nothing from {http_folder} is included in its configuration (`include {http_folder}/*.conf;` in `http`).")
-    if facts.foreign:
-        found.append(
-            f"{folder} holds what is not the gate's: {', '.join(facts.foreign[:3])}{', ...' if len(facts.foreign) > 3 else ''}. "
-            "The gate needs a folder of its own (nginx.gate_folder in site.yaml)."
-        )
-    if _passes_grpc(facts.configuration, old.rsplit(":", 1)[0]):
-        found.append(
-            "It also passes gRPC to the old Qdrant; the gate cannot hold or record gRPC. Move those clients to REST first."
-        )
-    found += [
-        f"{where} passes requests to the old Qdrant, too; the gate could neither hold nor record them, and after the switch they "
-        "would still go there. Let it pass them to the server that gets the gate, or take it out."
-        for where in _other_ways(facts, old)
-    ]
-    return found
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", errors="surrogateescape")
 
 
-def _other_ways(facts: Facts, old: str) -> list[str]:
-    """Where else requests are passed to the old server: other files, or the server file beside the place that gets the gate."""
-    plain = uncommented(facts.configuration)
-    servers = re.findall(r"upstream\s+(\S+)\s*\{([^}]*)\}", plain)
-    names = {old} | {name for name, inside in servers if re.search(rf"\bserver\s+{re.escape(old)}[\s;]", inside)}
-    ours = facts.server_text.encode("utf-8", errors="surrogateescape").decode(errors="replace").strip()
-    # `nginx -T` says of every file where it begins.
-    parts = re.split(r"(?m)^# configuration file (.+):\n", facts.configuration)
-    found = []
-    for path, text in zip(parts[1::2], parts[2::2], strict=True):
-        here = [t for t in _said(text, "proxy_pass") if re.sub(r"^https?://", "", t).split("/")[0] in names]
-        is_ours = bool(ours) and text.strip() == ours
-        # Not by the copies: a run that was interrupted may have made them, and nothing else.
-        if len(here) > (1 if is_ours and templates.INCLUDE not in facts.server_text else 0):
-            found.append(f"{path}, beside the place that gets the gate," if is_ours else path)
-    return found
-
-
-def _said(configuration: str, name: str) -> list[str]:
-    """The first words after every directive of this name."""
-    found = re.findall(rf"(?:^|[;{{}}])\s*{name}\s+([^\s;]+)", uncommented(configuration), re.MULTILINE)
-    return [word.strip("\"'") for word in found]
-
-
-def _passes_grpc(configuration: str, old: str) -> bool:
-    """Whether gRPC is passed to the old server's address, directly or through an upstream."""
-    for target in _said(configuration, "grpc_pass"):
-        host = re.sub(r"^grpcs?://", "", target).rsplit(":", 1)[0]
-        upstream = rf"upstream\s+{re.escape(host)}\s*\{{[^}}]*\b{re.escape(old)}[:;]"
-        if host == old or re.search(upstream, uncommented(configuration)):
-            return True
-    return False
-
-
-def uncommented(configuration: str) -> str:
-    """Without the lines that are comments."""
-    return re.sub(r"(?m)^\s*#.*$", "", configuration)
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 class Installer:
@@ -149,132 +70,110 @@ class Installer:
         nginx = gate.site.nginx
         self._nginx = nginx
         self._folder = nginx.gate_folder
-        self._command = f"{q(nginx.binary)} -c {q(nginx.main_config)}"
-        self._snippets = str(PurePosixPath(nginx.main_config).parent / "snippets")
-        self._old = netloc(gate.site.qdrant.old_url)
-        self._pid_path = ""
+        self._old, self._new = netloc(gate.site.qdrant.old_url), netloc(gate.site.qdrant.new_url)
+        self.host = Inspector(gate.shell, nginx)
+        self.facts = self.host.facts
+        self.workers, self.processes_ending = self.host.workers, self.host.processes_ending
 
     # --- Looking -----------------------------------------------------------------------------------------------------
-
-    def facts(self) -> Facts:
-        """Everything the installer has to know; reads only. :class:`CutoverError` when nginx itself is unwell."""
-        shell = self._gate.shell
-        path = "PATH=$PATH:/usr/sbin:/usr/local/sbin:/sbin\n"
-        build = shell.read(f"{path}{q(self._nginx.binary)} -V 2>&1")
-        if build.code != 0:
-            raise Refused(
-                f"nginx cannot be run on {shell.where}: {build.text.splitlines()[-1:] or build.reason}.",
-                "See nginx.binary in site.yaml.",
-            )
-        tested = shell.read(f"{path}{self._command} -T")
-        if tested.code != 0:
-            raise Refused(
-                f"The Nginx configuration was already wrong before anything was changed: {_emerg(tested)}.", "Correct it first."
-            )
-        text = shell.read(f"cat {q(self._nginx.server_file)}")
-        if text.code != 0:
-            raise Refused(
-                f"nginx.server_file cannot be read: {text.reason}.", "Name the file that proxies Qdrant today in site.yaml."
-            )
-        # Where a link leads is what is written: the link itself is not replaced.
-        real = shell.output(f"readlink -f {q(self._nginx.server_file)}", f"Where {self._nginx.server_file} leads cannot be seen")
-        there = shell.output(
-            f"[ ! -d {q(self._folder)} ] || ls -A {q(self._folder)}", f"{self._folder} on {shell.where} cannot be read"
-        )
-        return Facts(
-            version=build.text.splitlines()[0] if build.text else "",
-            build=build.text,
-            configuration=tested.out.decode(errors="replace"),
-            server_file=real.decode("utf-8", errors="surrogateescape").rstrip("\n") or self._nginx.server_file,
-            server_text=text.out.decode("utf-8", errors="surrogateescape"),
-            backed_up=self._backed_up(),
-            is_root=shell.output("id -u", f"Who one is on {shell.where} cannot be seen").strip() == b"0",
-            foreign=[
-                name for name in there.decode(errors="replace").splitlines() if not _OURS.fullmatch(name) and name != "lost+found"
-            ],
-            settled=b"was" in there.split(),
-        )
 
     def _backed_up(self) -> bool:
         return self._gate.shell.holds(
             f"[ -f {q(self._folder)}/before/list ]", f"{self._folder} on {self._gate.shell.where} cannot be read"
         )
 
+    def ways(self, configuration: Configuration, netloc_: str) -> ways.Ways:
+        """Every way to a server (``host:port``) in the operator's files."""
+        server = ways.Server.of(netloc_, self.host.resolve)
+        return ways.find(configuration, server, resolve=self.host.resolve, ours={self.host.gate_file})
+
+    def pointed(self, configuration: Configuration, source: str, target: str) -> dict[str, bytes]:
+        """The operator's files that change when what led to ``source`` leads to ``target``; :class:`Refused` where it cannot."""
+        server = ways.Server.of(source, self.host.resolve)
+        found = ways.redirected(configuration, server, target, resolve=self.host.resolve, ours={self.host.gate_file})
+        return {path: _bytes(text) for path, text in found.items()}
+
     def refusals(self, facts: Facts) -> list[str]:
         """Why the gate cannot be installed here; empty when it can."""
-        nginx = self._nginx
-        return obstacles(facts, worker_user=nginx.worker_user, http_folder=nginx.http_folder, folder=self._folder, old=self._old)
+        found = obstacles(self.host.with_preflight(facts, self._changing(facts)), self._nginx, self.host.gate_file)
+        listening = [one for one in found if one.startswith("Something listens")]
+        if listening and self._gate.listening() is not None:
+            found.remove(listening[0])  # a gate that was taken out stays loaded until the next reload
+        if self._nginx.edit:
+            seen = self.ways(facts.configuration, self._old)
+            found += seen.refused
+            if not seen.places and not seen.refused and not self.ways(facts.configuration, self._nginx.gate_address).places:
+                found.append(
+                    f"No file of Nginx's configuration passes requests to http://{self._old}, so there is nothing "
+                    f"that could be led "
+                    "through the gate. Where another proxy does, or a file that this tool must not edit, set `nginx.edit: false`."
+                )
+            elif not seen.refused:
+                try:
+                    self.pointed(facts.configuration, self._old, self._nginx.gate_address)
+                except Refused as refused:
+                    found.append(str(refused))
+        return found
+
+    def cost_of_a_reload(self, facts: Facts) -> str:
+        """What a reload of this nginx costs users, as a sentence."""
+        version = facts.built().version
+        if version >= KEEPS_CONNECTIONS and any(d.name == "keepalive_min_timeout" for d in facts.configuration.walk()):
+            return "No request is lost: this nginx keeps connections for a while (`keepalive_min_timeout`)."
+        known = "" if version < KEEPS_CONNECTIONS else " `keepalive_min_timeout 3s;` in your server block avoids it."
+        return f"A request on a connection that an old process closes in that moment is lost: a handful under full load.{known}"
+
+    def _changing(self, facts: Facts) -> list[str]:
+        return self.ways(facts.configuration, self._old).files if self._nginx.edit else []
 
     def wanted(self, facts: Facts) -> dict[str, bytes]:
-        """Path to content of every file that the gate changes or adds, the server file last."""
-        files = self._gate.files()
-        found = {f"{self._nginx.http_folder}/{name}": text.encode() for name, text in files.http.items()}
-        found |= {f"{self._snippets}/{name}": text.encode() for name, text in files.snippets.items()}
-        original = self._before(facts.server_file) if facts.backed_up else facts.server_text
-        if not facts.backed_up and templates.INCLUDE in facts.server_text:
-            raise Refused(
-                f"{facts.server_file} includes the gate already, and this tool did not put it there.",
-                "Take it out by hand (README in nginx/), so that the tool knows what was there before.",
-            )
-        text = templates.with_gate(original, old=self._old, where=facts.server_file, around=facts.configuration)
-        return found | {facts.server_file: text.encode("utf-8", errors="surrogateescape")}
+        """Path to content of every file that the gate still changes or adds: its own first, so that what names it finds it."""
+        found = {self.host.gate_file: _bytes(self._gate.files(facts).text)}
+        if self._nginx.edit:
+            found |= self.pointed(facts.configuration, self._old, self._nginx.gate_address)
+        return found
 
-    def _before(self, path: str) -> str:
-        """A file as it was before the gate."""
-        for number, line in enumerate(self._list()):
-            if line == ("kept", path):
-                found = self._gate.shell.read(f"cat {q(self._folder)}/before/{number}")
-                if found.code == 0:
-                    return found.out.decode("utf-8", errors="surrogateescape")
-        raise Failed(
-            f"There is no copy of {path} in {self._folder}/before.", "Put the file right by hand, then remove that folder."
-        )
+    def around(self, configuration: Configuration | None = None) -> list[str]:
+        """Where Nginx's configuration passes requests to the old server and not to the gate, or may: ``file:line`` sentences."""
+        found = self.ways(configuration or self.host.configuration(), self._old)
+        return [*(f"{where} passes requests to http://{self._old}." for where in dict.fromkeys(found.passing)), *found.refused]
+
+    def as_before(self, configuration: Configuration) -> dict[str, str]:
+        """The operator's files with the old server's address wherever the gate's or the new server's stands."""
+        for address in (self._nginx.gate_address, self._new):
+            with suppress(Refused):
+                found = self.pointed(configuration, address, self._old)
+                configuration = configuration.with_files({path: _text(content) for path, content in found.items()})
+        return {path: text for path, text in configuration.files.items() if path != self.host.gate_file}
 
     def _list(self) -> list[tuple[str, str]]:
         """What is in ``before/``: (``kept`` or ``absent``, path), in order."""
         listed = f"{self._folder}/before/list"
         found = self._gate.shell.output(f"cat {q(listed)}", f"{listed} on {self._gate.shell.where} cannot be read")
-        lines = [line.partition(" ") for line in found.decode(errors="replace").splitlines()]
+        lines = [line.partition(" ") for line in _text(found).splitlines()]
         if not lines or any(kind not in {"kept", "absent"} for kind, _, _ in lines):
             raise Refused(
                 f"{listed} on {self._gate.shell.where} is not the list of what was there before the gate.", "Look at that folder."
             )
         return [(kind, path) for kind, _, path in lines]
 
-    def workers(self) -> dict[int, bool]:
-        """Process to "serves on, but only what it had begun before a reload", of every worker of this nginx."""
-        path = self._pid_file()
-        found = self._gate.shell.read(
-            f'master=$(cat {q(path)}) && [ -n "$master" ] || exit 7\n'
-            "for f in $(grep -l 'nginx: worker process' /proc/[0-9]*/cmdline 2>/dev/null); do\n"
-            "  d=${f%/cmdline}\n"
-            '  grep -q "^PPid:[[:space:]]*$master\\$" $d/status 2>/dev/null || continue\n'
-            "  if grep -q 'is shutting down' $f 2>/dev/null; then echo ${d#/proc/} ending; else echo ${d#/proc/}; fi\n"
-            "done; true"
+    def _read(self, path: str) -> bytes | None:
+        """A file's content; None where there is none."""
+        shell = self._gate.shell
+        if not shell.holds(f"[ -f {q(path)} ]", f"{path} on {shell.where} cannot be seen"):
+            return None
+        return shell.output(f"cat {q(path)}", f"{path} on {shell.where} cannot be read")
+
+    def before(self, path: str) -> bytes:
+        """A file as it was before the gate."""
+        for number, line in enumerate(self._list()):
+            if line == ("kept", path):
+                found = self._read(f"{self._folder}/before/{number}")
+                if found is not None:
+                    return found
+        raise Failed(
+            f"There is no copy of {path} in {self._folder}/before.", "Put the file right by hand, then remove that folder."
         )
-        if found.code == 7:
-            raise Refused(f"nginx does not run on {self._gate.shell.where}: {found.reason}.", "Start it first.")
-        if found.code != 0:
-            raise Refused(f"The processes of nginx on {self._gate.shell.where} cannot be seen: {found.reason}.")
-        return {int(line.split()[0]): "ending" in line for line in found.text.splitlines()}
-
-    def _pid_file(self) -> str:
-        if not self._pid_path:
-            facts = self.facts()
-            said = _said(facts.configuration, "pid")
-            built = re.search(r"--pid-path=(\S+)", facts.build)
-            self._pid_path = said[0] if said else built[1] if built else "/run/nginx.pid"
-        return self._pid_path
-
-    def processes_ending(self, worker: int) -> list[int]:
-        """nginx processes that still serve requests begun before a reload; ``worker`` is one that was asked over HTTP."""
-        found = self.workers()
-        if worker not in found:
-            raise Refused(
-                f"Users reach an nginx whose process {worker} is none of those on {self._gate.shell.where}.",
-                "nginx.shell in site.yaml has to lead to the machine that users come in by.",
-            )
-        return [pid for pid, ending in found.items() if ending]
 
     # --- Putting in --------------------------------------------------------------------------------------------------
 
@@ -283,45 +182,48 @@ class Installer:
         wrong = self.refusals(facts)
         if wrong:
             raise Refused(f"The gate cannot be installed: {' '.join(wrong)}", "Nothing was changed.")
-        wanted = self.wanted(facts)
-        before = self._gate.answers(self._gate.site.qdrant.old_url, "GET", "/")
-        if self._complete(wanted):
-            self._prove(before)
+        wanted = {path: content for path, content in self.wanted(facts).items() if self._read(path) != content}
+        before, again = self._look(), self._look()
+        if not wanted and facts.backed_up and self._is_loaded():
+            self._prove(before, again)
+            self._arrive(before, again)
             return Installed(False, [], "The gate is installed already, and works.")
         self._prepare_folder(facts)
-        if not facts.backed_up:
-            self._back_up(wanted)
+        self._back_up(wanted, facts)
+        loaded = facts.backed_up
         try:
             for path, content in wanted.items():
                 self._write(path, content)
-            note = f"printf '%s\\n' {q(self._digest(wanted))} > installed && true > flags/probe"
+            digests = "".join(f"{_digest(content)} {path}\n" for path, content in wanted.items())
+            note = f"printf %s {q(digests)} >> installed && true > flags/probe"
             self._change(note, "note what was installed, and that it is not proved")
+            self._change(f"[ -f door ] || printf %s {q(doorway.written(before))} > door", "note how Nginx answered before")
             self._test()
+            loaded = True
             self._reload()
-            self._prove(before)
+            self._prove(before, again)
         except CutoverError as error:
-            raise self._put_back_after(error) from None
+            raise self._put_back_after(error, loaded=loaded) from None
         self._wait_for_old_processes()
-        return Installed(True, list(wanted), f"The gate is in {facts.server_file}, and the old server is asked as before.")
+        self._arrive(before, again)
+        edited = [path for path in wanted if path != self.host.gate_file]
+        return Installed(
+            True,
+            [*edited, self.host.gate_file],
+            f"The gate is in {self.host.gate_file}, requests pass it from "
+            f"{', '.join(edited) or 'where you pointed them'}, and the old "
+            "server is asked as before.",
+        )
 
-    def _complete(self, wanted: dict[str, bytes]) -> bool:
-        """Whether exactly these files are there and loaded."""
-        for path, content in wanted.items():
-            found = self._gate.shell.read(f"cat {q(path)}")
-            if found.code != 0 or found.out != content:
-                return False
-        seen = self._gate.loaded()
-        return seen is not None and seen["files"] == self._gate.files().checksum
-
-    @staticmethod
-    def _digest(wanted: dict[str, bytes]) -> str:
-        return hashlib.sha256(list(wanted.values())[-1]).hexdigest()
+    def _is_loaded(self) -> bool:
+        seen = self._gate.loaded() if self._nginx.edit else self._gate.listening()
+        return seen is not None and seen["files"] == self._gate.files().checksum and "probe" not in seen["flags"].split()
 
     def _prepare_folder(self, facts: Facts) -> None:
         shell, user = self._gate.shell, self._nginx.worker_user
         existed = shell.holds(f"[ -d {q(self._folder)} ]", f"{self._folder} on {shell.where} cannot be read")
         made = shell.change(
-            f"mkdir -p {q(self._folder)}/flags {q(self._folder)}/log {q(self._snippets)} && cd {q(self._folder)} "
+            f"mkdir -p {q(self._folder)}/flags {q(self._folder)}/log && cd {q(self._folder)} "
             "&& chmod 755 . flags && chmod 700 log",
             f"make the folder {self._folder}",
         )
@@ -341,40 +243,45 @@ class Installer:
         raise self._blind()
 
     def _blind(self) -> Refused:
-        return Refused(
-            f"nginx's worker processes (user {self._nginx.worker_user}) cannot look into {self._folder}/flags: they would act as "
-            f"if no flag were set, and hold and switch would do nothing.",
-            "Make every folder on the way to it passable for that user (chmod o+x), then try again.",
-        )
+        return Refused(blind_sentence(self._nginx, f"{self._folder}/flags"))
 
-    def _back_up(self, wanted: dict[str, bytes]) -> None:
-        script = "rm -rf before.new && mkdir before.new && chmod 700 before.new || exit 1\n"
-        for number, path in enumerate(wanted):
-            if "\n" in path:
-                raise Refused(f"{path!r} is not a usable path.")
+    def _back_up(self, wanted: Mapping[str, bytes], facts: Facts) -> None:
+        """Copy what will be changed. A file that is there already keeps the copy from before the gate."""
+        listed = self._list() if facts.backed_up else []
+        fresh = [path for path in wanted if path not in {known for _, known in listed}]
+        if any("\n" in path for path in fresh):
+            raise Refused(f"{fresh!r} is not usable as paths.")
+        folder = "before" if facts.backed_up else "before.new"
+        script = "" if facts.backed_up else "rm -rf before.new && mkdir before.new && chmod 700 before.new || exit 1\n"
+        for number, path in enumerate(fresh, len(listed)):
             script += (
-                f"if [ -e {q(path)} ]; then cp -p {q(path)} before.new/{number} && cmp -s {q(path)} before.new/{number} "
-                f"&& printf 'kept %s\\n' {q(path)} >> before.new/list || exit 1\n"
-                f"else printf 'absent %s\\n' {q(path)} >> before.new/list; fi\n"
+                f"if [ -e {q(path)} ]; then cp -p {q(path)} {folder}/{number} && cmp -s {q(path)} {folder}/{number} "
+                f"&& printf 'kept %s\\n' {q(path)} >> {folder}/list || exit 1\n"
+                f"else printf 'absent %s\\n' {q(path)} >> {folder}/list; fi\n"
             )
-        self._change(f"{script}sync; mv before.new before", "copy the files that will be changed")
+        if not facts.backed_up:
+            script += "sync; mv before.new before"
+        if script:
+            self._change(script, "copy the files that will be changed")
 
     def _write(self, path: str, content: bytes) -> None:
-        """Replace a file in one step, keeping mode and owner where it existed."""
-        folder, name = str(PurePosixPath(path).parent), PurePosixPath(path).name
-        # A name with a dot in front is not taken in by `include *.conf`.
-        fresh = f"{folder}/.{name}.gate-new"
+        """Replace a file in one step, keeping mode and owner; where that cannot be, write it in place."""
         self._change(
-            f"if [ -e {q(path)} ]; then cp -p {q(path)} {q(fresh)} || exit 1\n"
-            f"else true > {q(fresh)} && chmod 644 {q(fresh)} || exit 1; fi\n"
-            f"{{ {written(content)}; }} > {q(fresh)} && mv -f {q(fresh)} {q(path)} || {{ rm -f {q(fresh)}; exit 1; }}",
+            f'r=$(readlink -f {q(path)} 2>/dev/null || echo {q(path)})\nd=$(dirname "$r")\n'
+            # A name with a dot in front is not taken in by `include *.conf`.
+            f'f="$d/.$(basename "$r").gate-new"; g={q(self._folder)}/.writing\n'
+            f'{{ {written(content)}; }} > "$g" || {{ rm -f "$g"; exit 1; }}\n'
+            'if [ -e "$r" ]; then cp -p "$r" "$f" 2>/dev/null; else { true > "$f" && chmod 644 "$f"; } 2>/dev/null; fi\n'
+            'if [ -e "$f" ] && cat "$g" > "$f" && mv -f "$f" "$r" 2>/dev/null; then :\n'
+            'else rm -f "$f" 2>/dev/null; cat "$g" > "$r" || { rm -f "$g"; exit 1; }; fi\n'
+            'cmp -s "$g" "$r" && rm -f "$g"',
             f"write {path}",
         )
 
     def _test(self) -> None:
-        tested = self._gate.shell.read(f"PATH=$PATH:/usr/sbin:/usr/local/sbin:/sbin\n{self._command} -t")
+        tested = self._gate.shell.read(f"{PATH}{self.host.command} -t")
         if tested.code != 0:
-            raise Refused(f"nginx does not accept the configuration with the gate: {_emerg(tested)}.")
+            raise Refused(f"nginx does not accept the configuration: {emerg(tested)}.")
 
     def _reload(self) -> None:
         """Reload, and wait until no process takes in requests with the configuration from before.
@@ -383,7 +290,7 @@ class Installer:
         """
         before = {pid for pid, ending in self.workers().items() if not ending}
         words = " ".join(map(q, self._nginx.reload))
-        self._change(f"PATH=$PATH:/usr/sbin:/usr/local/sbin:/sbin\n{words} >&2", "reload nginx")
+        self._change(f"{PATH}{words} >&2", "reload nginx")
 
         def taken_over() -> bool | Not:
             old = before & {pid for pid, ending in self.workers().items() if not ending}
@@ -391,14 +298,22 @@ class Installer:
 
         wait_until(taken_over, deadline=15, what="The reload of nginx")
 
-    def _prove(self, before: tuple[int, bytes]) -> None:
-        """That this gate is loaded, sees its flags, and passes reads and writes as the old server answers them."""
+    # --- The proof -----------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> dict[str, doorway.Answer]:
+        """How users are answered now, through the operator's own server."""
+        return self._gate.through_the_door(writes=self._gate.guard.is_open)
+
+    def _prove(self, before: Mapping[str, doorway.Answer], again: Mapping[str, doorway.Answer]) -> None:
+        """That this gate is loaded and sees its flags, and that users are answered as before."""
         gate, checksum = self._gate, self._gate.files().checksum
 
         def loaded() -> bool | Not:
-            seen = gate.loaded()
+            seen = gate.loaded() if self._nginx.edit else gate.listening()
             if seen is None:
-                return Not(f"{gate.site.qdrant.public_url} answers without a gate")
+                return Not(
+                    f"{gate.site.qdrant.public_url if self._nginx.edit else self._nginx.gate_address} answers without a gate"
+                )
             return True if seen["files"] == checksum else Not("it has other files of the gate loaded")
 
         wait_until(loaded, deadline=10, what="Loading the gate", every=0.05)
@@ -407,45 +322,54 @@ class Installer:
             wait_until(self._sees_probe, deadline=2, what="Seeing a flag", every=0.05)
         except TimedOut:
             raise self._blind() from None
-        if gate.state().side == "old":
-            self._prove_ways(before)
+        if self._nginx.edit:
+            self._same(before, again)
         # Last: where it stays, the proof was broken off, and is made again.
         self._change("rm -f flags/probe", "remove the flag probe")
 
     def _sees_probe(self) -> bool | Not:
-        seen = self._gate.loaded() or {}
+        seen = (self._gate.loaded() if self._nginx.edit else self._gate.listening()) or {}
         return True if "probe" in str(seen.get("flags")).split() else Not("nginx does not see it")
 
-    def _prove_ways(self, before: tuple[int, bytes]) -> None:
-        """Reads and writes through Nginx are answered as by the old server, and as it answered before."""
-        read = self._same_answers(self._gate.site.qdrant.public_url, self._gate.site.qdrant.old_url, "the old server")
-        if read != before[0]:
-            raise Refused(f"A read through Nginx is answered with {read}; before the gate it was {before[0]}.")
+    def _same(self, before: Mapping[str, doorway.Answer], again: Mapping[str, doorway.Answer]) -> None:
+        found = doorway.differences(before, again, self._look())
+        if found:
+            raise Refused(f"With the gate users would be answered otherwise: {' '.join(found)}")
 
-    def _same_answers(self, public: str, server: str, name: str) -> int:
-        """A read and a write are answered alike through Nginx and directly; the write names a collection that is none."""
-        path = f"/collections/gate-proof-{randomness.token_hex(8)}/points/delete?wait=true"
-        for what, method, where, body in (("write", "POST", path, {"points": []}), ("read", "GET", "/", None)):
-            direct = self._gate.answers(server, method, where, body)[0]
-            through = self._gate.answers(public, method, where, body)[0]
-            if through != direct or through >= 500:
-                raise Refused(f"A {what} through Nginx is answered with {through}, by {name} itself with {direct}.")
-        return through
+    def _arrive(self, before: Mapping[str, doorway.Answer], again: Mapping[str, doorway.Answer]) -> None:
+        """Where the address is put in by hand: wait until it is, and prove that users are answered as before."""
+        if self._nginx.edit:
+            return
+        address, public = self._nginx.gate_address, self._gate.site.qdrant.public_url
+        self._gate.tell(f"Let {public} pass its requests to http://{address} instead of http://{self._old} now. Waiting for it.")
 
-    def _wait_for_old_processes(self) -> None:
-        """Processes from before the gate end with their last request; a slow one is left, recording waits for it."""
+        def through() -> bool | Not:
+            return Not(f"{public} does not pass the gate") if self._gate.loaded() is None else True
+
+        try:
+            wait_until(through, deadline=self._gate.by_hand_seconds, what="A request that comes by the gate", every=0.5)
+        except TimedOut:
+            raise Failed(
+                f"The gate listens on {address}, and {public} does not pass its requests there.",
+                f"Put {address} in place of {self._old} where that server is told where to pass them, then run `gate` again. "
+                "`undo gate` takes it out.",
+            ) from None
+        self._same(before, again)
+
+    def _wait_for_old_processes(self, deadline: float = 3.0) -> bool:
+        """Processes from before end with their last request; a slow one is left, recording waits for it."""
 
         def gone() -> bool | Not:
-            seen = self._gate.loaded()
-            older = self.processes_ending(int(seen["pid"])) if seen else []
+            older = [pid for pid, ending in self.workers().items() if ending]
             return Not(f"processes {older} still serve") if older else True
 
         with suppress(TimedOut):
-            wait_until(gone, deadline=3, what="The end of the processes from before")
+            return bool(wait_until(gone, deadline=deadline, what="The end of the processes from before"))
+        return False
 
-    def _put_back_after(self, error: CutoverError) -> CutoverError:
+    def _put_back_after(self, error: CutoverError, *, loaded: bool) -> CutoverError:
         try:
-            self._put_back()
+            self._put_back(loaded=loaded)
         except CutoverError as again:
             return Failed(
                 f"{error.sentence} Putting the files back failed as well: {again.sentence}",
@@ -461,9 +385,10 @@ class Installer:
     def remove(self) -> Installed:
         if not self._backed_up():
             return self._nothing_to_take_out()
-        self._refuse_foreign_changes()
-        paths = self._put_back()
-        return Installed(True, paths, f"{paths[-1]} is byte for byte what it was before the gate, and is loaded.")
+        paths, changed, remark = self._put_back()
+        shown = ", ".join(paths) or "Nginx's configuration"
+        kept = f" In {', '.join(changed)} somebody changed something since; that stays." if changed else ""
+        return Installed(True, paths, f"{shown} is byte for byte what it was before the gate, and is loaded.{kept}{remark}")
 
     def _nothing_to_take_out(self) -> Installed:
         if self._gate.loaded() is None:
@@ -472,100 +397,159 @@ class Installer:
             "There is a gate that this tool did not install, so it does not know what was there before.", "Take it out by hand."
         )
 
-    def _refuse_foreign_changes(self) -> None:
-        kind, path = self._list()[-1]
-        found = self._gate.shell.read(f"cat {q(path)}")
-        note = self._gate.shell.read(f"cat {q(self._folder)}/installed")
-        # An interrupted `gate` or `settle` leaves what was there before, or what `settle` makes of it.
-        ours = [self._before(path)]
-        with suppress(Refused):
-            ours.append(self._settled(path))
-        digests = {note.text, *(hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).hexdigest() for text in ours)}
-        if kind == "kept" and note.code == 0 and (found.code != 0 or hashlib.sha256(found.out).hexdigest() not in digests):
-            raise Refused(
-                f"{path} was changed by somebody since the gate was installed; putting the old one back would lose that.",
-                f"The one from before is {self._folder}/before/{len(self._list()) - 1}; put the file right by hand.",
-            )
+    def _installed(self) -> set[str]:
+        """Digests of what this tool wrote."""
+        noted = self._read(f"{self._folder}/installed") or b""
+        return {line.split(" ", 1)[0] for line in _text(noted).splitlines() if line}
 
-    def _put_back(self) -> list[str]:
-        """The copies go back, ours go; tested, loaded and compared. Safe to repeat. Returns the paths, server file last."""
+    def undoing(self) -> tuple[dict[str, int], dict[str, bytes]]:
+        """What taking the gate out does: files that come back from their copies (path to number), and others that somebody
+        changed since, with the address put back. Reads only; :class:`Refused` where an address cannot be put back.
+        """
+        listed, ours = self._list(), self._installed()
+        kept = {path: number for number, (kind, path) in enumerate(listed) if kind == "kept"}
+        back: dict[str, int] = {}
+        for path, number in kept.items():
+            now = self._read(path)
+            # An interrupted `gate` leaves what was there before in some of them.
+            if now is not None and (_digest(now) in ours or now == self.before(path)):
+                back[path] = number
+        configuration = self.host.configuration()
+        originals = {path: _text(self.before(path)) for path in back}
+        rest = self.pointed(configuration.with_files(originals), self._nginx.gate_address, self._old)
+        foreign = [path for path in rest if path not in kept]
+        if foreign and not self._nginx.edit:
+            raise Refused(
+                f"{', '.join(foreign)} still passes requests to the gate.", f"Put http://{self._old} there again, then try again."
+            )
+        return back, {path: content for path, content in rest.items() if path not in back}
+
+    def _put_back(self, *, loaded: bool = True) -> tuple[list[str], list[str], str]:
+        """The copies go back, the gate's file goes; tested, loaded and compared. Safe to repeat.
+
+        ``loaded``: nginx may have read the gate's files; where it has not, there is nothing to reload.
+        Returns the paths that are as before, those in which only the address was put back, and a remark.
+        """
+        if not self._nginx.edit and self._gate.loaded() is not None:
+            raise Refused(
+                f"{self._gate.site.qdrant.public_url} still passes its requests to the gate.",
+                f"Let it pass them to http://{self._old} again, then try again.",
+            )
         listed = self._list()
+        try:
+            back, changed = self.undoing()
+        except Refused as error:
+            if "already wrong" not in error.sentence:
+                raise
+            back, changed = {path: n for n, (kind, path) in enumerate(listed) if kind == "kept"}, {}
+        for path, content in changed.items():
+            self._write(path, content)
         script = ""
-        # The server file first: it names the others.
-        for number, (kind, path) in reversed(list(enumerate(listed))):
-            fresh = f"{PurePosixPath(path).parent}/.{PurePosixPath(path).name}.gate-old"
-            if kind == "kept":
-                script += f"cp -p before/{number} {q(fresh)} && mv -f {q(fresh)} {q(path)} || exit 1\n"
-                script += f"cmp -s before/{number} {q(path)} || exit 1\n"
-            else:
-                script += f"rm -f {q(path)} || exit 1\n"
-        self._change(script, "put the files back as they were")
+        for path, number in back.items():
+            script += (
+                f'r=$(readlink -f {q(path)} 2>/dev/null || echo {q(path)}); f="$(dirname "$r")/.$(basename "$r").gate-old"\n'
+                f'cp -p before/{number} "$f" 2>/dev/null && mv -f "$f" "$r" 2>/dev/null '
+                f'|| {{ rm -f "$f" 2>/dev/null; cat before/{number} > "$r" && touch -r before/{number} "$r"; }} || exit 1\n'
+                f'cmp -s before/{number} "$r" || exit 1\n'
+            )
+        self._change(script or "true", "put the files back as they were")
+        remark = ""
+        absent = " ".join(q(path) for kind, path in listed if kind == "absent")
+        remove = f"rm -f {absent}" if absent else "true"
+        if not loaded:
+            self._change(remove, "remove the gate's file")
         self._test()
-        self._reload()
+        if loaded and self._runs():
+            # The gate still listens while requests end that came by it; it is taken out of the folder when they have.
+            self._reload()
+            remark = self._left()
+            self._wait_for_old_processes()
+        self._change(remove, "remove the gate's file")
+        self._test()
+        self._remove_folder()
+        return list(back), list(changed), remark
+
+    def _runs(self) -> bool:
+        try:
+            return bool(self.workers())
+        except Refused:
+            return False
+
+    def _left(self) -> str:
+        """That nobody comes by the gate any more, and users are answered as before it; a remark where they are not."""
 
         def unloaded() -> bool | Not:
             return True if self._gate.loaded() is None else Not("nginx still answers with the gate")
 
         wait_until(unloaded, deadline=10, what="Loading the configuration from before", every=0.05)
-        direct = self._gate.answers(self._gate.site.qdrant.old_url, "GET", "/")[0]
-        through = self._gate.answers(self._gate.site.qdrant.public_url, "GET", "/")[0]
-        if direct != through:
-            raise Failed(
-                f"The files are as before, but a read through Nginx is answered with {through}, by the old server with {direct}."
-            )
-        self._remove_folder()
-        return [path for _, path in listed]
+        noted = doorway.kept(_text(self._read(f"{self._folder}/door") or b""))
+        try:
+            found = doorway.differences(noted, noted, self._bodiless())
+        except CutoverError as error:
+            return f" But {self._gate.site.qdrant.public_url} could not be asked: {error.sentence}"
+        return f" But look: {' '.join(found)}" if found else ""
+
+    def _bodiless(self) -> dict[str, doorway.Answer]:
+        return {name: doorway.Answer(a.status, a.headers, "") for name, a in self._look().items()}
 
     def _remove_folder(self) -> None:
         """Only what the gate made; a folder that holds something else stays, with that."""
         folder = q(self._folder)
         self._gate.shell.change(
-            f"cd {folder} && rm -rf flags log bodies installed turn.* before before.new was && cd / || exit 1\n"
+            f"cd {folder} && rm -rf flags log bodies installed door turn.* before before.new was .writing && cd / || exit 1\n"
             f"rmdir {folder} 2>/dev/null || true",
             f"remove the folder {self._folder}",
         )
 
     # --- Staying with the new server ---------------------------------------------------------------------------------
 
+    def settled(self, configuration: Configuration) -> dict[str, bytes]:
+        """The operator's files, naming the new server where they name the gate."""
+        return self.pointed(configuration, self._nginx.gate_address, self._new)
+
     def settle(self) -> Installed:
-        """Take the gate out while the new server serves: the operator's own file comes back, naming the new server."""
+        """Take the gate out while the new server serves: what passed requests to it passes them to the new server."""
         facts = self.facts()
         if not facts.backed_up:
             return self._nothing_to_take_out()
-        self._refuse_foreign_changes()
-        path, public, new_url = facts.server_file, self._gate.site.qdrant.public_url, self._gate.site.qdrant.new_url
-        text = self._settled(path)
-        gated, others = self.wanted(facts), [other for kind, other in self._list() if kind == "absent"]
+        if not self._nginx.edit and self._gate.loaded() is not None:
+            raise Refused(
+                f"{self._gate.site.qdrant.public_url} still passes its requests to the gate.",
+                f"Let it pass them to http://{self._new} now, then try again.",
+            )
+        texts = self.settled(facts.configuration) if self._nginx.edit else {}
+        gated = {path: _bytes(facts.configuration.files[path]) for path in texts}
+        before, again = self._look(), self._look()
         try:
-            self._write(path, text.encode("utf-8", errors="surrogateescape"))
+            for path, content in texts.items():
+                self._write(path, content)
             self._test()
             self._reload()
             if self._gate.loaded() is not None:
                 raise Failed("nginx still answers with the gate.")
-            self._same_answers(public, new_url, "the new server")
+            self._same(before, again)
         except CutoverError as error:
-            self._write(path, gated[path])
+            for path, content in gated.items():
+                self._write(path, content)
             self._reload()
             raise Failed(
                 f"The gate was not taken out: {error.sentence}", "It is in place again, and the new server serves."
             ) from None
-        names = " ".join(q(other) for other in others)
-        # The copy from before stays, as `was/`: it says what was there, and nothing else does.
-        self._change(f"rm -f {names}\nrm -rf flags log bodies installed turn.* was && mv before was", "remove the gate's files")
-        return Installed(True, [path], f"{path} passes requests to the new server by itself; the gate is gone.")
+        self._wait_for_old_processes(10)
+        names = " ".join(q(path) for kind, path in self._list() if kind == "absent")
+        # The copy from before stays, as `was/`: it says what was there, and nothing else does. So does the flag `new`: until
+        # nginx is reloaded next, the gate is still loaded, and whoever asked it would have to be sent to the new server.
+        self._change(f"rm -f {names}\nrm -rf log bodies installed door turn.* was && mv before was", "remove the gate's files")
+        self._test()
+        paths = sorted(texts) or [path for kind, path in self._list_of("was") if kind == "kept"]
+        shown = ", ".join(paths) or "Your proxy"
+        return Installed(True, paths, f"{shown} passes requests to the new server by itself; the gate is gone.")
 
-    def _settled(self, path: str) -> str:
-        """The operator's own file, naming the new server."""
-        new = netloc(self._gate.site.qdrant.new_url)
-        return templates.with_new_address(self._before(path), old=self._old, new=new, where=path)
+    def _list_of(self, folder: str) -> list[tuple[str, str]]:
+        said = _text(self._read(f"{self._folder}/{folder}/list") or b"")
+        return [(kind, path) for kind, _, path in (line.partition(" ") for line in said.splitlines())]
 
     def _change(self, script: str, what: str) -> None:
         answer = self._gate.shell.change(f"cd {q(self._folder)} || exit 1\n{script}", what, deadline=60)
         if answer.code != 0:
             raise Failed(f"The Nginx host could not {what}: {answer.reason}.")
-
-
-def _emerg(answer: Answer) -> str:
-    """What nginx complained about first."""
-    lines = [line for line in answer.err.splitlines() if "[emerg]" in line] or answer.err.strip().splitlines()[-1:]
-    return re.sub(r"^nginx: \[emerg\] ", "", lines[0]).rstrip(".") if lines else answer.reason

@@ -96,7 +96,7 @@ def _without_the_new_one(context: Context, reason: str) -> Outcome:
         sentences.append(f"{done.refused} of them {context.old.name} answered with an error; they are in {path}.")
     if done.under_way:
         sentences.append(
-            f"{counted(done.under_way, 'write')} still waited for {context.new.name}, and nobody was told of their success. "
+            f"{counted(done.under_way, 'write')} still waited for {context.new.name} and was never acknowledged. "
             "Keep it off until Nginx was restarted: what it answered after all would be on it alone."
         )
     return Outcome(True, [*sentences, *replay.end(context), _AFTER], facts=vars(done))

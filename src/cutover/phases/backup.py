@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cutover.core import files
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.journal import now
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
@@ -232,7 +232,7 @@ def _save(context: Context, collection: str) -> dict[str, Any]:
             "collection": collection, "name": made.name, "size": made.size, "checksum": made.checksum,
             "points": old.count(collection), "config": info.get("config"), "schema": info.get("payload_schema"), "file": None,
         }  # fmt: skip
-        folder(context).mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.private_folder(folder(context))
         made.stays = shutil.disk_usage(folder(context)).free < 2 * made.size + GIB
         if made.stays:
             context.ui.say(f"{folder(context)} has no room for the snapshot of {collection}; it is left on {old.name}.")
@@ -245,7 +245,7 @@ def _save(context: Context, collection: str) -> dict[str, Any]:
 def _bring_home(context: Context, old: Qdrant, kept: Mapping[str, Any]) -> tuple[str, str]:
     """Download a snapshot, compare its checksum, and read it once to its end: (file name, SHA-256)."""
     place = folder(context) / "qdrant"
-    place.mkdir(mode=0o700, exist_ok=True)
+    files.private_folder(place)
     file = place / f"{hashlib.sha256(str(kept['collection']).encode()).hexdigest()[:8]}-{Path(str(kept['name'])).name}"
     unfinished = file.with_suffix(".part")
     sha = _store(context, old.download(str(kept["collection"]), str(kept["name"])), unfinished, kept)
@@ -264,17 +264,14 @@ def _bring_home(context: Context, old: Qdrant, kept: Mapping[str, Any]) -> tuple
 
 def _store(context: Context, chunks: Iterable[bytes], path: Path, kept: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with (
-        os.fdopen(handle, "wb") as out,
+        files.fresh(path) as out,
         context.ui.progress(f"Keeping {kept['collection']}", kept["size"] or None, "B") as advance,
     ):
         for chunk in chunks:
             out.write(chunk)
             digest.update(chunk)
             advance(len(chunk))
-        out.flush()
-        os.fsync(out.fileno())
     return digest.hexdigest()
 
 
@@ -296,14 +293,8 @@ def _sound(path: Path, kept: Mapping[str, Any]) -> bool:
 
 def _write(path: Path, text: str) -> None:
     """A file that is there whole or not at all, readable by its owner only."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as out:
-        out.write(text + "\n")
-        out.flush()
-        os.fsync(out.fileno())
-    unfinished.replace(path)
+    files.private_folder(path.parent)
+    files.replace(path, text + "\n")
 
 
 def _step(site: Site) -> Step:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.checks import registry
 from cutover.checks.registry import Moment
-from cutover.core import events
+from cutover.core import events, files
 from cutover.core.errors import Failed, Refused
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.dns.names import Found
@@ -165,7 +165,7 @@ def survey(context: Context) -> tuple[dict[int, Facts], list[str]]:
             reason = f"{guest} is not the guest of site.yaml"
             if not wrong and not facts.addresses and identity.networks(facts.config):
                 against.append(
-                    f"{guest}: Proxmox shows no address of it, so nobody can tell which firewall rules and names are its: start "
+                    f"{guest}: Proxmox knows no address of it, so its firewall rules and DNS names cannot be found: start "
                     "it, or write its address into its configuration."
                 )
         against += [f"{reason}: {references.in_words(wrong)}."] if wrong else []
@@ -221,7 +221,8 @@ def _unasked(context: Context, removal: firewall.Removal, names: Found) -> list[
     new = [sentence for sentence in firewall.sentences(removal) if sentence not in rules]
     new += [f"record {record} at {where}" for where, record in names.records if (where, *record.key()) not in records]
     return [
-        f"It was not there when the old servers were approved, so somebody may have one of their addresses by now: {sentence}. "
+        f"It was not there when the old servers were approved, so another machine may have one of their addresses "
+        f"now: {sentence}. "
         "Look whose it is; if it is nobody's, remove it by hand."
         for sentence in new
     ]
@@ -712,13 +713,8 @@ def undo_record(context: Context) -> dict[str, Any]:
 
 
 def _write_undo(context: Context) -> None:
-    path = context.state_dir / "undo-decommission.json"
-    fresh = path.with_suffix(".new")  # whole or not at all: the computer may die here, too
-    fresh.touch(mode=0o600)
-    fresh.write_text(
-        json.dumps(context.credentials.redact_tree(undo_record(context)), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    fresh.replace(path)
+    told = json.dumps(context.credentials.redact_tree(undo_record(context)), indent=1, ensure_ascii=False)
+    files.replace(context.state_dir / "undo-decommission.json", told + "\n")  # the computer may die here, too
 
 
 def _not_put_back(context: Context) -> list[tuple[Guest, list[Mapping[str, Any]], list[Mapping[str, Any]]]]:

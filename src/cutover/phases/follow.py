@@ -34,7 +34,7 @@ def plan(context: Context) -> Sequence[Sentence]:
     if side == "new" and (why := _why_anew(context, flags.recording)):
         return [
             Sentence(f"Record every write anew, because {target.name} cannot be brought up to date by what is recorded: {why}"),
-            Sentence(f"Compare everything, and replace what {target.name} holds otherwise", target.name, "None"),
+            Sentence(f"Compare everything, and replace what differs on {target.name}", target.name, "None"),
         ]
     return [Sentence(f"Bring what {source.name} received to {target.name}", target.name)]
 
@@ -84,7 +84,7 @@ def _why_anew(context: Context, recording: bool) -> str:
     except (CannotFollow, Damaged) as error:
         return error.sentence
     if found is None:
-        return "Nobody knows how far it is."
+        return "Its replication position is missing."
     differed = events.last_comparison_differed(entries)
     return found.doubt or ("When both were last compared, they differed." if differed else "")
 
@@ -95,7 +95,7 @@ def _anew(context: Context, why: str) -> Outcome:
         changed=True,
         sentences=[
             f"{proved['records']} records in {proved['collections']} collections are on both servers, bit by bit the same.",
-            f"The way back is open again; what {context.old.name} held otherwise was replaced.",
+            f"The way back is open again; what differed on {context.old.name} was replaced.",
         ],
         facts=proved,
     )

@@ -1,7 +1,8 @@
 """Gate: put into Nginx what holds, switches and records writes. Traffic stays where it is.
 
-The operator's own server file is kept on the Nginx host byte for byte; only the place that passes requests on to the old server
-becomes ours. The gate proves itself before this step is called done, and takes itself out again where it cannot.
+The gate is a small server of its own inside the same Nginx. In the operator's files only the old server's address becomes the
+gate's, wherever one of them passes requests there; what the tool must not edit is pointed there by hand. The gate proves itself
+before this step is called done, and takes itself out again where it cannot.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from cutover.core.errors import Refused
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
+from cutover.site.schema import netloc
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -28,22 +31,34 @@ def _is_in(context: Context) -> bool:
 
 
 def plan(context: Context) -> Sequence[Sentence]:
-    """What would be put in; nothing where it is there already."""
+    """What would be put in; nothing where it is there already. :class:`Refused` with everything that stands against it."""
     if _is_in(context):
         return []
-    nginx = context.site.nginx
-    return [
+    nginx, installer = context.site.nginx, context.gate.installer
+    facts = installer.facts()
+    if wrong := installer.refusals(facts):
+        raise Refused(f"The gate cannot be installed: {' '.join(wrong)}", "Nothing was changed.")
+    context.gate.through_the_door(writes=False)  # whoever cannot be asked before cannot prove anything afterwards
+    sentences = [
         Sentence(
             f"Make {nginx.gate_folder} for flags and recorded writes, readable for {nginx.worker_user}", nginx.gate_folder, _UNDO
         ),
-        Sentence(
-            f"Keep {nginx.server_file} as it is, and let it pass Qdrant's requests through the gate", nginx.server_file, _UNDO
-        ),
-        Sentence(
-            "Test the configuration, then reload Nginx once", "Nginx's workers are replaced; requests under way end normally"
-        ),
-        Sentence("Prove it: these files are loaded, the workers see the flags, reads and writes still pass"),
+        Sentence(f"Write the gate, a server on {nginx.gate_address}", installer.host.gate_file, _UNDO),
     ]
+    old = netloc(context.site.qdrant.old_url)
+    if nginx.edit:
+        sentences += [
+            Sentence(f"Replace the address {old} in {path} by the gate's, and nothing else", path, _UNDO)
+            for path in installer.ways(facts.configuration, old).files
+        ]
+    reload = f"Nginx's workers are replaced; requests under way end normally. {installer.cost_of_a_reload(facts)}"
+    sentences.append(Sentence("Test the configuration, then reload Nginx once", reload))
+    if not nginx.edit:
+        sentences.append(
+            Sentence(f"Wait until you let {context.site.qdrant.public_url} pass its requests to {nginx.gate_address}")
+        )
+    proof = "Prove it: the gate is loaded, the workers see the flags, and users are answered as before, with a key and without"
+    return [*sentences, Sentence(proof)]
 
 
 def do(context: Context) -> Outcome:
@@ -51,7 +66,7 @@ def do(context: Context) -> Outcome:
     if _is_in(context):
         return Outcome(changed=False, sentences=["The gate is in Nginx, and loaded."], undo=_UNDO)
     with context.guard.act(
-        "gate.install", "Put the gate into Nginx", before={"server_file": context.site.nginx.server_file}
+        "gate.install", "Put the gate into Nginx", before={"gate": context.gate.installer.host.gate_file}
     ) as act:
         act.after = _facts(context.gate.install())
     return Outcome(
@@ -66,8 +81,10 @@ def plan_undo(context: Context) -> Sequence[Sentence]:
     """What taking it out would do."""
     if not context.gate.state().installed:
         return []
+    back, changed = context.gate.installer.undoing()
     return [
-        Sentence(f"Restore {context.site.nginx.server_file} byte for byte", context.site.nginx.server_file),
+        *(Sentence(f"Restore {path} byte for byte", path) for path in back),
+        *(Sentence(f"Put the old server's address back in {path}, which somebody changed since", path) for path in changed),
         Sentence("Test the configuration, reload Nginx, and prove that the old server answers"),
     ]
 
@@ -79,7 +96,7 @@ def undo(context: Context) -> Outcome:
         return Outcome(changed=False, sentences=["There is no gate in Nginx."])
     with context.guard.act("gate.remove", "Take the gate out of Nginx", before={"side": state.side}) as act:
         act.after = _facts(context.gate.remove())
-    return Outcome(changed=True, sentences=["Nginx's configuration is byte for byte what it was, and the old server answers."])
+    return Outcome(changed=True, sentences=[str(act.after["sentence"])], facts=act.after)
 
 
 def _facts(found: Any) -> dict[str, Any]:
@@ -89,7 +106,8 @@ def _facts(found: Any) -> dict[str, Any]:
 def _step(site: Site) -> Step:
     return Step(
         title="Teach Nginx to hold and record",
-        does=f"Replaces {site.nginx.server_file} by the gate, which still asks the old server, and proves it.",
+        does="Puts a small server into Nginx and leads Qdrant's requests through it; it still asks the old server, "
+        "and is proved.",
         needs="A shell on the Nginx host; one reload.",
         changes=f"Nginx's configuration and {site.nginx.gate_folder}.",
         undo="`cutover undo gate` restores the configuration byte for byte.",

@@ -11,18 +11,18 @@ What others call: ``plan(run)``, ``do(run)``, ``plan_undo(run)``, ``undo(run)``,
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
-from cutover.core.errors import CutoverError, Failed, Refused
+from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.portainer.client import Picture, differences
-from cutover.proxmox import privileges
+from cutover.proxmox import guest_disk, identity, privileges
 from cutover.proxmox.client import AgentResult, ProxmoxRefused
 
 if TYPE_CHECKING:
@@ -35,9 +35,8 @@ TASK_SECONDS = 600.0
 #: How long another one's hold on the configuration is waited for. (Proxmox itself waits 10 s.)
 BUSY_SECONDS = 60.0
 #: A file system keeps something for itself and partitions stand in front of it: this much less than the disk is still all of it.
-FS_TOLERANCE = 0.05
-#: A partition with less than this behind it has all of its disk.
-SLACK = 64 * MIB
+#: (ext4 leaves out its tables and the twentieth that it keeps for root.)
+FS_TOLERANCE = 0.08
 
 
 # -- what is there -------------------------------------------------------------------------------
@@ -131,7 +130,8 @@ def refusals(vm: Guest, state: State, wanted: Sizes, disk: str, *, undoing: bool
         said.append(f"{', '.join(numas)} divide the memory by hand: with another memory {vm} would not start.")
     if str(config.get("hugepages", "")):
         said.append(
-            f"hugepages={config['hugepages']} is set: the memory has to be free in pages of that size, which nobody checked."
+            f"hugepages={config['hugepages']} is set: the memory has to be free in pages of that size, which this "
+            f"tool cannot check."
         )
     balloon = config.get("balloon")
     if balloon is not None and 0 < int(balloon) < wanted.memory_mb:
@@ -215,14 +215,20 @@ def table(state: State, wanted: Sizes, disk: str) -> list[Row]:
 
 @dataclass(frozen=True)
 class Inside:
-    """What the guest agent says: CPUs online, memory in MiB, and the file system at the mount point (bytes, type, device)."""
+    """What the guest agent says: CPUs online, memory in MiB, and the file system at the mount point (bytes, type, device).
+
+    ``disk_bytes`` is the disk below it as the VM sees it, ``unused`` what of that belongs to no partition; None where the
+    kernel's files inside cannot be read.
+    """
 
     cores: int
     memory_mb: int
     fs_bytes: int
     fs_type: str
     device: str
-    serials: tuple[str, ...] = field(default=())
+    fs: guest_disk.Mounted = field(default=guest_disk.Mounted("", "", "", 0), repr=False)
+    disk_bytes: int | None = None
+    unused: int | None = None
 
 
 def seen_inside(context: Context) -> Inside:
@@ -243,28 +249,40 @@ def seen_inside(context: Context) -> Inside:
             f"{vm} cannot be asked from inside: {error.sentence}",
             "Install and start qemu-guest-agent in the VM, and set agent=1.",
         ) from None
-    found = next((fs for fs in systems if fs.get("mountpoint") == mount), None)
+    found = guest_disk.mounted(systems, mount)
     if found is None:
         raise Refused(f"Nothing is mounted at {mount} inside {vm}.", "Correct resize.mount_point in site.yaml.")
-    disks = [disk for disk in found.get("disk") or [] if isinstance(disk, dict)]
+    where = None
+    with suppress(Refused):  # then the file system's own size has to do
+        where = guest_disk.place(_reader(context), found)
     return Inside(
         len(cpus),
         len(blocks) * size // MIB,
-        int(found.get("total-bytes") or 0),
-        str(found.get("type") or ""),
-        str(found.get("name") or ""),
-        tuple(str(disk.get("serial") or "") for disk in disks),
+        found.size,
+        found.fs_type,
+        found.name,
+        found,
+        where.size if where is not None else None,
+        where.unused if where is not None else None,
     )
 
 
 def not_yet(inside: Inside, wanted: Sizes, mount: str) -> list[str]:
-    """What the VM does not see of what was wanted, as sentences. Pure. (A file system is a little smaller than its disk.)"""
+    """What the VM does not see of what was wanted, as sentences. Pure.
+
+    A file system says less than its disk has (an ext4 that fills 132 GiB says 123), so the disk and what of it is unused are
+    what counts, and the file system only has to have most of it.
+    """
     said = []
     if inside.cores != wanted.cores:
         said.append(f"it sees {inside.cores} cores instead of {wanted.cores}")
     # A kernel keeps a little memory out of its blocks at boot on some machines: one block of 128 MB may be missing.
     if not wanted.memory_mb - 128 <= inside.memory_mb <= wanted.memory_mb + 128:
         said.append(f"it sees {inside.memory_mb} MB of memory instead of {wanted.memory_mb}")
+    if inside.disk_bytes is not None and inside.disk_bytes < wanted.disk_gb * GIB:
+        said.append(f"it sees a disk of {inside.disk_bytes / GIB:.1f} GB instead of {wanted.disk_gb} GB")
+    elif inside.unused is not None and inside.unused > guest_disk.SLACK:
+        said.append(f"{inside.unused / GIB:.1f} GB of its {wanted.disk_gb} GB disk belong to no partition")
     least = int(wanted.disk_gb * GIB * (1 - FS_TOLERANCE))
     if inside.fs_bytes < least:
         said.append(f"the file system at {mount} has {inside.fs_bytes / GIB:.1f} GB of the {wanted.disk_gb} GB disk")
@@ -273,90 +291,104 @@ def not_yet(inside: Inside, wanted: Sizes, mount: str) -> list[str]:
 
 # -- growing inside ------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a file system lies: its block devices from the disk down, each as lsblk names it. Sizes in bytes."""
-
-    disk: str
-    disk_size: int
-    partition: str
-    number: str
-    partition_size: int
-    fs_device: str
-    fs_type: str
-    volume: str = ""
-    others: tuple[tuple[str, int, str], ...] = ()
-
-
-def layout(lsblk: str, mount: str) -> Layout:
-    """Read ``lsblk --json --bytes`` output: where the file system at ``mount`` lies. Pure. :class:`Refused` if not simple."""
-    for disk in json.loads(lsblk).get("blockdevices", []):
-        for part in disk.get("children") or []:
-            for device in (part, *(part.get("children") or [])):
-                if device.get("mountpoint") != mount:
-                    continue
-                if part.get("type") != "part" or (device is not part and device.get("type") != "lvm"):
-                    raise Refused(f"{mount} lies on a {device.get('type')}, which this tool does not grow.", "Grow it by hand.")
-                number = re.search(r"(\d+)$", str(part["name"]))
-                others = tuple(
-                    (str(p["name"]), int(p["size"]), str(p.get("fstype") or "")) for p in disk["children"] if p is not part
-                )
-                return Layout(
-                    _path(disk), int(disk["size"]), _path(part), number[1] if number else "", int(part["size"]), _path(device),
-                    str(device.get("fstype") or ""), _path(device) if device is not part else "", others,
-                )  # fmt: skip
-    raise Refused(f"lsblk inside the VM shows nothing mounted at {mount}.", "Correct resize.mount_point in site.yaml.")
-
-
-def _path(device: Mapping[str, Any]) -> str:
-    return str(device.get("path") or f"/dev/{device['name']}")
-
-
-def commands(found: Layout, mount: str) -> list[list[str]]:
-    """The programs that let the file system use all of its disk, in order. Pure. Each can be run again without harm."""
-    steps = [["/usr/bin/growpart", found.disk, found.number]]
-    if found.volume:
-        steps.append(["/usr/sbin/pvresize", found.partition])
-        steps.append(["/usr/sbin/lvextend", "-r", "-l", "+100%FREE", found.volume])
-    elif found.fs_type == "ext4":
-        steps.append(["/usr/sbin/resize2fs", found.fs_device])
-    elif found.fs_type == "xfs":
-        steps.append(["/usr/sbin/xfs_growfs", mount])
-    else:
-        raise Refused(
-            f"The file system at {mount} is {found.fs_type or 'unknown'}; this tool grows ext4, XFS and LVM.", "Grow it by hand."
-        )
-    return steps
-
-
-def in_the_way(found: Layout) -> list[str]:
-    """The partitions that could stand behind ours, where the disk has room that the partition does not use. Pure."""
-    used = found.partition_size + sum(size for _, size, _ in found.others)
-    if found.disk_size - used < SLACK:
-        return []
-    return [f"{name} ({fs or 'no file system'})" for name, _, fs in found.others if fs != "vfat"]
-
-
-LSBLK = ["/usr/bin/lsblk", "--json", "--bytes", "--output", "NAME,PATH,TYPE,SIZE,FSTYPE,MOUNTPOINT"]
 #: What the programs say, by exit code, when there is nothing left to do: growpart's NOCHANGE, lvextend's "matches existing size".
 _NOTHING_TO_DO = {"growpart": (1, "NOCHANGE"), "lvextend": (5, "matches existing size")}
+
+
+def _reader(context: Context) -> guest_disk.Reader:
+    """Reads files inside the VM through the guest agent, which changes nothing. :class:`Refused` where it does not read them."""
+    vm, api = context.site.guests.new, context.proxmox
+
+    def read(path: str) -> str | None:
+        try:
+            return str(dict(api.get(f"{api.of(vm)}/agent/file-read", file=path)).get("content") or "")
+        except ProxmoxRefused as error:
+            if "No such file" in error.sentence:
+                return None
+            raise Refused(f"The guest agent of {vm} does not read files: {error.sentence}") from None
+
+    return read
+
+
+def _agent_may_execute(context: Context) -> bool:
+    """Whether the agent runs programs at all; some distributions forbid it."""
+    vm, api = context.site.guests.new, context.proxmox
+    told = dict(api.get(f"{api.of(vm)}/agent/info")).get("result") or {}
+    listed = {str(c.get("name")): c.get("enabled") for c in told.get("supported_commands") or []}
+    return listed.get("guest-exec", True) is not False
+
+
+def growable(context: Context, inside: Inside) -> tuple[list[str], list[str]]:
+    """Whether the file system can follow its disk when that grows: (what speaks against it, what cannot be seen). Reads only."""
+    vm, disk = context.site.guests.new, context.site.resize.disk
+    unseen: list[str] = []
+    where: guest_disk.Place | None = None
+    missing: list[str] = []
+    try:
+        read = _reader(context)
+        where = guest_disk.place(read, inside.fs)
+        if where is None:
+            unseen.append(f"how the disk of {vm} is divided")
+        if "growpart" in guest_disk.needed(inside.fs, where) and read("/usr/bin/growpart") is None:
+            missing.append("growpart")
+    except Refused as error:
+        unseen.append(f"how the disk of {vm} is divided ({error.sentence.rstrip('.')})")
+    against = guest_disk.cannot_grow(inside.fs, where, disk) + guest_disk.not_installed(missing)
+    if not _agent_may_execute(context):
+        against.append("its guest agent does not run programs: allow guest-exec in its configuration (block-rpcs, allow-rpcs)")
+    return [f"{vm} cannot be grown inside: {one}." for one in against], unseen
+
+
+def _need_growable(context: Context, inside: Inside) -> None:
+    """Ask inside, with programs that change nothing, what files alone did not tell; :class:`Refused` before the disk grows."""
+    vm, resize = context.site.guests.new, context.site.resize
+
+    def read(path: str) -> str | None:
+        shown = _exec(context, ["/bin/cat", path])
+        return shown.out if shown.code == 0 else None
+
+    what = f"Look whether {resize.mount_point} inside {vm} can be grown"
+    with context.guard.act("resize.look-inside", what, passing=True) as act:
+        try:
+            where = guest_disk.place(_reader(context), inside.fs)
+        except Refused:
+            where = guest_disk.place(read, inside.fs)
+        names = guest_disk.needed(inside.fs, where)
+        asked = _exec(context, ["/bin/sh", "-c", f'for p in {" ".join(names)}; do command -v "$p" >/dev/null || echo "$p"; done'])
+        against = guest_disk.cannot_grow(inside.fs, where, resize.disk)
+        against += guest_disk.not_installed([name for name in asked.out.split() if name in names])
+        act.after = {"against": against}
+    if against:
+        raise Refused(f"{vm} cannot be grown inside: {'; '.join(against)}.", "Nothing was changed.")
+
+
+def _layout(context: Context) -> guest_disk.Layout:
+    vm, mount = context.site.guests.new, context.site.resize.mount_point
+    asked = _exec(context, guest_disk.LSBLK)
+    if asked.code != 0:
+        raise Failed(f"lsblk inside {vm} failed: {asked.said}.")
+    return guest_disk.layout(asked.out, mount, zfs=seen_inside(context).fs_type == "zfs")
 
 
 def grow_inside(context: Context) -> list[str]:
     """Let the file system inside the VM use all of its disk. Sentences about what was done. Needs an open act."""
     vm, mount = context.site.guests.new, context.site.resize.mount_point
-    asked = _exec(context, LSBLK)
-    if asked.code != 0:
-        raise Failed(f"lsblk inside {vm} failed: {asked.said}.")
-    found = layout(asked.out, mount)
+    found, pool, vdev = _layout(context), "", ""
+    if found.fs_type == "zfs_member":
+        pool = seen_inside(context).device.partition("/")[0]
+        devices = guest_disk.vdevs(_exec(context, ["/usr/sbin/zpool", "list", "-vHP", pool]).out)
+        if len(devices) != 1:
+            raise Failed(
+                f"The pool {pool} inside {vm} has {len(devices)} devices, and this tool grows pools of one.", "Grow it by hand."
+            )
+        vdev = devices[0]
     done = []
-    for argv in commands(found, mount):
+    for argv in guest_disk.commands(found, mount, pool, vdev):
         program = argv[0].rsplit("/", 1)[-1]
         result = _exec(context, argv)
         code, word = _NOTHING_TO_DO.get(program, (-1, ""))
         if result.code == code and word in result.out + result.err:
-            if program == "growpart" and (behind := in_the_way(found)):
+            if program == "growpart" and (behind := guest_disk.in_the_way(found)):
                 raise Failed(
                     f"The disk of {vm} has grown, but partition {found.partition} cannot: {', '.join(behind)} stands behind it.",
                     "Move or remove that partition by hand (swap can be a file instead), then run the command again.",
@@ -369,17 +401,33 @@ def grow_inside(context: Context) -> list[str]:
 
 
 def _exec(context: Context, argv: Sequence[str]) -> AgentResult:
+    """Run a program inside, once more where its answer was lost: everything that is run here can be run again without harm."""
+    try:
+        return _exec_once(context, argv)
+    except OutcomeUnknown:
+        return _exec_once(context, argv)
+
+
+def _exec_once(context: Context, argv: Sequence[str]) -> AgentResult:
     vm = context.site.guests.new
+    name = argv[0].rsplit("/", 1)[-1]
+    package = f" ({guest_disk.PACKAGES[name]})" if name in guest_disk.PACKAGES else ""
+    missing = Failed(f"{name} is not installed inside {vm}.", f"Install it{package} and run the command again.")
     try:
         return context.proxmox.agent_exec(vm, argv)
+    except OutcomeUnknown as error:
+        # Of a program that is not there the agent says so in a way that Proxmox passes on as 596 "Broken pipe", every time.
+        if "596" in error.sentence and argv[0] != "/bin/sh":
+            asked = context.proxmox.agent_exec(vm, ["/bin/sh", "-c", f"command -v {argv[0]}"])
+            if asked.code != 0:
+                raise missing from None
+        raise
     except ProxmoxRefused as error:
         if "has been disabled" in error.sentence or "not allowed" in error.sentence:
             hint = "Allow guest-exec in the agent's configuration (block-rpcs, allow-rpcs), or grow the file system by hand."
             raise Failed(f"The guest agent of {vm} does not run programs.", hint) from None
         if "No such file" in error.sentence:
-            name = argv[0].rsplit("/", 1)[-1]
-            package = {"growpart": " (package cloud-guest-utils or cloud-utils-growpart)"}.get(name, "")
-            raise Failed(f"{name} is not installed inside {vm}.", f"Install it{package} and run the command again.") from None
+            raise missing from None
         raise
 
 
@@ -389,7 +437,8 @@ def _exec(context: Context, argv: Sequence[str]) -> AgentResult:
 def _need_no_refusal(context: Context, state: State, *, undoing: bool = False) -> None:
     vm, resize = context.site.guests.new, context.site.resize
     wanted = resize.before if undoing else resize.after
-    said = refusals(vm, state, wanted, resize.disk, undoing=undoing)
+    said = [f"{vm} is not the guest that is meant: {one}." for one in identity.not_meant(context, vm)]
+    said += refusals(vm, state, wanted, resize.disk, undoing=undoing)
     if not state.running and not undoing:
         said.append(f"{vm} is not running: its inside can be neither grown nor proved.")
     short = privileges.missing(context, "resize")
@@ -403,14 +452,17 @@ def overview(context: Context) -> dict[str, Any]:
     """The plan as data: what is, what waits, what is wanted, what the VM sees itself, and what speaks against it. Reads only."""
     vm, resize, state = context.site.guests.new, context.site.resize, look(context)
     try:
-        inside: dict[str, Any] = _facts(seen_inside(context))
+        inside: dict[str, Any] = facts(seen_inside(context))
     except CutoverError as error:
         inside = {"unknown": error.sentence}
     return {
         "guest": str(vm),
         "table": [vars(row) for row in table(state, resize.after, resize.disk)],
         "inside": inside,
-        "against": refusals(vm, state, resize.after, resize.disk),
+        "against": [
+            *(f"{vm} is not the guest that is meant: {one}." for one in identity.not_meant(context, vm)),
+            *refusals(vm, state, resize.after, resize.disk),
+        ],
     }
 
 
@@ -418,6 +470,8 @@ def plan(context: Context) -> list[Sentence]:
     """What would be done now. :class:`Refused` with every reason against it; empty where there is nothing to do."""
     vm, resize = context.site.guests.new, context.site.resize
     state = look(context)
+    if _reboot_begun(context) and _coming_up(context, state):
+        return [Sentence(f"Wait for the reboot of {vm} that was begun, then go on")]
     _need_no_refusal(context, state)
     rows = table(state, resize.after, resize.disk)
     inside = seen_inside(context)
@@ -426,6 +480,9 @@ def plan(context: Context) -> list[Sentence]:
         return []
     if any(row.differs for row in rows):
         _need_room(context)
+    against, unseen = growable(context, inside) if _has_to_grow(rows, inside, resize) else ([], [])
+    if against:
+        raise Refused(f"{vm} is not resized: {' '.join(against)}", "Remove the reason and run the command again.")
     sentences = [
         Sentence(
             f"Set {row.name} of {vm} from {row.now} to {row.wanted}{row.unit}"
@@ -443,7 +500,8 @@ def plan(context: Context) -> list[Sentence]:
                 changes=f"{vm} is rebooted",
             )
         )
-    if missing:
+    sentences += [Sentence(f"Not seen beforehand: {one}; it is asked inside before the disk grows.") for one in unseen]
+    if any("disk" in one or "file system" in one for one in missing):
         sentences.append(
             Sentence(
                 f"Grow {inside.fs_type} at {resize.mount_point} inside {vm} from {inside.fs_bytes / GIB:.1f} GB to its disk's "
@@ -453,6 +511,12 @@ def plan(context: Context) -> list[Sentence]:
             )
         )
     return sentences
+
+
+def _has_to_grow(rows: Sequence[Row], inside: Inside, resize: Any) -> bool:
+    """Whether the disk or the file system inside is smaller than wanted."""
+    small = any("disk" in one or "file system" in one for one in not_yet(inside, resize.after, resize.mount_point))
+    return small or any(row.differs for row in rows if row.what.startswith("disk"))
 
 
 def _need_room(context: Context) -> None:
@@ -468,13 +532,17 @@ def do(context: Context) -> Outcome:
     """Resize, reboot once, grow inside, prove. Run again, it continues where it was; when all is there it does nothing."""
     vm, resize = context.site.guests.new, context.site.resize
     wanted = resize.after
+    _await_begun(context)
     earlier = _left_to_compare(context)
     if not plan(context):
         if earlier is not None:
             return Outcome(True, _compared(context, earlier))
         return Outcome(False, [f"{vm} sees {wanted.cores} cores, {wanted.memory_mb} MB and {wanted.disk_gb} GB already."])
-    before = look(context)
+    before, seen = look(context), seen_inside(context)
     said: list[str] = []
+    if _has_to_grow(table(before, wanted, resize.disk), seen, resize):
+        _need_growable(context, seen)
+    identity.remember(context, vm)
     said += _set_sizes(context, before, wanted)
     said += _grow_disk(context, wanted.disk_gb)
     state = look(context)
@@ -488,7 +556,7 @@ def do(context: Context) -> Outcome:
         raise Failed(f"{vm} runs with {cores} cores, {memory} MB and {size} GB after its reboot.", "Look at it in Proxmox.")
     if not_yet(seen_inside(context), wanted, resize.mount_point):
         with context.guard.act(
-            "resize.grow-inside", f"Grow the file system inside {vm}", before=_facts(seen_inside(context))
+            "resize.grow-inside", f"Grow the file system inside {vm}", before=facts(seen_inside(context))
         ) as act:
             grown = grow_inside(context)
             act.after = grown
@@ -503,14 +571,25 @@ def do(context: Context) -> Outcome:
         f"on its {wanted.disk_gb} GB disk."
     )
     return Outcome(
-        True, said, "`cutover undo resize` sets cores and memory back; the disk stays grown.", {"inside": _facts(inside)}
+        True, said, "`cutover undo resize` sets cores and memory back; the disk stays grown.", {"inside": facts(inside)}
     )
 
 
-def _facts(inside: Inside) -> dict[str, Any]:
+def _not_grown(before: Inside, after: Inside, wanted: Sizes) -> list[str]:
+    """What a disk got and its file system did not, as sentences. Pure. (Some of it the file system keeps to itself.)"""
+    if before.disk_bytes is None or after.disk_bytes is None:
+        return []
+    room = after.disk_bytes - before.disk_bytes + (before.unused or 0)
+    grew = after.fs_bytes - before.fs_bytes
+    if room <= guest_disk.SLACK or grew >= room * (1 - FS_TOLERANCE) - guest_disk.SLACK:
+        return []
+    return [f"its disk got {room / GIB:.1f} GB more and the file system {max(grew, 0) / GIB:.1f} GB of the {wanted.disk_gb} GB"]
+
+
+def facts(inside: Inside) -> dict[str, Any]:
     return {
         "cores": inside.cores, "memory_mb": inside.memory_mb, "fs_bytes": inside.fs_bytes, "fs_type": inside.fs_type,
-        "device": inside.device,
+        "device": inside.device, "disk_bytes": inside.disk_bytes,
     }  # fmt: skip
 
 
@@ -571,6 +650,42 @@ def _reboot(context: Context) -> list[str]:
         context.proxmox.reboot(vm, deadline=limit)
         act.after = "up"
     return [f"{vm} was rebooted.", *_compared(context, before)]
+
+
+def _reboot_begun(context: Context) -> bool:
+    """Whether this tool was ended during a reboot, so that Proxmox may still be at it."""
+    last = next((e for e in reversed(context.journal.acts(events.REBOOTED)) if e.kind == "intent"), None)
+    return last is not None and not any(
+        e.of == last.seq and e.kind in {"done", "failed"} for e in context.journal.acts(events.REBOOTED)
+    )
+
+
+def _coming_up(context: Context, state: State) -> bool:
+    """Whether the VM goes down or comes up right now: a task of it runs, or it is off, or its agent does not answer yet."""
+    vm, api = context.site.guests.new, context.proxmox
+    if api.running_tasks(("qmreboot", "qmstart", "qmshutdown"), vm.vmid):
+        return True
+    if not state.running:
+        # What could not be started does not come up by itself.
+        return not api.start_failed(vm)
+    try:
+        api.get(f"{api.of(vm)}/agent/info")
+    except CutoverError:
+        return True
+    return False
+
+
+def _await_begun(context: Context) -> None:
+    """Wait for what an earlier run began and Proxmox still carries out: a disk that grows, a reboot."""
+    vm, api, limit = context.site.guests.new, context.proxmox, context.site.limits.reboot_seconds
+    for upid in api.running_tasks(("resize",), vm.vmid):
+        context.ui.say(f"The disk of {vm} is being grown already; waiting for that.")
+        api.wait_task(upid, deadline=TASK_SECONDS)
+    if _reboot_begun(context) and _coming_up(context, look(context)):
+        context.ui.say(f"{vm} is being rebooted already; waiting for that.")
+        with context.guard.act("resize.reboot-awaited", f"Wait for the reboot of {vm} that was begun", passing=True) as act:
+            api.await_reboot(vm, deadline=limit)
+            act.after = "up"
 
 
 def _start(context: Context) -> list[str]:
@@ -666,6 +781,8 @@ def _disk_stays(vm: Guest, size: int, before: int) -> str:
 def undo(context: Context) -> Outcome:
     """Give cores and memory back: reverted where they only wait, with a second reboot where they apply. The disk stays grown."""
     vm, resize, api = context.site.guests.new, context.site.resize, context.proxmox
+    with suppress(Failed):  # a VM that does not come up with its new size is what this is for
+        _await_begun(context)
     state = look(context)
     _need_no_refusal(context, state, undoing=True)
     said: list[str] = []
@@ -711,15 +828,14 @@ def roll_disk_back(context: Context, snapshot: str) -> Outcome:
         raise Refused(
             f"The snapshot {', '.join(newer)} is newer than {snapshot}; a rollback would strand or lose it.", "Delete it first."
         )
+    if wrong := identity.not_meant(context, vm):
+        raise Refused(f"{vm} is not the guest that is meant: {'; '.join(wrong)}.", "Look at it in Proxmox.")
     since, lost = _when(rows[snapshot].get("snaptime")), lost_by(context, snapshot)
     context.confirm.by_name(vm.name, lost + " would be lost, and the VM would be cut off as by a power failure.")
     with context.guard.act(
         "resize.rollback", f"Roll {vm} back to snapshot {snapshot}", before={"config": dict(api.config(vm))}
     ) as act:
-        api.do_task(
-            "POST", f"{api.of(vm)}/snapshot/{snapshot}/rollback", kind="qmrollback", vmid=vm.vmid,
-            what=f"Rolling {vm} back to {snapshot}", deadline=TASK_SECONDS, start=1,
-        )  # fmt: skip
+        api.roll_back(vm, snapshot, deadline=TASK_SECONDS, start_deadline=context.site.limits.reboot_seconds)
         cores, memory, size = sizes_of(api.config(vm), context.site.resize.disk)
         act.after = {"cores": cores, "memory": memory, "disk_gb": size}
     return Outcome(True, [f"{vm} is as it was at {since}: {cores} cores, {memory} MB, {size} GB. {lost} is lost."])

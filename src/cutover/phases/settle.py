@@ -1,7 +1,7 @@
 """Settle: take the gate out for good, when the way back was given up.
 
-The operator's own server file comes back as it was, with one difference: it names the new server. Nginx then passes requests on
-by itself, and nothing depends on flags in a folder any more. Costs one reload.
+What passed requests to the gate passes them to the new server: only that address is replaced. Nginx then needs no flags in a
+folder any more. Costs one reload.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
+from cutover.site.schema import netloc
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -21,10 +22,16 @@ def plan(context: Context) -> Sequence[Sentence]:
     """What would be done; nothing where there is no gate."""
     if not context.gate.state().installed:
         return []
-    file = context.site.nginx.server_file
+    installer = context.gate.installer
+    new = netloc(context.site.qdrant.new_url)
+    facts = installer.facts()
+    files = installer.settled(facts.configuration) if context.site.nginx.edit else {}
     return [
-        Sentence(f"Put {file} back as it was before the gate, with the new server's address", file),
-        Sentence("Test the configuration, reload Nginx, and prove that the new server answers"),
+        *(Sentence(f"Replace the gate's address in {path} by {new}, and nothing else", path) for path in files),
+        Sentence(
+            "Test the configuration, reload Nginx, and prove that users are answered as before",
+            installer.cost_of_a_reload(facts),
+        ),
         Sentence("Remove the gate's files; the copy of the configuration from before stays", context.site.nginx.gate_folder),
     ]
 
@@ -34,16 +41,17 @@ def do(context: Context) -> Outcome:
     if not context.gate.state().installed:
         return Outcome(changed=False, sentences=["There is no gate in Nginx."])
     with context.guard.act(
-        "settle.gate", "Take the gate out for good", before={"server_file": context.site.nginx.server_file}
+        "settle.gate", "Take the gate out for good", before={"gate": context.gate.installer.host.gate_file}
     ) as act:
         act.after = asdict(context.gate.settle())
     return Outcome(changed=True, sentences=[act.after["sentence"]], facts=act.after)
 
 
 def _step(site: Site) -> Step:
+    del site
     return Step(
         title="Take the gate out for good",
-        does=f"Puts {site.nginx.server_file} back as it was before the gate, with the new server's address.",
+        does="Lets Nginx pass requests to the new server by itself, and takes the gate out.",
         needs="`finish` was done; one reload.",
         changes="Nginx's configuration.",
         undo="Edit the address by hand, as before.",

@@ -9,7 +9,7 @@ What others call::
 
     run.proxmox.get("nodes/pve/qemu/1001/config", current=1)             # any read; retried, because a read can be
     run.proxmox.list("cluster/resources", type="vm")                     # the same, for answers that are lists
-    run.proxmox.change("PUT", "nodes/pve/qemu/1001/config", cores=6)     # any write, inside `door.act(...)`
+    context.proxmox.change("PUT", "nodes/pve/qemu/1001/config", cores=6)     # any write, inside `guard.act(...)`
     end = run.proxmox.wait_task(upid, deadline=600)                      # TaskEnd; end.must("Backing up LXC 952") raises
     run.proxmox.do_task("POST", path, kind="vzdump", vmid=952, what="Backing up LXC 952", deadline=600, **parameters)
     run.proxmox.of(guest)                                                # "nodes/pve/lxc/952"
@@ -17,6 +17,8 @@ What others call::
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -116,12 +118,33 @@ class TaskEnd:
         raise Failed(f"{what} failed: {reason}.", _HINTS[kind_of(reason)])
 
     def reason(self) -> str:
-        """The sentence that says why: the log's own error or warning lines before the mere status."""
-        wanted = re.compile(r"^(ERROR|WARN(ING)?S?): ")
-        said = [wanted.sub("", line) for line in self.log if wanted.match(line)]
-        if self.exitstatus == "job errors" or self.state == "warnings":
-            return "; ".join(said[:3]) or self.exitstatus
-        return self.exitstatus
+        """The sentence that says why; see :func:`why`."""
+        return why(self.log, self.exitstatus)
+
+
+#: What the kernel says when something cannot be done, in the words of the C library.
+_KERNEL = tuple(sorted({os.strerror(number) for number in errno.errorcode}, key=len, reverse=True))
+_LEVEL = re.compile(r"^(ERROR|WARN(ING)?S?|INFO): ")
+
+
+def why(log: Iterable[str], exitstatus: str = "") -> str:
+    """Why a task failed or warns, from its log. Pure.
+
+    Proxmox' own last word is often only that it failed, or a long command with an exit code; the reason ("No space left on
+    device") then stands in some line before it, whatever that line's level is. It comes first.
+    """
+    lines = [line.strip() for line in log]
+    said = [_LEVEL.sub("", line) for line in lines if re.match(r"(ERROR|WARN(ING)?S?): ", line)]
+    own = exitstatus if exitstatus and exitstatus != "job errors" and not exitstatus.startswith("WARNINGS") else ""
+    told = [_shortened(one) for one in ([own] if own else said[:3])] or [exitstatus]
+    kernel = [_LEVEL.sub("", line) for line in lines if any(word in line for word in _KERNEL) and not line.startswith("TASK ")]
+    causes = [line for line in dict.fromkeys(map(_shortened, kernel)) if not any(line in one for one in told)]
+    return "; ".join([*causes[:2], *told])
+
+
+def _shortened(text: str) -> str:
+    """A sentence whose commands are cut after their first words: they can be as long as a page."""
+    return re.sub(r"command '([^']{0,24})(?:[^']|'(?!\s+failed))*'(?=\s+failed)", r"command '\1...'", text)
 
 
 def task_state(exitstatus: str | None) -> Literal["ok", "warnings", "error", "unknown"]:
@@ -162,7 +185,7 @@ class Proxmox:
             timeout=READ_SECONDS,
             path_prefix=parts.path.strip("/") or None,
         )
-        # proxmoxer makes its own session; every one of its requests has to pass our door and our TLS all the same.
+        # proxmoxer makes its own session; every one of its requests has to pass our guard and our TLS all the same.
         ours = http.session(
             guard, tls=http.Tls(_path(settings.ca_file), settings.fingerprint), timeout=(http.CONNECT_SECONDS, READ_SECONDS),
             # Its 500 is a refusal; only a proxy's answer leaves open what happened.
@@ -222,7 +245,7 @@ class Proxmox:
     # -- changing --------------------------------------------------------------------------------------------------
 
     def change(self, method: Literal["POST", "PUT", "DELETE"], path: str, /, **parameters: Any) -> Any:
-        """Send one change, once, and return its answer (often a task's UPID). Needs an open act of the door.
+        """Send one change, once, and return its answer (often a task's UPID). Needs an open act of the guard.
 
         :class:`ProxmoxRefused`: it did not happen (except that a refused hotplug leaves its value pending);
         :class:`Unreachable`: it was not delivered; :class:`OutcomeUnknown`: it may have happened.
@@ -389,17 +412,58 @@ class Proxmox:
             timeout=max(1, int(deadline)),
         )  # fmt: skip
 
+        self._wait_until_up(guest, known, with_pid, end, "its reboot")
+
+    def roll_back(self, guest: Guest, snapshot: str, *, deadline: float, start_deadline: float) -> None:
+        """Roll a VM back to a snapshot and start it; return when it runs and its agent answers.
+
+        The rollback's task ends well before the VM is started: the start is a task of its own, which may fail.
+        """
+        known = {task["upid"] for task in self.tasks("qmstart", guest.vmid)}
+        what = f"Rolling {guest} back to {snapshot}"
+        path = f"{self.of(guest)}/snapshot/{snapshot}/rollback"
+        before = self.status(guest).get("pid")
+        self.do_task("POST", path, kind="qmrollback", vmid=guest.vmid, what=what, deadline=deadline, start=1)
+        self._wait_until_up(guest, known, before, time.monotonic() + start_deadline, "its rollback")
+
+    def await_reboot(self, guest: Guest, *, deadline: float) -> None:
+        """Wait for a reboot that somebody began: its tasks, and until the VM runs and its agent answers."""
+        end = time.monotonic() + deadline
+        for upid in self.running_tasks(("qmreboot", "qmshutdown", "qmstart"), guest.vmid):
+            self.wait_task(upid, deadline=max(1.0, end - time.monotonic()))
+        newest = next((t for t in self.tasks(vmid=guest.vmid) if t.get("type") in {"qmreboot", "qmshutdown"}), {})
+        since = float(newest.get("starttime") or 0)
+        known = {t["upid"] for t in self.tasks("qmstart", guest.vmid) if float(t.get("starttime") or 0) < since}
+        self._wait_until_up(guest, known, None, end, "its reboot")
+
+    def running_tasks(self, kinds: Iterable[str], vmid: int) -> tuple[str, ...]:
+        """The tasks of these kinds that work on a guest right now, whoever began them."""
+        wanted = set(kinds)
+        return tuple(
+            str(task["upid"])
+            for task in self.tasks(vmid=vmid)
+            # What runs is listed with the status RUNNING and without an end.
+            if task.get("type") in wanted and not task.get("endtime") and task.get("status") in {None, "", "running", "RUNNING"}
+        )
+
+    def start_failed(self, guest: Guest) -> bool:
+        """Whether the last attempt to start a guest failed."""
+        last = next(iter(self.tasks("qmstart" if guest.kind != "lxc" else "vzstart", guest.vmid)), None)
+        return last is not None and bool(last.get("endtime")) and task_state(last.get("status")) == "error"
+
+    def _wait_until_up(self, guest: Guest, known: set[str], with_pid: Any, end: float, after: str) -> None:
+        """Wait until a VM runs with another process than ``with_pid`` and its agent answers; ``known`` are earlier starts."""
+
         def again() -> bool | Not:
             for task in self.tasks("qmstart", guest.vmid):
-                # A running task is listed with the status RUNNING and without an end.
                 if task["upid"] not in known and task.get("endtime") and task_state(task.get("status")) == "error":
-                    raise Failed(f"{guest} shut down for its reboot and could not be started: {task['status']}.",
+                    raise Failed(f"{guest} shut down for {after} and could not be started: {task['status']}.",
                                  f"Look at {guest} in Proxmox; `cutover undo resize` gives it its old sizes.")  # fmt: skip
             now = self.status(guest)
             if now.get("status") != "running":
                 return Not(f"it is {now.get('status')}")
             if now.get("pid") is not None and now.get("pid") == with_pid:
-                return Not("it is still the machine from before the reboot")
+                return Not(f"it is still the machine from before {after}")
             return True
 
         try:
@@ -434,7 +498,14 @@ class Proxmox:
         pid = answer["pid"]
 
         def ended() -> dict[str, Any] | Not:
-            found: dict[str, Any] = self.get(f"{self.of(guest)}/agent/exec-status", pid=pid)
+            # How a program ended is told once: where that answer is lost, asking again finds no such program.
+            try:
+                found: dict[str, Any] = self._send("GET", f"{self.of(guest)}/agent/exec-status", {"pid": pid})
+            except Unreachable as error:
+                raise OutcomeUnknown(
+                    f"`{' '.join(words)}` inside {guest} was run, and how it ended is not known: {error.sentence}",
+                    "Look inside the VM; running the command again is safe.",
+                ) from None
             return found if found.get("exited") else Not("it runs")
 
         try:

@@ -330,7 +330,8 @@ def resolve(firewall: Firewall, going: Going, begun: Sequence[Mapping[str, Any]]
             else:
                 blocked.add(name)
                 in_the_way.append(
-                    f"{_named(name)} means only what is to go, but {where} uses it together with others; take it out there first."
+                    f"{_named(name)} stands only for servers that are to be deleted, but {where} uses it together "
+                    f"with others; take it out there first."
                 )
 
     for path, rules in firewall.rules.items():

@@ -65,16 +65,32 @@ def _shown(value: object) -> str:
 def of(row: Mapping[str, Any], config: Mapping[str, Any]) -> Identity:
     """The identity that a row of ``cluster/resources`` and a configuration describe. Pure."""
     nets = networks(config)
-    rootfs = vzdump.options(str(config["rootfs"]))["volume"] if config.get("rootfs") else ""
+    root = config.get("rootfs") or config.get(_boot_disk(config))
+    rootfs = vzdump.options(str(root))["volume"] if root else ""
     return Identity(
         "lxc" if row.get("type") == "lxc" else "vm",
         int(row["vmid"]),
         str(row.get("node", "")),
         str(config.get("hostname") or config.get("name") or row.get("name") or ""),
-        tuple(sorted(net["hwaddr"].upper() for net in nets if net.get("hwaddr"))),
+        tuple(sorted(mac.upper() for net in nets for mac in (net.get("hwaddr") or _model_mac(net),) if mac)),
         rootfs,
         static_addresses(config),
     )
+
+
+def _boot_disk(config: Mapping[str, Any]) -> str:
+    """The disk that a VM boots from, by its boot order; else its first one."""
+    disks = [
+        key for key in sorted(config) if re.fullmatch(r"(scsi|virtio|sata|ide)\d+", key) and "media=cdrom" not in str(config[key])
+    ]
+    order = re.search(r"order=([\w;]+)", str(config.get("boot") or ""))
+    ordered = [key for key in (order[1].split(";") if order else []) if key in disks]
+    return (ordered or disks or [""])[0]
+
+
+def _model_mac(net: Mapping[str, str]) -> str:
+    """A VM's network card is written as ``virtio=BC:24:...``."""
+    return next((value for value in net.values() if re.fullmatch(r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}", value)), "")
 
 
 def networks(config: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -155,3 +171,42 @@ def read(context: Context, guest: Guest) -> tuple[Mapping[str, Any], Mapping[str
     # The cluster's list says at once that a guest is there, but how it is only every ten seconds or so.
     row = {**row, "status": context.proxmox.get(f"{folder}/status/current").get("status")}
     return row, config, of(row, config)
+
+
+# -- the guest that is meant, in every phase -------------------------------------------------------
+
+
+def not_meant(context: Context, guest: Guest) -> list[str]:
+    """In which ways what has the guest's id now is not the guest of ``site.yaml``, or not the one that was changed before.
+
+    Kind and name are those of ``site.yaml``; the MAC addresses and the root volume are those that it had when this tool changed
+    it first (see :func:`remember`), because another machine under the same id and name is another machine.
+    """
+    here = read(context, guest)
+    if here is None:
+        return ["it does not exist"]
+    found, known = here[2], remembered(context, guest)
+    if found.kind != guest.kind:
+        return [f"it is a {found.kind}, not a {guest.kind}"]
+    wrong = [f"its name is {found.name}, not {guest.name}"] if found.name != guest.name else []
+    if known is not None:
+        wrong += [one for one in known.differences(found) if one.startswith(("its MAC address", "its root volume"))]
+    return wrong
+
+
+def remembered(context: Context, guest: Guest) -> Identity | None:
+    """The guest's identity when this tool changed it last, or None."""
+    notes = [e for e in context.journal.acts("identity.seen") if e.kind == "note" and e.extra.get("vmid") == guest.vmid]
+    return Identity.from_json(notes[-1].extra["identity"]) if notes else None
+
+
+def remember(context: Context, guest: Guest) -> None:
+    """Write down who the guest is, before it is changed for the first time, and after a restore, which makes new volumes."""
+    here = read(context, guest)
+    if here is None:
+        return
+    found, known = here[2], remembered(context, guest)
+    if known is None or known.differences(found):
+        context.journal.note(
+            "identity.seen", f"{guest} is {found.name} with {found.rootfs}", vmid=guest.vmid, identity=found.as_json()
+        )

@@ -89,8 +89,10 @@ class Qdrant:
         key: str | None = None,
         name: str = "Qdrant",
         timeout: tuple[float, float] | None = None,
+        tls: http.Tls | None = None,
     ) -> None:
         self.url = url.rstrip("/")
+        prefix = urlsplit(self.url).path  # Nginx may have Qdrant under a path
         self.name = name
         self.sent: Counter[str] = Counter()
         self.patient = True
@@ -99,7 +101,14 @@ class Qdrant:
         self._last_used = time.monotonic()
         # Without identity Qdrant compresses every page, which costs more than the local network saves.
         headers = {"Accept-Encoding": "identity"} | ({"api-key": key} if key else {})
-        self._session = http.session(guard, is_read=is_read, headers=headers, timeout=timeout or (5.0, 60.0), pool=32)
+        self._session = http.session(
+            guard,
+            is_read=lambda method, path: is_read(method, path.removeprefix(prefix)),
+            tls=tls,
+            headers=headers,
+            timeout=timeout or (5.0, 60.0),
+            pool=32,
+        )
 
     # -- one request ------------------------------------------------------------------------------
     def raw(

@@ -19,7 +19,6 @@ cannot be followed ends in a refusal that says why.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -28,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cutover.core import files
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import Gate, Side, Written
@@ -118,13 +118,8 @@ class Position:
 
     def save(self, path: Path) -> None:
         """Replace the file in one step; on the disk when this returns."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = path.with_suffix(".new")
-        with fresh.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self), file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        files.private_folder(path.parent)
+        files.replace(path, json.dumps(asdict(self)))
 
 
 @dataclass
@@ -838,11 +833,8 @@ def keep_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Add lines to a file for people; on the disk when this returns. Without lines there is no file."""
     if not lines:
         return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
+    files.private_folder(path.parent)
+    files.append(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _clock(at: float) -> str:

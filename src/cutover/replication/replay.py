@@ -182,7 +182,7 @@ class Account:
                 f"is not known: {shown}"
             )
         if self.unacknowledged:
-            said.append(f"{counted(self.unacknowledged, 'write')} left out, because nobody was told of their success")
+            said.append(f"{counted(self.unacknowledged, 'write')} left out, because they were never acknowledged")
         said.append(f"Nothing can be compared with {new}")
         return said
 
@@ -354,7 +354,9 @@ def rescue(context: Context, found: Account, position: Position) -> Rescued:
     """Bring the old server up to date from the records and move the traffic there; the operator agreed to it."""
     done = Rescued(overlapping=len(found.overlapping))
     with context.guard.act(
-        "back.replay", f"Bring {context.old.name} up to date from the records alone", before=_facts(found)
+        "back.replay",
+        f"Bring {context.old.name} up to date from the recorded writes, without {context.new.name}",
+        before=_facts(found),
     ) as act:
         done.refused += replay(context, position, found)
         done.replayed += len(found.writes)
@@ -424,7 +426,8 @@ def end(context: Context) -> list[str]:
     with context.guard.act("back.stop-recording", "Stop recording and remove what was recorded"):
         # The note first: without it, a recording that has ended looks like one that somebody lost.
         context.journal.note(
-            events.BACK_FROM_RECORDS, f"{context.old.name} serves; it was brought up to date from the records alone"
+            events.BACK_FROM_RECORDS,
+            f"{context.old.name} serves; it was brought up to date from the recorded writes, without {context.new.name}",
         )
         context.gate.stop_recording(deadline=5.0)  # what waits for a server that is gone may not end at all
         path.unlink(missing_ok=True)

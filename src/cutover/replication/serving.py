@@ -8,11 +8,10 @@ where there is no gate, Nginx's own configuration.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from cutover.core import events
 from cutover.core.errors import CutoverError, Refused
-from cutover.gate.installer import uncommented
+from cutover.site.schema import netloc
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -38,8 +37,10 @@ def why_new_may_serve(context: Context) -> str:
         if loaded is not None:
             asks_new = "new" in str(loaded.get("flags", "")).split()
             return "Nginx asks the new server, whatever the folder nginx.gate_folder of site.yaml says." if asks_new else ""
-        new = urlsplit(context.site.qdrant.new_url).netloc
-        if new in uncommented(context.gate.installer.facts().configuration):
+        new = netloc(context.site.qdrant.new_url)
+        installer = context.gate.installer
+        seen = installer.ways(installer.host.configuration(), new)
+        if seen.places or seen.refused:
             return f"Nginx's configuration names {new}, and there is no gate that says which server it asks."
     except CutoverError as error:
         entries = context.journal.entries()

@@ -51,7 +51,10 @@ def position(context: Context, side: Side) -> Position:
     """How far the server that does not serve is up to date; turned round where the traffic moved since it was saved."""
     found = Position.load(position_path(context))
     if found is None and side == "new":
-        raise CannotFollow("Nobody knows how far the old server is up to date.", "`follow` compares everything anew.")
+        raise CannotFollow(
+            "It is not known how far the old server is up to date: its replication position is missing.",
+            "`follow` compares everything anew.",
+        )
     if found is None:
         raise Refused("There is no copy to go on with.", "Begin with `copy`.")
     if found.doubt:
@@ -63,7 +66,8 @@ def position(context: Context, side: Side) -> Position:
         found.alone = False  # the traffic was not moved then
     elif found.alone:
         raise Refused(
-            "The old server was brought up to date from the records alone, so the new one cannot be followed from here.",
+            "The old server was brought up to date from the recorded writes, without the new server, so the new one "
+            "cannot be followed from here.",
             "Run `back` again to end that; then `copy` begins anew.",
         )
     if found.side != side:
@@ -341,7 +345,7 @@ def begin_anew(context: Context, verb: str, why: str) -> dict[str, Any]:
     context.confirm.by_name(
         context.site.name,
         f"{context.old.name.capitalize()} cannot be brought up to date by what is recorded: {why} Everything is compared with "
-        f"{context.new.name}, and what {context.old.name} holds otherwise is replaced or removed.{shown} "
+        f"{context.new.name}, and what differs on {context.old.name} is replaced or removed.{shown} "
         "Until that has ended there is no way back.",
     )
     end_abandoned(context, verb)

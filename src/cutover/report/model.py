@@ -21,6 +21,7 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from cutover.core import files
 from cutover.core.errors import WrongUsage
 from cutover.core.text import for_markdown
 
@@ -268,16 +269,14 @@ class Report:
         from cutover.report.html import page
 
         folder.mkdir(parents=True, exist_ok=True)
-        files = {
+        texts = {
             "acceptance.json": json.dumps(self.data(), indent=1, ensure_ascii=False) + "\n",
             "acceptance.md": markdown(self),
             "acceptance.html": page(self),
         }
-        for name, text in files.items():
-            fresh = folder / f".{name}.new"
-            fresh.write_text(text, encoding="utf-8")
-            fresh.replace(folder / name)
-        return [folder / name for name in files]
+        for name, text in texts.items():
+            files.replace(folder / name, text, files.PUBLIC)
+        return [folder / name for name in texts]
 
 
 def headline(found: Sequence[Row]) -> str:

@@ -44,13 +44,6 @@ def _server_url(value: str) -> str:
     return url
 
 
-def _public_url(value: str) -> str:
-    url = _url(value)
-    if urlsplit(url).path:
-        raise ValueError("an address such as http://nginx.home.arpa:6333, without a path")
-    return url
-
-
 def _repository(value: str) -> str:
     if not _is_url(value):
         raise ValueError("the address of a Git repository, such as https://git.home.arpa/infra/qdrant-cutover.git, without user")
@@ -64,6 +57,13 @@ def stays_here(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _address(value: str) -> str:
+    found = re.fullmatch(r"(\d+\.\d+\.\d+\.\d+):(\d+)", value)
+    if not found or not _is_ip(found[1]) or not 0 < int(found[2]) < 65536:
+        raise ValueError("an address of this machine with a port that is free, such as 127.0.0.1:6339")
+    return value
 
 
 def netloc(url: str) -> str:
@@ -146,7 +146,6 @@ def _host(value: str) -> str:
 
 Url = Annotated[str, AfterValidator(_url)]
 ServerUrl = Annotated[str, AfterValidator(_server_url)]
-PublicUrl = Annotated[str, AfterValidator(_public_url)]
 Repository = Annotated[str, AfterValidator(_repository)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 GateFolder = Annotated[str, AfterValidator(_gate_folder)]
@@ -256,20 +255,28 @@ class Qdrant(Part):
     image: PinnedImage
     old_url: ServerUrl
     new_url: ServerUrl
-    public_url: PublicUrl
+    public_url: Url
+    ca_file: File | None = None
+    fingerprint: Fingerprint | None = None
     access: Literal["keys", "open"] = "keys"
     """``open``: no keys on purpose, so everybody who reaches the server reads and writes."""
 
 
 class Nginx(Part):
-    """Nginx on its host. ``shell`` is the argument prefix that gives a shell there; empty means this machine."""
+    """Nginx on its host. ``shell`` is the argument prefix that gives a shell there; empty means this machine.
+
+    ``edit``: the tool replaces the old server's address in Nginx's files; False where the operator puts in ``gate_address``
+    himself. ``server_file`` was needed by earlier versions and says nothing any more.
+    """
 
     shell: list[Text]
     binary: Text
     main_config: AbsolutePath
     http_folder: AbsolutePath
-    server_file: AbsolutePath
+    edit: bool = True
+    server_file: AbsolutePath | None = None
     gate_folder: GateFolder
+    gate_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1:6339"
     worker_user: Name
     reload: Annotated[list[Text], Field(min_length=1)]
 
@@ -474,7 +481,7 @@ def contradictions(site: Site) -> Iterable[tuple[Where, str]]:
     tag = site.qdrant.image.split("@")[0].rsplit(":", 1)[1]
     if tag.removeprefix("v").removesuffix("-unprivileged") != site.qdrant.version:
         yield ("qdrant", "image"), f"the tag {tag} is not version {site.qdrant.version}"
-    for part in ("proxmox", "portainer"):
+    for part in ("proxmox", "portainer", "qdrant"):
         settings = getattr(site, part)
         if settings.ca_file and settings.fingerprint:
             yield (part, "fingerprint"), "give either ca_file or fingerprint, not both"
@@ -485,9 +492,9 @@ def contradictions(site: Site) -> Iterable[tuple[Where, str]]:
         if server.insecure and not server.in_the_clear:
             yield (*where, "insecure"), f"{server.url} is https; leave `insecure` out"
     nginx = site.nginx
-    if nginx.server_file == nginx.http_folder:
-        yield ("nginx", "server_file"), "expected a file, such as /etc/nginx/conf.d/qdrant.conf"
-    for name in ("http_folder", "main_config", "server_file"):
+    if nginx.gate_address in {netloc(site.qdrant.old_url), netloc(site.qdrant.new_url)}:
+        yield ("nginx", "gate_address"), f"{nginx.gate_address} is a server of the plan; the gate needs an address of its own"
+    for name in ("http_folder", "main_config"):
         path = getattr(nginx, name)
         if nginx.gate_folder in {path, *map(str, Path(path).parents)}:
             is_ = "is" if nginx.gate_folder == path else "holds"

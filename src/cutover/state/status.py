@@ -109,7 +109,7 @@ def judge(seen: Seen) -> Status:
         if not events.copy_begun(entries):
             says = f"nothing was copied yet, says the journal{f' in {seen.folder}' if seen.folder else ''}"
             return _status(
-                "planned", last, says, f"Nginx could not be asked which server serves: {seen.gate_problem}", "you", seen
+                "planned", last, says, f"Nginx could not be asked which server serves: {seen.gate_problem}", "your decision", seen
             )
         return _status("unknown", last, seen.gate_problem, "Nginx could not be asked which server serves.", "Nginx", seen)
     side, held = seen.flags.side, seen.flags.held
@@ -128,40 +128,45 @@ def judge(seen: Seen) -> Status:
             reason = (
                 "the way back was given up" if given_up else "the traffic moved and nothing is recorded; `follow` begins anew"
             )
-            return _status("finished", since, reason, f"{serves}.", "you", seen)
+            return _status("finished", since, reason, f"{serves}.", "your decision", seen)
         if seen.doubt:
             return _status(
                 "watching", since, f"the traffic moved to the new server, and the way back is broken: {seen.doubt}",
                 f"{serves}; the old one is not up to date.",
-                "you: `follow` compares everything anew and opens it again, `finish` gives it up", seen,
+                "your decision: `follow` compares everything anew and opens it again, `finish` gives it up", seen,
             )  # fmt: skip
         late = ""
         if seen.position is not None and seen.position.conflicts:
             late = f" {seen.position.conflicts} late writes conflict with newer ones; see late-writes.jsonl."
         return _status(
             "watching", since, "the traffic moved to the new server",
-            f"{serves}; the old one {behind}.{late}", "you: `back` while it is wanted, `finish` when it is not", seen,
+            f"{serves}; the old one {behind}.{late}", "your decision: `back` while it is wanted, `finish` when it is not", seen,
         )  # fmt: skip
     if not seen.flags.recording:
         if events.copy_begun(entries):
             return _status(
                 "unknown", last, "a copy was begun, but nothing is recorded",
-                f"{serves}; what was written since is not known.", "you: `copy` begins again", seen,
+                f"{serves}; what was written since is not known.", "your decision: `copy` begins again", seen,
             )  # fmt: skip
         if events.went_back_from_records(entries):
             return _status(
                 "planned", last, "the new server was gone, and the old one was brought up to date from the records",
-                f"{serves}; the new one is not followed.", "you: `copy` begins anew when the new server is there again", seen,
+                f"{serves}; the new one is not followed.", "your decision: `copy`, when the new server is there again", seen,
             )  # fmt: skip
-        return _status("planned", last, "nothing was copied yet", f"{serves}.", "you", seen)
+        return _status("planned", last, "nothing was copied yet", f"{serves}.", "your decision", seen)
     if seen.position is not None and seen.position.alone and seen.position.side == "new":
         return _status(
             "unknown", last, "the traffic was moved without the new server, and the tool ended before it had cleaned up",
-            f"{serves}; the new one is not followed.", "you: `back` once more", seen,
+            f"{serves}; the new one is not followed.", "your decision: `back` once more", seen,
         )  # fmt: skip
     if seen.doubt:
         return _status(
-            "unknown", last, seen.doubt, f"{serves}; the new one is not up to date.", "you: `undo copy`, then `copy`", seen
+            "unknown",
+            last,
+            seen.doubt,
+            f"{serves}; the new one is not up to date.",
+            "your decision: `undo copy`, then `copy`",
+            seen,
         )
     proved = events.proved_at(entries)
     interrupted = f"; interrupted while: {interrupted_act.what}" if interrupted_act is not None else ""
@@ -172,7 +177,7 @@ def judge(seen: Seen) -> Status:
         )  # fmt: skip
     return _status(
         "ready", proved, f"both servers held the same data at {proved}{interrupted}",
-        f"{serves}; the new one {behind}.", "you: `switch`", seen,
+        f"{serves}; the new one {behind}.", "your decision: `switch`", seen,
     )  # fmt: skip
 
 

@@ -1,0 +1,180 @@
+"""What comes back through the operator's own server, before and after: the proof that the gate changes nothing else.
+
+The same few requests are sent the way applications come in: with a key and without, reads and a write that can change nothing,
+to what is not there, from another origin, and too large. Status, headers and body have to be the same whether the gate is in or
+not, and whichever server is behind it. What varies by itself (a date, the time a request took) is found by asking twice.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import secrets as randomness
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from cutover.core.errors import Unreachable
+
+if TYPE_CHECKING:
+    from requests import Session
+
+    from cutover.core.http import Tls
+
+#: Above nginx's own default for bodies, and below what Qdrant takes.
+_SIZES = ((1 << 20) + 1, 24 << 20)
+#: Headers that belong to one answer or one connection.
+_OF_ONE = {"date", "content-length", "connection", "keep-alive", "transfer-encoding", "x-request-id", "age", "etag"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: ``status`` 0 where an upload was not refused. ``varies``: headers whose values differ by themselves."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: str
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Answer:
+        return cls(int(data["status"]), dict(data["headers"]), str(data["body"]))
+
+
+@dataclass(frozen=True)
+class _Probe:
+    name: str
+    method: str
+    path: str
+    key: bool = True
+    body: Any = None
+    headers: Mapping[str, str] | None = None
+    stable: bool = True  # what Qdrant answers does not depend on its data
+
+
+def _probes(*, writes: bool) -> list[_Probe]:
+    none = f"/collections/gate-proof-{randomness.token_hex(8)}"
+    found = [
+        _Probe("a read", "GET", "/"),
+        _Probe("a read without a key", "GET", "/", key=False),
+        _Probe("the list of collections", "GET", "/collections", stable=False),
+        _Probe("the list of collections without a key", "GET", "/collections", key=False, stable=False),
+        _Probe("a read of a collection that is none", "GET", none),
+        _Probe("a path that is none", "GET", "/gate-proof/none"),
+        _Probe(
+            "a question of a browser",
+            "OPTIONS",
+            "/collections",
+            key=False,
+            headers={"Origin": "http://gate-proof.invalid", "Access-Control-Request-Method": "PUT"},
+        ),
+        _Probe("a read from another origin", "GET", none, headers={"Origin": "http://gate-proof.invalid"}),
+    ]
+    if writes:
+        found += [
+            _Probe("a write", "POST", f"{none}/points/delete?wait=true", body={"points": []}),
+            _Probe("a write without a key", "POST", f"{none}/points/delete?wait=true", key=False, body={"points": []}),
+        ]
+    return found
+
+
+def look(session: Session, url: str, key: str | None, tls: Tls, *, writes: bool) -> dict[str, Answer]:
+    """The answers to all probes through ``url``, by name. Writes name a collection that is none."""
+    found: dict[str, Answer] = {}
+    for probe in _probes(writes=writes):
+        headers = {**(probe.headers or {}), **({"api-key": key} if probe.key and key else {})}
+        answer = session.request(probe.method, url + probe.path, json=probe.body, headers=headers)
+        found[probe.name] = Answer(
+            answer.status_code,
+            {name.lower(): value for name, value in answer.headers.items() if name.lower() not in _OF_ONE},
+            _plain(answer.content, probe.path) if probe.stable else "",
+        )
+    if writes:
+        with ThreadPoolExecutor(len(_SIZES)) as pool:
+            found |= zip(
+                (f"a body of {size >> 20} MiB" for size in _SIZES),
+                pool.map(lambda size: _too_large(url, size, key, tls), _SIZES),
+                strict=True,
+            )
+    return found
+
+
+def _plain(content: bytes, path: str) -> str:
+    """A body without what is of this one request: times, and the name that was asked for."""
+    text = content[:20_000].decode(errors="replace")
+    name = re.search(r"gate-proof-[0-9a-f]+", path)
+    if name:
+        text = text.replace(name[0], "gate-proof")
+    with suppress(ValueError, TypeError):
+        said = json.loads(text)
+        if isinstance(said, dict):
+            said.pop("time", None)
+            return json.dumps(said, sort_keys=True)
+    return text
+
+
+def _too_large(url: str, size: int, key: str | None, tls: Tls) -> Answer:
+    """Announce a body of this size and send its first bytes: who has a limit says so at once. Nothing arrives anywhere."""
+    parts = urlsplit(url)
+    host, seconds = parts.hostname or "", 0.5
+    made: http.client.HTTPConnection
+    if parts.scheme == "https":
+        made = http.client.HTTPSConnection(host, parts.port or 443, timeout=seconds, context=tls.context())
+    else:
+        made = http.client.HTTPConnection(host, parts.port or 80, timeout=seconds)
+    with closing(made) as line:
+        try:
+            line.putrequest("PUT", f"{parts.path}/collections/gate-proof-{randomness.token_hex(8)}/points?wait=true")
+            for name, value in {"Content-Length": str(size), "Content-Type": "application/json", "api-key": key or ""}.items():
+                if value:
+                    line.putheader(name, value)
+            line.endheaders()
+            line.send(b'{"points":[')
+            answer = line.getresponse()
+            return Answer(answer.status, {}, "")
+        except TimeoutError:
+            return Answer(0, {}, "")
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"{url} does not answer: {error}.") from None
+
+
+def differences(before: Mapping[str, Answer], again: Mapping[str, Answer], now: Mapping[str, Answer]) -> list[str]:
+    """What is answered otherwise now, as sentences. ``again``: what was answered before to the same, asked once more."""
+    found = []
+    for name, was in before.items():
+        if name not in now:
+            continue
+        twin, is_ = again.get(name, was), now[name]
+        if was.status != is_.status:
+            if was.status == twin.status:
+                found.append(f"{name} through Nginx is answered with {_said(is_)}; before it was {_said(was)}.")
+            continue
+        for header in sorted({*was.headers, *is_.headers}):
+            old, new = was.headers.get(header), is_.headers.get(header)
+            if old != new and twin.headers.get(header) == old:
+                found.append(
+                    f"{name} through Nginx has the header {header} {new or 'no more'}; before it was {old or 'not there'}."
+                )
+        if was.body != is_.body and twin.body == was.body:
+            found.append(f"{name} through Nginx has another body than before.")
+    return [sentence[0].upper() + sentence[1:] for sentence in found]
+
+
+def _said(answer: Answer) -> str:
+    return str(answer.status) if answer.status else "nothing that refuses it"
+
+
+def written(before: Mapping[str, Answer]) -> str:
+    """The answers as JSON, to be kept; without bodies, which hold what users have."""
+    return json.dumps({name: asdict(answer) | {"body": ""} for name, answer in before.items()}, sort_keys=True)
+
+
+def kept(text: str) -> dict[str, Answer]:
+    """Answers that were kept; none where they cannot be read."""
+    try:
+        return {str(name): Answer.read(answer) for name, answer in json.loads(text).items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}

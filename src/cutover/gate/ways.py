@@ -1,0 +1,522 @@
+"""Every way by which an Nginx passes requests to one server, and the same configuration with another address in their place.
+
+A target is followed as nginx works it out: through variables (``set``, ``map``, ``geo``, ``split_clients``), upstreams and host
+names, in ``http`` and in ``stream``. What is found is an address at a place in a file. What names the server in a way that cannot
+be pointed elsewhere by replacing an address, or may lead to it by a value that no file sets, is said with file and line.
+Nothing here touches a host.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cutover.core.errors import Refused
+from cutover.gate.nginx_conf import Configuration, Directive, Word
+
+#: Who a name is: its addresses, empty where nobody knows.
+Resolve = Callable[[str], Collection[str]]
+
+_GRPC_PORT = 6334
+_MOST = 400  # alternatives of one target
+
+#: Variables that begin with a slash or stand behind the path: the address has ended where one of them stands.
+_PATH = re.compile(r"request_uri|uri|document_uri|is_args|args|query_string|\d|arg_\w+")
+_PASSES = {"proxy_pass", "grpc_pass"}
+_OTHER_PASSES = {"fastcgi_pass", "uwsgi_pass", "scgi_pass", "memcached_pass"}
+_SETS = {"map", "geo", "split_clients"}
+_SENDS_AWAY = {"return", "rewrite", "error_page"}
+#: May name a server without leading anybody to it.
+_HARMLESS = {
+    "allow", "deny", "server_name", "set_real_ip_from", "add_header", "add_trailer", "log_format", "access_log", "error_log",
+    "if", "proxy_set_header",
+    "grpc_set_header", "proxy_redirect", "proxy_cookie_domain", "valid_referers", "resolver", "proxy_bind",
+    "listen", "sub_filter", "more_set_headers", "more_set_input_headers", "limit_req_zone", "limit_conn_zone", "proxy_cache_key",
+    "proxy_ssl_name", "real_ip_header", "secure_link_md5",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server by its addresses and names, and its port."""
+
+    hosts: frozenset[str]
+    port: int
+
+    @classmethod
+    def of(cls, netloc: str, resolve: Resolve = lambda _: ()) -> Server:
+        """From ``host:port``; without a port it is 80."""
+        host, port = split(netloc)
+        return cls(frozenset({_plain(host), *map(_plain, resolve(host) if not _is_ip(host) else ())}), port or 80)
+
+
+def split(netloc: str) -> tuple[str, int]:
+    """Host and port of ``host:port``; 0 where there is none."""
+    found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?", netloc)
+    return (found[1], int(found[2] or 0)) if found else (netloc, 0)
+
+
+def _plain(host: str) -> str:
+    """An address or name in one spelling."""
+    host = host.strip("[]").lower().rstrip(".")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Some characters of a file that say where to pass to: ``part`` is ``address`` (host:port), ``host`` or ``port``."""
+
+    file: str
+    start: int
+    end: int
+    part: str
+    line: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass
+class Ways:
+    """What was found of one server. ``places``: the addresses that lead to it; ``refused``: what cannot be pointed elsewhere;
+    ``notes``: what only names it; ``targets``: for every directive that passes requests on, where to.
+    """
+
+    places: set[Place] = field(default_factory=set)
+    passing: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    targets: list[tuple[str, frozenset[str]]] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[str]:
+        """The files in which an address stands."""
+        return sorted({place.file for place in self.places})
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a value: text with the place it stands at, or a variable that no file sets (``unknown``)."""
+
+    text: str
+    word: Word | None = None
+    at: int = 0
+    owner: Directive | None = None
+    unknown: str = ""
+
+
+Value = tuple[_Piece, ...]
+
+
+def find(configuration: Configuration, server: Server, *, resolve: Resolve = lambda _: (), ours: Collection[str] = ()) -> Ways:
+    """Every way to ``server``. ``ours``: files that are not looked at (the gate's own)."""
+    return _Search(configuration, server, resolve, frozenset(ours)).found()
+
+
+def redirected(
+    configuration: Configuration,
+    source: Server,
+    target: str,
+    *,
+    resolve: Resolve = lambda _: (),
+    ours: Collection[str] = (),
+) -> dict[str, str]:
+    """The files that change when every way to ``source`` leads to ``target`` (``host:port``), with their new texts.
+
+    Only the characters of the addresses differ. The result is read and searched again: every directive that led to ``source``
+    leads to ``target`` and every other one where it led before, otherwise it is :class:`Refused`.
+    """
+    ways = find(configuration, source, resolve=resolve, ours=ours)
+    if ways.refused:
+        raise Refused(" ".join(ways.refused))
+    host, _, port = target.rpartition(":")
+    values = {"address": target, "host": host, "port": port}
+    changed: dict[str, str] = {}
+    for file in ways.files:
+        text, at, made = configuration.files[file], 0, ""
+        for place in sorted(p for p in ways.places if p.file == file):
+            if place.start < at:
+                raise Refused(f"{place.where} names an address in two ways at once.", "Write the address in one piece.")
+            made += text[at : place.start] + values[place.part]
+            at = place.end
+        changed[file] = made + text[at:]
+    after = find(configuration.with_files(changed), Server.of(target), resolve=resolve, ours=ours)
+    for (where, before), (_, now) in zip(ways.targets, after.targets, strict=True):
+        expected = frozenset(target if one == _TO else one for one in before)
+        if expected != frozenset(target if one == _TO else one for one in now):
+            raise Refused(
+                f"{where} would not lead where it should: the variables that it uses are shared with other servers.",
+                "Write the address into that `proxy_pass` itself.",
+            )
+    return changed
+
+
+_TO = "->"  # in `targets`: the server that is looked for
+
+
+class _Search:
+    def __init__(self, configuration: Configuration, server: Server, resolve: Resolve, ours: frozenset[str]) -> None:
+        self._server, self._resolve = server, resolve
+        self._all = [one for one in configuration.walk() if one.file not in ours]
+        self._ways = Ways()
+        self._covered: set[tuple[str, int]] = set()
+        self._known: dict[str, bool] = {}
+        self._maps: dict[tuple[str, str], list[Directive]] = {}
+        self._sets: dict[str, list[Directive]] = {}
+        self._upstreams: dict[tuple[str, str], Directive] = {}
+        for one in self._all:
+            if one.name in _SETS and one.block is not None:
+                self._maps.setdefault((one.context, one.words[-1].text.lstrip("$")), []).append(one)
+            elif one.name == "set" and len(one.words) == 3:
+                self._sets.setdefault(one.words[1].text.lstrip("$"), []).append(one)
+            elif one.name == "upstream" and len(one.words) > 1:
+                self._upstreams[one.context, one.words[1].text.lower()] = one
+
+    def found(self) -> Ways:
+        used: dict[int, str] = {}
+        for one in self._all:
+            if one.name in _PASSES and len(one.words) > 1 and one.context in {"http", "stream"}:
+                self._pass(one, used)
+        for upstream in self._upstreams.values():
+            self._upstream(upstream, used.get(id(upstream), ""))
+        for one in self._all:
+            self._names(one)
+        for kind in (self._ways.refused, self._ways.notes):
+            kind[:] = dict.fromkeys(kind)
+        return self._ways
+
+    # --- Is it this server? -------------------------------------------------------------------------------------------
+
+    def _is_host(self, host: str) -> bool:
+        host = _plain(host)
+        if host not in self._known:
+            same = host in self._server.hosts
+            if not same and host and not _is_ip(host) and re.fullmatch(r"[\w.-]+", host):
+                same = bool({*map(_plain, self._resolve(host))} & self._server.hosts)
+            self._known[host] = same
+        return self._known[host]
+
+    def _refuse(self, where: str, why: str) -> None:
+        self._ways.refused.append(f"{where} {why}")
+
+    # --- What passes requests on --------------------------------------------------------------------------------------
+
+    def _pass(self, one: Directive, used: dict[int, str]) -> None:
+        targets: set[str] = set()
+        for value in self._values(one.words[1], one):
+            targets.add(self._target(one, value, used))
+        self._ways.targets.append((one.where, frozenset(targets)))
+
+    def _target(self, one: Directive, value: Value, used: dict[int, str]) -> str:
+        text = "".join("\0" if piece.unknown else piece.text for piece in value)
+        scheme, start = "http", 0
+        if one.context == "http":
+            begins = re.match(r"(\0|[A-Za-z]+)://", text)
+            if begins:
+                scheme, start = begins[1].lower(), begins.end()
+            elif one.name == "proxy_pass":
+                if text == "" or text.startswith("\0"):
+                    return self._dynamic(one, value)
+                return text
+            if one.name == "grpc_pass":
+                scheme = "grpc"
+        if text.startswith("unix:", start):
+            return text
+        end = self._authority_end(value, text, start)
+        authority = text[start:end]
+        upstream = self._upstreams.get((one.context, authority.lower()))
+        if upstream is not None:
+            also = "ssl" if one.context == "stream" and self._said(one, "proxy_ssl") == "on" else ""
+            also = also or ("proxy_protocol" if one.context == "stream" and self._said(one, "proxy_protocol") == "on" else "")
+            used[id(upstream)] = max(used.get(id(upstream), ""), f"{one.where} {also or scheme}")
+            return self._through(one, upstream, also or scheme)
+        host, port = split(authority)
+        if "\0" in authority:
+            return self._half_known(one, value, host, authority)
+        port = port or (443 if scheme == "https" else 80)
+        if not self._is_host(host):
+            return f"{_plain(host)}:{port}"
+        return self._to_host(one, value, (start, end), scheme, host, port)
+
+    def _to_host(self, one: Directive, value: Value, span: tuple[int, int], scheme: str, host: str, port: int) -> str:
+        if one.name == "grpc_pass" or port == _GRPC_PORT != self._server.port:
+            self._refuse(
+                one.where,
+                f"also passes gRPC to the old Qdrant (`{_shown(one)}`); the gate cannot hold or record gRPC. Move those clients "
+                "to REST and take it out first.",
+            )
+        elif port != self._server.port:
+            self._ways.notes.append(f"{one.where} passes requests to port {port} of the old server's machine (`{_shown(one)}`).")
+            return f"{_plain(host)}:{port}"
+        elif why := self._unfit(one, scheme):
+            self._refuse(one.where, why)
+        else:
+            self._take(one, value, span)
+            self._ways.passing.append(one.where)
+        return _TO
+
+    def _unfit(self, one: Directive, scheme: str) -> str:
+        """Why the gate cannot stand in for the old server there."""
+        if scheme == "https":
+            return f"speaks TLS to the old Qdrant (`{_shown(one)}`), and site.yaml says that it listens without."
+        if one.context == "stream":
+            for name in ("proxy_ssl", "proxy_protocol"):
+                if self._said(one, name) == "on":
+                    return (
+                        f"passes connections on with `{name} on`, which the gate does not understand. Take that out, or this way."
+                    )
+        elif (patience := _seconds(self._said(one, "proxy_read_timeout"))) is not None and patience < 3:
+            return f"waits only {patience:g} s for an answer (`proxy_read_timeout`); writes may be held for 1.4 s."
+        return ""
+
+    def _through(self, one: Directive, upstream: Directive, scheme: str) -> str:
+        servers = [d for d in upstream.block or [] if d.name == "server" and len(d.words) > 1]
+        to = {self._server_of(d) for d in servers}
+        if _TO not in to:
+            grpc = [d for d in servers if self._is_host(split(d.words[1].text)[0]) and split(d.words[1].text)[1] == _GRPC_PORT]
+            if grpc or (one.name == "grpc_pass" and any(self._is_host(split(d.words[1].text)[0]) for d in servers)):
+                self._refuse(
+                    one.where,
+                    "also passes gRPC to the old Qdrant; the gate cannot hold or record gRPC. Move those clients to REST first.",
+                )
+            return f"upstream {upstream.words[1].text.lower()}"
+        if one.name == "grpc_pass":
+            self._refuse(
+                one.where,
+                "also passes gRPC to the old Qdrant; the gate cannot hold or record gRPC. Move those clients to REST first.",
+            )
+        elif scheme in {"https", "ssl", "proxy_protocol"}:
+            self._refuse(one.where, f"passes requests to the old Qdrant with {scheme}, which the gate does not understand.")
+        elif why := self._unfit(one, scheme):
+            self._refuse(one.where, why)
+        else:
+            self._ways.passing.append(one.where)
+        return f"upstream {upstream.words[1].text.lower()}"
+
+    def _server_of(self, one: Directive) -> str:
+        host, port = split(one.words[1].text)
+        port = port or 80
+        if one.words[1].text.startswith("unix:"):
+            return one.words[1].text
+        return _TO if port == self._server.port and self._is_host(host) else f"{_plain(host)}:{port}"
+
+    def _upstream(self, upstream: Directive, used: str) -> None:
+        servers = [d for d in upstream.block or [] if d.name == "server" and len(d.words) > 1]
+        ours = [d for d in servers if self._server_of(d) == _TO]
+        others = [d for d in servers if d not in ours and "down" not in [w.text for w in d.words]]
+        for one in ours:
+            word = one.words[1]
+            self._take(one, (_Piece(word.text, word, 0, one),), (0, len(word.text)))
+        if ours and others and used:
+            self._refuse(
+                others[0].where,
+                f"lets the upstream `{upstream.words[1].text}` also ask {others[0].words[1].text}: what goes there "
+                f"passes no gate. "
+                "Leave the old Qdrant alone in that upstream.",
+            )
+        self._ways.targets.append((upstream.where, frozenset(map(self._server_of, servers))))
+
+    def _half_known(self, one: Directive, value: Value, host: str, authority: str) -> str:
+        """A part of the address is a value that no file sets."""
+        known = re.fullmatch(r"[^\0]*?(?::(\d+))?", authority.replace("\0", "x"))
+        port = known[1] if known else None
+        if "\0" not in host and host and not self._is_host(host):
+            return f"{_plain(host)}:?"
+        if port and int(port) not in {self._server.port, _GRPC_PORT} and "\0" not in authority.rpartition(":")[2]:
+            return f"?:{port}"
+        return self._dynamic(one, value)
+
+    def _dynamic(self, one: Directive, value: Value) -> str:
+        unknown = next((piece.unknown for piece in value if piece.unknown), "")
+        self._refuse(
+            one.where,
+            f"passes requests to where ${unknown} says (`{_shown(one)}`), and no file sets that: it may be the old "
+            f"Qdrant. Write the "
+            "addresses into a `map`, or take it out.",
+        )
+        return f"${unknown}"
+
+    @staticmethod
+    def _authority_end(value: Value, text: str, start: int) -> int:
+        at = 0
+        for piece in value:
+            length = 1 if piece.unknown else len(piece.text)
+            if at >= start and piece.unknown and (_PATH.fullmatch(piece.unknown) or re.search(r":\d+$", text[start:at])):
+                return at
+            if not piece.unknown:
+                for n in range(max(start - at, 0), length):
+                    if piece.text[n] in "/?":
+                        return at + n
+            at += length
+        return len(text)
+
+    def _said(self, one: Directive, name: str) -> str:
+        """What an inherited directive says for this one."""
+        for outer in one.chain():
+            for d in outer.block or []:
+                if d.name == name and len(d.words) > 1:
+                    return d.words[1].text
+        return ""
+
+    # --- Where the address stands -------------------------------------------------------------------------------------
+
+    def _take(self, one: Directive, value: Value, span: tuple[int, int]) -> None:
+        """Note the places of host and port between two positions of a value."""
+        start, end = span
+        text = "".join("\0" if piece.unknown else piece.text for piece in value)
+        host, port = split(text[start:end])
+        parts = {"host": (start, start + len(host))}
+        if port:
+            parts["port"] = (start + len(host) + 1, end)
+        spots = {part: self._spot(value, *where) for part, where in parts.items()}
+        whole = self._spot(value, start, end)
+        if not port:  # the port is added to the host
+            spots, whole = {}, self._spot(value, start, end)
+        found = {"address": whole} if whole is not None else spots
+        if not found or any(spot is None for spot in found.values()):
+            self._refuse(
+                one.where, f"puts the old server's address together from parts (`{_shown(one)}`). Write it in one piece."
+            )
+            return
+        for part, spot in found.items():
+            assert spot is not None
+            piece, first, last = spot
+            assert piece.word is not None
+            assert piece.owner is not None
+            self._covered.add((piece.owner.file, piece.word.start))
+            begins = piece.word.start + first
+            self._ways.places.add(Place(piece.owner.file, begins, begins + last - first, part, piece.owner.line))
+
+    @staticmethod
+    def _spot(value: Value, start: int, end: int) -> tuple[_Piece, int, int] | None:
+        """The one piece in which a part of a value stands, and where in its word; None where it is more than one."""
+        at = 0
+        for piece in value:
+            length = 1 if piece.unknown else len(piece.text)
+            if at <= start and end <= at + length:
+                if piece.word is None or piece.word.raw != piece.word.text:
+                    return None
+                return piece, piece.at + start - at, piece.at + end - at
+            at += length
+        return None
+
+    # --- Values -------------------------------------------------------------------------------------------------------
+
+    def _values(self, word: Word, one: Directive, seen: tuple[str, ...] = (), at: Directive | None = None) -> list[Value]:
+        """Everything that a word of a directive can be, variables put in; ``at`` is the directive that uses it."""
+        found: list[Value] = [()]
+        last = 0
+        for variable in re.finditer(r"\$(?:\{(\w+)\}|(\w+))", word.text):
+            name = variable[1] or variable[2]
+            literal = _Piece(word.text[last : variable.start()], word, last, one)
+            last = variable.end()
+            found = [
+                (*value, literal, *more)
+                for value in found
+                for more in self._variable(name, at or one, seen)
+            ]  # fmt: skip
+            if len(found) > _MOST:
+                raise Refused(f"{one.where} has too many possible targets to look at each.", "Write the addresses out.")
+        rest = _Piece(word.text[last:], word, last, one)
+        return [(*value, rest) for value in found]
+
+    def _variable(self, name: str, at: Directive, seen: tuple[str, ...]) -> list[Value]:
+        unknown: list[Value] = [(_Piece("", unknown=name),)]
+        if name in seen or len(seen) > 8:
+            return unknown
+        found: list[Value] = []
+        for block in self._maps.get((at.context, name), []):
+            for entry in block.block or []:
+                if len(entry.words) > 1 and entry.name not in {"include", "proxy"}:
+                    found += self._values(entry.words[1], entry, (*seen, name), at)
+        for one in self._sets_for(name, at):
+            found += self._values(one.words[2], one, (*seen, name), at)
+        return [value for value in found if any(p.text or p.unknown for p in value)] or (unknown if not found else [])
+
+    def _sets_for(self, name: str, at: Directive) -> list[Directive]:
+        """The `set`s of a variable that a directive can meet; the innermost block around it that always sets it decides."""
+        everywhere = self._sets.get(name, [])
+        if not everywhere:
+            return []
+        found: list[Directive] = []
+        for outer in at.chain():
+            level = [one for one in everywhere if one.parent is outer]
+            nested = [
+                one for one in everywhere if one.parent is not None and one.parent.name == "if" and one.parent.parent is outer
+            ]
+            found += level + nested
+            if level and outer.name != "if":
+                return [*level[-1:], *nested] if outer is at.parent or not found else found
+        if found:
+            return found
+        server = next((outer for outer in at.chain() if outer.name == "server"), None)
+        return [one for one in everywhere if server in list(one.chain())] or everywhere
+
+    # --- What names it otherwise --------------------------------------------------------------------------------------
+
+    def _names(self, one: Directive) -> None:
+        if one.name in _PASSES or (one.name == "server" and one.parent is not None and one.parent.name == "upstream"):
+            return
+        is_entry = one.parent is not None and one.parent.name in _SETS
+        for number, word in enumerate(one.words):
+            ports = list(self._ports_named(word.text))
+            if not ports or (one.file, word.start) in self._covered:
+                continue
+            if is_entry and number == 0:
+                continue  # what is compared, not where to
+            if not is_entry and one.name in _HARMLESS:
+                self._ways.notes.append(f"{one.where} names the old server (`{one.name}`) without leading there.")
+            elif not {0, self._server.port, _GRPC_PORT} & set(ports):
+                self._ways.notes.append(f"{one.where} names another port of the old server's machine (`{one.name}`).")
+            elif one.name in _SENDS_AWAY:
+                self._refuse(
+                    one.where, f"sends clients to the old Qdrant itself (`{_shown(one)}`), past any gate. Take it out first."
+                )
+            elif one.name in _OTHER_PASSES:
+                self._refuse(one.where, f"passes requests to the old server by `{one.name}`, which is not HTTP.")
+            else:
+                self._refuse(
+                    one.where,
+                    f"names the old server where this tool cannot see what comes of it (`{_shown(one)}`). Take it "
+                    f"out, or pass requests "
+                    "on by `proxy_pass`.",
+                )
+
+    def _ports_named(self, text: str) -> Iterator[int]:
+        """The ports with which a text names the server; 0 for none."""
+        hosts = {*self._server.hosts, *(host for host, same in self._known.items() if same)}
+        for host in hosts:
+            for found in re.finditer(rf"(?<![\w.-]){re.escape(host)}\]?(?![\w-]|\.\w)(?::(\d+))?", text, re.IGNORECASE):
+                yield int(found[1] or 0)
+
+
+def _seconds(said: str) -> float | None:
+    found = re.fullmatch(r"(\d+)(ms|s|m|h)?", said)
+    return int(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[found[2] or "s"] if found else None
+
+
+def _shown(one: Directive) -> str:
+    words: Sequence[str] = [word.raw for word in one.words]
+    text = " ".join(words)
+    text = re.sub(r"\s+", " ", text)
+    return text if len(text) < 100 else f"{text[:97]}..."
+
+
+def same_texts(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether files are the same."""
+    return dict(one) == dict(other)
