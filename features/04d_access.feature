@@ -3,7 +3,7 @@ Feature: Who is let in
   without one, and with one that nobody has.
 
   @D4
-  Rule: Applications are let in as before: the same keys open, and what was closed stays closed
+  Rule: Applications are let in as before: the same keys open, and what was closed stays closed, also after a merge
 
     @changes
     Scenario: Both servers let in the same applications
