@@ -29,6 +29,7 @@ pytest_plugins = [
     "steps.trust",
     "steps.access",
     "steps.data",
+    "steps.left_behind",
     "steps.traffic",
     "steps.nginx",
     "steps.portainer",

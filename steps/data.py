@@ -107,6 +107,7 @@ _CHECKS = {
     "Portainer runs what was merged": ("C1", ""),
     "the container comes back after a restart": ("C2", ""),
     "applications are let in as before": ("D4", ""),
+    "nobody uses the server that was left behind": ("D5", ""),
     "Portainer is as before": ("D2", "as before"),
     "Portainer answered all the time": ("D2", "all the time"),
     "new merges are followed": ("H1", ""),
@@ -239,7 +240,7 @@ def _half_precision(lab: Lab) -> None:
 
 def _grpc(lab: Lab) -> None:
     switches = lab.folder / "old-switches.json"
-    switches.write_text(json.dumps({"grpc": {"/qdrant.Points/Upsert": {"0": 3}}}))
+    switches.write_text(json.dumps({"grpc_per_second": {"/qdrant.Points/Upsert": 20}}))
     _restart_old(lab, LAB_QDRANT_SWITCHES=str(switches))
 
 

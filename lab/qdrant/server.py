@@ -96,6 +96,7 @@ class Switches:
     `apply_delay_ms`: how long a write with `wait=false` waits before it is applied.
     `latency_ms`: how long every request waits before it is looked at.
     `grpc`: requests that `/telemetry` counts as gRPC, {"/qdrant.Points/Upsert": {"0": 3}} (there is no gRPC here).
+    `grpc_per_second`: gRPC requests that go on coming, {"/qdrant.Points/Search": 20}: so many a second since the start.
     `distributed`: true = shard keys can be created, which a real server that stands alone refuses. (Its storage can
     still have them, when it comes from a cluster; that is what this is for.)
     `lose_writes`: true = writes to points are acknowledged and thrown away.
@@ -416,7 +417,14 @@ class Server:
         return web.Response(body=body, content_type="application/json")
 
     async def get_telemetry(self, call: Call) -> Any:
-        return self.telemetry.report(self.storage, self.switches.values.get("grpc") or {})
+        return self.telemetry.report(self.storage, self._grpc())
+
+    def _grpc(self) -> dict[str, dict[str, int]]:
+        found = {method: dict(by_code) for method, by_code in (self.switches.values.get("grpc") or {}).items()}
+        for method, rate in (self.switches.values.get("grpc_per_second") or {}).items():
+            by_code = found.setdefault(method, {})
+            by_code["0"] = by_code.get("0", 0) + int(rate * self.telemetry.age())
+        return found
 
     async def get_metrics(self, call: Call) -> Any:
         return web.Response(text=self.telemetry.metrics(self.storage), charset="utf-8")

@@ -6,6 +6,7 @@ route are counted. `/telemetry` lists all endpoints; `/metrics` only those that 
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -82,10 +83,15 @@ class Telemetry:
 
     def __init__(self, version: str) -> None:
         self.id = str(uuid.uuid4())
+        self._began = time.monotonic()
         self.version = version
         self.startup = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
         self.counts: dict[tuple[str, str], dict[int, Count]] = {}
         self.snapshots_created: dict[str, int] = {}
+
+    def age(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._began
 
     def add(self, method: str, endpoint: str, status: int, seconds: float) -> None:
         """Count one answer."""

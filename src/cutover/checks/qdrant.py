@@ -19,10 +19,10 @@ from cutover.gate.interface import Side
 from cutover.phases.copy import unsafe
 from cutover.qdrant import compare, limits
 from cutover.qdrant.affected import PointId, touched
-from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of, writes_counted
+from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of
 from cutover.qdrant.compare import look_through, some
 from cutover.qdrant.records import NO_NUMBER
-from cutover.replication import bypass, switchover
+from cutover.replication import bypass, left_behind, switchover
 from cutover.replication.follower import Position
 from cutover.state import status as state
 
@@ -38,21 +38,30 @@ LOOK_SECONDS = 20.0
 
 
 # -- A4 ---------------------------------------------------------------------------------------------------------------
-@check("A4", "No application writes through gRPC, which Nginx cannot record", moments={Moment.BEFORE})
-def no_grpc_writers(context: Context) -> Finding:
-    """Qdrant counts gRPC requests since it was started."""
-    telemetry = context.old.telemetry()
-    found = limits.grpc_writes(writes_counted(telemetry))
-    since = telemetry["app"].get("startup", "its start")
-    if found:
-        counted = ", ".join(f"{method} {number} times" for method, number in sorted(found.items()))
+@check("A4", "No application uses gRPC, which Nginx cannot record and does not pass on", moments={Moment.BEFORE})
+def no_grpc(context: Context) -> Finding:
+    """Watches the old server's gRPC counters for ``limits.bypass_watch_seconds``, where there ever was a gRPC request."""
+    since = context.old.telemetry()["app"].get("startup", "its start")
+    try:
+        seen = left_behind.watch_grpc(context.old, context.site.limits.bypass_watch_seconds)
+    except bypass.Restarted:
+        return Finding(None, f"{context.old.name.capitalize()} was restarted during the watch.", "Ask again.")
+    limit = "Who reads the old server by its own address is seen after the switch only: `status` and D5 look for that."
+    if not seen.seconds:
+        return Finding(True, f"{context.old.name.capitalize()} has answered no gRPC request since {since}. {limit}")
+    if not seen.uses:
+        last = f"; the last one was answered at {seen.last}" if seen.last else ""
         return Finding(
-            False,
-            f"Applications wrote to {context.old.name} through gRPC since {since}: {counted}.",
-            "Move them to REST through Nginx. The counters begin anew when Qdrant is restarted.",
-            facts=dict(found),
+            True,
+            f"Nobody used gRPC on {context.old.name} within {seen.seconds:.0f} s; it was used since {since}{last}. {limit}",
         )
-    return Finding(True, f"{context.old.name.capitalize()} has answered no gRPC write since {since}.")
+    return Finding(
+        False,
+        f"Within {seen.seconds:.0f} s applications used gRPC on {context.old.name}: {', '.join(map(str, seen.uses))}.",
+        "Move them to REST through Nginx, or stop them: what they write is not recorded, and after the switch they would go on "
+        "reading the old data.",
+        facts={use.route: use.count for use in seen.uses},
+    )
 
 
 @check("A4", "Every write passes the gate", moments={Moment.AT_SWITCH, Moment.AFTER})
@@ -82,6 +91,26 @@ def no_bypass(context: Context) -> Finding:
 
 
 _SIDES: tuple[Side, Side] = ("old", "new")
+
+
+# -- D5 ---------------------------------------------------------------------------------------------------------------
+@check("D5", "Nobody uses the server that was left behind", moments={Moment.AFTER, Moment.BEFORE_DELETING})
+def left_alone(context: Context) -> Finding:
+    """Watches the old server's counters for ``limits.bypass_watch_seconds``; monitoring, and who is turned away, do not count."""
+    old = context.old
+    if context.gate.state().side != "new":
+        return Finding(
+            None, f"{old.name.capitalize()} serves: whoever uses it by its own address cannot be told from the others."
+        )
+    try:
+        seen = left_behind.watch(old, context.site.limits.bypass_watch_seconds)
+    except bypass.Restarted:
+        return Finding(None, f"{old.name.capitalize()} was restarted during the watch.", "Ask again.")
+    if seen.silent:
+        return Finding(True, f"{old.name.capitalize()} does not answer, so nobody uses it.")
+    if said := left_behind.sentence(old.name, seen):
+        return Finding(False, f"{said}.", left_behind.HOW_TO_FIND, {use.route: use.count for use in seen.uses})
+    return Finding(True, f"Within {seen.seconds:.0f} s nobody but this tool used {old.name}, neither by REST nor by gRPC.")
 
 
 # -- A5, A7 -----------------------------------------------------------------------------------------------------------

@@ -340,7 +340,7 @@ def status_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: 
     def work(context: Context, output: Output) -> int:
         from cutover.state import status as state
 
-        status = state.status(context)
+        status = state.status(context, glance=True)
         output.data["status"] = asdict(status)
         for line in status.lines():
             output.line(line)

@@ -143,6 +143,23 @@ class Journal:
         if not self._entries:
             self._write("opened", "journal", f"Journal of site {self._site}", extra={"site": self._site, "format": FORMAT})
 
+    def held_by_another(self) -> bool:
+        """Whether another command is working on this site right now."""
+        if self._lock_file is not None:
+            return False
+        try:
+            handle = os.open(self.path.with_suffix(".lock"), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(handle)
+
     def unlock(self) -> None:
         """Give the journal back."""
         if self._lock_file is not None:

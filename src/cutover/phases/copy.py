@@ -16,8 +16,8 @@ from cutover.core import events
 from cutover.core.errors import Failed, Refused, Unreachable
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.qdrant import access, limits, snapshots
-from cutover.qdrant.client import Answered, NotThere, Qdrant, need_same_version, writes_counted
-from cutover.replication import bypass, serving, switchover
+from cutover.qdrant.client import Answered, NotThere, Qdrant, need_same_version
+from cutover.replication import bypass, left_behind, serving, switchover
 from cutover.replication.follower import Position
 
 if TYPE_CHECKING:
@@ -203,10 +203,10 @@ def unsafe(context: Context) -> list[str]:
     for name in context.old.collections():
         with suppress(NotThere):  # deleted meanwhile
             reasons += limits.reasons_against(name, context.old.info(name), context.old.shard_keys(name))
-    grpc = limits.grpc_writes(writes_counted(context.old.telemetry()))
-    if grpc:
-        counted = ", ".join(f"{method} {number} times" for method, number in sorted(grpc.items()))
-        reasons.append(f"applications write to {context.old.name} through gRPC ({counted} since it was started)")
+    grpc = left_behind.watch_grpc(context.old, context.site.limits.bypass_watch_seconds, writes=True)
+    if grpc.uses:
+        counted = ", ".join(map(str, grpc.uses))
+        reasons.append(f"applications write to {context.old.name} through gRPC ({counted} within {grpc.seconds:.0f} s)")
     strangers = sorted(set(context.new.collections()) - _ours(context)) if context.new in servers else []
     if strangers:
         reasons.append(f"{context.new.name} already has data that this tool did not copy: {', '.join(strangers)}")

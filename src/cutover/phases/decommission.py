@@ -29,6 +29,7 @@ from cutover.dns.names import Found
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.proxmox import activity, firewall, identity, privileges, references, vzdump
 from cutover.proxmox.identity import Identity
+from cutover.replication import left_behind
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -299,6 +300,8 @@ def plan(context: Context) -> Sequence[Sentence]:
     lines = [Sentence(f"Not yet: {sentence}") for sentence in data["against"]]
     if events.finished(context.journal.entries(), "finish") is None:
         lines.append(Sentence("Not yet: the way back is still open; `cutover finish` gives it up."))
+    if used := left_behind.glance(context):
+        lines.append(Sentence(f"Not yet: {used}. {left_behind.HOW_TO_FIND}"))
     for guest, row in zip(guests, data["guests"], strict=True):
         if row["state"] == "running":
             lines.append(Sentence(f"Stop {guest}, and look at the site without it", f"{guest} is down", undo))

@@ -15,7 +15,7 @@ from cutover.core import events
 from cutover.core.errors import CutoverError, Refused
 from cutover.gate.write_log import Damaged
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
-from cutover.replication import hold, replay, switchover
+from cutover.replication import hold, left_behind, replay, switchover
 from cutover.replication.follower import CannotFollow, Position
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def plan(context: Context) -> Sequence[Sentence]:
     flags = context.gate.state()
     if flags.side == "new" and not flags.recording:
         return []
+    if flags.side == "new" and (used := left_behind.glance(context)):
+        raise Refused(f"The way back would not be given up: {used}.", left_behind.HOW_TO_FIND)
     return [
         Sentence(f"Bring {context.old.name} up to date and compare everything once more"),
         Sentence("Stop recording and remove what was recorded", "Nginx host: log and bodies of writes", "None"),
@@ -45,8 +47,10 @@ def do(context: Context) -> Outcome:
             context.confirm.by_name(context.site.name, f"{_not_up_to_date(context, left.doubt)} `back` will not be possible.")
         _note(context, left.doubt if left is not None else "")
         return Outcome(False, ["The way back was given up already."])
+    watch = left_behind.UseWatch(context.old)
     hold.end_abandoned(context, "finish")
     proved, why = _up_to_date(context)
+    left_behind.refuse(context, watch, doing="The way back was not given up")
     lost = (
         f"The way back will be lost: {context.old.name} will no longer receive what is written, and `back` will not be possible."
     )

@@ -141,7 +141,11 @@ class Qdrant:
 
     def answer_to(self, method: str, path: str, *, key: str | None) -> requests.Response:
         """The answer, whatever its status, that somebody with another key gets, or without one (None)."""
-        return self._send(method, path, None, headers={"api-key": key})
+        answer = self._send(method, path, None, headers={"api-key": key})
+        if answer.status_code in {401, 403}:
+            with self._lock:
+                self.sent[route(method, path)] -= 1  # whoever is turned away is nobody's use of the server
+        return answer
 
     def _send(self, method: str, path: str, data: bytes | None, **rest: Any) -> requests.Response:
         with self._lock:

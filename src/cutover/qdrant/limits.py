@@ -49,15 +49,6 @@ def bytes_needed(info: Mapping[str, Any], count: int, payload: float) -> int:
     return int(2 * count * size)
 
 
-def grpc_writes(counted: Mapping[tuple[str, int], int]) -> dict[str, int]:
-    """gRPC writes since the server started, by method."""
-    found: dict[str, int] = {}
-    for (name, _status), number in counted.items():
-        if name.startswith("gRPC ") and number:
-            found[name.removeprefix("gRPC ")] = found.get(name.removeprefix("gRPC "), 0) + number
-    return found
-
-
 #: What a server fills in where a collection left something open. Both must fill in the same.
 def defaults_differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Where two servers' telemetry shows them configured differently (seen with details_level 3, where they show it)."""

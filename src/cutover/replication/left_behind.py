@@ -1,22 +1,24 @@
 """Who still uses the server that was left behind (criterion D5).
 
-Once Nginx sends everything to the other server, every request that the one behind still answers comes from somebody who goes round
-Nginx: by its own address, or through gRPC, which Nginx was never asked to pass on. He reads old data without an error, until his
-server is deleted. Qdrant counts every request by route, so what grows over a watch and was not sent by this tool is such a client;
-probes of a monitoring system and callers that are turned away are none. Before the switch only gRPC can be told apart in this
-way: reads by REST come through Nginx as well, which keeps no list of them.
+Once Nginx sends everything to the other server, every request that the one behind still answers comes from somebody who goes
+round Nginx: by its own address, or through gRPC, which Nginx was never asked to pass on. Such a client reads old data without an
+error, until its server is deleted. Qdrant counts every request by route, so what grows over a watch and was not sent by this tool
+is such a client; probes of a monitoring system and callers that are turned away are none. Before the switch only gRPC can be told
+apart in this way: reads by REST come through Nginx as well, which keeps no list of them.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.qdrant import counters
 from cutover.qdrant.counters import Use
+from cutover.qdrant.routes import is_grpc_write
 from cutover.replication.bypass import Restarted
 
 if TYPE_CHECKING:
@@ -38,10 +40,8 @@ class Watched:
     seconds: float
     uses: Sequence[Use] = ()
     silent: bool = False
-
-    def grpc(self) -> list[Use]:
-        """Only what came through gRPC."""
-        return [use for use in self.uses if use.route.startswith(counters.GRPC)]
+    last: str = ""
+    """When the last request of that kind was answered, RFC 3339; empty where the server does not say."""
 
 
 class UseWatch:
@@ -52,10 +52,8 @@ class UseWatch:
         self._began = time.monotonic()
         self._sent = server.sent.copy()
         self._before: dict[str, Any] | None = None
-        try:
+        with suppress(Unreachable):  # nobody can use it now; whether that stays so is asked at the end
             self._before = server.telemetry()
-        except Unreachable:
-            pass  # nobody can use it now; whether that stays so is asked at the end
 
     def look(self) -> Watched:
         """Who used it since. Raises Restarted."""
@@ -72,14 +70,34 @@ class UseWatch:
 
     def look_after(self, seconds: float) -> Watched:
         """The same, when the watch has lasted this long."""
-        time.sleep(max(0.0, seconds - (time.monotonic() - self._began)))  # the length of the watch is the fact
+        if self._before is not None:
+            time.sleep(max(0.0, seconds - (time.monotonic() - self._began)))  # the length of the watch is the fact
         return self.look()
 
 
 def watch(server: Qdrant, seconds: float) -> Watched:
     """Who used the server within these seconds. A server that does not answer is not waited for. Raises Restarted."""
-    begun = UseWatch(server)
-    return Watched(0.0, silent=True) if begun._before is None else begun.look_after(seconds)  # noqa: SLF001
+    return UseWatch(server).look_after(seconds)
+
+
+def watch_grpc(server: Qdrant, seconds: float, *, writes: bool = False) -> Watched:
+    """Who used gRPC within these seconds (``writes``: only who wrote). 0 s where nobody ever did since the server was started.
+
+    Raises Restarted; Unreachable where the server does not answer.
+    """
+    now = server.telemetry()
+    ever = {route for route in counters.used(now) if _is_grpc(route, writes)}
+    if not ever:
+        return Watched(0.0)
+    seen = UseWatch(server).look_after(seconds)
+    uses = [use for use in seen.uses if _is_grpc(use.route, writes)]
+    return Watched(
+        seen.seconds, uses, last=max((at for route, at in counters.last_used(now).items() if route in ever), default="")
+    )
+
+
+def _is_grpc(route: str, writes: bool) -> bool:
+    return route.startswith(counters.GRPC) and (not writes or is_grpc_write(route))
 
 
 def sentence(name: str, seen: Watched) -> str:
@@ -100,15 +118,22 @@ def refuse(context: Context, begun: UseWatch, *, doing: str) -> None:
     try:
         seen = begun.look_after(context.site.limits.bypass_watch_seconds)
     except Restarted:
-        raise Refused(f"{name.capitalize()} was restarted meanwhile, so its request counters say nothing.", "Run it again.") from None
+        raise Refused(
+            f"{name.capitalize()} was restarted meanwhile, so its request counters say nothing.", "Run it again."
+        ) from None
     if said := sentence(name, seen):
         raise Refused(f"{doing}: {said}.", HOW_TO_FIND)
 
 
 def glance(context: Context) -> str:
-    """A sentence for `status` after the switch; empty where nobody was seen, or nothing can be said."""
+    """Who uses the old server right now, a sentence without its full stop; empty where nobody was seen, or nothing can be said.
+
+    Another command of this tool that works meanwhile would be taken for an application, so beside one nothing is said.
+    """
+    if not context.execute and context.journal.held_by_another():
+        return ""
     try:
         seen = watch(context.old, min(GLANCE_SECONDS, context.site.limits.bypass_watch_seconds))
-    except (Restarted, CutoverError):
+    except (Restarted, CutoverError, KeyError):
         return ""
     return sentence(context.old.name, seen)

@@ -15,7 +15,7 @@ from cutover.core import events
 from cutover.core.errors import CutoverError
 from cutover.core.journal import Entry
 from cutover.gate.write_log import Damaged
-from cutover.replication import switchover
+from cutover.replication import left_behind, switchover
 from cutover.replication.follower import CannotFollow, Position
 
 if TYPE_CHECKING:
@@ -50,12 +50,15 @@ class Status:
     can_go_back: bool = False
     behind_writes: int | None = None
     behind_seconds: float | None = None
+    used: str = ""
+    """Who uses the server that was left behind, a sentence without its full stop; empty where nobody was seen."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """What a person reads."""
         return [
             f"{self.state} (since {self.since}): {self.reason}" if self.since else f"{self.state}: {self.reason}",
+            *([f"Attention:   {self.used}."] if self.used else []),
             f"Now:         {self.now}",
             f"Waiting for: {self.waiting_for}",
             f"You can:     {', '.join(self.you_can)}",
@@ -73,6 +76,7 @@ class Seen:
     behind_writes: int | None
     now: float
     folder: str = ""
+    used: str = ""
     damage: str = ""
     """Why it cannot be known how far the other server is up to date, a sentence."""
 
@@ -82,8 +86,8 @@ class Seen:
         return (self.damage or (self.position.doubt if self.position is not None else "")).rstrip(".")
 
 
-def status(context: Context) -> Status:
-    """Look and judge. Reads only."""
+def status(context: Context, *, glance: bool = False) -> Status:
+    """Look and judge. Reads only. ``glance``: watch for some seconds who uses the server that was left behind."""
     flags: Flags | None = None
     problem = ""
     try:
@@ -97,7 +101,9 @@ def status(context: Context) -> Status:
             behind = sum(1 for e in context.gate.read_log(position.offset) if e.side)
     except (CannotFollow, Damaged) as error:
         damage = error.sentence
-    return judge(Seen(flags, problem, context.journal.entries(), position, behind, time.time(), str(context.state_dir), damage))
+    used = left_behind.glance(context) if glance and flags is not None and flags.side == "new" else ""
+    folder = str(context.state_dir)
+    return judge(Seen(flags, problem, context.journal.entries(), position, behind, time.time(), folder, used, damage))
 
 
 def judge(seen: Seen) -> Status:
@@ -193,6 +199,7 @@ def _status(state: Name, since: str, reason: str, now: str, waiting: str, seen: 
         can_go_back=state == "watching" and not seen.doubt,
         behind_writes=seen.behind_writes,
         behind_seconds=_age(seen),
+        used=seen.used,
     )
 
 
