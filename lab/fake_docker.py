@@ -181,7 +181,7 @@ class Engine:
     def save(self) -> None:
         with self._lock:
             kept = {
-                "containers": [asdict(container) for container in self.containers.values()],
+                "containers": [asdict(container) for container in list(self.containers.values())],
                 "volumes": self.volumes,
                 "networks": self.networks,
                 "images": sorted(self.here),
@@ -284,7 +284,7 @@ class Engine:
 
     def remove_volume(self, name: str) -> None:
         self.volume(name)
-        users = [c.id for c in self.containers.values() if name in c.mounts.values()]
+        users = [c.id for c in list(self.containers.values()) if name in c.mounts.values()]
         if users:
             raise EngineError(409, f"remove {name}: volume is in use - [{', '.join(users)}]")
         with self._lock:
@@ -294,13 +294,13 @@ class Engine:
 
     # -- containers -------------------------------------------------------------------------------
     def find(self, key: str) -> Container:
-        for container in self.containers.values():
+        for container in list(self.containers.values()):
             if container.name == key or container.id.startswith(key):
                 return container
         raise EngineError(404, f"No such container: {key}")
 
     def of_project(self, project: str) -> list[Container]:
-        return [c for c in self.containers.values() if c.labels.get("com.docker.compose.project") == project]
+        return [c for c in list(self.containers.values()) if c.labels.get("com.docker.compose.project") == project]
 
     def running(self, container: Container) -> bool:
         process = self._processes.get(container.id)
@@ -318,7 +318,7 @@ class Engine:
                     500,
                     f"{where}Error starting userland proxy: listen tcp4 {host}:{number}: bind: cannot assign requested address",
                 )
-            for other in self.containers.values():
+            for other in list(self.containers.values()):
                 taken = [(p["HostIp"] or self.address, int(p["HostPort"])) for p in other.published]
                 if other is not container and self.running(other) and (host, number) in taken:
                     raise EngineError(500, f"{where}Bind for {host}:{number} failed: port is already allocated")
@@ -447,6 +447,7 @@ class Engine:
         with self._lock:
             process = self._processes.pop(container.id, None)
         if process is not None:
+            time.sleep(float(self.knobs.get("stop_seconds", 0)))  # a large database takes its time
             process.stop(container.grace)
             code = process.exit_code or 0
             container.exit_code = 128 - code if code < 0 else code
@@ -547,7 +548,7 @@ class Engine:
     def create(self, container: Container) -> None:
         """``POST /containers/create``: it is there, and does not run. A name is one container's at a time."""
         with self._lock:
-            for other in self.containers.values():
+            for other in list(self.containers.values()):
                 if other.name == container.name:
                     raise EngineError(
                         500,
@@ -701,7 +702,7 @@ class Engine:
 
     def info(self) -> dict[str, Any]:
         """GET /info."""
-        states = [container.state for container in self.containers.values()]
+        states = [container.state for container in list(self.containers.values())]
         return {
             "ID": ENGINE_ID, "Containers": len(states), "ContainersRunning": states.count("running"), "ContainersPaused": 0,
             "ContainersStopped": len(states) - states.count("running"), "Images": len(self.here), "Driver": "overlay2",

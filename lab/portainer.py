@@ -45,6 +45,9 @@ from lab.git import GIT_SECONDS, quiet_environment
 from lab.http_server import HttpServer
 
 ENDPOINT = 1
+#: The home of Portainer's process, which Compose puts where a variable says ``${HOME}``.
+PORTAINERS_HOME = "/root"
+ADMINISTRATOR = 1
 MANIFEST = "application/vnd.oci.image.index.v1+json"
 
 
@@ -95,8 +98,10 @@ def deploy_error(said: str) -> Answer:
     return Answer(500, f"failed to deploy a stack: {said}", f"Failed to deploy a stack: {said}")
 
 
-def git_error(said: str) -> Answer:
-    return Answer(500, f"unable to clone git repository: {said}", f"Unable to clone git repository: {said}")
+def git_error(said: str, *, again: bool = False) -> Answer:
+    """What cannot be cloned; ``again``: for a stack that is there already."""
+    message = "Unable to clone git repository directory" if again else f"unable to clone git repository: {said}"
+    return Answer(500, message, f"Unable to clone git repository: {said}")
 
 
 def normal(name: str) -> str:
@@ -237,7 +242,6 @@ class Portainer:
         self.logins: dict[str, dict[str, str]] = {}
         self.next = 1
         self.status = 1
-        self._deploying = threading.Lock()
         self._pollers: dict[int, threading.Event] = {}
         self._snapshot: dict[str, Any] = {}
         self._save_lock = threading.RLock()
@@ -305,12 +309,14 @@ class Portainer:
         """The compose file as Compose reads it, with the stack's variables; what it prints when it cannot."""
         words = [compose_binary(), "-f", str(folder / stack["EntryPoint"]), "--project-name", normal(stack["Name"])]
         if stack["Env"]:
-            lines = "".join(f"{pair['name']}={pair['value']}\n" for pair in stack["Env"])
+            beside = (folder / stack["EntryPoint"]).with_name(".env")
+            lines = beside.read_text() if beside.exists() else ""
+            lines += "".join(f"{pair['name']}={pair['value']}\n" for pair in stack["Env"])
             (folder / "stack.env").write_text(lines)
             words += ["--env-file", str(folder / "stack.env")]
         done = subprocess.run(
             [*words, "config", "--format", "json"], capture_output=True, text=True, check=False, timeout=30,
-            env={"PATH": os.environ.get("PATH", ""), "HOME": str(folder)}, cwd=folder,
+            env={"PATH": os.environ.get("PATH", ""), "HOME": PORTAINERS_HOME}, cwd=folder,
         )  # fmt: skip
         if done.returncode != 0:
             raise EngineError(500, done.stderr.replace(str(folder), f"/data/compose/{stack['Id']}"))
@@ -347,27 +353,34 @@ class Portainer:
         return {"Username": body.get("repositoryusername") or (kept or {}).get("Username", ""), "Password": password}
 
     def _fetch(self, stack: Mapping[str, Any], login: Mapping[str, Any] | None) -> str:
-        """Clone beside the old files, then take their place; answers the reference's hash, asked for separately."""
+        """Move the old files aside and clone; they come back where that fails. Answers the hash, asked for separately.
+
+        As in the real one nothing keeps two deployments apart: while one clones, the other finds no file.
+        """
         target = self._clone_folder(stack["Id"])
-        fresh = target.with_name(f"{target.name}-new")
-        shutil.rmtree(fresh, ignore_errors=True)
+        old = target.with_name(f"{target.name}-old")
         git = stack["GitConfig"]
+        if self.knobs.get("hash_ahead_of_file") and target.exists():
+            return Git.hash_of(git["URL"], git["ReferenceName"], login)
+        try:
+            moved = target.exists()
+            if moved:
+                target.rename(old)
+        except OSError as error:
+            said = f"rename {old}: {error.strerror}"
+            raise Answer(
+                500, "Unable to move git repository directory", f"unable to move git repository directory: {said}"
+            ) from None
         try:
             if self.knobs.get("git_down"):
                 raise ValueError("failed to clone git repository: dial tcp: connect: connection refused")
-            Git.clone(git["URL"], git["ReferenceName"], login, fresh)
+            Git.clone(git["URL"], git["ReferenceName"], login, target)
             found = Git.hash_of(git["URL"], git["ReferenceName"], login)
-        except (ValueError, subprocess.TimeoutExpired) as error:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise git_error(str(error)) from None
-        if self.knobs.get("hash_ahead_of_file") and target.exists():
-            shutil.rmtree(fresh)
-            return found
-        old = target.with_name(f"{target.name}-old")
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
+        except (ValueError, OSError, subprocess.TimeoutExpired) as error:
+            shutil.rmtree(target, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                old.rename(target)
+            raise git_error(str(error), again=moved) from None
         shutil.rmtree(old, ignore_errors=True)
         return found
 
@@ -445,12 +458,11 @@ class Portainer:
     def _carry_out(self, stack: dict[str, Any], work: Callable[[], None], *, new: bool, undo: Callable[[], None]) -> None:
         """Do the work as the version does: before the answer, or behind it."""
         if not self.behaviour.asynchronous:
-            with self._deploying:
-                try:
-                    work()
-                except Answer:
-                    undo()
-                    raise
+            try:
+                work()
+            except Answer:
+                undo()
+                raise
             stack["Status"] = 1
             self.stacks[stack["Id"]] = stack
             self._schedule(stack)
@@ -462,24 +474,23 @@ class Portainer:
         self.save()
 
         def behind() -> None:
-            with self._deploying:
-                if self.knobs.get("stuck_deploying"):
-                    return
-                try:
-                    work()
-                except Answer as error:
-                    if before and stack["GitConfig"] and before["GitConfig"]:
-                        stack["GitConfig"]["ConfigHash"] = before["GitConfig"]["ConfigHash"]
-                    stack["Status"] = 4
-                    stack["DeploymentStatus"] = [{"Status": 4, "Time": int(time.time()), "Message": error.message}]
-                    if new and not self.behaviour.keeps_failed:
-                        self.stacks.pop(stack["Id"], None)
-                        undo()
-                else:
-                    stack["Status"] = 1
-                    stack["DeploymentStatus"] = [{"Status": 1, "Time": int(time.time()), "Message": ""}]
-                self._schedule(stack)
-                self.save()
+            if self.knobs.get("stuck_deploying"):
+                return
+            try:
+                work()
+            except Answer as error:
+                if before and stack["GitConfig"] and before["GitConfig"]:
+                    stack["GitConfig"]["ConfigHash"] = before["GitConfig"]["ConfigHash"]
+                stack["Status"] = 4
+                stack["DeploymentStatus"] = [{"Status": 4, "Time": int(time.time()), "Message": error.message}]
+                if new and not self.behaviour.keeps_failed:
+                    self.stacks.pop(stack["Id"], None)
+                    undo()
+            else:
+                stack["Status"] = 1
+                stack["DeploymentStatus"] = [{"Status": 1, "Time": int(time.time()), "Message": ""}]
+            self._schedule(stack)
+            self.save()
 
         threading.Thread(target=behind, daemon=True).start()
 
@@ -566,27 +577,26 @@ class Portainer:
 
     def update_if_changed(self, number: int) -> None:
         """What polling and webhook do: pull, then ``up`` without forcing, when the reference moved. Nobody is told."""
-        with self._deploying:
-            stack = self.stacks.get(number)
-            if stack is None or stack["GitConfig"] is None or stack["Status"] == 3:
+        stack = self.stacks.get(number)
+        if stack is None or stack["GitConfig"] is None or stack["Status"] == 3:
+            return
+        git = stack["GitConfig"]
+        login = self.logins.get(str(number))
+        try:
+            if Git.hash_of(git["URL"], git["ReferenceName"], login) == git["ConfigHash"]:
                 return
-            git = stack["GitConfig"]
-            login = self.logins.get(str(number))
-            try:
-                if Git.hash_of(git["URL"], git["ReferenceName"], login) == git["ConfigHash"]:
-                    return
-                found = self._fetch(stack, login)
-                self._up(stack, force=False, pull=True)
-            except (Answer, ValueError, subprocess.TimeoutExpired) as error:
-                print(f"webhook failed to redeploy a stack | {getattr(error, 'message', error)}", file=sys.stderr, flush=True)
-                if self.behaviour.asynchronous:
-                    stack["Status"] = 4
-                    stack["DeploymentStatus"] = [{"Status": 4, "Time": int(time.time()), "Message": str(error)}]
-                    self.save()
-                return
-            git["ConfigHash"] = found
-            stack["Status"], stack["UpdateDate"] = 1, int(time.time())
-            self.save()
+            found = self._fetch(stack, login)
+            self._up(stack, force=False, pull=True)
+        except (Answer, ValueError, subprocess.TimeoutExpired) as error:
+            print(f"webhook failed to redeploy a stack | {getattr(error, 'message', error)}", file=sys.stderr, flush=True)
+            if self.behaviour.asynchronous:
+                stack["Status"] = 4
+                stack["DeploymentStatus"] = [{"Status": 4, "Time": int(time.time()), "Message": str(error)}]
+                self.save()
+            return
+        git["ConfigHash"] = found
+        stack["Status"], stack["UpdateDate"] = 1, int(time.time())
+        self.save()
 
     def webhook(self, given: str) -> None:
         try:
@@ -626,11 +636,10 @@ class Portainer:
         stack = self.stack(number)
         if stack["Status"] == 2:
             raise Answer(400, "Stack is already inactive")
-        with self._deploying:
-            self.engine.down(normal(stack["Name"]))
-            if job := self._pollers.pop(number, None):
-                job.set()
-            stack["Status"] = 2
+        self.engine.down(normal(stack["Name"]))
+        if job := self._pollers.pop(number, None):
+            job.set()
+        stack["Status"] = 2
         self.save()
         return {**stack, "ResourceControl": None}
 
@@ -640,9 +649,8 @@ class Portainer:
             raise Answer(409 if self.behaviour.asynchronous else 400, "Stack is already active")
         if self.engine.of_project(normal(stack["Name"])):
             raise Answer(409, f"A stack with the normalized name '{normal(stack['Name'])}' is already running")
-        with self._deploying:
-            self._up(stack, force=False, pull=False)
-            stack["Status"] = 1
+        self._up(stack, force=False, pull=False)
+        stack["Status"] = 1
         self._schedule(stack)
         self.save()
         return {**stack, "ResourceControl": None}
@@ -651,15 +659,14 @@ class Portainer:
         stack = self.stack(number)
         if stack["Status"] == 3:
             raise Answer(409, "Unable to delete stack", "Stack deployment is already in progress")
-        with self._deploying:
-            if self.knobs.get("down_fails"):
-                raise Answer(500, "failed to remove a stack: Error response from daemon: cannot stop container")
-            self.engine.down(normal(stack["Name"]))
-            if job := self._pollers.pop(number, None):
-                job.set()
-            del self.stacks[number]
-            self.logins.pop(str(number), None)
-            shutil.rmtree(self._clone_folder(number), ignore_errors=True)
+        if self.knobs.get("down_fails"):
+            raise Answer(500, "failed to remove a stack: Error response from daemon: cannot stop container")
+        self.engine.down(normal(stack["Name"]))
+        if job := self._pollers.pop(number, None):
+            job.set()
+        del self.stacks[number]
+        self.logins.pop(str(number), None)
+        shutil.rmtree(self._clone_folder(number), ignore_errors=True)
         self.save()
 
     def change_source(self, number: int | None, body: dict[str, Any]) -> dict[str, Any]:
@@ -800,6 +807,8 @@ class _Handler(BaseHTTPRequestHandler):
             return 204, ""
         user = self._user(portainer)
         name = user.get("user", "admin")
+        if user.get("role", ADMINISTRATOR) != ADMINISTRATOR and (seen := self._as_shown_to_others(portainer, user, method, path)):
+            return seen
         if what == "GET /api/system/version":
             return 200, {
                 "UpdateAvailable": False, "LatestVersion": portainer.shown_version, "ServerVersion": portainer.shown_version,
@@ -839,6 +848,39 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Answer(403, "Access denied to resource", "Access denied to resource")
             return self._stacks(portainer, method, path, query, raw, name)
         return 404, "404 page not found\n"
+
+    def _as_shown_to_others(
+        self, portainer: Portainer, user: Mapping[str, Any], method: str, path: str
+    ) -> tuple[int, Any] | None:
+        """What a user gets who is no administrator; None where it is what everybody gets.
+
+        ``environment`` of an access token says whether its user may use the environment. What others made is hidden from him: left
+        out of lists without a word, and refused where it is asked for by name.
+        """
+        stack = re.match(r"/api/stacks/\d+", path)
+        if not user.get("environment", True):
+            if path in {"/api/endpoints", "/api/stacks"} and method == "GET":
+                return 200, []
+            if stack or path.startswith(f"/api/endpoints/{ENDPOINT}"):
+                raise Answer(403, "Permission denied to access environment", "Access denied to environment")
+            return None
+        if stack:
+            raise Answer(403, "Access denied to resource", "Access denied to resource")
+        if path == "/api/stacks" and method == "GET":
+            return 200, []
+        docker = path.removeprefix(f"/api/endpoints/{ENDPOINT}/docker")
+        if docker == path or portainer.knobs.get("docker_down"):
+            return None
+        if docker == "/containers/json":
+            return 200, []
+        if docker == "/volumes":
+            return 200, {"Volumes": [], "Warnings": None}
+        if docker == "/networks":
+            return 200, [n for n in portainer.engine.networks.values() if n["Name"] in {"bridge", "host", "none"}]
+        if found := re.fullmatch(r"/(containers|volumes)/([^/]+)(/.*)?", unquote(docker)):
+            portainer.engine.find(found[2]) if found[1] == "containers" else portainer.engine.volume(found[2])
+            raise EngineError(403, "access denied to resource")
+        return None
 
     def _sources(self, portainer: Portainer, method: str, path: str, raw: bytes) -> tuple[int, Any]:
         if method == "GET" and path == "/api/gitops/sources":
@@ -901,7 +943,7 @@ class _Handler(BaseHTTPRequestHandler):
         engine = portainer.engine
         if portainer.knobs.get("docker_down"):
             raise Answer(
-                502,
+                500,
                 "Unable to proxy the request via the Docker socket",
                 "dial unix /var/run/docker.sock: connect: connection refused",
             )
@@ -924,7 +966,7 @@ class _Handler(BaseHTTPRequestHandler):
                     wanted = list(wanted) if isinstance(wanted, (list, dict)) else [wanted]
                     pairs = [entry.partition("=") for entry in wanted]
                     rows = [
-                        c for c in engine.containers.values()
+                        c for c in reversed(list(engine.containers.values()))  # the newest first
                         if (query.get("all") in {"1", "true"} or c.state == "running")
                         and all(k in c.labels and (not eq or c.labels[k] == v) for k, eq, v in pairs)
                     ]  # fmt: skip

@@ -28,6 +28,9 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, "all shards are ready")
         elif keys and self.headers.get("api-key") not in keys:
             self.answer(401, "Must provide an API key or an Authorization bearer token")
+        elif self.path.endswith("/shards/0/snapshot"):  # for who may write
+            writes = not keys or self.headers.get("api-key") == ENV.get("QDRANT__SERVICE__API_KEY")
+            self.answer(404 if writes else 403, {"status": {"error": "Not found" if writes else "Forbidden"}, "time": 0.0})
         elif self.path == "/collections":
             names = [{"name": file.name} for file in sorted(STORAGE.iterdir())]
             self.answer(200, {"result": {"collections": names}, "status": "ok", "time": 0.0})
