@@ -8,7 +8,7 @@ import string
 import pytest
 
 from cutover.core.errors import Refused
-from cutover.portainer.variables import arriving, env_file, mangled, resolve, to_send, unfit, without_parts
+from cutover.portainer.variables import arriving, env_file, resolve, to_send, unfit, without_parts
 
 #: What the wire makes of a value that is sent as it is; None where Compose refuses the file, "" where nothing is left.
 RAW = {
@@ -84,11 +84,3 @@ def test_parts_of_a_value_are_taken_out_of_what_is_said() -> None:
     assert "longer" not in shown
     assert without_parts("no such tag or digest", ["tag"]) != ""
     assert without_parts("failed to read the file", ["the-read-key-of-the-lab"]) == "failed to read the file"
-
-
-def test_neighbours_of_a_key_are_what_it_could_have_become() -> None:
-    near = mangled("pa$word")
-    assert {"pa", "pa$wor", "pa$wordx", "'pa$word'"} <= near
-    assert "pa$word" not in near
-    assert "a$b" in mangled("a$$b")
-    assert "abc" in mangled("abc #def")

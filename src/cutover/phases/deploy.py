@@ -14,24 +14,33 @@ does not come true, the stack goes back to the commit before it, which is proved
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cutover.core import events, http
-from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable, WritesRefused
+from cutover.core import events
+from cutover.core.credentials import Credentials
+from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
+from cutover.phases.deploy_undo import our_volumes, plan_undo, remember, remove_data, undo
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
-from cutover.portainer import compose_file, compose_policy
-from cutover.portainer.client import PROJECT, SERVICE, Answered, Stack
+from cutover.portainer import compose_file, compose_policy, variables
+from cutover.portainer.client import Answered, Stack, name_of, of_service
 from cutover.portainer.deployment import (
     Seen,
     Situation,
     Wanted,
     all_variables,
     auto_update,
+    collided,
+    down,
     healthy,
     hopeless,
+    in_words,
+    lets_in_others,
     make_a_tag,
     reference_for,
     refusals,
@@ -41,14 +50,25 @@ from cutover.portainer.deployment import (
     updates_as_wanted,
 )
 from cutover.portainer.git import Repository
+from cutover.qdrant import access
+from cutover.qdrant.client import Qdrant
 from cutover.replication import serving
 
 if TYPE_CHECKING:
     from cutover.context import Context
     from cutover.site.schema import Site
 
+__all__ = ["do", "our_volumes", "plan", "plan_undo", "remove_data", "undo"]
+
 #: Asked that often while a deployment is waited for.
 EVERY_SECONDS = 0.25
+#: For so long Portainer or Docker may be away in the middle of a deployment; a restart of either takes less.
+AWAY_SECONDS = 60.0
+#: When nothing happened for so long after one of them was away, or after an answer that was lost, nobody goes on with it.
+QUIET_SECONDS, LOST_SECONDS = 5.0, 20.0
+#: That often a deployment that met one of Portainer's own is sent again.
+TRIES = 3
+_AGAIN = "When they all answer, run `cutover deploy --execute`: it looks, and goes on."
 #: Portainer's answer while a deployment of the stack is under way (2.4x).
 BUSY = 409
 #: The service of the stack that is Qdrant.
@@ -62,12 +82,45 @@ def wanted(context: Context, reference: str | None = None) -> Wanted:
     """The stack at a branch or tag (default: the one of site.yaml). :class:`Refused` where it cannot be read."""
     settings = context.site.portainer
     reference = reference or settings.reference
-    commit, text = Repository(settings.repository, context.credentials).file_at(reference, settings.compose_file)
+    repository = Repository(settings.repository, context.credentials)
+    commit, text, default = repository.stack_at(reference, settings.compose_file)
     file = compose_file.read(text, f"{settings.compose_file} at {commit[:8]}")
     # Only Qdrant's own keys: a file that names another one would otherwise get it.
     ours = [name for name in file.required if name in compose_policy.VARIABLES]
-    variables = {name: value for name in ours if (value := context.credentials.get(name))}
-    return Wanted(commit, reference, file, variables)
+    given = {name: value for name in ours if (value := context.credentials.get(name))}
+    stack = context.portainer.stack(settings.stack)
+    return with_variables(Wanted(commit, reference, file, given, default=default), stack)
+
+
+def with_variables(want: Wanted, stack: Stack | None) -> Wanted:
+    """``want`` with what has to be sent for its variables, and with those that only Portainer has, which count as set.
+
+    What Portainer has stays as it is written there where the same value arrives of it.
+    """
+    stored = dict(stack.variables) if stack else {}
+    arrives = variables.arriving(stored, want.default) if stored else {}
+    values, encoded, unfit, replaced = dict(want.variables), {}, [], []
+    for name, value in want.variables.items():
+        if arrives is not None and arrives.get(name) == value:
+            encoded[name] = stored[name]
+            continue
+        if name in stored:
+            replaced.append(name)
+        try:
+            encoded[name] = variables.to_send(name, value)
+        except Refused as error:
+            unfit.append(error.sentence)
+    for name in want.file.required:
+        if name not in values and (had := (arrives or {}).get(name)):
+            values[name], encoded[name] = had, stored[name]
+    return replace(want, variables=values, encoded=encoded, unfit=tuple(unfit), replaced=tuple(replaced))
+
+
+def as_stored(want: Wanted, stack: Stack) -> Wanted:
+    """``want`` with the variables that a stack had: what going back goes back to."""
+    arrives = variables.arriving(stack.variables, want.default) or {}
+    values = {name: arrives.get(name, raw) for name, raw in stack.variables.items()}
+    return replace(want, variables=values, encoded=dict(stack.variables), unfit=(), replaced=())
 
 
 # -- what is there ------------------------------------------------------------------------------------
@@ -83,9 +136,9 @@ def look(context: Context, want: Wanted) -> Situation:
     except (Answered, Unreachable):
         up = False
     rows = server.containers() if up else []
-    own = [row for row in rows if (row.get("Labels") or {}).get(PROJECT) == name]
+    own = of_service(rows, name, SERVICE_NAME)
     others = [row for row in rows if row not in own]
-    container = next((row for row in own if (row.get("Labels") or {}).get(SERVICE) == SERVICE_NAME), None)
+    container = own[0] if own else None
     image = want.file.image
     ask = up and image.is_pinned  # an engine answers 400 to a digest that cannot be one; the file's mistakes name it
     here = ask and server.image(str(image)) is not None
@@ -93,14 +146,15 @@ def look(context: Context, want: Wanted) -> Situation:
     running = container is not None and container.get("State") == "running"
     stack = server.stack(name)
     found = server.container(container["Id"]) if container else None
-    way_back = _way_back(context, want, stack, found)
+    way_back = _way_back(context, stack, found)
+    refused, stored_in_use = _keys_in_use(context, want, stack) if running and stack is not None else ((), True)
     return Situation(
         version=server.version,
         role=int(server.user().get("Role") or 0),
         environment_up=up,
         stack=stack,
         container=found,
-        others=[row for row in (*others, *own) if container is None or row["Id"] != container["Id"]],
+        others=others,
         others_memory=sum(server.memory_used(row["Id"]) for row in others if row.get("State") == "running"),
         volumes={m.volume: server.volume(m.volume) for m in want.file.mounts if m.volume} if up else {},
         image_here=here,
@@ -108,15 +162,65 @@ def look(context: Context, want: Wanted) -> Situation:
         port_answers=not running and _answers(site.qdrant.new_url),
         cores=int(info.get("NCPU") or 0),
         memory=int(info.get("MemTotal") or 0),
-        compose_says=compose_file.compose_says(want.file.text, want.variables, name),
+        compose_says=_compose_says(want, stack, name),
         way_back=way_back,
         users="" if way_back else serving.why_new_may_serve(context),
+        replacing=name_of(own[1]) if len(own) > 1 else "",
+        refused=refused,
+        stored_in_use=stored_in_use,
     )
 
 
-def _way_back(context: Context, want: Wanted, stack: Stack | None, container: Mapping[str, Any] | None) -> bool:
+def _compose_says(want: Wanted, stack: Stack | None, project: str) -> str | None:
+    """What Compose has against the file with the very environment file that Portainer will write; None where it accepts it.
+
+    Not asked about a file that the policy does not let it read, nor with values that are refused anyhow.
+    """
+    if compose_policy.unread(want.file.tree) or want.unfit:
+        return compose_file.compose_says(want.file.text, compose_policy.PLACEHOLDERS, project)
+    sent = all_variables(want, stack)
+    read = variables.resolve(want.file.text, sent, project, want.default)
+    if read.problem:
+        return read.problem
+    gets = (read.config["services"].get(SERVICE_NAME) or {}).get("environment") or {}
+    for caller, setting in access.SETTINGS.items():
+        name = access.KEYS[caller]
+        if setting in gets and name in want.variables and gets[setting] != want.variables[name]:
+            return f"the container would not get {name} as it is"
+    return None
+
+
+def _keys_in_use(context: Context, want: Wanted, stack: Stack) -> tuple[tuple[str, ...], bool]:
+    """(variables whose wanted value the running server does not take, whether it takes those that Portainer has).
+
+    A server that does not answer takes none, which says nothing about its keys: then what Portainer has is taken for it.
+    """
+    stored = as_stored(want, stack).variables
+    server = _qdrant(context)
+    refused, in_use = [], True
+    try:
+        for name in access.KEYS.values():
+            if (value := want.variables.get(name)) and not _opens(server, name, value):
+                refused.append(name)
+            if value := stored.get(name):
+                in_use = in_use and _opens(server, name, value)
+    except (Unreachable, access.CannotTell):
+        return want.replaced, True
+    return tuple(refused), in_use
+
+
+def _opens(server: Qdrant, name: str, value: str) -> bool:
+    return not variables.unfit(name, value) and access.right_of(server, value) is not access.Right.OUT
+
+
+def _qdrant(context: Context) -> Qdrant:
+    """The new server, asked without waiting long: it may just be starting."""
+    return Qdrant(context.site.qdrant.new_url, context.guard, name="Qdrant", timeout=(3.0, 5.0))
+
+
+def _way_back(context: Context, stack: Stack | None, container: Mapping[str, Any] | None) -> bool:
     """Whether a deployment that fails can be taken back to what runs healthily now; True where nothing does."""
-    if stack is None or not healthy(container) or stack.commit in {"", want.commit} or context.credentials.get("GIT_TOKEN"):
+    if stack is None or not healthy(container) or not stack.commit or context.credentials.get("GIT_TOKEN"):
         return True
     references = Repository(context.site.portainer.repository, context.credentials).references()
     return reference_for(references, stack.commit, preferred=stack.reference) is not None
@@ -139,13 +243,14 @@ def see(context: Context, want: Wanted) -> Seen:
     server, name = context.portainer, context.site.portainer.stack
     stack = server.stack(name)
     if stack is None:
-        return Seen(None, None, None, (), "there is no stack")
+        return Seen(None, None, None, (), "there is no stack", "")
     text = None
     try:
         text = server.stack_file(stack)
     except Answered:
         text = None  # Portainer has not fetched it yet
-    container = server.service(name, SERVICE_NAME)
+    rows = of_service(server.containers(name), name, SERVICE_NAME)
+    container = server.container(rows[0]["Id"]) if rows else None
     digests: Sequence[str] = ()
     if container is not None:
         digests = tuple((server.image(container["Image"]) or {}).get("RepoDigests") or ())
@@ -154,56 +259,130 @@ def see(context: Context, want: Wanted) -> Seen:
         text,
         container,
         digests,
-        qdrant_answers(context, want.version) if container is not None else "there is no container",
+        qdrant_answers(context, want.version, want.variables) if container is not None else "there is no container",
+        name_of(rows[1]) if len(rows) > 1 else "",
     )
 
 
-def qdrant_answers(context: Context, version: str) -> str:
-    """Empty where Qdrant answers with this version, with its key, and not without; else what is wrong."""
+def qdrant_answers(context: Context, version: str, given: Mapping[str, str] | None = None) -> str:
+    """Empty where Qdrant answers with this version and lets in exactly who is meant; else what is wrong, a clause.
+
+    Every key is tried, and what a key becomes when somebody reads it in his own way. ``given``: keys by variable, where they are
+    not those of this command's environment.
+    """
     url = context.site.qdrant.new_url
-    key = context.credentials.get("QDRANT_READ_ONLY_API_KEY") or context.credentials.need("QDRANT_API_KEY")
-    session = http.session(context.guard, timeout=(3.0, 5.0), pool=1)
+    keys = Credentials({name: value for name in access.KEYS.values() if (value := _key(context, given, name))})
+    server = _qdrant(context)
     try:
-        told = session.get(f"{url}/").json()
+        told = server.answer_to("GET", "/", key=None).json()
         if told.get("version") != version:
             return f"Qdrant is version {told.get('version')}, not {version}"
-        status = session.get(f"{url}/collections", headers={"api-key": key}).status_code
-        if status != 200:
-            return f"Qdrant answers {status} to its key"
-        if session.get(f"{url}/collections").status_code not in {401, 403}:
-            return "Qdrant answers without a key"
+        if context.site.qdrant.access == "keys":
+            key = keys.get("QDRANT_READ_ONLY_API_KEY") or keys.need("QDRANT_API_KEY")
+            status = server.answer_to("GET", "/collections", key=key).status_code
+            if status != 200:
+                return f"Qdrant answers {status} to its key"
+            if server.answer_to("GET", "/collections", key=None).status_code not in {401, 403}:
+                return "Qdrant answers without a key"
+        return access.shortfall(server, context.site, keys)
     except Unreachable as error:
         return f"Qdrant does not answer ({error.sentence.rstrip('.')})"
+    except access.CannotTell as error:
+        return error.sentence.rstrip(".")
     except (ValueError, AttributeError):
         return f"{url} does not answer like Qdrant"
-    finally:
-        session.close()
-    return ""
 
 
-def prove(context: Context, want: Wanted, *, not_this_container: str = "", deadline: float | None = None) -> Seen:
-    """Wait until the deployment is done; :class:`Failed` with what is missing when it is not within the limit."""
+def _key(context: Context, given: Mapping[str, str] | None, name: str) -> str | None:
+    return (given or {}).get(name) or (context.credentials.get(name) if not given else None)
+
+
+class _InterruptedError(Failed):
+    """Portainer or Docker stopped in the middle, and does not go on with the deployment: the change itself may be good."""
+
+
+def prove(
+    context: Context,
+    want: Wanted,
+    *,
+    not_this_container: str = "",
+    deadline: float | None = None,
+    lost: bool = False,
+) -> Seen:
+    """Wait until the deployment is done; :class:`Failed` with what is missing when it is not within the limit.
+
+    ``lost``: nobody knows whether Portainer is still at work. Then, and where it or Docker was away meanwhile, a deployment that
+    nothing goes on with is not waited for.
+    """
+    limit = context.site.limits.deploy_seconds if deadline is None else deadline
+    begun = f"The deployment of {want.commit[:8]}"
+    away_since: float | None = None
+    was_away = False
+    quiet_since = time.monotonic()
+    last: tuple[str, ...] = ()
 
     def done() -> Seen | Not:
+        nonlocal away_since, was_away, quiet_since, last
         try:
             seen = see(context, want)
         except (Unreachable, Answered) as error:
             if isinstance(error, Answered) and error.status < 500:
                 raise  # a wrong key does not become right by waiting
+            now = time.monotonic()
+            if away_since is None:
+                away_since = now
+                context.ui.say(f"{what_answers(context)} Waiting up to {AWAY_SECONDS:g} s for it.")
+            was_away, quiet_since = True, now
+            if now - away_since > AWAY_SECONDS:
+                raise _InterruptedError(f"{begun} was interrupted: {what_answers(context)}", _AGAIN) from None
             return Not(error.sentence.rstrip("."))
-        missing = shortfalls(want, seen, not_this_container=not_this_container)
+        away_since = None
+        missing = tuple(shortfalls(want, seen, not_this_container=not_this_container))
         if missing and (why := hopeless(seen, not_this_container=not_this_container)):
-            raise Failed(f"The deployment of {want.commit[:8]} failed: {why}.")
-        return seen if not missing else Not("; ".join(missing))
+            raise Failed(f"{begun} failed: {why}.")
+        if not missing:
+            return seen
+        if missing != last or seen.under_way or _starting(seen):
+            quiet_since, last = time.monotonic(), missing
+        if (was_away or lost) and time.monotonic() - quiet_since > (QUIET_SECONDS if was_away else LOST_SECONDS):
+            raise _InterruptedError(
+                f"{begun} was interrupted, and Portainer does not go on with it: {'; '.join(missing)}. {what_answers(context)}",
+                _AGAIN,
+            )
+        return Not("; ".join(missing))
 
-    limit = context.site.limits.deploy_seconds if deadline is None else deadline
     try:
-        return wait_until(done, deadline=limit, what=f"The deployment of {want.commit[:8]}", every=EVERY_SECONDS)
+        return wait_until(done, deadline=limit, what=begun, every=EVERY_SECONDS)
     except TimedOut as error:
         raise Failed(error.sentence) from None
 
 
-# -- automatic updates --------------------------------------------------------------------------------
+def _starting(seen: Seen) -> bool:
+    """Whether the container is on its way up: a large database takes its time, and says nothing meanwhile."""
+    state = (seen.container or {}).get("State") or {}
+    return state.get("Status") == "running" and (state.get("Health") or {}).get("Status") == "starting"
+
+
+def what_answers(context: Context) -> str:
+    """What is up and what is down: Portainer, its Docker, and Qdrant on the new server; a sentence."""
+    answers = {"Portainer": False, "Docker": False, "Qdrant on the new server": False}
+    try:
+        context.portainer.user()
+        answers["Portainer"] = True
+        context.portainer.ping()
+        answers["Docker"] = True
+    except (Answered, Unreachable):
+        pass
+    with suppress(CutoverError):
+        answers["Qdrant on the new server"] = _qdrant(context).answer_to("GET", "/readyz", key=None).status_code == 200
+    if not answers["Portainer"]:
+        del answers["Docker"]
+    up = [name for name, there in answers.items() if there]
+    away = [name for name, there in answers.items() if not there]
+    told = [f"{' and '.join(up)} answer{'s' if len(up) == 1 else ''}"] if up else []
+    told += [f"{' and '.join(away)} {'does' if len(away) == 1 else 'do'} not"] if away and up else []
+    told += [f"{' and '.join(away)} {'does' if len(away) == 1 else 'do'} not answer"] if away and not up else []
+    return ", ".join(told) + "."
 
 
 # -- the phase ----------------------------------------------------------------------------------------
@@ -218,13 +397,30 @@ def plan(context: Context) -> Sequence[Sentence]:
     """What would be done. :class:`Refused` where the deployment would fail; empty where it is done already."""
     context.credentials.need("PORTAINER_API_KEY")  # before Git is asked: without a key nobody is
     want = wanted(context)
+    _need_docker(context)
     seen = see(context, want)
     if runs_as_wanted(want, seen):
         return [] if follows_as_wanted(context, want, seen) else [_following(context)]
+    if seen.under_way and not want.unfit:
+        return [
+            Sentence(
+                f"Wait for the deployment of the stack {context.site.portainer.stack} that Portainer makes by itself right now, "
+                "and prove it. Deploy once more only where it fails."
+            )
+        ]
     situation = look(context, want)
     refuse(refusals(want, situation, context.site))
     name, image = context.site.portainer.stack, want.file.image
-    sentences = []
+    sentences = [
+        Sentence(
+            f"Change who may come in: the running server does not take the {variable} of this command.",
+            f"whoever uses the key that is in use now is refused; --execute asks for {variable} to be typed",
+            "If the proof fails the stack goes back to the key that Portainer has."
+            if situation.stored_in_use
+            else "None: Portainer does not have the key that the running server takes.",
+        )
+        for variable in lets_in_others(want, situation)
+    ]
     if not situation.image_here:
         sentences.append(
             Sentence(f"Pull {image} on the VM.", f"the VM gets the image {image.name}", "It stays; it does no harm.")
@@ -241,15 +437,30 @@ def plan(context: Context) -> Sequence[Sentence]:
         was = situation.stack.commit[:8] or "nothing"
         sentences.append(
             Sentence(
-                f"Redeploy the stack {name} from {want.reference} at {want.commit[:8]} (now {was}).",
+                f"Redeploy the stack {name} from {want.reference} at {want.commit[:8]} (now {was})."
+                + (f" {fallen}" if (fallen := down(situation.stack, situation.container)) else ""),
                 "the container is made anew; requests to it fail for some seconds",
-                f"If the proof fails the stack goes back to {was}."
+                f"If the proof fails the stack goes back to {was}, with the variables that it has now."
                 if situation.way_back
                 else f"None by itself: no branch or tag is at {was}. {make_a_tag(was)} first to have one.",
             )
         )
     sentences.append(_following(context))
     return sentences
+
+
+def _need_docker(context: Context) -> None:
+    """:class:`Refused` where Portainer does not reach its Docker: nothing that runs can be seen then."""
+    try:
+        context.portainer.ping()
+    except Answered as error:
+        if error.status < 500:
+            raise
+        name = context.site.portainer.environment
+        raise Refused(
+            f"Portainer does not reach the Docker engine of {name!r}: nothing can be deployed. {what_answers(context)}",
+            "Look at Docker on the VM (`systemctl status docker`), then run it again.",
+        ) from None
 
 
 def _following(context: Context) -> Sentence:
@@ -273,21 +484,35 @@ def refuse(reasons: Sequence[str]) -> None:
 
 
 def do(context: Context) -> Outcome:
-    """Deploy what the reference is at, and prove it; go back to the commit before it where the proof fails."""
+    """Deploy what the reference is at, and prove it; go back to what ran before where the proof fails."""
     want = wanted(context)
-    seen = see(context, want)
+    _need_docker(context)
+    seen, waited = _settled(context, want)
+    if waited:
+        want = with_variables(want, seen.stack)
     if runs_as_wanted(want, seen):
-        return _let_follow(context, want, seen)
+        return _let_follow(context, want, seen, by_itself=waited)
     if by_itself := _deployed_by_itself(context, want, seen):
         return by_itself
     situation = look(context, want)
     refuse(refusals(want, situation, context.site))
+    for variable in lets_in_others(want, situation):
+        context.confirm.by_name(
+            variable,
+            f"The running server does not take the {variable} of this command: whoever uses the key that is in use now would be "
+            "refused after the deployment."
+            + ("" if situation.stored_in_use else " Portainer does not have that key either, so nothing leads back to it."),
+        )
     before = situation.stack
-    _remember(context, "before the deployment")
+    remember(context, "before the deployment")
     _pull(context, want, situation)
     try:
         seen = submit(context, want, before, situation.container)
+    except _InterruptedError as error:
+        raise Failed(error.sentence, error.hint) from None
     except (Failed, OutcomeUnknown) as error:
+        if isinstance(error.__cause__, _InterruptedError):
+            raise
         target = before_it(context, want, situation)
         if before is None or target is None:
             raise _nothing_before(context, error) from None
@@ -298,14 +523,45 @@ def do(context: Context) -> Outcome:
         ) from None
     sentence = (
         f"The stack {context.site.portainer.stack} runs at {want.commit[:8]}: {want.file.image.name} {want.file.image.tag}, "
-        "its digest as pinned, healthy, answering with its key."
+        "its digest as pinned, healthy, answering with its key, each of them proved, and to nothing near them."
     )
-    return Outcome(True, [sentence], "`cutover undo deploy` removes the container; its volumes stay.", _facts(want, seen))
+    sentences = [sentence]
+    if context.site.portainer.auto_update.mode == "webhook":
+        sentences.append(_WEBHOOK.format(context.site.portainer.stack))
+    return Outcome(True, sentences, "`cutover undo deploy` removes the container; its volumes stay.", _facts(want, seen))
 
 
-def _let_follow(context: Context, want: Wanted, seen: Seen) -> Outcome:
+_WEBHOOK = (
+    "Give your Git host the webhook's address: it stands in Portainer under Stacks > {} > GitOps updates. It is a secret and is "
+    "not shown here."
+)
+
+
+def _settled(context: Context, want: Wanted) -> tuple[Seen, bool]:
+    """What there is once Portainer is not deploying the stack by itself any more (or the limit has passed); whether it was."""
+    seen = see(context, want)
+    if not seen.under_way:
+        return seen, False
+    context.ui.say(f"Portainer is deploying the stack {context.site.portainer.stack} by itself. Waiting for what comes of it.")
+
+    def settled() -> Seen | Not:
+        nonlocal seen
+        seen = see(context, want)
+        return Not("Portainer is deploying") if seen.under_way else seen
+
+    try:
+        return wait_until(
+            settled, deadline=context.site.limits.deploy_seconds, what="Portainer's own deployment", every=EVERY_SECONDS
+        ), True
+    except TimedOut:
+        return seen, True
+
+
+def _let_follow(context: Context, want: Wanted, seen: Seen, *, by_itself: bool = False) -> Outcome:
     """What runs stays as it is, and is not restarted; only what the stack follows is set, where it is not as wanted."""
     facts, sentence = _facts(want, seen), f"The stack runs as wanted, at {want.commit[:8]}."
+    if by_itself:
+        sentence = f"Portainer had deployed {want.commit[:8]} by itself; it was proved."
     if seen.stack is None or follows_as_wanted(context, want, seen):
         return Outcome(False, [sentence], facts=facts)
     _set_following(context, want, seen.stack, auto_update(context.site, seen.stack))
@@ -338,13 +594,6 @@ def _deployed_by_itself(context: Context, want: Wanted, seen: Seen) -> Outcome |
     except Failed:
         return None
     return Outcome(False, [f"Portainer had deployed {want.commit[:8]} by itself; it was proved."], facts=_facts(want, seen))
-
-
-def _remember(context: Context, when: str) -> None:
-    """Keep a picture of Portainer and its VM in the journal, for the comparison afterwards."""
-    if not context.guard.is_open:
-        raise WritesRefused(f"Not done without --execute: what comes after the picture of Portainer {when}.")
-    context.journal.note(events.PORTAINER_BEFORE, f"Portainer {when}", picture=context.portainer.picture().as_facts())
 
 
 def _facts(want: Wanted, seen: Seen) -> dict[str, Any]:
@@ -380,35 +629,58 @@ def submit(
     with context.guard.act(events.STACK_DEPLOYED, what, before=before) as act:
         context.ui.say(f"{'Redeploying' if stack else 'Making'} the stack {site.portainer.stack} at {want.commit[:8]}.")
         lost: OutcomeUnknown | None = None
+        for attempt in range(1, TRIES + 1):
+            try:
+                _send(context, want, stack, follow)
+                break
+            except OutcomeUnknown as error:
+                lost = error
+                context.ui.say("Portainer's answer was lost. Looking at what it did.")
+                break
+            except Answered as error:
+                if error.status == BUSY and stack is not None:
+                    context.ui.say("Portainer has begun a deployment by itself. Waiting for what comes of it.")
+                    break
+                if attempt == TRIES or stack is None or not collided(error.reason):
+                    raise _not_deployed(context, want, error) from None
+                context.ui.say("Portainer has deployed the stack by itself at the same time. Waiting, then asking once more.")
+                _settled(context, want)
+                stack = server.stack(site.portainer.stack) or stack
         try:
-            if stack is None:
-                source = _source(context, None) if follow and follow["Interval"] and server.behaviour.sources else None
-                server.create(
-                    name=site.portainer.stack, repository=site.portainer.repository, reference=want.reference,
-                    file=site.portainer.compose_file, variables=want.variables, auto_update=follow, source=source,
-                    seconds=site.limits.deploy_seconds,
-                )  # fmt: skip
-            else:
-                _follow(context, want, stack, follow)
-                given = all_variables(want, stack)
-                server.redeploy(stack, reference=want.reference, variables=given, seconds=site.limits.deploy_seconds)
-        except OutcomeUnknown as error:
-            lost = error
-            context.ui.say("Portainer's answer was lost. Looking at what it did.")
-        except Answered as error:
-            if error.status != BUSY or stack is None:
-                raise Failed(f"Portainer could not deploy {want.commit[:8]}: {error.reason}.", error.hint) from None
-            context.ui.say("Portainer has begun a deployment by itself. Waiting for what comes of it.")
-        try:
-            seen = prove(context, want, not_this_container=old_container)
+            seen = prove(context, want, not_this_container=old_container, lost=lost is not None)
         except Failed as error:
             if lost is not None:
                 raise OutcomeUnknown(
                     f"{lost.sentence} After that: {error.sentence}", "Run `deploy` again: it looks first."
-                ) from None
+                ) from error
             raise
         act.after = _facts(want, seen)
         return seen
+
+
+def _send(context: Context, want: Wanted, stack: Stack | None, follow: Mapping[str, Any] | None) -> None:
+    site, server = context.site, context.portainer
+    given = all_variables(want, stack)
+    if stack is not None:
+        _follow(context, want, stack, follow)
+        server.redeploy(stack, reference=want.reference, variables=given, seconds=site.limits.deploy_seconds)
+        return
+    source = _source(context, None) if follow and follow["Interval"] and server.behaviour.sources else None
+    server.create(
+        name=site.portainer.stack, repository=site.portainer.repository, reference=want.reference,
+        file=site.portainer.compose_file, variables=given, auto_update=follow, source=source,
+        seconds=site.limits.deploy_seconds,
+    )  # fmt: skip
+
+
+def _not_deployed(context: Context, want: Wanted, error: Answered) -> Failed:
+    """Portainer's error; an interruption where Docker is gone, because then the change itself may be good."""
+    said = f"Portainer could not deploy {want.commit[:8]}: {in_words(error.reason)}."
+    try:
+        context.portainer.ping()
+    except (Answered, Unreachable):
+        return _InterruptedError(f"{said} {what_answers(context)}", _AGAIN)
+    return Failed(said, error.hint)
 
 
 def _follow(context: Context, want: Wanted, stack: Stack, follow: Mapping[str, Any] | None) -> None:
@@ -452,7 +724,8 @@ def _nothing_before(context: Context, error: CutoverError) -> CutoverError:
 def before_it(context: Context, want: Wanted, situation: Situation) -> str | None:
     """The commit to go back to: what ran healthily until now, else the last one that was proved. None where neither is."""
     stack = situation.stack
-    if stack is not None and healthy(situation.container) and stack.commit and stack.commit != want.commit:
+    changed = stack is not None and (stack.commit != want.commit or all_variables(want, stack) != dict(stack.variables))
+    if stack is not None and healthy(situation.container) and stack.commit and changed:
         return stack.commit
     for entry in reversed(context.journal.entries()):
         if entry.act == events.STACK_DEPLOYED and entry.kind == "done" and isinstance(entry.after, dict):
@@ -483,7 +756,7 @@ def roll_back(context: Context, before: Stack, commit: str, container: Mapping[s
             repository.tag(f"rollback-{short}", commit, context.guard)
             act.after = {"tag": f"rollback-{short}"}
         reference = f"refs/tags/rollback-{short}"
-    want = wanted(context, reference)
+    want = as_stored(wanted(context, reference), before)
     try:
         stack = context.portainer.stack(before.name)
         if stack is not None and untouched(want, see(context, want), old_container):
@@ -496,115 +769,6 @@ def roll_back(context: Context, before: Stack, commit: str, container: Mapping[s
             "Qdrant on the new server may be down. Its data is in its volumes. Look at the stack in Portainer.",
         ) from None
     return f"The stack went back to {short}, which was proved: Qdrant answers as before."
-
-
-# -- the way back of the plan -------------------------------------------------------------------------
-
-
-def plan_undo(context: Context) -> Sequence[Sentence]:
-    """What removing the stack would do. Volumes are only named where their names were given (``--yes-destroy``)."""
-    server, name = context.portainer, context.site.portainer.stack
-    sentences = []
-    if server.stack(name) is not None or server.service(name, SERVICE_NAME) is not None:
-        sentences.append(
-            Sentence(
-                f"Remove the stack {name}: its container and network.",
-                "nothing answers on the new server any more; the volumes stay",
-                "`cutover deploy` makes it again, with the same data.",
-            )
-        )
-    sentences += [
-        Sentence(f"Delete the volume {volume} and everything in it.", "the data is gone", "There is no way back.")
-        for volume in our_volumes(context)
-        if volume in _named(context)
-    ]
-    return sentences
-
-
-def our_volumes(context: Context) -> list[str]:
-    """The volumes that belong to the stack, whether or not it is there."""
-    name = context.site.portainer.stack
-    return sorted(v["Name"] for v in context.portainer.volumes() if (v.get("Labels") or {}).get(PROJECT) == name)
-
-
-def _named(context: Context) -> set[str]:
-    """The names whose loss was agreed to in advance."""
-    return set(getattr(context.confirm, "names", ()))
-
-
-def undo(context: Context) -> Outcome:
-    """Remove the stack. Its volumes stay, except those whose names were given (``--yes-destroy NAME``).
-
-    :class:`Refused` while Nginx sends traffic to it.
-    """
-    outcome = _remove(context)
-    if not _named(context) & set(our_volumes(context)):
-        return outcome
-    deleted = remove_data(context, only=_named(context))
-    return Outcome(True, [*outcome.sentences, *deleted.sentences], "None: the data is gone.")
-
-
-def _remove(context: Context) -> Outcome:
-    server, name = context.portainer, context.site.portainer.stack
-    stack = server.stack(name)
-    left = server.containers(name)
-    if stack is None and not left:
-        return Outcome(False, ["There is no such stack, and no container of it."])
-    if stack is None:
-        raise Refused(f"There are containers of {name!r}, but Portainer has no such stack. Remove them by hand.")
-    serving.need_old_serves(context)
-    _remember(context, "before the stack was removed")
-    volumes = sorted({m["Name"] for row in left for m in row.get("Mounts") or [] if m.get("Name")})
-    before = {"stack": stack.id, "commit": stack.commit, "reference": stack.reference, "volumes": volumes}
-    with context.guard.act("deploy.remove", f"Remove the stack {name}", before=before) as act:
-        try:
-            server.remove(stack, seconds=context.site.limits.deploy_seconds)
-        except OutcomeUnknown:
-            context.ui.say("Portainer's answer was lost. Looking at what it did.")
-        except Answered as error:
-            raise Failed(f"Portainer could not remove the stack {name}: {error.reason}.", error.hint) from None
-
-        def gone() -> bool | Not:
-            if server.stack(name) is not None:
-                return Not("Portainer still has the stack")
-            if rows := server.containers(name):
-                return Not(f"the container {rows[0]['Names'][0].lstrip('/')} is still there")
-            networks = [n["Name"] for n in server.networks() if (n.get("Labels") or {}).get(PROJECT) == name]
-            return Not(f"the network {networks[0]} is still there") if networks else True
-
-        try:
-            wait_until(gone, deadline=context.site.limits.deploy_seconds, what=f"Removing the stack {name}", every=EVERY_SECONDS)
-        except TimedOut as error:
-            raise Failed(error.sentence, "Run it again.") from None
-        lost = [volume for volume in volumes if server.volume(volume) is None]
-        act.after = {"volumes": [volume for volume in volumes if volume not in lost]}
-        if lost:
-            raise Failed(f"Removing the stack {name} also removed {', '.join(lost)}, which it should not have.")
-    kept = f"Its data stays in {' and '.join(volumes)}, until --yes-destroy names them." if volumes else "It had no volumes."
-    return Outcome(True, [f"The stack {name} is removed: container and network are gone. {kept}"], "`deploy` makes it again.")
-
-
-def remove_data(context: Context, only: Collection[str] | None = None) -> Outcome:
-    """Delete the volumes that a removed stack has left (``only`` these), each after its name was typed.
-
-    :class:`Refused` while there is a container, or where a name was not typed.
-    """
-    server, name = context.portainer, context.site.portainer.stack
-    if server.containers(name):
-        raise Refused(f"The stack {name} still has a container. Remove it first (`cutover undo deploy`).")
-    ours = [volume for volume in our_volumes(context) if only is None or volume in only]
-    if not ours:
-        return Outcome(False, ["There are no volumes of it."])
-    serving.need_old_serves(context)
-    for volume in ours:
-        context.confirm.by_name(volume, f"The volume {volume} and everything in it is deleted. There is no way back.")
-    for volume in ours:
-        with context.guard.act("deploy.remove-data", f"Delete the volume {volume}", before={"volume": volume}):
-            try:
-                server.remove_volume(volume)
-            except Answered as error:
-                raise Failed(f"The volume {volume} could not be deleted: {error.reason}.") from None
-    return Outcome(True, [f"Deleted: {', '.join(ours)}."], "None.")
 
 
 def _step(site: Site) -> Step:

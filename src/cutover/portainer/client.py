@@ -25,6 +25,7 @@ from cutover.core import http
 from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError, OutcomeUnknown, Refused, Unreachable
 from cutover.core.write_guard import WriteGuard
+from cutover.portainer.variables import without_parts
 from cutover.site.schema import Portainer as Settings
 
 ACTIVE, INACTIVE, DEPLOYING, ERROR = 1, 2, 3, 4
@@ -135,6 +136,7 @@ class Portainer:
         tls = http.Tls(Path(settings.ca_file) if settings.ca_file else None, settings.fingerprint)
         headers = {"X-API-Key": credentials.need("PORTAINER_API_KEY")}
         self._session = http.session(guard, tls=tls, headers=headers, timeout=timeout)
+        self._hidden: set[str] = set()
         self.url = settings.url
 
     # -- one request ------------------------------------------------------------------------------
@@ -160,7 +162,9 @@ class Portainer:
             message, details = http.words_of(answer), ""
         # Its two spellings are mostly the same sentence; where they are not, the second is the reason.
         same = details.lower() == message.lower()
-        reason = " ".join((message if same or not details else f"{message}: {details}").split())
+        said = " ".join((message if same or not details else f"{message}: {details}").split())
+        # Portainer passes on what Compose stumbled over, which may be the middle of a key.
+        reason = without_parts(self._credentials.redact(said), self._hidden)
         hint = {
             401: "Make an access token in Portainer (My account) and set PORTAINER_API_KEY.",
             403: "The access token's user may not do this; deploying needs an administrator of the environment.",
@@ -171,6 +175,15 @@ class Portainer:
         return Answered(
             status, self._credentials.redact(f"Portainer answered {status} to {method} {path}: {reason}."), reason, hint
         )
+
+    def _stack_of(self, shown: Mapping[str, Any]) -> Stack:
+        stack = Stack.of(shown)
+        self._hidden |= set(stack.variables.values())
+        return stack
+
+    def _pairs(self, variables: Mapping[str, str]) -> list[dict[str, str]]:
+        self._hidden |= set(variables.values())
+        return [{"name": name, "value": value} for name, value in variables.items()]
 
     def _json(self, method: str, path: str, body: Any = None, **rest: Any) -> Any:
         answer = self.ask(method, path, body, **rest)
@@ -216,6 +229,28 @@ class Portainer:
         told: dict[str, Any] = self._json("GET", "/users/me")
         return told
 
+    def need_sight(self) -> None:
+        """:class:`Refused` where the token's user is not shown everything: then what is not shown may be there all the same.
+
+        Portainer leaves out of its lists, without a word, what a user may not see.
+        """
+        user = self.user()
+        if user.get("Role") != ADMINISTRATOR:
+            raise Refused(
+                f"The access token's user {user.get('Username', '')!r} is not an administrator of Portainer, so stacks, "
+                "containers and volumes of others are hidden from it, and nobody can say what is not there.",
+                "Make the access token as an administrator (My account) and set PORTAINER_API_KEY.",
+            )
+
+    @cached_property
+    def _sight(self) -> bool:
+        self.need_sight()
+        return True
+
+    def _all(self, listed: Iterable[dict[str, Any]] | None) -> list[dict[str, Any]]:
+        """A list as it was answered, where it can be taken for all that there is."""
+        return list(listed or []) if self._sight else []
+
     def environments(self) -> list[dict[str, Any]]:
         """Every environment."""
         return list(self._json("GET", "/endpoints", params={"excludeSnapshots": "true"}) or [])
@@ -227,6 +262,7 @@ class Portainer:
         for environment in known:
             if environment["Name"] == self._settings.environment:
                 return int(environment["Id"])
+        self.need_sight()
         names = ", ".join(repr(e["Name"]) for e in known) or "none"
         raise Refused(
             f"Portainer has no environment {self._settings.environment!r}. It has: {names}.",
@@ -235,12 +271,15 @@ class Portainer:
 
     # -- stacks -----------------------------------------------------------------------------------
     def stacks(self) -> list[Stack]:
-        """Every stack, of every environment."""
-        return [Stack.of(shown) for shown in self._json("GET", "/stacks") or []]
+        """Every stack, of every environment. Like every list here, :class:`Refused` where it may be incomplete."""
+        return [self._stack_of(shown) for shown in self._all(self._json("GET", "/stacks"))]
 
     def stack(self, name: str) -> Stack | None:
         """The stack of this name in the environment, or None. Portainer compares names without case."""
-        return next((s for s in self.stacks() if s.name.lower() == name.lower() and s.endpoint == self.endpoint), None)
+        found = next((s for s in self.stacks() if s.name.lower() == name.lower() and s.endpoint == self.endpoint), None)
+        if found is None:
+            self.need_sight()  # once more: a role can be taken away between two requests
+        return found
 
     def stack_file(self, stack: Stack) -> str:
         """The compose file as Portainer has it on its disk."""
@@ -264,14 +303,14 @@ class Portainer:
         """Make a stack from Git. The answer only means that Portainer has taken it (see :class:`Behaviour`)."""
         body = {
             "Name": name, "RepositoryURL": repository, "RepositoryReferenceName": reference, "ComposeFile": file,
-            "AdditionalFiles": [], "TLSSkipVerify": False, "Env": _pairs(variables), **self._git(),
+            "AdditionalFiles": [], "TLSSkipVerify": False, "Env": self._pairs(variables), **self._git(),
         }  # fmt: skip
         if auto_update:
             body["AutoUpdate"] = dict(auto_update)
         if source is not None:
             body["SourceID"] = source
         path = "/stacks/create/standalone/repository"
-        return Stack.of(self._json("POST", path, body, params={"endpointId": self.endpoint}, seconds=seconds))
+        return self._stack_of(self._json("POST", path, body, params={"endpointId": self.endpoint}, seconds=seconds))
 
     def set_git(
         self, stack: Stack, *, reference: str, variables: Mapping[str, str], auto_update: Mapping[str, Any] | None
@@ -279,14 +318,16 @@ class Portainer:
         """Set what the stack follows and how. Deploys nothing; what is not given is gone."""
         body = {
             "RepositoryReferenceName": reference,
-            "Env": _pairs(variables),
+            "Env": self._pairs(variables),
             "TLSSkipVerify": stack.skip_tls,
             "Prune": False,
             **self._git(stack),
         }
         if auto_update:
             body["AutoUpdate"] = dict(auto_update)
-        return Stack.of(self._json("POST", f"/stacks/{stack.id}/git", body, params={"endpointId": self.endpoint}, seconds=120))
+        return self._stack_of(
+            self._json("POST", f"/stacks/{stack.id}/git", body, params={"endpointId": self.endpoint}, seconds=120)
+        )
 
     def redeploy(self, stack: Stack, *, reference: str, variables: Mapping[str, str], seconds: float) -> Stack:
         """Fetch the reference and recreate the containers, also when nothing is new (that is: restart the service).
@@ -294,11 +335,11 @@ class Portainer:
         The image is not pulled: :meth:`pull` did that before, so that a registry cannot fail a deployment half-way.
         """
         body = {
-            "RepositoryReferenceName": reference, "Env": _pairs(variables), "Prune": False, "PullImage": False,
+            "RepositoryReferenceName": reference, "Env": self._pairs(variables), "Prune": False, "PullImage": False,
             "RepullImageAndRedeploy": False, **self._git(stack),
         }  # fmt: skip
         path = f"/stacks/{stack.id}/git/redeploy"
-        return Stack.of(self._json("PUT", path, body, params={"endpointId": self.endpoint}, seconds=seconds))
+        return self._stack_of(self._json("PUT", path, body, params={"endpointId": self.endpoint}, seconds=seconds))
 
     def remove(self, stack: Stack, *, seconds: float) -> None:
         """Delete the stack: its containers and network go, its volumes stay."""
@@ -348,7 +389,7 @@ class Portainer:
         params: dict[str, Any] = {"all": "1"}
         if project is not None:
             params["filters"] = json.dumps({"label": [f"{PROJECT}={project}"]})
-        return list(self.docker("GET", "/containers/json", params=params) or [])
+        return self._all(self.docker("GET", "/containers/json", params=params))
 
     def container(self, container: str) -> dict[str, Any] | None:
         """One container in full."""
@@ -356,8 +397,8 @@ class Portainer:
         return found
 
     def service(self, project: str, service: str) -> dict[str, Any] | None:
-        """The container of a stack's service, in full; None where there is none."""
-        rows = [row for row in self.containers(project) if (row.get("Labels") or {}).get(SERVICE) == service]
+        """The container of a stack's service, in full; None where there is none. Of two the one that runs."""
+        rows = of_service(self.containers(project), project, service)
         return self.container(rows[0]["Id"]) if rows else None
 
     def memory_used(self, container: str) -> int:
@@ -399,11 +440,11 @@ class Portainer:
 
     def volumes(self) -> list[dict[str, Any]]:
         """Every volume."""
-        return list((self.docker("GET", "/volumes") or {}).get("Volumes") or [])
+        return self._all((self.docker("GET", "/volumes") or {}).get("Volumes"))
 
     def networks(self) -> list[dict[str, Any]]:
         """Every network."""
-        return list(self.docker("GET", "/networks") or [])
+        return self._all(self.docker("GET", "/networks"))
 
     def remove_volume(self, name: str) -> None:
         """Delete a volume and what is in it."""
@@ -460,8 +501,19 @@ class Portainer:
         return stack.name if stack.endpoint == self.endpoint else f"{stack.name} (environment {stack.endpoint})"
 
 
-def _pairs(variables: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"name": name, "value": value} for name, value in variables.items()]
+def of_service(rows: Iterable[Mapping[str, Any]], project: str, service: str) -> list[Mapping[str, Any]]:
+    """The containers of a project's service, the one that counts first: the one that runs, else the one with the service's name.
+
+    While Compose replaces a container there are two: it makes ``<old id>_<name>``, stops and removes the old one, and gives the
+    new one its name. Which belong together is in their labels.
+    """
+    own = [row for row in rows if (row.get("Labels") or {}).get(PROJECT) == project and row["Labels"].get(SERVICE) == service]
+    return sorted(own, key=lambda row: (row.get("State") != "running", name_of(row) != f"{project}-{service}-1"))
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """What a container is called."""
+    return str((row.get("Names") or ["?"])[0]).lstrip("/")
 
 
 def differences(

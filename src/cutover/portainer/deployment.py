@@ -5,6 +5,7 @@ Nothing here asks anybody. What was seen comes in as data (a container is the JS
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,12 +26,20 @@ SYSTEM_MB = 512
 
 @dataclass(frozen=True)
 class Wanted:
-    """A commit's stack, as it should run. ``variables`` are secrets."""
+    """A commit's stack, as it should run. ``variables`` are what a container should get, by name; secrets."""
 
     commit: str
     reference: str
     file: StackFile
     variables: Mapping[str, str] = field(repr=False)
+    encoded: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What Portainer is sent for a variable so that its value arrives; one that is not in here is sent as it is."""
+    default: str = field(default="", repr=False)
+    """The repository's own ``.env`` beside the compose file, which Portainer puts before the variables."""
+    unfit: tuple[str, ...] = ()
+    """Why a variable cannot arrive as it is meant, a sentence each."""
+    replaced: tuple[str, ...] = ()
+    """Variables for which Portainer has another value than the one that is wanted."""
 
     @property
     def version(self) -> str:
@@ -60,6 +69,12 @@ class Situation:
     """Whether Portainer can go back to the commit that runs now; it takes branches and tags only."""
     users: str = ""
     """Why users are, or may be, on the service that runs now; only asked where there is no way back."""
+    replacing: str = ""
+    """The container that Compose is replacing, or the one that replaces it; empty where none is."""
+    refused: tuple[str, ...] = ()
+    """Variables whose wanted value the running server does not take as a key: with the deployment somebody else comes in."""
+    stored_in_use: bool = True
+    """Whether the variables that Portainer has are those of the running server: going back can only go back to them."""
 
 
 # -- what speaks against it ---------------------------------------------------------------------------
@@ -71,14 +86,15 @@ def refusals(want: Wanted, seen: Situation, site: Site) -> list[str]:
     if not seen.environment_up:
         return [f"Portainer does not reach the Docker engine of {site.portainer.environment!r}: nothing can be deployed."]
     found = list(compose_file.mistakes(want.file, site))
+    found += want.unfit
     found += [f"{variable} is not set, and the stack cannot run without it." for variable in want.file.missing(want.variables)]
     accepted = not any(mistake.startswith(compose_file.NOT_ACCEPTED) for mistake in found)
-    if seen.compose_says and accepted and not want.file.missing(want.variables):
+    if seen.compose_says and accepted and not want.unfit and not want.file.missing(want.variables):
         found.append(f"{compose_file.NOT_ACCEPTED}: {seen.compose_says}.")
     if seen.role != client.ADMINISTRATOR:
         found.append("The access token's user is not an administrator of Portainer, so the stack would not belong to it.")
     if seen.image_problem:
-        found.append(f"The image {want.file.image} is not on the VM and cannot be pulled: {seen.image_problem}.")
+        found.append(f"The image {want.file.image} is not on the VM and cannot be pulled: {in_words(seen.image_problem)}.")
     found += _stack_refusals(seen, site)
     found += _port_refusals(want, seen, site)
     found += _volume_refusals(seen, name)
@@ -89,10 +105,63 @@ def refusals(want: Wanted, seen: Situation, site: Site) -> list[str]:
             f"{seen.users} It runs at {short}, and nothing would lead back to it if the deployment failed: Portainer goes to "
             f"branches and tags only, and none is at that commit. {make_a_tag(short)}, or set a GIT_TOKEN that may push one."
         )
-    return found
+    fallen = down(seen.stack, seen.container)
+    return [fallen, *found] if found and fallen else found
+
+
+def down(stack: Stack | None, container: Mapping[str, Any] | None) -> str:
+    """That the service is down although Portainer takes the stack for running: that comes first, whatever else is wrong. Pure."""
+    if stack is None or stack.status not in {client.ACTIVE, client.ERROR}:
+        return ""
+    state = container["State"] if container is not None else {}
+    if state.get("Status") == "running":
+        return ""
+    how = f"its container is {state['Status']} ({ended(state)})" if state else "there is no container of it"
+    return (
+        f"Qdrant on the new server is down: Portainer has the stack {stack.name} at {stack.commit[:8] or 'no commit'}, and {how}."
+        " An update that Portainer made by itself may have failed; its data is in its volumes."
+    )
+
+
+#: What is said by Git, a registry or Docker -> what it means.
+_WORDS = (
+    (r"authentication required|authentication failed|invalid credentials|could not read Username",
+     "the Git host wants a user and a token, or does not accept those it got; set GIT_USERNAME and GIT_TOKEN"),
+    (r"repository (could )?not (be )?found", "there is no such repository, or it is private and needs a user and a token"),
+    (r"reference not found", "the repository has no such branch or tag"),
+    (r"manifest unknown|manifest for \S+ not found", "the registry has no such tag or digest"),
+    (r"pull access denied|unauthorized|no basic auth credentials|denied: requested access",
+     "the registry wants a user and a token, or there is no such image"),
+    (r"toomanyrequests|rate limit", "the registry gives out no more for now; it has a limit on pulls"),
+    (r"no such host|server misbehaving", "the name of the host is not known there"),
+    (r"Cannot connect to the Docker daemon|docker\.sock: connect", "Docker does not run on the VM"),
+)  # fmt: skip
+
+
+def in_words(said: str) -> str:
+    """What Git, a registry or Docker said, with what it means. Pure."""
+    for pattern, means in _WORDS:
+        if re.search(pattern, said, re.IGNORECASE):
+            return f"{said.rstrip('.')} ({means})"
+    return said
+
+
+#: What Portainer answers where two deployments of one stack got into each other's way: nothing keeps them apart.
+_COLLIDED = re.compile(
+    r"/data/compose/\S+: no such file or directory|compose/\d+/\S+: no such file or directory|move git repository directory"
+    r"|removal of container \S+ is already in progress|No such container|container name \S+ is already in use"
+    r"|is already in use by container|marked for removal|destination path .* already exists|port is already allocated",
+    re.IGNORECASE,
+)
+
+
+def collided(reason: str) -> bool:
+    """Whether a deployment failed because Portainer made another one of the same stack at the same time. Pure."""
+    return _COLLIDED.search(reason) is not None
 
 
 def make_a_tag(short: str) -> str:
+    """The command that lets Portainer go to a commit."""
     return f"Make one (git tag rollback-{short} {short} && git push origin rollback-{short})"
 
 
@@ -105,17 +174,25 @@ def _stack_refusals(seen: Situation, site: Site) -> Iterable[str]:
                 "them over. Remove them, or choose another name for the stack."
             )
         return
-    if not stack.from_git:
-        yield f"The stack {stack.name} is not one from Git. Delete it in Portainer (its volumes stay) and deploy again."
-    elif _same_repository(stack.repository) != _same_repository(settings.repository):
-        yield (
-            f"The stack {stack.name} follows {stack.repository}, site.yaml says {settings.repository}. Portainer cannot "
-            "change that: delete the stack (its volumes stay) and deploy again."
-        )
-    elif stack.file != settings.compose_file:
-        yield f"The stack {stack.name} reads {stack.file}, site.yaml says {settings.compose_file}. Delete it and deploy again."
+    if reason := not_ours(stack, site):
+        yield f"{reason} Delete it in Portainer (its volumes stay) and deploy again, or choose another name for the stack."
     if stack.status == client.DEPLOYING:
         yield f"Portainer is deploying the stack {stack.name} right now. Look again when it has finished."
+    elif seen.replacing:
+        yield f"Portainer is replacing the container of {stack.name} right now ({seen.replacing}). Look again afterwards."
+
+
+def not_ours(stack: Stack, site: Site) -> str:
+    """Why a stack of the site's name is not the one that this tool makes, a sentence; empty where it is. Pure."""
+    settings = site.portainer
+    if not stack.from_git:
+        return f"The stack {stack.name} is not one from Git."
+    if _same_repository(stack.repository) != _same_repository(settings.repository):
+        said = f"The stack {stack.name} follows {stack.repository}, site.yaml says {settings.repository}."
+        return f"{said} Portainer cannot change that."
+    if stack.file != settings.compose_file:
+        return f"The stack {stack.name} reads {stack.file}, site.yaml says {settings.compose_file}."
+    return ""
 
 
 def _same_repository(url: str) -> str:
@@ -176,6 +253,13 @@ class Seen:
     container: Mapping[str, Any] | None
     digests: Sequence[str]
     answers: str
+    replacing: str = ""
+    """The container that Compose is replacing, or the one that replaces it; empty where none is."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether Portainer is deploying the stack: it says so, or there are two containers of its service."""
+        return bool(self.replacing) or (self.stack is not None and self.stack.status == client.DEPLOYING)
 
 
 def shortfalls(want: Wanted, seen: Seen, *, not_this_container: str = "") -> list[str]:
@@ -203,15 +287,17 @@ def shortfalls(want: Wanted, seen: Seen, *, not_this_container: str = "") -> lis
         found.append(f"the container runs {runs}, not {want.file.image}")
     health = (state.get("Health") or {}).get("Status", "")
     if state["Status"] != "running":
-        found.append(f"the container is {state['Status']} ({_ended(state)})")
+        found.append(f"the container is {state['Status']} ({ended(state)})")
     elif health != "healthy":
         found.append(f"the container is {health or 'without a health check'}")
+    if seen.replacing:
+        found.append(f"Portainer is still replacing a container ({seen.replacing})")
     if seen.answers:
         found.append(seen.answers)
     return found
 
 
-def _ended(state: Mapping[str, Any]) -> str:
+def ended(state: Mapping[str, Any]) -> str:
     """How a container ended, no more than Docker knows: 137 is any SIGKILL."""
     code = f"exit code {state.get('ExitCode')}"
     if state.get("OOMKilled"):
@@ -227,7 +313,7 @@ def hopeless(seen: Seen, *, not_this_container: str = "") -> str:
         state = seen.container["State"]
         if int(seen.container.get("RestartCount") or 0) >= RESTARTS:
             # While it runs once more, Docker shows 0.
-            how = "" if state.get("Status") == "running" else f" ({_ended(state)})"
+            how = "" if state.get("Status") == "running" else f" ({ended(state)})"
             return f"the container ends again and again{how}"
         if state.get("Status") == "running" and (state.get("Health") or {}).get("Status") == "unhealthy":
             return "the container is unhealthy"
@@ -257,9 +343,9 @@ def auto_update(site: Site, stack: Stack | None) -> dict[str, Any] | None:
     }
 
 
-def all_variables(want: Wanted, stack: Stack) -> dict[str, str]:
+def all_variables(want: Wanted, stack: Stack | None) -> dict[str, str]:
     """What to send: ours, and what somebody set in Portainer besides, because Portainer forgets what is not sent. Pure."""
-    return {**stack.variables, **want.variables}
+    return {**(stack.variables if stack else {}), **{n: want.encoded.get(n, value) for n, value in want.variables.items()}}
 
 
 def updates_as_wanted(site: Site, stack: Stack) -> bool:
@@ -271,6 +357,17 @@ def updates_as_wanted(site: Site, stack: Stack) -> bool:
 
 
 # -- the way back -------------------------------------------------------------------------------------
+
+
+def lets_in_others(want: Wanted, seen: Situation) -> list[str]:
+    """Variables with which other keys would open the database than now: those that the running server does not take.
+
+    What counts is what the server does; what Portainer has stored only where it does not run. Pure.
+    """
+    if seen.stack is None:
+        return []
+    running = seen.container is not None and seen.container["State"].get("Status") == "running"
+    return sorted(set(seen.refused) if running else set(want.replaced))
 
 
 def reference_for(references: Mapping[str, str], commit: str, *, preferred: str) -> str | None:

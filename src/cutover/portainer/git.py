@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from cutover.core.credentials import Credentials, cut
@@ -92,8 +92,9 @@ class Repository:
         raise Unreachable(f"Git could not use {self.url}: {said}.", self._hint(said))
 
     def _hint(self, said: str) -> str:
-        if "could not read" in said or "Authentication failed" in said or "403" in said:
-            return "Set GIT_USERNAME and GIT_TOKEN for a private repository, or renew the token."
+        if any(words in said for words in ("could not read", "Authentication failed", "terminal prompts", "401", "403")):
+            held = "It does not accept the token" if self.credentials.get("GIT_TOKEN") else "It needs a user and a token"
+            return f"{held}. Set GIT_USERNAME and GIT_TOKEN for a private repository, or renew the token."
         return "Compare portainer.repository in site.yaml with the address that your Git host shows."
 
     def references(self) -> dict[str, str]:
@@ -117,15 +118,23 @@ class Repository:
 
     def file_at(self, reference: str, path: str) -> tuple[str, str]:
         """(commit, text) of a file as a branch or tag has it; :class:`Refused` where it is not there."""
+        return self.stack_at(reference, path)[:2]
+
+    def stack_at(self, reference: str, path: str) -> tuple[str, str, str]:
+        """(commit, text of the file, text of the ``.env`` beside it or empty) as a branch or tag has them."""
         with tempfile.TemporaryDirectory(prefix="git-") as name:
             folder = Path(name)
             self._git("init", "--quiet", "--bare", name)
             self._git("fetch", "--quiet", "--depth", "1", "--no-tags", "--", self.url, reference, folder=folder)
             commit = self._git("rev-parse", "FETCH_HEAD^{commit}", folder=folder).strip()
-            listed = self._git("ls-tree", "--name-only", commit, "--", path, folder=folder)
-            if not listed.strip():
+            if not self._has(commit, path, folder):
                 raise Refused(f"{path} is not in {self.url} at {commit[:8]} ({reference}).", "Merge it first.")
-            return commit, self._git("show", f"{commit}:{path}", folder=folder)
+            env = str(PurePosixPath(path).with_name(".env"))
+            beside = self._git("show", f"{commit}:{env}", folder=folder) if self._has(commit, env, folder) else ""
+            return commit, self._git("show", f"{commit}:{path}", folder=folder), beside
+
+    def _has(self, commit: str, path: str, folder: Path) -> bool:
+        return bool(self._git("ls-tree", "--name-only", commit, "--", path, folder=folder).strip())
 
     def tag(self, name: str, commit: str, guard: WriteGuard) -> None:
         """Push a tag for a commit that the repository has. Needs an open act; :class:`Failed` where it is not allowed."""

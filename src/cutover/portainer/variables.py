@@ -125,26 +125,6 @@ def unfit(name: str, value: str) -> str:
     return ""
 
 
-def unfit_any(values: Mapping[str, str]) -> list[str]:
-    """Every value that cannot arrive as it is meant, a sentence each."""
-    found = []
-    for name, value in values.items():
-        try:
-            to_send(name, value)
-        except Refused as error:
-            found.append(error.sentence)
-    return found
-
-
-def mangled(value: str) -> set[str]:
-    """Keys near ``value`` that a server would take if it had not arrived as it was meant: other readings, cut and lengthened."""
-    near = {value[:-1], value + "x", value.swapcase(), *(way(value) for way in _WAYS)}
-    near |= {re.split(r"[$#'\"\s\\]", value)[0], value.replace("$$", "$"), re.sub(r"\$\w+|\$\{\w*\}", "", value)}
-    read = arriving({"KEY": value})
-    near |= set((read or {}).values())
-    return {one for one in near if one and one != value and not unfit("", one)}
-
-
 def _called(character: str) -> str:
     names = {"\n": "a line break", "\r": "a carriage return", "\t": "a tab", "\0": "a zero byte"}
     named = unicodedata.name(character, "").lower()
