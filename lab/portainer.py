@@ -365,6 +365,7 @@ class Portainer:
         try:
             moved = target.exists()
             if moved:
+                shutil.rmtree(old, ignore_errors=True)  # what one that was killed has left
                 target.rename(old)
         except OSError as error:
             said = f"rename {old}: {error.strerror}"
