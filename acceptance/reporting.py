@@ -26,7 +26,8 @@ from cutover.core.errors import CutoverError
 from cutover.core.journal import Journal
 from cutover.gate.write_log import lines
 from cutover.report import chart
-from cutover.report.model import Evidence, Place, Report, Run, waivers_of
+from cutover.report.files import waivers_of, write
+from cutover.report.model import Evidence, Place, Report, Run
 from cutover.site.schema import load
 
 RUN = pytest.StashKey[Run]()
@@ -251,5 +252,5 @@ def finish(config: pytest.Config, place: Place) -> Report:
     report = report_of(config, place)
     folder = config.getoption("--report")
     if folder:
-        report.write(Path(folder))
+        write(report, Path(folder))
     return report

@@ -26,6 +26,7 @@ from cutover.core.write_guard import WriteGuard
 from cutover.portainer.git import Repository
 from cutover.report import model
 from cutover.report.html import page as html_page
+from cutover.report.markdown import markdown
 from cutover.site import schema
 
 ROOT = Path(__file__).parents[2]
@@ -244,5 +245,5 @@ def test_every_command_and_report_repeats_what_is_insecure_on_purpose(tmp_path: 
     assert "is sent unencrypted" in json.loads(told.stdout)["insecure"][0]
     run = model.Run("live", "home-lab", "abc", facts={"insecure": "The key for x is sent unencrypted."})
     report = model.Report([], [run])
-    for written in (model.markdown(report), html_page(report), json.dumps(report.data())):
+    for written in (markdown(report), html_page(report), json.dumps(report.data())):
         assert "is sent unencrypted" in written

@@ -17,6 +17,7 @@ from cutover.core.credentials import Credentials
 from cutover.core.text import for_log, for_markdown, plain
 from cutover.report import model
 from cutover.report.html import page
+from cutover.report.markdown import markdown
 
 ROOT = Path(__file__).parents[2]
 #: How a runner recognises a command: at the beginning of a line after blanks, and the old form anywhere in it.
@@ -66,7 +67,7 @@ def _report(said: str) -> model.Report:
 
 @pytest.mark.parametrize("said", SAID)
 def test_the_report_shows_it_as_text(said: str) -> None:
-    written = model.markdown(_report(said))
+    written = markdown(_report(said))
     for line in written.splitlines():
         assert not COMMAND.search(line)
         assert not line.startswith(("```", "~~~"))

@@ -319,14 +319,14 @@ def report_command(
     """Contacts nothing."""
 
     def work(output: Output) -> int:
-        from cutover.report import model
+        from cutover.report import files, model
 
-        reports = [model.read(folder) for folder in folders]
+        reports = [files.read(folder) for folder in folders]
         known = {c.id for report in reports for c in report.criteria}
-        merged = model.merge(reports, model.waivers_of(waivers or site.parent / "waivers.yaml", known))
-        files = [str(file) for file in merged.write(into)]
-        output.data |= {"headline": merged.headline(), "summary": merged.summary(), "files": files}
-        for said in (merged.headline(), merged.summary(), f"Written: {', '.join(files)}"):
+        merged = model.merge(reports, files.waivers_of(waivers or site.parent / "waivers.yaml", known))
+        written = [str(file) for file in files.write(merged, into)]
+        output.data |= {"headline": merged.headline(), "summary": merged.summary(), "files": written}
+        for said in (merged.headline(), merged.summary(), f"Written: {', '.join(written)}"):
             output.line(said)
         return 1 if any(row.verdict == "not met" and not row.waived for row in merged.rows()) else 0
 

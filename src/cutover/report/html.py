@@ -78,7 +78,7 @@ def page(report: Report) -> str:
     worst = worst or ("not-shown" if any(r.verdict == "not shown" and not r.waived for r in found) else "met")
     body = [
         f"<header><div class='verdict {worst}'><h1>{e(headline(found))}</h1>",
-        f"<p>{e(summary(found, report._site()))}</p></div>",
+        f"<p>{e(summary(found, report.site))}</p></div>",
         _runs(report.runs),
         "</header><main>",
         *_trouble(found, report),

@@ -10,20 +10,12 @@ Everything in this module decides and writes text; nothing is contacted. The pag
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any, Literal
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from cutover.core import files
 from cutover.core.errors import WrongUsage
-from cutover.core.text import for_markdown
 
 FORMAT = 1
 Verdict = Literal["met", "not met", "not shown"]
@@ -247,36 +239,24 @@ class Report:
 
     def summary(self) -> str:
         """Where what was shown, in one sentence."""
-        return summary(self.rows(), self._site())
+        return summary(self.rows(), self.site)
 
-    def _site(self) -> str:
+    @property
+    def site(self) -> str:
+        """The live site of the newest run; a word for it where there is none."""
         return next((r.site for r in sorted(self.runs, key=lambda r: r.started, reverse=True) if r.place == "live"), "the site")
 
     def data(self) -> dict[str, Any]:
-        """The report for machines; :func:`read` makes it again from the runs alone."""
+        """The report for machines; :func:`cutover.report.files.read` makes it again from the runs alone."""
         found = self.rows()
         return {
             "format": FORMAT,
             "headline": headline(found),
-            "summary": summary(found, self._site()),
+            "summary": summary(found, self.site),
             "criteria": [_plain(row) for row in found],
             "waivers": [asdict(w) | {"until": w.until.isoformat()} for w in self.waivers],
             "runs": [asdict(run) for run in self.runs],
         }
-
-    def write(self, folder: Path) -> list[Path]:
-        """Write ``acceptance.json``, ``.md`` and ``.html`` into a folder, which is made where it is missing."""
-        from cutover.report.html import page
-
-        folder.mkdir(parents=True, exist_ok=True)
-        texts = {
-            "acceptance.json": json.dumps(self.data(), indent=1, ensure_ascii=False) + "\n",
-            "acceptance.md": markdown(self),
-            "acceptance.html": page(self),
-        }
-        for name, text in texts.items():
-            files.replace(folder / name, text, files.PUBLIC)
-        return [folder / name for name in texts]
 
 
 def headline(found: Sequence[Row]) -> str:
@@ -334,28 +314,6 @@ def _plain(row: Row) -> dict[str, Any]:
     }
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
-def read(path: Path) -> Report:
-    """The report of a folder, or of an ``acceptance.json``. :class:`WrongUsage` where it is not one."""
-    file = path / "acceptance.json" if path.is_dir() else path
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise WrongUsage(f"{file} has format {data['format']}; this version reads format {FORMAT}.")
-        criteria = [Criterion(c["id"], c["chapter"], c["sentence"], c["of_plan"]) for c in data["criteria"]]
-        runs = [Run(**(r | {"evidence": [Evidence(**e) for e in r["evidence"]]})) for r in data["runs"]]
-        waivers = [Waiver(**(w | {"until": date.fromisoformat(w["until"])})) for w in data["waivers"]]
-    except OSError as error:
-        raise WrongUsage(
-            f"There is no report at {path}: {error.strerror}.", "Name folders that --report or `report` wrote."
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise WrongUsage(f"{file} is not a report of this tool ({type(error).__name__}: {error}).") from None
-    if any(r.place not in PLACES for r in runs):
-        raise WrongUsage(f"{file} names a place that is not one of {', '.join(PLACES)}.")
-    return Report(criteria, runs, waivers)
-
-
 def merge(reports: Sequence[Report], waivers: Sequence[Waiver] = ()) -> Report:
     """One report of all their runs. The criteria are those of the report with the newest run. Pure.
 
@@ -373,50 +331,6 @@ def merge(reports: Sequence[Report], waivers: Sequence[Waiver] = ()) -> Report:
     return Report(newest.criteria, sorted(runs, key=lambda r: r.started), list(known.values()))
 
 
-def waivers_of(path: Path, criteria: Iterable[str]) -> list[Waiver]:
-    """The waivers of a file; none where there is no file. :class:`WrongUsage` names the line of a mistake.
-
-    A list of ``{criterion, reason, until, by}``: the day as ``2027-01-31``; ``by`` may be left out.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise WrongUsage(f"{path} cannot be read: {error}.") from None
-    try:
-        tree = YAML(typ="rt").load(text)
-    except (YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise WrongUsage(f"{path}:{mark.line + 1 if mark else 1}: this is not YAML.") from None
-    if tree is None:
-        return []
-    if not isinstance(tree, list):
-        raise WrongUsage(f"{path}:1: expected a list of waivers, each with criterion, reason and until.")
-    known = set(criteria)
-    found: list[Waiver] = []
-    for at, one in enumerate(tree):
-        line = f"{path}:{tree.lc.item(at)[0] + 1}"  # type: ignore[attr-defined]
-        if not isinstance(one, dict) or not {"criterion", "reason", "until"} <= set(one) <= {
-            "criterion",
-            "reason",
-            "until",
-            "by",
-        }:
-            raise WrongUsage(f"{line}: a waiver has criterion, reason, until and, where wanted, by; nothing else.")
-        if one["criterion"] not in known:
-            raise WrongUsage(f"{line}: there is no criterion {one['criterion']!r}.")
-        if not isinstance(one["until"], date) or isinstance(one["until"], datetime):
-            raise WrongUsage(f"{line}: until has to be a day, as 2027-01-31; a waiver without an end would be forgotten.")
-        if not str(one["reason"] or "").strip():
-            raise WrongUsage(f"{line}: a waiver needs a reason.")
-        if any(w.criterion == one["criterion"] for w in found):
-            raise WrongUsage(f"{line}: {one['criterion']} is waived twice.")
-        found.append(Waiver(str(one["criterion"]), str(one["reason"]).strip(), one["until"], str(one.get("by", "")).strip()))
-    return found
-
-
-# -- Markdown ---------------------------------------------------------------------------------------------------------
 MARK: Mapping[Verdict, str] = {"met": "✔", "not met": "✘", "not shown": "○"}
 
 
@@ -431,36 +345,3 @@ def said_of_waiver(row: Row, today: date | None = None) -> str:
     if not waiver.holds(today or datetime.now(UTC).date()):
         return f"The waiver ran out on {waiver.until}: {waiver.reason}"
     return f"Waived until {waiver.until}{who}: {waiver.reason}"
-
-
-def markdown(report: Report) -> str:
-    """The report as Markdown, for the summary of a job."""
-    found = report.rows()
-    lines = [f"# {_cell(headline(found))}", "", _cell(summary(found, report._site())), ""]
-    lines += ["| where | site | commit | image | from | to | by |", "|---|---|---|---|---|---|---|"]
-    for run in report.runs:
-        texts = [_cell(text) for text in (run.place, run.site, run.started, run.ended, run.by)]
-        lines.append("| " + " | ".join([*texts[:2], _code(run.commit), _code(run.image), *texts[2:]]) + " |")
-    for run in report.runs:
-        lines += [f"\n{_cell(run.place)}, {_cell(name)}: {_cell(said)}" for name, said in run.facts.items()]
-    chapter = ""
-    for row in found:
-        if row.criterion.chapter != chapter:
-            chapter = row.criterion.chapter
-            lines += ["", f"## {_cell(chapter)}", "", "| | id | criterion | where | why |", "|---|---|---|---|---|"]
-        why = [] if row.verdict == "met" else [f"**{row.verdict}**: {_cell(row.reason)}"]
-        if waived := said_of_waiver(row, report.today):
-            why.append(f"*{_cell(waived)}*")
-        where = ", ".join(f"{place} {MARK[shown.verdict]}" for place, shown in row.places.items())
-        of = f"{_cell(row.criterion.id)} | {_cell(row.criterion.sentence)}"
-        lines.append(f"| {MARK[row.verdict]} | {of} | {where} | {'<br>'.join(why)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return for_markdown(text)
-
-
-def _code(text: str) -> str:
-    """A commit or an image as code; nothing can be escaped there, so only their signs are shown."""
-    return f"`{re.sub(r'[^A-Za-z0-9.:/@+_-]', '?', text)}`" if text else ""
