@@ -29,6 +29,7 @@ from cutover.portainer.client import Picture
 from cutover.proxmox import firewall, identity
 from cutover.qdrant.client import points_of
 from cutover.qdrant.compare import some
+from cutover.qdrant.ranking import same_ranking
 from cutover.vllm import Portrait
 
 if TYPE_CHECKING:
@@ -141,14 +142,8 @@ def _digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _scores(context: Context, name: str, question: Mapping[str, Any]) -> list[list[Any]]:
-    found = context.public.query(name, question)
-    return [[p["id"], p["score"]] for p in found]
-
-
-def _ranked(scores: Iterable[Iterable[Any]]) -> str:
-    """Equal scores may come in any order."""
-    return json.dumps(sorted(((score, str(one)) for one, score in scores), reverse=True))
+def _scores(context: Context, name: str, question: Mapping[str, Any]) -> list[tuple[Any, float | None]]:
+    return [(p["id"], p["score"]) for p in context.public.query(name, question)]
 
 
 def _same_answers(context: Context, before: Any, done: set[str]) -> Finding:
@@ -169,7 +164,8 @@ def _same_answers(context: Context, before: Any, done: set[str]) -> Finding:
         for question in was["questions"] if kept else []:
             ask = question["ask"] | {"filter": {"must": [{"has_id": kept}]}}
             asked += 1
-            if _ranked(_scores(context, name, ask)) != _ranked(x for x in question["answer"] if x[0] in kept):
+            was_ranked = [(record, score) for record, score in question["answer"] if record in kept]
+            if not same_ranking(was_ranked, _scores(context, name, ask)):
                 wrong.append(f"a search in {name} ranks differently")
     gone = {a: c for a, c in before["aliases"].items() if context.public.aliases().get(a) != c}
     wrong += [f"the alias {a} does not name {c} any more" for a, c in gone.items()]

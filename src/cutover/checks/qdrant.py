@@ -5,7 +5,6 @@ it asks again.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from cutover.qdrant import compare, limits
 from cutover.qdrant.affected import PointId, touched
 from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of
 from cutover.qdrant.compare import look_through, some
+from cutover.qdrant.ranking import same_ranking
 from cutover.qdrant.records import NO_NUMBER
 from cutover.replication import bypass, left_behind, switchover
 from cutover.replication.follower import Position
@@ -329,7 +329,7 @@ def _answers_differ(public: Qdrant, server: Qdrant, name: str, late: Callable[[s
         asked = [i for i in ids if i not in left_out]
         for question in questions([r for r in points_of(theirs) if r["id"] in asked], asked):
             answers = [s.query(name, question) for s in (public, server)]
-            if _ranked(answers[0]) != _ranked(answers[1]):
+            if not same_ranking(*(_scored(answer) for answer in answers), limit=question["limit"]):
                 return Not(f"a search in {question.get('using') or 'its vectors'} ranks differently")
         return True
 
@@ -356,6 +356,5 @@ def questions(records: list[dict[str, Any]], ids: list[PointId]) -> list[dict[st
     return list(found.values())
 
 
-def _ranked(points: list[dict[str, Any]]) -> str:
-    """Ids and scores; equal scores may come in any order."""
-    return json.dumps(sorted(((p["score"], str(p["id"])) for p in points), reverse=True))
+def _scored(points: list[dict[str, Any]]) -> list[tuple[PointId, float | None]]:
+    return [(p["id"], p["score"]) for p in points]
