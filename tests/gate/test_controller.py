@@ -40,14 +40,18 @@ ROOT = Path(__file__).resolve().parents[2]
 UPSERT = "/collections/docs/points?wait=true"
 
 
-def site_of(way: Gateway, **controller: Any) -> sites.Site:
+def site_of(way: Gateway, *, public: str = "", qdrant: dict[str, str] | None = None, **controller: Any) -> sites.Site:
     """The repository's site with this gateway's addresses."""
     import io
 
     yaml = YAML(typ="rt")
     tree = yaml.load((ROOT / "site.yaml").read_text())
     tree["guests"]["old"]["address"], tree["guests"]["new"]["address"] = way.old.host, way.new.host
-    tree["qdrant"] |= {"old_url": f"http://{way.old.address}", "new_url": f"http://{way.new.address}", "public_url": way.url}
+    tree["qdrant"] |= {
+        "old_url": f"http://{way.old.address}",
+        "new_url": f"http://{way.new.address}",
+        "public_url": public or way.url,
+    } | (qdrant or {})
     tree["nginx"] |= way.host.facts() | controller
     text = io.StringIO()
     yaml.dump(tree, text)
@@ -65,8 +69,8 @@ def _works_in(process: Path) -> str:
 class Stage:
     """A gateway without the gate, and the tool's client for it with an act open."""
 
-    def __init__(self, way: Gateway, folder: Path) -> None:
-        self.way = way
+    def __init__(self, way: Gateway, folder: Path, *, public: str = "", qdrant: dict[str, str] | None = None) -> None:
+        self.way, self.public, self.qdrant = way, public, qdrant
         self.folder = folder
         self.stack = ExitStack()
         self.guard = WriteGuard(Journal(folder / "state", "home-lab"))
@@ -74,7 +78,11 @@ class Stage:
         self.gate = self.client()
 
     def client(self, **controller: Any) -> Gate:
-        gate = Gate(site_of(self.way, **controller), Credentials.from_env({"QDRANT_API_KEY": "key"}), self.guard)
+        gate = Gate(
+            site_of(self.way, public=self.public, qdrant=self.qdrant, **controller),
+            Credentials.from_env({"QDRANT_API_KEY": "key"}),
+            self.guard,
+        )
         self.stack.callback(gate.close)
         return gate
 

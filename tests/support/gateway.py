@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,14 @@ def session() -> requests.Session:
 class Gateway:
     """nginx in front of an old and a new echo server. ``with_gate`` puts the files in as an operator would by hand."""
 
-    def __init__(self, folder: Path, *, with_gate: bool) -> None:
+    def __init__(self, folder: Path, *, with_gate: bool, write: Callable[[Gateway], dict[str, str]] | None = None) -> None:
         self.old = Echo("old", OLD, free_port(OLD))
         self.new = Echo("new", NEW, free_port(NEW))
         self.host = NginxHost(folder, address=ADDRESS, port=free_port(), gate_port=free_port(), old=self.old.address)
         self.http = session()
         self.with_gate = with_gate
+        self.values: dict[str, str] = {}
+        self._write = write
 
     @property
     def url(self) -> str:
@@ -75,12 +77,18 @@ class Gateway:
         self.host.prepare()
         if self.with_gate:
             self.put_gate()
+        if self._write is not None:
+            self.values = self._write(self)
+            self.host.keeps = True
         self.host.start()
 
-    def put_gate(self) -> None:
+    def put_gate(self, *, again: bool = False, said: Collection[str] = ()) -> None:
+        """The gate's file, and its address in the operator's; ``said``: directives in `http`; ``again``: only the file."""
         for part in ("flags", "log"):
             (self.host.gate_folder / part).mkdir(parents=True, exist_ok=True)
-        build = templates.Build.read(subprocess.run([self.host.binary, "-V"], capture_output=True, text=True, check=True).stderr)
+        build = templates.Build.read(
+            subprocess.run([self.host.binary, "-V"], capture_output=True, text=True, check=True).stderr, said
+        )
         file = templates.render(
             folder=str(self.host.gate_folder),
             old=self.old.address,
@@ -89,6 +97,8 @@ class Gateway:
             build=build,
         )
         (self.host.http_folder / templates.NAME).write_text(file.text)
+        if again:
+            return
         text = self.host.server_file.read_text()
         self.host.server_file.write_text(text.replace(self.old.address, self.host.gate_address))
 
@@ -148,13 +158,19 @@ class Gateway:
 
 
 @contextmanager
-def gateway(*, with_gate: bool = True) -> Iterator[Gateway]:
-    """A running one in a folder of its own, which other users can reach (the workers are not root)."""
+def gateway(
+    *, with_gate: bool = True, write: Callable[[Gateway], dict[str, str]] | None = None, wait: bool = True
+) -> Iterator[Gateway]:
+    """A running one in a folder of its own, which other users can reach (the workers are not root).
+
+    ``write`` gives it another configuration; ``wait``: until somebody listens where the lab's would.
+    """
     if nginx_binary() is None:
         pytest.skip("nginx is not installed here (apt-get install nginx)")
     folder = Path(tempfile.mkdtemp(prefix="gate-"))
     folder.chmod(0o755)
-    made = Gateway(folder, with_gate=with_gate)
+    made = Gateway(folder, with_gate=with_gate, write=write)
+    made.host.listens = wait
     try:
         made.start()
         yield made
