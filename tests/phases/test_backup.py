@@ -15,7 +15,8 @@ from cutover.core.errors import CutoverError, Failed, Refused, WritesRefused
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.error_boundary import error_boundary
 from cutover.phases import backup, restore
-from cutover.proxmox import privileges
+from cutover.proxmox import privileges, vzdump
+from cutover.proxmox.client import Proxmox, TaskEnd
 from cutover.qdrant import snapshots
 from lab.proxmox_host import Host, host
 
@@ -293,3 +294,159 @@ def test_without_a_backup_there_is_nothing_to_restore(whole: Host) -> None:
     whole.pve.ct(952).status = "stopped"
     with pytest.raises(Refused, match="no backup"):
         restore.do(whole.run(execute=True))
+
+
+# -- a trial restore worth its name ----------------------------------------------------------------
+
+
+def test_what_is_restored_on_trial_is_mounted_without_network_and_without_starting_with_the_host(lab: Host) -> None:
+    seen: list[dict[str, Any]] = []
+    start = lab.pve._follow
+
+    async def follow(vmid: int, *, hard: bool) -> None:
+        if vmid == 9952 and (ct := lab.pve.ct(9952)) is not None and ct.wanted == "running":
+            seen.append(dict(ct.config))
+        await start(vmid, hard=hard)
+
+    lab.pve._follow = follow  # type: ignore[method-assign]
+    backup.do(lab.run(execute=True))
+    assert seen, "the file system was never mounted"
+    assert all("link_down=1" in str(config["net0"]) and not int(config["onboot"]) for config in seen)
+    kept = backup.manifest(lab.run())
+    assert kept is not None
+    assert any("its file system was mounted" in proof for proof in kept["proofs"])
+
+
+def test_a_restore_onto_a_storage_that_ran_full_proves_nothing(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxmox says TASK OK, and the kernel "potential data loss"."""
+    unpack = lab.pve._unpack
+
+    def full(*words: Any) -> None:
+        unpack(*words)
+        lab.pve.storages["local-lvm"]["allocated"] = lab.pve.storages["local-lvm"]["total"]
+
+    monkeypatch.setattr(lab.pve, "_unpack", full)
+    with pytest.raises(Failed, match=r"could not be restored: storage local-lvm is full .* although the restore ended well"):
+        backup.do(lab.run(execute=True))
+    assert backup.manifest(lab.run()) is None
+    assert lab.pve.ct(9952) is None
+
+
+def test_what_came_out_of_an_archive_is_compared_with_what_went_in() -> None:
+    log = ["INFO: creating vzdump archive '/x/vzdump-lxc-952.tar.zst'", "INFO: Total bytes written: 107622400 (103MiB, 20MiB/s)"]
+    assert vzdump.read_log(log, "local").written == 107622400
+    assert vzdump.restored_bytes(["restoring 'x' now..", "Total bytes read: 107622400 (103MiB, 4.0MiB/s)"]) == 107622400
+    end = TaskEnd("UPID", "ok", "OK", ("Total bytes read: 9 (9B, 1B/s)",))
+    context = SimpleNamespace(
+        site=SimpleNamespace(proxmox=SimpleNamespace(node="pve", storages=SimpleNamespace(restore="x"))),
+        proxmox=SimpleNamespace(record=lambda _path: {"avail": 50, "total": 100}),
+    )
+    assert vzdump._whole(context, end, 9) == ["9 bytes went into the archive and came out of it"]  # type: ignore[arg-type]
+    with pytest.raises(Failed, match="9 bytes came out of the archive, and 10 went in"):
+        vzdump._whole(context, end, 10)  # type: ignore[arg-type]
+
+
+def without_snapshots(lab: Host) -> None:
+    lab.pve.storages["local-lvm"]["type"] = "dir"
+
+
+def test_a_backup_that_would_freeze_the_old_server_is_said_and_asked_for(lab: Host) -> None:
+    without_snapshots(lab)
+    assert any("takes no snapshots" in sentence.text and "frozen" in sentence.text for sentence in backup.plan(lab.run()))
+    run = lab.run(execute=True, confirm=ConfirmedInAdvance(yes=False))
+    before = len(lab.pve.writes())
+    with pytest.raises(Refused, match="frozen"):
+        backup.do(run)
+    assert len(lab.pve.writes()) == before
+    backup.do(lab.run(execute=True))
+    (made,) = [task for task in lab.pve.tasklog if task["type"] == "vzdump"]
+    assert any("--mode suspend" in line for line in made["log"])
+
+
+def test_mode_suspend_needs_the_room_twice(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_snapshots(lab)
+    real = Proxmox.status
+    monkeypatch.setattr(Proxmox, "status", lambda self, guest: {**real(self, guest), "disk": 20 * 2**30})
+    lab.pve.storages["local"]["avail"] = 45 * 2**30
+    with pytest.raises(Refused, match="the archive and the copy that mode suspend makes first needs up to 40 GB"):
+        backup.plan(lab.run())
+
+
+# -- ended while Proxmox works ---------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def killed_in(monkeypatch: pytest.MonkeyPatch, kind: str, vmid: int, act: Callable[[], Any]) -> None:
+    """The process ends when Proxmox has just begun a task of this kind."""
+    real = Proxmox.start_task
+
+    def start_task(self: Proxmox, *words: Any, **values: Any) -> str:
+        upid = real(self, *words, **values)
+        if (values["kind"], values["vmid"]) == (kind, vmid):
+            raise Killed
+        return upid
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Proxmox, "start_task", start_task)
+        with pytest.raises(Killed):
+            act()
+
+
+@pytest.mark.parametrize(
+    ("kind", "vmid"),
+    [("vzsnapshot", 952), ("vzdump", 952), ("vzrestore", 9952), ("vzstart", 9952), ("vzstop", 9952), ("vzdestroy", 9952)],
+)
+def test_a_backup_that_is_killed_while_proxmox_works_is_gone_on_with(
+    lab: Host, monkeypatch: pytest.MonkeyPatch, kind: str, vmid: int
+) -> None:
+    lab.pve.time_scale = 0.1
+    killed_in(monkeypatch, kind, vmid, lambda: backup.do(lab.run(execute=True)))
+    backup.do(lab.run(execute=True))
+    assert len(archives(lab)) == 1
+    assert lab.pve.ct(9952) is None
+    assert backup.manifest(lab.run()) is not None
+
+
+def test_a_test_restore_that_was_killed_on_the_host_names_the_commands_that_remove_what_it_left(lab: Host) -> None:
+    lab.pve.end_next("vzrestore", "unexpected status")
+    with pytest.raises(CutoverError):
+        backup.do(lab.run(execute=True))
+    ct = lab.pve.ct(9952)
+    assert ct is not None
+    ct.config = {"lock": "create"}
+    with pytest.raises(Failed, match=r"left a guest that is locked \(create\).*`pct unlock 9952`, then `pct destroy 9952`"):
+        backup.do(lab.run(execute=True))
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["a lost server", "over a broken one"])
+def test_a_restore_that_is_killed_while_proxmox_works_is_gone_on_with(
+    whole: Host, monkeypatch: pytest.MonkeyPatch, over: bool
+) -> None:
+    backup.do(whole.run(execute=True))
+    limits = whole.site.limits.model_copy(update={"reboot_seconds": 20.0})
+    site = whole.site.model_copy(update={"limits": limits})
+    whole.machines[952].stop()
+    whole.pve.ct(952).status = "stopped"
+    if over:
+        monkeypatch.setattr(restore, "_came_up", lambda _run: False)  # until it is overwritten
+    else:
+        run = whole.run(execute=True, token=whole.root)
+        with run.guard.act("test", "lose the old server"):
+            api = run.proxmox
+            api.do_task("DELETE", api.of(("lxc", 952)), kind="vzdestroy", vmid=952, what="x", deadline=10)
+        for command in privileges.commands(whole.site, "restore"):
+            whole.pve.pveum(command)
+    whole.pve.time_scale = 0.1
+    agreed = ConfirmedInAdvance("qdrant")
+    killed_in(monkeypatch, "vzrestore", 952, lambda: restore.do(whole.run(execute=True, confirm=agreed, site=site)))
+    monkeypatch.undo()
+    outcome = restore.do(whole.run(execute=True, site=site))
+    said = " ".join(outcome.sentences)
+    assert "was restored from local:backup/vzdump-lxc-952" in said
+    assert "what was written to it since is lost" in said
+    assert "nothing was restored" not in said
+    assert whole.run().old.count("digits") == 20
+    assert len([task for task in whole.pve.tasklog if task["type"] == "vzrestore" and task["id"] == "952"]) == 1

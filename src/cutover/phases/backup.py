@@ -23,7 +23,7 @@ from cutover.core import files
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.journal import now
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
-from cutover.proxmox import privileges, references, vzdump
+from cutover.proxmox import identity, privileges, references, vzdump
 from cutover.qdrant import snapshots
 
 if TYPE_CHECKING:
@@ -62,9 +62,11 @@ def speaks_against(context: Context, facts: references.Facts | None) -> list[str
     if facts is None:
         return [f"{old} does not exist."]
     said = []
-    if facts.config.get("lock"):
+    if facts.config.get("lock") and not _begun(context):
         said.append(f"{old} is locked ({facts.config['lock']}): something else works on it.")
     said += [f"Of {old}, {one}." for one in vzdump.left_out(facts.config)]
+    if facts.identity.kind == old.kind:
+        said += [f"{old} is not the guest that is meant: {one}." for one in identity.not_meant(context, old)]
     said += [f"The token {context.proxmox.token} lacks {one}." for one in privileges.missing(context, "backup")]
     if not str(facts.config.get("unprivileged", "0")).startswith("1"):
         said.append(f"{old} is privileged, and Proxmox lets no token restore such a container (it needs Sys.Modify on /).")
@@ -72,17 +74,22 @@ def speaks_against(context: Context, facts: references.Facts | None) -> list[str
 
 
 def _room(context: Context) -> list[str]:
-    """Whether the storages have room for the archive and for one more copy of the container."""
+    """Whether the storages have room for the archive and for one more copy of the container.
+
+    In mode suspend Proxmox copies the files beside the archive first, so that takes the room twice.
+    """
     api, storages = context.proxmox, context.site.proxmox.storages
     used = int(api.status(context.site.guests.old).get("disk") or 0)
     reserve = context.site.limits.disk_reserve_gb * GIB
     said = []
-    for storage, what in ((storages.backup, "the archive"), (storages.restore, "the test restore")):
+    times = 1 if _can_snapshot(context) else 2
+    archive = "the archive" if times == 1 else "the archive and the copy that mode suspend makes first"
+    for storage, what, wanted in ((storages.backup, archive, times * used), (storages.restore, "the test restore", used)):
         free = int(dict(api.get(f"nodes/{api.node}/storage/{storage}/status")).get("avail") or 0)
-        if free < used + reserve:
+        if free < wanted + reserve:
             said.append(
-                f"Storage {storage} has {free / GIB:.0f} GB free, and {what} needs up to {used / GIB:.0f} GB plus the reserve of "
-                f"{context.site.limits.disk_reserve_gb} GB."
+                f"Storage {storage} has {free / GIB:.0f} GB free, and {what} needs up to {wanted / GIB:.0f} GB plus the reserve "
+                f"of {context.site.limits.disk_reserve_gb} GB."
             )
     return said
 
@@ -101,6 +108,15 @@ def _done(context: Context) -> dict[str, Any] | None:
     return kept
 
 
+def _begun(context: Context) -> list[str]:
+    """The tasks of a backup of ours that Proxmox still carries out, because the run that began it was ended."""
+    lines = [e for name in ("vzdump.make", "backup.snapshot") for e in context.journal.acts(name)]
+    done = {e.of for e in lines if e.kind == "done"}
+    if not any(e.kind == "intent" and e.seq not in done for e in lines):
+        return []
+    return list(context.proxmox.running_tasks(("vzdump", "vzsnapshot"), context.site.guests.old.vmid))
+
+
 def plan(context: Context) -> list[Sentence]:
     """What would be saved. :class:`Refused` where a backup would not hold everything; empty where one is there already."""
     if _done(context) is not None:
@@ -110,6 +126,8 @@ def plan(context: Context) -> list[Sentence]:
     against += [] if against else _room(context)
     if against:
         raise Refused(f"{old} is not backed up: {' '.join(against)}", "Remove the reason and run the command again.")
+    if _begun(context):
+        return [Sentence(f"Wait for the backup of {old} that was begun, then go on")]
     names = context.old.collections()
     count = f"{len(names)} collection{'' if len(names) == 1 else 's'} ({', '.join(names)})"
     found = [
@@ -120,6 +138,8 @@ def plan(context: Context) -> list[Sentence]:
     ]
     if _can_snapshot(context):
         found.append(Sentence(f"Take the snapshot {SNAPSHOT} of {old}", f"A snapshot of {old}", "Delete it in Proxmox"))
+    elif _mode(context) == "suspend":
+        found.append(Sentence(_freezes(context), f"{old} does not answer for that time", "None"))
     found += [
         Sentence(
             f"Back {old} up to storage {site.proxmox.storages.backup}, protected, removing no other backup",
@@ -129,6 +149,21 @@ def plan(context: Context) -> list[Sentence]:
         Sentence(f"Restore it as LXC {site.proxmox.scratch_vmid}, compare, and remove that again", "Nothing that stays"),
     ]
     return found
+
+
+def _mode(context: Context) -> vzdump.Mode:
+    """How Proxmox will back the old server up; it falls back to suspend by itself where it cannot take a snapshot."""
+    running = context.proxmox.status(context.site.guests.old).get("status") == "running"
+    return "suspend" if running and not _can_snapshot(context) else "snapshot"
+
+
+def _freezes(context: Context) -> str:
+    """What a backup costs where the storage takes no snapshots, as a sentence."""
+    old = context.site.guests.old
+    return (
+        f"The storage of {old} takes no snapshots, so it is backed up in mode suspend: it is frozen while what changed during a "
+        "first copy is copied once more, and nobody can read from or write to it for that time"
+    )
 
 
 def _can_snapshot(context: Context) -> bool:
@@ -147,10 +182,17 @@ def do(context: Context) -> Outcome:
             [f"The backup of {kept['at']} is there: {kept['archive']['volid']} and {len(kept['collections'])} snapshots."],
             facts=kept,
         )
+    for upid in _begun(context):
+        context.ui.say(f"A backup of {old} was begun already; waiting for it.")
+        context.proxmox.wait_task(upid, deadline=vzdump.DUMP_SECONDS)
     plan(context)
     facts = references.collect(context, old)
     if facts is None:
         raise Refused(f"{old} does not exist.")
+    mode = _mode(context)
+    if mode == "suspend":
+        context.confirm.to(f"{_freezes(context)}. Back it up so?")
+    identity.remember(context, old)
     snapshots.remove_left(context, "backup.qdrant", context.old)
     said: list[str] = []
     at = now()
@@ -165,7 +207,7 @@ def do(context: Context) -> Outcome:
     said.append(f"A snapshot of each of {len(collections)} collections was taken, its checksum compared, and {where}.")
     said += _snapshot(context)
     config = context.proxmox.config(old)
-    archive = vzdump.make(context, old, purpose=PURPOSE, mode="snapshot")
+    archive = vzdump.make(context, old, purpose=PURPOSE, mode=mode)
     proofs = vzdump.verify(context, old, archive, config)
     proofs += vzdump.try_restore(context, old, archive, config)
     said += [f"Proved: {proof}." for proof in proofs]

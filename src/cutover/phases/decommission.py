@@ -338,6 +338,7 @@ def do(context: Context) -> Outcome:
     if all(completed(context, guest) for guest in guests):
         return Outcome(False, ["They were given back already."])
     validated(context)
+    _await_begun(context, guests)
     facts, against = survey(context)
     rules = firewall.read(context.proxmox)
     going = _going(context, guests, facts)
@@ -395,6 +396,16 @@ def do(context: Context) -> Outcome:
     way = f"Restore the final backups, then `cutover undo decommission`; {record} says what was there."
     unseen = [f"{caution}." for provider in context.dns.providers for caution in provider.cautions()]
     return Outcome(True, sentences, undo=way, facts={"table": table, "undo_record": str(record)}, warnings=unseen)
+
+
+def _await_begun(context: Context, guests: Sequence[Guest]) -> None:
+    """Wait for what an earlier run began with these guests and Proxmox still carries out: its locks are no foreign ones."""
+    for guest in guests:
+        if approval(context, guest) is None or completed(context, guest):
+            continue
+        for upid in context.proxmox.running_tasks(("vzshutdown", "vzstart", "vzdump", "vzdestroy"), guest.vmid):
+            context.ui.say(f"A task of an earlier run still works on {guest}; waiting for it.")
+            context.proxmox.wait_task(upid, deadline=vzdump.DUMP_SECONDS)
 
 
 def _ask(context: Context, guest: Guest, facts: Facts, going: frozenset[int]) -> None:

@@ -9,6 +9,7 @@ be typed after reading from when on everything would be lost.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,12 @@ from cutover.core.errors import CutoverError, Failed, Refused, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.phases import backup
 from cutover.phases.phase import Outcome, Phase, Sentence
-from cutover.proxmox import privileges, vzdump
+from cutover.proxmox import identity, privileges, vzdump
 from cutover.qdrant.client import Answered
 
 if TYPE_CHECKING:
     from cutover.context import Context
+    from cutover.proxmox.client import TaskEnd
     from cutover.proxmox.vzdump import Archive
 
 
@@ -68,6 +70,45 @@ def newest(context: Context) -> Archive:
     return found[0]
 
 
+def _begun(context: Context) -> Mapping[str, Any] | None:
+    """What an earlier run was about to restore when it was ended, where it could not see that to the end; None otherwise."""
+    lines = context.journal.acts("restore.guest")
+    intent = next((e for e in reversed(lines) if e.kind == "intent"), None)
+    # Whoever stops the tool while it waits leaves a "failed", and Proxmox goes on all the same.
+    if intent is None or any(e.of == intent.seq and e.kind == "done" for e in lines):
+        return None
+    return intent.before if isinstance(intent.before, dict) and intent.before.get("archive") else None
+
+
+def _await_begun(context: Context) -> TaskEnd | None:
+    """How the restore ended that an earlier run began, waited for; None where none was begun, or nobody knows of its task."""
+    old, api, begun = context.site.guests.old, context.proxmox, _begun(context)
+    if begun is None:
+        return None
+    tasks = [t for t in api.tasks("vzrestore", old.vmid) if float(t.get("starttime") or 0) >= float(begun.get("there") or 0)]
+    if not tasks:
+        return None
+    if not tasks[0].get("endtime"):
+        context.ui.say(f"{old} is being restored already; waiting for that.")
+    return api.wait_task(str(tasks[0]["upid"]), deadline=vzdump.RESTORE_SECONDS)
+
+
+def _running_restore(context: Context) -> bool:
+    """Whether Proxmox restores the old server right now, as an earlier run began it."""
+    return _begun(context) is not None and bool(context.proxmox.running_tasks(("vzrestore",), context.site.guests.old.vmid))
+
+
+def _not_locked(context: Context) -> None:
+    """:class:`Failed` where a restore was killed on the host: what it leaves only the host's shell can unlock."""
+    old = context.site.guests.old
+    config = context.proxmox.find(f"{context.proxmox.of(old)}/config")
+    if isinstance(config, dict) and config.get("lock") == "create":
+        raise Failed(
+            f"The restore of {old} was killed on the Proxmox host and left a guest that is locked (create).",
+            f"In the shell of the Proxmox host: `pct unlock {old.vmid}`, then `pct destroy {old.vmid}`; then run this again.",
+        )
+
+
 def _rules(context: Context) -> tuple[dict[str, Any] | None, Archive]:
     """What is there and what would be restored; :class:`Refused` where it is not necessary or not possible."""
     old, row = context.site.guests.old, _row(context)
@@ -81,6 +122,8 @@ def _rules(context: Context) -> tuple[dict[str, Any] | None, Archive]:
             f"The id {old.vmid} belongs to {row.get('type')} {row.get('name')} now, which is not {old}.",
             "Nothing is overwritten.",
         )
+    if row is not None and (wrong := identity.not_meant(context, old)):
+        raise Refused(f"{old} is not the guest that is meant: {'; '.join(wrong)}.", "Nothing is overwritten.")
     short = privileges.missing(context, "restore")
     if short:
         gone = "" if row is not None else " With a deleted guest Proxmox deletes the access rules on its id."
@@ -103,29 +146,37 @@ def _address_free(context: Context) -> None:
         raise Refused(f"{', '.join(taken)} has the address {old.address} now; two machines would answer there.", "Free it first.")
 
 
-def _since(archive: Archive) -> str:
-    return datetime.fromtimestamp(archive.ctime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _since(ctime: int) -> str:
+    return datetime.fromtimestamp(ctime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def plan(context: Context) -> list[Sentence]:
     """What a restore would do now."""
     old = context.site.guests.old
+    if _running_restore(context):
+        return [Sentence(f"Wait for the restore of {old} that was begun, then start it", f"{old} runs")]
     row, archive = _rules(context)
     found = []
     if row is not None and row.get("status") != "running":
         found.append(Sentence(f"Start {old}, which is only stopped; if it answers then, nothing is restored", f"{old} runs"))
     elif row is not None:
         found.append(Sentence(f"Stop {old}, which runs and does not answer", f"{old} is stopped"))
-    lost = f"everything written to it since {_since(archive)}"
+    lost = f"everything written to it since {_since(archive.ctime)}"
     found.append(
-        Sentence(f"Restore {old} from {archive.volid} of {_since(archive)}, and start it", f"{old}; lost is {lost}", "None")
+        Sentence(f"Restore {old} from {archive.volid} of {_since(archive.ctime)}, and start it", f"{old}; lost is {lost}", "None")
     )
     return found
 
 
 def do(context: Context) -> Outcome:
     """Start it where that is enough, else restore it; proved by its collections."""
-    old, api = context.site.guests.old, context.proxmox
+    old = context.site.guests.old
+    begun, end = _begun(context), _await_begun(context)
+    if begun is not None and end is not None:
+        if end.state == "ok" and _row(context) is not None:
+            return _go_on(context, begun)
+        _not_locked(context)
+        context.ui.say(f"The restore of {old} that was begun did not end well: {end.reason()}.")
     row, archive = _rules(context)
     said: list[str] = []
     if row is not None and row.get("status") != "running":
@@ -136,10 +187,28 @@ def do(context: Context) -> Outcome:
             )
         said.append(f"{old} was started and does not answer.")
     if row is not None:
-        lost = f"{old} would be overwritten by its backup of {_since(archive)}: everything written to it since is lost."
+        lost = f"{old} would be overwritten by its backup of {_since(archive.ctime)}: everything written to it since is lost."
         context.confirm.by_name(old.name, lost)
         _stop(context)
-    with context.guard.act("restore.guest", f"Restore {old} from {archive.volid}", before={"exists": row is not None}) as act:
+    _restore(context, archive, over=row is not None)
+    said += _up_again(context, archive.ctime)
+    return Outcome(True, said, facts={"archive": archive.as_json()})
+
+
+def _go_on(context: Context, begun: Mapping[str, Any]) -> Outcome:
+    """The restore that an earlier run began has ended well: write that down, start the guest and compare."""
+    old, archive = context.site.guests.old, str(begun["archive"])
+    with context.guard.act("restore.guest", f"See that {old} is restored from {archive}", before=dict(begun)) as act:
+        act.after = {"archive": archive}
+    said = [f"{old} was restored from {archive} by the run that was interrupted."]
+    return Outcome(True, [*said, *_up_again(context, int(begun.get("ctime") or 0))], facts={"archive": archive})
+
+
+def _restore(context: Context, archive: Archive, *, over: bool) -> None:
+    old, api = context.site.guests.old, context.proxmox
+    there = float(api.record(f"nodes/{api.node}/time")["time"])
+    before = {"exists": over, "archive": archive.volid, "ctime": archive.ctime, "there": there}
+    with context.guard.act("restore.guest", f"Restore {old} from {archive.volid}", before=before) as act:
         api.do_task(
             "POST",
             f"nodes/{api.node}/lxc",
@@ -150,16 +219,21 @@ def do(context: Context) -> Outcome:
             ostemplate=archive.volid,
             restore=1,
             storage=context.site.proxmox.storages.restore,
-            force=1 if row is not None else None,
+            force=1 if over else None,
         )
         act.after = {"archive": archive.volid}
+
+
+def _up_again(context: Context, ctime: int) -> list[str]:
+    """Start the restored guest where it does not run, and compare what came back."""
+    old, api = context.site.guests.old, context.proxmox
+    identity.remember(context, old)
     if api.status(old).get("status") != "running":
         _start(context)
     if not _came_up(context):
         raise Failed(f"{old} was restored and started, but Qdrant on it does not answer at {context.old.url}.", "Look inside it.")
-    said.append(f"{old} is back as it was at {_since(archive)}; what was written to it since is lost.")
-    said += _compared(context)
-    return Outcome(True, said, facts={"archive": archive.as_json()})
+    back = f"{old} is back as it was at {_since(ctime)}; what was written to it since is lost."
+    return [back, *_compared(context)]
 
 
 def _start(context: Context) -> None:

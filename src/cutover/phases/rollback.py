@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cutover.core.errors import Refused
 from cutover.phases import resize
 from cutover.phases.phase import Outcome, Phase, Sentence
-from cutover.proxmox import privileges
+from cutover.proxmox import identity, privileges
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -43,6 +43,8 @@ def plan(context: Context) -> list[Sentence]:
     vm, name = context.site.guests.new, snapshot(context)
     if name is None:
         return []
+    if wrong := identity.not_meant(context, vm):
+        raise Refused(f"{vm} is not the guest that is meant: {'; '.join(wrong)}.", "Look at it in Proxmox.")
     short = privileges.missing(context, "rollback")
     if short:
         raise Refused(

@@ -64,7 +64,9 @@ def needs(site: Site, step: Step) -> list[Need]:
         for guest in guests.to_decommission() if step == "decommission" else [guests.old]:
             add(f"/vms/{guest.vmid}", f"to back up {guest} and read its backups", "VM.Backup")
         add(f"/storage/{storages.backup}", "to write backups", "Datastore.AllocateSpace")
-        add(f"/pool/{SCRATCH_POOL}", "to restore on trial into this pool and remove that again", "VM.Allocate")
+        pool = f"/pool/{SCRATCH_POOL}"
+        add(pool, "to restore on trial into this pool and remove that again", "VM.Allocate")
+        add(pool, "to mount what was restored, without network", "VM.PowerMgmt", "VM.Config.Network", "VM.Config.Options")
         restoring([])
     if step == "backup":
         add(f"/vms/{guests.old.vmid}", f"to take a snapshot of {guests.old}", "VM.Snapshot")

@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cutover.core.errors import Failed, OutcomeUnknown, Refused, Unreachable
+from cutover.proxmox.client import TaskEnd, why
 from cutover.proxmox.privileges import SCRATCH_POOL
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _ARCHIVE = re.compile(r"creating vzdump archive '([^']+)'")
 _PBS = re.compile(r"creating Proxmox Backup Server archive '([^']+)'")
 _INCLUDED = re.compile(r"including mount point (\S+)")
 _EXCLUDED = re.compile(r"excluding (?:\S+ )*?mount point (\S+)")
+_TOTAL = re.compile(r"Total bytes (?:written|read): (\d+)")
 _VOLUME_KEY = re.compile(r"^(rootfs|mp\d+)$")
 
 
@@ -69,6 +71,10 @@ class Report:
     included: tuple[str, ...]
     excluded: tuple[str, ...]
     errors: tuple[str, ...]
+    written: int = 0
+    """Bytes that went into the archive, 0 where the log does not tell."""
+    suspended: bool = False
+    """Whether the guest was frozen, because its storage takes no snapshots."""
 
 
 def read_log(lines: Iterable[str], storage: str) -> Report:
@@ -77,7 +83,12 @@ def read_log(lines: Iterable[str], storage: str) -> Report:
     included: list[str] = []
     excluded: list[str] = []
     errors: list[str] = []
+    written, suspended = 0, False
+    lines = list(lines)
     for line in lines:
+        suspended |= "suspending guest" in line or "trying 'suspend' mode" in line
+        if found := _TOTAL.search(line):
+            written = int(found[1])
         if found := _ARCHIVE.search(line):
             archive = f"{storage}:backup/{found[1].rsplit('/', 1)[-1]}"
         elif found := _PBS.search(line):
@@ -88,7 +99,14 @@ def read_log(lines: Iterable[str], storage: str) -> Report:
             included.append(found[1])
         elif line.startswith("ERROR:"):
             errors.append(line.removeprefix("ERROR:").strip())
-    return Report(archive, tuple(included), tuple(excluded), tuple(errors))
+    if errors:  # the reason is often in another line
+        errors = [why(lines)]
+    return Report(archive, tuple(included), tuple(excluded), tuple(errors), written, suspended)
+
+
+def restored_bytes(lines: Iterable[str]) -> int:
+    """How many bytes a restore read from its archive, 0 where its log does not tell. Pure."""
+    return next((int(found[1]) for line in lines if (found := _TOTAL.search(line))), 0)
 
 
 def volumes(config: Mapping[str, Any]) -> dict[str, str]:
@@ -252,10 +270,7 @@ def _made_well(context: Context, guest: Guest, archive: Archive, log: Sequence[s
 
 
 def _running(context: Context, guest: Guest) -> str | None:
-    for task in context.proxmox.tasks("vzdump", guest.vmid):
-        if not task.get("endtime") and task.get("status") in {None, "", "running", "RUNNING"}:
-            return str(task["upid"])
-    return None
+    return next(iter(context.proxmox.running_tasks(("vzdump",), guest.vmid)), None)
 
 
 def _in_storage(context: Context, guest: Guest, report: Report) -> Archive:
@@ -318,12 +333,17 @@ def try_restore(
 ) -> list[str]:
     """Restore the archive under the site's scratch id, compare, and remove that again. Sentences of proof.
 
-    The restored guest is never started, and gets other MAC addresses. Only a scratch guest that this tool made is removed; any
-    other guest with that id is a refusal. :class:`Failed` where what came back is not what was saved.
+    The restored guest gets other MAC addresses, and is started only without network, to see its file system mounted. Only a
+    scratch guest that this tool made is removed; any other guest with that id is a refusal. :class:`Failed` where what came back
+    is not what was saved, also where the storage ran full below it: the restore itself does not notice that.
     """
     scratch = context.site.proxmox.scratch_vmid
     place = ("lxc", scratch)
+    _await_scratch(context)
     _remove_scratch(context, left_over=True)
+    written = read_log(archive.log or _log_of(context, guest, archive), context.site.proxmox.storages.backup).written
+    _need_room(context, guest, written)
+    proofs: list[str] = []
     # Where that pool is, rights on it outlive the scratch guest; where it is not, the token needs them on the id.
     pool = SCRATCH_POOL if any(p.get("poolid") == SCRATCH_POOL for p in context.proxmox.list("pools")) else None
     with context.guard.act(
@@ -332,7 +352,7 @@ def try_restore(
         before={"scratch": scratch, "archive": archive.volid, "hostname": str(config.get("hostname") or "")},
     ) as act:
         try:
-            context.proxmox.do_task(
+            end = context.proxmox.do_task(
                 "POST",
                 f"nodes/{context.site.proxmox.node}/lxc",
                 kind="vzrestore",
@@ -346,8 +366,11 @@ def try_restore(
                 pool=pool,
             )
             found = context.proxmox.config(place)
+            proofs += _whole(context, end, written)
+            proofs += _mounts(context, place)
             act.after = shape(found)
         except OutcomeUnknown:
+            _say_locked(context)
             raise
         except (Failed, Refused) as error:
             _remove_scratch(context, left_over=True)
@@ -358,7 +381,92 @@ def try_restore(
     _remove_scratch(context, left_over=False)
     if wrong:
         raise Failed(f"The backup {archive.volid} of {guest} came back different: {'; '.join(wrong)}.", "Make a new one.")
-    return [f"it was restored as LXC {scratch}, with {', '.join(volumes(found))} of the same size, and removed again"]
+    same = f"it was restored as LXC {scratch}, with {', '.join(volumes(found))} of the same size, and removed again"
+    return [same, *proofs]
+
+
+def _await_scratch(context: Context) -> None:
+    """Wait for what an interrupted run began with the scratch guest and Proxmox still carries out; its lock is no foreign one."""
+    scratch = context.site.proxmox.scratch_vmid
+    for upid in context.proxmox.running_tasks(("vzrestore", "vzstart", "vzstop", "vzdestroy"), scratch):
+        context.ui.say(f"A task of an earlier run still works on the scratch guest LXC {scratch}; waiting for it.")
+        context.proxmox.wait_task(upid, deadline=RESTORE_SECONDS)
+    _say_locked(context)
+
+
+def _say_locked(context: Context) -> None:
+    """:class:`Failed` where a restore of ours was killed on the host: what it leaves only the host's shell can remove."""
+    scratch = context.site.proxmox.scratch_vmid
+    if _ours(context, scratch) is None:
+        return
+    config = context.proxmox.find(context.proxmox.of(("lxc", scratch)) + "/config")
+    if isinstance(config, dict) and config.get("lock") == "create":
+        raise Failed(
+            f"The test restore as LXC {scratch} was killed on the Proxmox host and left a guest that is locked (create).",
+            f"In the shell of the Proxmox host: `pct unlock {scratch}`, then `pct destroy {scratch}`; then run this again.",
+        )
+
+
+#: A storage with less than this part free is full: what was written to it last may be lost without anybody having said so.
+_FULL = 0.005
+
+
+def _need_room(context: Context, guest: Guest, needed: int) -> None:
+    """:class:`Refused` where the storage has no room for a second copy of the guest (``needed`` bytes; 0: not known)."""
+    storage, (free, _) = context.site.proxmox.storages.restore, _space(context)
+    reserve = context.site.limits.disk_reserve_gb * 2**30 if needed else 0
+    if free is not None and free < needed + reserve:
+        raise Refused(
+            f"Storage {storage} has {free / 2**30:.1f} GB free; restoring {guest} on trial needs {needed / 2**30:.1f} GB and the "
+            f"reserve of {context.site.limits.disk_reserve_gb} GB.",
+            "Make room there, or name another storage as proxmox.storages.restore in site.yaml.",
+        )
+
+
+def _space(context: Context) -> tuple[int | None, int]:
+    """(free, total) bytes of the storage that restores go to; free is None where it is not told."""
+    node, storage = context.site.proxmox.node, context.site.proxmox.storages.restore
+    found = context.proxmox.record(f"nodes/{node}/storage/{storage}/status")
+    free, total = found.get("avail"), int(found.get("total") or 0)
+    return (None if free is None or not total else int(free)), total
+
+
+def _whole(context: Context, end: TaskEnd, written: int) -> list[str]:
+    """That as many bytes came out of the archive as went in, and that the storage did not run full meanwhile."""
+    free, total = _space(context)
+    if free is not None and free <= total * _FULL:
+        storage = context.site.proxmox.storages.restore
+        raise Failed(
+            f"storage {storage} is full ({free / 2**20:.0f} MiB free), so what was restored to it may be damaged although the "
+            "restore ended well"
+        )
+    read = restored_bytes(end.log)
+    if not written or not read:
+        return []
+    if read != written:
+        raise Failed(f"{read} bytes came out of the archive, and {written} went in")
+    return [f"{read} bytes went into the archive and came out of it"]
+
+
+def _mounts(context: Context, place: tuple[str, int]) -> list[str]:
+    """Start the restored guest without network, so that its file system is mounted, and stop it again; a sentence of proof."""
+    api, scratch = context.proxmox, place[1]
+    config = api.config(place)
+    unplugged = {key: _unplugged(str(value)) for key, value in config.items() if re.fullmatch(r"net\d+", key)}
+    # It has the name and the address of the guest that was saved, and starts with the host as that did.
+    api.change("PUT", f"{api.of(place)}/config", onboot=0, digest=config.get("digest"), **unplugged)
+    api.do_task(
+        "POST", f"{api.of(place)}/status/start", kind="vzstart", vmid=scratch, what=f"Mounting LXC {scratch}", deadline=300
+    )
+    used = int(api.status(place).get("disk") or 0)
+    api.do_task("POST", f"{api.of(place)}/status/stop", kind="vzstop", vmid=scratch, what=f"Stopping LXC {scratch}", deadline=300)
+    shown = f", with {used / 2**20:.0f} MiB in it" if used else ""
+    return [f"started without network, its file system was mounted{shown}"]
+
+
+def _unplugged(net: str) -> str:
+    """A network card without its cable. Pure."""
+    return ",".join([part for part in net.split(",") if not part.startswith("link_down=")] + ["link_down=1"])
 
 
 def _remove_scratch(context: Context, *, left_over: bool) -> None:
@@ -377,10 +485,12 @@ def _remove_scratch(context: Context, *, left_over: bool) -> None:
             f"The scratch id {scratch} is taken by {there.get('type')} {there.get('name')}, which this tool did not make.",
             "Name a free id as proxmox.scratch_vmid in site.yaml.",
         )
-    if there.get("status") == "running":
+    if there.get("status") == "running" and not _started_by_us(context):
         raise Refused(f"The scratch guest {scratch} is running; somebody started it.", "Stop it if it is not needed.")
-    why = " left over from an interrupted run" if left_over else ""
-    with context.guard.act("vzdump.scratch-removed", f"Remove the scratch guest LXC {scratch}{why}", before={"scratch": scratch}):
+    which = " left over from an interrupted run" if left_over else ""
+    with context.guard.act(
+        "vzdump.scratch-removed", f"Remove the scratch guest LXC {scratch}{which}", before={"scratch": scratch}
+    ):
         context.proxmox.do_task(
             "DELETE",
             context.proxmox.of(("lxc", scratch)),
@@ -388,7 +498,15 @@ def _remove_scratch(context: Context, *, left_over: bool) -> None:
             vmid=scratch,
             what=f"Removing the scratch guest LXC {scratch}",
             deadline=600,
+            force=1 if there.get("status") == "running" else None,
         )
+
+
+def _started_by_us(context: Context) -> bool:
+    """Whether a running scratch guest is one that an interrupted run of ours mounted: then it has no network."""
+    config = context.proxmox.config(("lxc", context.site.proxmox.scratch_vmid))
+    nets = [str(value) for key, value in config.items() if re.fullmatch(r"net\d+", key)]
+    return all("link_down=1" in net for net in nets)
 
 
 def left_over(context: Context) -> int | None:
