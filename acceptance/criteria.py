@@ -62,10 +62,12 @@ F2 P The old servers are stopped, and the site lives without them for the agreed
 F3 P Each old server has a final backup that was proved restorable and cannot be pruned
 F4 P Exactly the approved servers are deleted: same id, name and address; anything else is refused
 F5 P Their DNS entries and firewall rules are gone, and everyone else's are as before
+F6 + Nothing that was written after its final backup is deleted
 G1 + Without the word to execute nothing changes anywhere
 G2 + Interrupted at any step, a run continues where it was or goes back; nothing is done twice
 G3 + When a call's outcome is unknown the tool looks before it acts
 G4 + Every change is in the journal with what was there before
+G5 + Every undo done twice, or again after a kill, is done once
 H1 + A merge deploys, and the deploy is proved or rolled back
 H2 + A merge that Portainer would turn into an outage never reaches it
 """

@@ -116,6 +116,25 @@ Feature: Giving back the old servers
         | gone already                              | this tool did not delete it              |
       Then each time it was refused for that reason, and nothing was changed
 
+  @F6
+  Rule: Nothing that was written after its final backup is deleted
+
+    @lab
+    Scenario: What was written after the final backup is in the backup that is kept
+      Given a finished move, with no time to live without the old servers
+      And somebody uses an old server after its final backup
+      When the operator gives back the old servers
+      Then all old servers are gone, and the operator is told that one was used
+      And what was written last is in the backup that is kept
+
+    @lab
+    Scenario: An old server that is used after each of its backups is not deleted
+      Given a finished move, with no time to live without the old servers
+      And somebody uses an old server after each of its final backups
+      When the operator gives back the old servers
+      Then it fails because "it was used again after each"
+      And that old server is not deleted
+
   @F5
   Rule: Their DNS entries and firewall rules are gone, and everyone else's are as before
 

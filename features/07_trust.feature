@@ -112,3 +112,29 @@ Feature: Trust
       When the operator carries out the backup
       Then it is refused because "this line of the journal is not readable"
       And every server is as it was
+
+  @G5
+  Rule: Every undo done twice, or again after a kill, is done once
+
+    @lab
+    Scenario: An undo that is cut off again and again puts everything back once
+      Given a finished move, with no time to live without the old servers
+      And the old servers are gone
+      When the operator's computer dies again and again while the decommission is undone
+      Then every rule and name is back in its place, once
+
+    @lab
+    Scenario: What others changed after an undo is left to them
+      Given a finished move, with no time to live without the old servers
+      And the old servers are gone
+      And their rules and names were put back, and somebody changed the firewall since
+      When the operator undoes the decommission once more
+      Then nothing more is changed on the host
+
+    @lab
+    Scenario: A resize that is undone twice restarts the new server once for it
+      Given the plan's servers on a host of their own
+      And the new server was resized
+      And the resize was undone
+      When the operator undoes the resize once more
+      Then nothing more is changed on the host

@@ -6,9 +6,11 @@ share another. What stops or starts servers gets a lab of its own.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 from pytest_bdd import given, then, when
 
+from cutover.phases import decommission
 from lab.lab import Lab, new_folder
 from lab.operator import Operator
 from steps.dns_firewall import own, picture
@@ -185,6 +188,124 @@ def _every_name(lab: Lab, operator: Operator, was_here: dict[str, Any]) -> None:
 def names_typed() -> set[str] | None:
     """The names that the operator types; None: all."""
     return None
+
+
+# -- used after its backup (F6), and undone (G5) --------------------------------------------------------
+class PowerCut(BaseException):
+    """The operator's computer is off."""
+
+
+def _use(lab: Lab, vmid: int) -> None:
+    """Somebody starts a guest in Proxmox, writes into it and stops it again."""
+    assert lab.pve is not None
+    run = lab.run(execute=True)
+    run.state_dir = lab.state_dir.with_name("somebody")  # they have a journal of their own, if any
+    try:
+        with run.guard.act("somebody", "Use it"):
+            for what, kind in (("start", "vzstart"), ("shutdown", "vzshutdown")):
+                path = f"nodes/{lab.pve.node}/lxc/{vmid}/status/{what}"
+                run.proxmox.do_task("POST", path, kind=kind, vmid=vmid, what=what, deadline=60)
+                (lab.machines[vmid].root / "written-late").write_text("what was written last")
+    finally:
+        run.close()
+
+
+def _used_after_backup(lab: Lab, monkeypatch: pytest.MonkeyPatch, times: int) -> int:
+    vmid, left, verify = lab.site.guests.legacy[0].vmid, [times], decommission._forget
+
+    def then(context: Any, guest: Any) -> Any:
+        if guest.vmid == vmid and left[0]:
+            left[0] -= 1
+            _use(lab, vmid)
+        return verify(context, guest)
+
+    monkeypatch.setattr(decommission, "_forget", then)
+    return vmid
+
+
+@given("somebody uses an old server after its final backup", target_fixture="needed")
+def _used_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> int:
+    return _used_after_backup(lab, monkeypatch, 1)
+
+
+@given("somebody uses an old server after each of its final backups", target_fixture="needed")
+def _used_always(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> int:
+    return _used_after_backup(lab, monkeypatch, 99)
+
+
+@then("all old servers are gone, and the operator is told that one was used")
+def _gone_and_told(lab: Lab, operator: Operator) -> None:
+    assert lab.pve is not None
+    assert operator.error is None, operator.error
+    assert not {ct.vmid for ct in lab.pve.cts} & set(old_ones(lab))
+    assert operator.result is not None and operator.result.outcome is not None
+    assert any("was used after its backup" in sentence for sentence in operator.result.outcome.sentences)
+
+
+@then("what was written last is in the backup that is kept")
+def _kept_last(lab: Lab, needed: int) -> None:
+    assert lab.pve is not None
+    undo = json.loads((lab.state_dir / "undo-decommission.json").read_text(encoding="utf-8"))
+    volid = next(guest["backup"] for guest in undo["guests"] if guest["vmid"] == needed)
+    with tarfile.open(lab.pve.archive(volid)) as tar:
+        assert "./written-late" in tar.getnames()
+
+
+@then("that old server is not deleted")
+def _not_deleted(lab: Lab, needed: int) -> None:
+    assert lab.pve is not None
+    assert lab.pve.ct(needed) is not None
+
+
+@given("the old servers are gone")
+def _are_gone(lab: Lab, operator: Operator, was_here: dict[str, Any]) -> None:
+    del was_here
+    operator.agrees_to = names(lab)
+    operator.does("decommission")
+
+
+@when("the operator's computer dies again and again while the decommission is undone")
+def _dies_while_undoing(operator: Operator) -> None:
+    def dying_after(changes: int) -> Callable[[Any], None]:
+        def prepare(run: Any) -> None:
+            change, left = run.proxmox.change, [changes]
+
+            def counted(*words: Any, **values: Any) -> Any:
+                answer = change(*words, **values)
+                left[0] -= 1
+                if left[0] < 0:
+                    raise PowerCut
+                return answer
+
+            run.proxmox.change = counted
+
+        return prepare
+
+    for changes in (0, 2, 5, 1, 4):
+        operator.prepare = dying_after(changes)
+        with contextlib.suppress(PowerCut):
+            operator.tries("decommission", undo=True)
+    operator.prepare = lambda _run: None
+    operator.does("decommission", undo=True)
+    operator.does("decommission", undo=True)
+
+
+@then("every rule and name is back in its place, once")
+def _back_once(lab: Lab, was_here: dict[str, Any]) -> None:
+    now = picture(lab)
+    assert now["firewall"]["rules"] == {
+        path: rules for path, rules in was_here["firewall"]["rules"].items() if not own(lab, path)
+    }
+    assert now["names"] == was_here["names"]
+
+
+@given("their rules and names were put back, and somebody changed the firewall since")
+def _put_back_and_changed(lab: Lab, operator: Operator) -> None:
+    assert lab.pve is not None
+    operator.does("decommission", undo=True)
+    rules = lab.pve.firewall_config("cluster")["rules"]
+    rules.insert(0, {"type": "in", "action": "DROP", "enable": 1, "comment": "somebody's"})
+    del rules[2]
 
 
 # -- doing ----------------------------------------------------------------------------------------------

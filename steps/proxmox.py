@@ -443,6 +443,26 @@ def _size_waits(operator: Operator) -> None:
     operator.says_yes = True
 
 
+@given("the resize was undone")
+def _resize_was_undone(operator: Operator) -> None:
+    operator.does("resize", undo=True)
+
+
+@when(parsers.parse("the operator undoes the {verb} once more"), target_fixture="writes_before")
+def _undoes_once_more(lab: Host, operator: Operator, verb: str) -> int:
+    writes = len(lab.pve.writes())
+    operator.tries(verb, undo=True)
+    return writes
+
+
+@then("nothing more is changed on the host")
+def _nothing_more(lab: Host, operator: Operator, writes_before: int) -> None:
+    assert operator.error is None, operator.error
+    assert operator.result is not None and operator.result.outcome is not None
+    assert not operator.result.outcome.changed
+    assert len(lab.pve.writes()) == writes_before
+
+
 @when("the operator undoes the resize")
 def _undoes_the_resize(operator: Operator) -> None:
     operator.tries("resize", undo=True)

@@ -817,7 +817,7 @@ def _step(site: Site) -> Step:
         needs="`finish` was done; the name of each guest, typed.",
         changes=f"Guests {gone}, their firewall rules and DNS entries.",
         undo="Each from its final backup; the undo record says what a restore does not bring back.",
-        criteria=("F1", "F2", "F3", "F4", "F5"),
+        criteria=("F1", "F2", "F3", "F4", "F5", "F6"),
     )
 
 
