@@ -15,7 +15,7 @@ import json
 import secrets as randomness
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -30,7 +30,7 @@ from cutover.core.shell import Shell
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate import doorway, templates, write_log
 from cutover.gate.installer import BY_HAND_SECONDS, Installed, Installer
-from cutover.gate.interface import Side, Written
+from cutover.gate.interface import BODY_MOST, TOO_LARGE, Side, Written
 from cutover.gate.write_log import BEGIN_ANEW, Damaged, Write
 from cutover.site.schema import netloc
 
@@ -53,8 +53,6 @@ ROOM_TO_RECORD_MB = 512
 TRIM = 16 << 20
 #: Seconds for removing what may be a million files.
 MANY = 600.0
-#: Removes what was recorded; by `find`, because a million names are too many for a command line.
-_EMPTY = "{ [ ! -d bodies ] || find bodies -type f -exec rm -f {} + ; } && rm -f log/start"
 
 
 @dataclass(frozen=True)
@@ -227,7 +225,7 @@ class Gate:
                 f"There are only {free} MB free for recorded writes in {self._folder} on {self.shell.where}.",
                 f"Make room for at least {ROOM_TO_RECORD_MB} MB.",
             )
-        begin = f"{_EMPTY} && true >> log/writes.jsonl && true > log/writes.jsonl && true > flags/record && "
+        begin = f"{self._empty()} && true >> log/writes.jsonl && true > log/writes.jsonl && true > flags/record && "
         self._change(begin + _synced("flags/record"), "set the flag record", MANY)
         self._under_way, self._lost, self._trimmed = write_log.UnderWay(), [], 0
         try:
@@ -274,7 +272,9 @@ class Gate:
         self._change("rm -f flags/record && " + _synced("flags"), "remove the flag record")
         with suppress(TimedOut, Failed):  # what takes longer, or is damaged, is not needed any more
             wait_until(self._nothing_open, deadline=deadline, what="The end of the writes being recorded", every=0.05)
-        self._change(f"{_EMPTY}; if [ -f log/writes.jsonl ]; then true > log/writes.jsonl; fi", "remove what was recorded", MANY)
+        self._change(
+            f"{self._empty()}; if [ -f log/writes.jsonl ]; then true > log/writes.jsonl; fi", "remove what was recorded", MANY
+        )
         self._under_way, self._lost, self._trimmed = write_log.UnderWay(), [], 0
 
     def _nothing_open(self) -> bool | Not:
@@ -496,38 +496,57 @@ class Gate:
         rest = iter(entries)
         while batch := list(islice(rest, NAMES_AT_ONCE)):
             sizes = self._sizes([_safe(entry.body) for entry in batch if entry.body])
+            large = {name for name, size in sizes.items() if size > BODY_MOST}
+            sizes = {name: 0 if name in large else size for name, size in sizes.items()}
             group: list[Written] = []
             size = 0
             for entry in batch:
                 mine = sizes.get(entry.body, 0)
                 if group and size + mine > PIECE:
-                    yield from self._fetch(group, sizes)
+                    yield from self._fetch(group, sizes, large)
                     group, size = [], 0
                 group.append(entry)
                 size += mine
-            yield from self._fetch(group, sizes)
+            yield from self._fetch(group, sizes, large)
+
+    def _in_bodies(self, script: str) -> str:
+        """A script that works in `bodies` with the rights of the user that can write there, and no more.
+
+        That user can put a link in the place of a body or a folder at any moment, between looking and doing as well; so nothing
+        is read or removed there that it could not read or remove by itself.
+        """
+        user, quoted = shlex.quote(self._site.nginx.worker_user), shlex.quote(f"cd bodies || exit 9\n{script}")
+        return (
+            f'if [ "$(id -u)" = 0 ] && [ "$(id -u {user} 2>/dev/null || echo 0)" != 0 ]; then su -s /bin/sh {user} -c {quoted}\n'
+            f"else sh -c {quoted}; fi"
+        )
+
+    def _empty(self) -> str:
+        """A part of a script that removes what was recorded; by `find`: a million names are too many for a command line."""
+        remove = self._in_bodies("find . -mindepth 1 ! -type d -exec rm -f {} +")
+        return f"{{ [ ! -d bodies ] || {{ {remove}; }} ; }} && rm -f log/start"
 
     def _sizes(self, names: list[str]) -> dict[str, int]:
         if not names:
             return {}
-        answer = self.shell.read(f"{self._cd}cd bodies || exit 9\nwc -c {' '.join(names)}")
+        answer = self.shell.read(self._cd + self._in_bodies(f"wc -c {' '.join(names)}"))
         if answer.code != 0:
             raise Damaged(f"A recorded body is gone from {self._folder}/bodies: {answer.reason}.", BEGIN_ANEW)
         found = (line.split() for line in answer.text.splitlines())
         return {words[1]: int(words[0]) for words in found if len(words) == 2 and words[1] != "total"}
 
-    def _fetch(self, group: list[Written], sizes: dict[str, int]) -> Iterator[tuple[Written, bytes]]:
-        names = [entry.body for entry in group if entry.body]
+    def _fetch(self, group: list[Written], sizes: Mapping[str, int], large: Collection[str]) -> Iterator[tuple[Written, bytes]]:
+        names = [entry.body for entry in group if entry.body and entry.body not in large]
         data = b""
         if names:
-            answer = self.shell.read(f"{self._cd}cd bodies || exit 9\ncat {' '.join(names)}", deadline=120)
+            answer = self.shell.read(self._cd + self._in_bodies(f"cat {' '.join(names)}"), deadline=120)
             data = answer.out
             if answer.code != 0 or len(data) != sum(sizes[name] for name in names):
                 raise Damaged(f"Recorded bodies in {self._folder}/bodies could not be read whole: {answer.reason}.", BEGIN_ANEW)
         at = 0
         for entry in group:
             size = sizes[entry.body] if entry.body else 0
-            yield entry, data[at : at + size]
+            yield entry, TOO_LARGE if entry.body in large else data[at : at + size]
             at += size
 
     def forget_bodies(self, entries: Iterable[Written]) -> None:
@@ -538,7 +557,7 @@ class Gate:
         followed = {replace(entry, offset=0) for entry in entries if isinstance(entry, Write) and entry.side == "unknown"}
         self._lost = [lost for lost in self._lost if replace(lost, offset=0) not in followed]
         while batch := list(islice(names, NAMES_AT_ONCE)):
-            self._change(f"cd bodies || exit 9\nrm -f {' '.join(batch)}", f"remove {len(batch)} recorded bodies")
+            self._change(self._in_bodies(f"rm -f {' '.join(batch)}"), f"remove {len(batch)} recorded bodies")
 
         if entries:
             self._trim(max(entry.offset for entry in entries))

@@ -12,6 +12,11 @@ from typing import Literal, Protocol
 
 Side = Literal["old", "new"]
 
+#: A body of more bytes is not fetched. Qdrant itself takes 32 MB unless it was told otherwise.
+BODY_MOST = 64 << 20
+#: Stands for a body that is not fetched; nobody can read anything from it.
+TOO_LARGE = b"\0too large to be fetched"
+
 
 class Written(Protocol):
     """One recorded write: one line of the gate's log, written when the request had ended."""
@@ -101,6 +106,8 @@ class Gate(Protocol):
 
     def bodies(self, entries: Iterable[Written]) -> Iterator[tuple[Written, bytes]]:
         """The recorded bodies, one at a time, in the given order; empty bytes for a write that had none.
+
+        :data:`TOO_LARGE` in place of one that is larger than :data:`BODY_MOST`: it is no reason to stop, only to compare.
 
         An entry whose body is gone is an error, never silence.
         """

@@ -8,6 +8,7 @@ the log does not name yet will find the hold. That makes "is a write still under
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,19 @@ BEGIN_ANEW = "While the old server serves: `undo copy`, then `copy`. After the s
 
 class Damaged(Failed):
     """The records do not say everything, so nobody can be brought up to date from them."""
+
+
+_ESCAPED = "cutover-escaped"
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """The bytes that are not ASCII as an address escapes them."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(f"%{byte:02X}" for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(_ESCAPED, _escaped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +72,9 @@ class Line:
 def lines(data: bytes, start: int) -> Iterator[Line]:
     """The complete lines of a piece of the log that begins at position ``start``.
 
-    :class:`Damaged` for a line that is not one of nginx's: a full disk cuts lines off.
+    :class:`Damaged` for a line that is not one of nginx's: a full disk cuts lines off. What a client sent is no reason: nginx
+    passes on any byte in an address and writes it as it came, so what is not ASCII is read as the same address in its escaped
+    form.
     """
     at = 0
     while (end := data.find(b"\n", at)) >= 0:
@@ -66,8 +82,8 @@ def lines(data: bytes, start: int) -> Iterator[Line]:
         if not text:
             continue
         try:
-            yield _line(json.loads(text), start + at)
-        except (ValueError, KeyError, TypeError):
+            yield _line(json.loads(text.decode("ascii", _ESCAPED), strict=False), start + at)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise Damaged(
                 f"The gate's log has a damaged line just before position {start + at}, so it does not say everything.",
                 "Usually the disk of the Nginx host was full. Make room. " + BEGIN_ANEW,

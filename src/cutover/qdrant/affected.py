@@ -11,7 +11,6 @@ never answers "nothing" for something it did not understand.
 
 from __future__ import annotations
 
-import gzip
 import json
 import uuid
 import zlib
@@ -25,6 +24,13 @@ from cutover.qdrant.routes import is_read, leaves_data_alone, path_of
 PointId = int | str
 
 MAX_U64 = 2**64 - 1
+#: More than that is not unpacked; Qdrant itself takes 32 MB unless it was told otherwise.
+UNPACKED_MOST = 64 << 20
+
+#: Refused by the server in front of what would have been done: who asks, in what form, and how much of it.
+_IN_FRONT = frozenset({401, 405, 411, 413, 415})
+#: Refused before anything was done where a request is one step; of several, those before may be done.
+_IN_ONE_STEP = frozenset({403, 429})
 
 
 class Depth(IntEnum):
@@ -122,6 +128,27 @@ def touched(method: str, uri: str, body: bytes) -> Touched:
     return Touched(name, refuse=f"{operation} on collection {name} is not an operation that can be followed")
 
 
+def had_no_effect(method: str, uri: str, status: int) -> bool:
+    """Whether a write can have changed nothing, as its status says; decided without its body. Pure.
+
+    Who has no key must not decide what is read here. A route that Qdrant does not have is refused whatever the reason, as
+    long as it is the client's mistake.
+    """
+    if is_read(method, uri) or leaves_data_alone(method, uri) or status in _IN_FRONT:
+        return True
+    if not 400 <= status < 500:
+        return False
+    known = touched(method, uri, b"")
+    if known.refuse:
+        return status not in {408, 499}  # these tell of a connection, not of an answer
+    return refused_before(status, in_steps=known.in_steps)
+
+
+def refused_before(status: int, *, in_steps: bool) -> bool:
+    """Whether a status says that nothing of a write was begun, whatever it was. Pure."""
+    return status in _IN_FRONT or (status in _IN_ONE_STEP and not in_steps)
+
+
 def _points(name: str, operation: str, body: bytes) -> Touched:
     try:
         document = json.loads(unpacked(body))
@@ -136,12 +163,23 @@ def _points(name: str, operation: str, body: bytes) -> Touched:
 
 
 def unpacked(body: bytes) -> bytes:
-    """Qdrant accepts compressed bodies; the recorded file holds what the client sent."""
-    if body[:2] == b"\x1f\x8b":
-        return gzip.decompress(body)
-    if body[:1] == b"\x78" and len(body) > 2 and (body[0] * 256 + body[1]) % 31 == 0:
-        return zlib.decompress(body)
-    return body
+    """Qdrant accepts compressed bodies; the recorded file holds what the client sent.
+
+    :class:`NotUnderstood` where more than :data:`UNPACKED_MOST` comes out of it: a megabyte can mean gigabytes.
+    """
+    packed = body[:2] == b"\x1f\x8b" or (body[:1] == b"\x78" and len(body) > 2 and (body[0] * 256 + body[1]) % 31 == 0)
+    if not packed:
+        return body
+    found = bytearray()
+    while body:
+        member = zlib.decompressobj(wbits=47)  # gzip or zlib, by its head
+        found += member.decompress(body, UNPACKED_MOST + 1 - len(found))
+        if len(found) > UNPACKED_MOST:
+            raise NotUnderstood(f"it unpacks to more than {UNPACKED_MOST >> 20} MB")
+        if not member.eof:
+            raise NotUnderstood("it ends in the middle")
+        body = member.unused_data
+    return bytes(found)
 
 
 class _Found:

@@ -33,7 +33,7 @@ from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import Gate, Side, Written
 from cutover.gate.write_log import BEGIN_ANEW
 from cutover.qdrant import compare, records
-from cutover.qdrant.affected import Depth, PointId, Touched, touched
+from cutover.qdrant.affected import Depth, PointId, Touched, had_no_effect, refused_before, touched
 from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of, side_by_side, vectors_of
 from cutover.qdrant.compare import Difference
 from cutover.qdrant.matching import MOST_MATCHES, matching
@@ -189,10 +189,12 @@ class Round:
 def happened(entry: Written, found: Touched) -> bool:
     """Whether a recorded write can have changed anything. Pure.
 
-    A write that names records counts whatever its status, because Qdrant may have applied a part of it; one that names none
-    is not counted when Qdrant refused it before doing anything. A batch, or several changes of aliases, may have been refused
-    in the middle.
+    A write that names records counts unless it was refused before it was begun, because Qdrant may have applied a part of it;
+    one that names none is not counted when Qdrant refused it before doing anything. A batch, or several changes of aliases,
+    may have been refused in the middle.
     """
+    if refused_before(entry.status, in_steps=found.in_steps):
+        return False
     return bool(found.ids) or entry.status not in (_NOT_BEGUN if found.in_steps else _NOT_DONE)
 
 
@@ -300,7 +302,8 @@ class Follower:
         """What the first of these lines ask for, and how many lines that are: as many as name a bounded number of records."""
         work = Work()
         # Of a write whose nginx process died nobody knows where it went; reading its records as they are now is harmless.
-        ours = [(i, e) for i, e in enumerate(entries) if e.side in {self.position.side, "unknown"}]
+        mine = {self.position.side, "unknown"}
+        ours = [(i, e) for i, e in enumerate(entries) if e.side in mine and not had_no_effect(e.method, e.uri, e.status)]
         for (i, _), (entry, body) in zip(ours, self.gate.bodies([e for _, e in ours]), strict=False):
             self._add(work, entry, body)
             if work.weight > NAMED:
@@ -400,7 +403,8 @@ class Follower:
 
     def _work(self, entries: Sequence[Written]) -> Work:
         work = Work()
-        for entry, body in self.gate.bodies(entries) if entries else ():
+        counted = [entry for entry in entries if not had_no_effect(entry.method, entry.uri, entry.status)]
+        for entry, body in self.gate.bodies(counted) if counted else ():
             self._add(work, entry, body)
         return work
 

@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl, quote
 from cutover.core import events
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.gate.interface import Side
+from cutover.gate.interface import BODY_MOST, TOO_LARGE, Side
 from cutover.gate.write_log import Write
 from cutover.qdrant.affected import NotUnderstood, PointId, Touched, touched, unpacked
 from cutover.qdrant.client import LONG, Answered, Qdrant
@@ -303,6 +303,12 @@ def replay(context: Context, position: Position, found: Account) -> int:
         position.replayed, position.part = position.offset, 0  # following brought over more than was replayed before
     with context.ui.progress(f"Bringing {context.old.name} up to date", len(writes), "writes") as advance:
         for entry, body in context.gate.bodies(writes):
+            if body == TOO_LARGE:
+                raise Failed(
+                    f"The write {entry.method} {path_of(entry.uri).text} of {_clock(entry.at)} has over {BODY_MOST >> 20} MB "
+                    "and is not sent again from the records.",
+                    f"Send it to {context.old.name} from where it came, or go back while the new server can be read.",
+                )
             for number, step in enumerate(steps_of(entry.method, entry.uri, body)):
                 if number < position.part:
                     continue  # done by a run before this one
