@@ -2,7 +2,10 @@
 
 import json
 import random
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +15,7 @@ from cutover.core.errors import Refused
 from cutover.gate.write_log import Write
 from cutover.qdrant import compare
 from cutover.qdrant.affected import Depth, Touched
-from cutover.qdrant.client import Answered
+from cutover.qdrant.client import Answered, Qdrant
 from cutover.replication import follower
 from cutover.replication.follower import (
     CannotFollow,
@@ -24,7 +27,7 @@ from cutover.replication.follower import (
     index_schema,
     patch_for,
 )
-from tests.support.qdrant_pair import pair_of_servers
+from tests.support.qdrant_pair import KEY, pair_of_servers
 
 
 @dataclass
@@ -484,3 +487,96 @@ def test_a_collection_that_was_deleted_and_made_anew_with_other_vectors_is_repla
     stage.write("PUT", "/collections/docs/points?wait=true", {"points": [{"id": 1, "vector": [7, 7, 7]}]})
     stage.follower.round()
     same(stage)
+
+
+def test_collections_that_live_for_a_moment_stop_nothing_and_are_gone_on_the_other_server(stage: Any, servers: Any) -> None:
+    """As chat front ends make them: one for every conversation, and two that come again and again."""
+    stop, made = threading.Event(), 0
+    application = Application(Qdrant(stage.old.url, servers.guard, key=KEY), stage.record, "old")
+    empty = {"vectors": {"size": 2, "distance": "Dot"}}
+
+    def chat() -> None:
+        nonlocal made
+        while not stop.is_set():
+            name = f"chat-{made}" if made % 2 else f"again-{made % 4}"
+            application("PUT", f"/collections/{name}", empty)
+            application("PUT", f"/collections/{name}/points?wait=true", {"points": [{"id": 1, "vector": [1, made]}]})
+            alias = {"create_alias": {"alias_name": "latest", "collection_name": name}}
+            application("POST", "/collections/aliases", {"actions": [alias]})
+            stop.wait(0.05)
+            application("DELETE", f"/collections/{name}")
+            made += 1
+
+    def copy(name: Any) -> Any:
+        try:
+            snapshot = stage.old.create_snapshot(name)
+            stage.new.delete_collection(name)
+            url = stage.old.snapshot_url(name, snapshot["name"])
+            stage.new.recover(name, url, checksum=snapshot["checksum"], source_key="read-key-of-the-pair")
+        except Answered:
+            if name in stage.old.collections():
+                raise
+            stage.new.delete_collection(name)
+
+    stage.follower.copy_collection = copy
+    thread = threading.Thread(target=chat)
+    thread.start()
+    try:
+        for _ in range(3):
+            stage.follower.round()
+            _, differences = stage.follower.prove_everything()
+            assert differences == []
+    finally:
+        stop.set()
+        thread.join()
+    stage.follower.round()
+    assert made > 5
+    assert stage.new.collections() == ["docs"]
+    assert stage.follower.prove_everything()[1] == []
+    same(stage)
+
+
+def test_what_is_asked_inside_a_hold_does_not_grow_with_the_number_of_collections(stage: Any) -> None:
+    asked: list[list[str]] = []
+    for more in (1, 12):
+        for number in range(more):
+            name = f"other-{more}-{number}"
+            for server in (stage.old, stage.new):
+                server.ask("PUT", f"/collections/{name}", {"vectors": {"size": 2, "distance": "Dot"}})
+                server.upsert(name, [{"id": 1, "vector": [1, 1]}])
+        stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"more": more}, "points": [1]})
+        stage.follower.round()
+        assert stage.follower.prove_everything()[1] == []
+        stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"more": more}, "points": [2]})
+        asked.append([])
+        with counting(stage, asked[-1]):
+            done = stage.follower.round(held=True, budget=1.0)
+            assert stage.follower.prove_quickly(done.ids, counts=True, timeout=5) == []
+    assert sorted(asked[0]) == sorted(asked[1])
+    # What differs is found as before: a record, a number, a setting of what was written, a name, an alias.
+    stage.new.delete("docs", [2])
+    stage.new.delete_collection("other-1-0")
+    stage.new.create_index("docs", "n", "integer")
+    stage.new.change_aliases([{"delete_alias": {"alias_name": "now"}}])
+    found = stage.follower.prove_quickly({"docs": {2}}, counts=True, timeout=5)
+    assert {(d.kind, d.where) for d in found} == {
+        ("missing", 2),
+        ("collection", "docs"),
+        ("collection", "other-1-0"),
+        ("index", "n"),
+        ("alias", "now"),
+    }
+
+
+@contextmanager
+def counting(stage: Any, asked: list[str]) -> Iterator[None]:
+    plain = {server: server.raw for server in (stage.old, stage.new)}
+    try:
+        for server, raw in plain.items():
+            server.raw = lambda method, path, *a, _raw=raw, **k: (asked.append(f"{method} {path}"), _raw(method, path, *a, **k))[
+                1
+            ]
+        yield
+    finally:
+        for server in plain:
+            del server.raw
