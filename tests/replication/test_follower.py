@@ -573,9 +573,12 @@ def counting(stage: Any, asked: list[str]) -> Iterator[None]:
     plain = {server: server.raw for server in (stage.old, stage.new)}
     try:
         for server, raw in plain.items():
-            server.raw = lambda method, path, *a, _raw=raw, **k: (asked.append(f"{method} {path}"), _raw(method, path, *a, **k))[
-                1
-            ]
+
+            def seen(method: str, path: str, *rest: Any, _raw: Any = raw, **more: Any) -> Any:
+                asked.append(f"{method} {path}")
+                return _raw(method, path, *rest, **more)
+
+            server.raw = seen
         yield
     finally:
         for server in plain:

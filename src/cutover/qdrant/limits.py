@@ -16,10 +16,16 @@ from cutover.qdrant.client import vectors_of
 _EXACT = {None, "float32", "float16", "uint8"}
 
 
+#: Bytes of a collection's name: with them its snapshot's file, NAME-PEER-TIME.snapshot.checksum, has a name a disk takes.
+LONGEST_NAME = 195
+
+
 def reasons_against(name: str, info: Mapping[str, Any], shard_keys: Sequence[Any] = ()) -> list[str]:
     """Why this collection cannot be moved; empty when it can."""
     params = info["config"]["params"]
     found = []
+    if (size := len(name.encode())) > LONGEST_NAME:
+        found.append(f"the name {name} is {size} bytes long, and the file of its snapshot would have a name longer than 255")
     if params.get("sharding_method") not in (None, "auto") or shard_keys:
         found.append(f"{name} has custom shards, which Qdrant restores empty from a snapshot")
     for vector, one in vectors_of(params).items():
