@@ -421,6 +421,31 @@ def test_an_undo_that_is_killed_again_and_again_and_done_twice_is_done_once(
     assert (world.firewall(), world.names.entries(), len(world.pve.writes())) == (now, names, writes)
 
 
+@pytest.mark.parametrize(
+    ("kind", "vmid"), [("vzshutdown", 951), ("vzdump", 951), ("vzrestore", 9952), ("vzdestroy", 9952), ("vzdestroy", 951)]
+)
+def test_a_run_that_is_killed_while_proxmox_works_is_gone_on_with(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str, vmid: int
+) -> None:
+    real = Proxmox.start_task
+
+    def start_task(self: Proxmox, *words: Any, **values: Any) -> str:
+        upid = real(self, *words, **values)
+        if (values["kind"], values["vmid"]) == (kind, vmid):
+            raise Killed
+        return upid
+
+    world.pve.time_scale = 0.1
+    with monkeypatch.context() as patch:
+        patch.setattr(Proxmox, "start_task", start_task)
+        with pytest.raises(Killed):
+            world.decommission()
+    world.decommission()
+    assert not {g.vmid for g in world.pve.cts} & {*FOUR, 9952}
+    began = [task["id"] for task in world.pve.tasklog if task["type"] == "vzdestroy" and task["id"] in map(str, FOUR)]
+    assert sorted(began) == sorted(map(str, FOUR)), "one was deleted twice"
+
+
 # -- nothing that was written is deleted --------------------------------------------------------------
 
 

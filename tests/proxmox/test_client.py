@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from cutover.core.credentials import Credentials
 from cutover.core.errors import Failed, OutcomeUnknown, Refused, Unreachable, WritesRefused, WrongUsage
-from cutover.proxmox.client import Proxmox, ProxmoxRefused, TaskEnd, kind_of, task_state
+from cutover.proxmox.client import Proxmox, ProxmoxRefused, TaskEnd, kind_of, task_state, why
 from lab.proxmox_host import Host, host
 
 
@@ -166,3 +166,32 @@ def test_only_a_tasks_name_is_followed(name: str, is_one: bool) -> None:
     from cutover.proxmox.client import _UPID
 
     assert bool(_UPID.fullmatch(name)) is is_one
+
+
+def test_the_reason_of_a_failed_task_is_found_wherever_it_stands(recorded: Callable[[str], list[dict[str, Any]]]) -> None:
+    """A dump folder that ran full: the reason is an INFO line, the error line a command as long as a page."""
+    exchanges = recorded("pve-9.2.11.jsonl")
+    (log,) = [e["response"]["data"] for e in exchanges if e["what"] == "back up to a folder that runs full : its log"]
+    said = why([line["t"] for line in log], "job errors")
+    assert said.startswith("zstd: error 70 : Write error : cannot write block : No space left on device")
+    assert "Backup of VM 952 failed" in said
+    assert len(said) < 300, said
+
+
+@pytest.mark.parametrize(
+    ("log", "exitstatus", "said"),
+    [
+        ([], "job errors", "job errors"),
+        (["ERROR: Backup of VM 9 failed - unable to find VM '9'"], "job errors", "Backup of VM 9 failed - unable to find VM '9'"),
+        (["WARN: two files changed"], "WARNINGS: 1", "two files changed"),
+        (["TASK ERROR: CT is locked (create)"], "CT is locked (create)", "CT is locked (create)"),
+        (
+            ["tar: ./db: Cannot write: No space left on device", "TASK ERROR: x"],
+            "unable to restore CT 9 - command 'tar xpf - --zstd --totals' failed: exit code 2",
+            "tar: ./db: Cannot write: No space left on device; unable to restore CT 9 - command 'tar xpf - --zstd --total...' failed: exit",
+        ),
+        (["WARN: Read-only file system", "ERROR: it ended"], "job errors", "Read-only file system; it ended"),
+    ],
+)
+def test_why_a_task_failed(log: list[str], exitstatus: str, said: str) -> None:
+    assert why(log, exitstatus).startswith(said)
