@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +31,8 @@ from cutover.report.markdown import markdown
 from cutover.site import schema
 
 ROOT = Path(__file__).parents[2]
+#: How many times the random input; every night more than a change waits for.
+TIMES = int(os.environ.get("CUTOVER_ATTACKS", "1"))
 FORMS: dict[str, Callable[[str], str]] = {
     "as it is": lambda v: v,
     "JSON": json.dumps,
@@ -80,7 +83,7 @@ def test_a_half_that_somebody_else_cut_is_taken_out(key: str) -> None:
         assert key[-size:] not in held.redact(f"said: ...{key[-size:]}")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * TIMES, deadline=None)
 @given(st.text(min_size=8, max_size=40), st.sampled_from(sorted(FORMS)), st.text(max_size=20))
 def test_any_key_in_any_form(key: str, form: str, around: str) -> None:
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -20,6 +21,8 @@ from cutover.report.html import page
 from cutover.report.markdown import markdown
 
 ROOT = Path(__file__).parents[2]
+#: How many times the random input; every night more than a change waits for.
+TIMES = int(os.environ.get("CUTOVER_ATTACKS", "1"))
 #: How a runner recognises a command: at the beginning of a line after blanks, and the old form anywhere in it.
 COMMAND = re.compile(r"^\s*::|##\[", re.MULTILINE)
 ANY = st.text(alphabet=st.one_of(st.characters(), st.sampled_from(":#[]`!()<>|\n\r\t\x1b\u2028 @/.w")), max_size=80)
@@ -40,7 +43,7 @@ def test_no_line_of_it_is_a_command_to_the_runner(said: str) -> None:
     assert "\u202e" not in shown
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000 * TIMES, deadline=None)
 @given(ANY)
 @example("\n ::error::")
 def test_whatever_is_said_is_no_command(said: str) -> None:
@@ -48,7 +51,7 @@ def test_whatever_is_said_is_no_command(said: str) -> None:
     assert all(sign.isprintable() or sign in "\n\t" for sign in for_log(said))
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000 * TIMES, deadline=None)
 @given(ANY)
 @example("![x](https://192.0.2.1/x.png)")
 @example("\\![x](y)")

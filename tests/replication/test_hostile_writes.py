@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import tracemalloc
 import zlib
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,8 @@ from cutover.qdrant.affected import UNPACKED_MOST, Depth, had_no_effect, touched
 from cutover.qdrant.routes import path_of
 from cutover.replication.follower import Follower, happened
 
+#: How many times the random input; every night more than a change waits for.
+TIMES = int(os.environ.get("CUTOVER_ATTACKS", "1"))
 WRITE = "/collections/a/points"
 
 
@@ -53,7 +56,7 @@ def test_a_raw_name_is_the_name_that_its_escaped_form_is() -> None:
     assert path_of(end.write.uri).collection == "größe"
 
 
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=5000 * TIMES, deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=20), st.integers(0, 999))
 @example(b"/collections/a\xff/points", b"PUT", 401)
 def test_any_byte_is_read(uri: bytes, method: bytes, status: int) -> None:
@@ -167,7 +170,7 @@ def test_a_body_that_is_too_large_means_compare_and_not_never() -> None:
         assert found.whole or found.schema
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500 * TIMES, deadline=None)
 @given(st.binary(max_size=300), st.sampled_from(["gzip", "zlib", "none", "twice", "cut"]))
 def test_what_can_be_unpacked_is_what_was_sent(body: bytes, how: str) -> None:
     if how == "gzip":
