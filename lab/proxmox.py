@@ -55,20 +55,28 @@ from fakepve.server import USER, ok, params
 
 from lab.guestos import GIB, MIB, GuestOs, plain_root
 from lab.machines import Machine, Machines
+from lab.proxmox_access import VM_CONFIG
+from lab.proxmox_cluster import Cluster
 
 if TYPE_CHECKING:
     from cutover.site.schema import Site
 
 Values = dict[str, Any]
 
-#: Built-in roles as far as the lab uses them; the privileges are Proxmox VE 9's.
-ROLES: dict[str, set[str]] = {
-    "NoAccess": set(),
-    "PVEAuditor": {
-        "Datastore.Audit", "Mapping.Audit", "Pool.Audit", "SDN.Audit", "Sys.Audit", "VM.Audit", "VM.GuestAgent.Audit",
-    },
-    "Administrator": set(),  # filled from the schema's list of privileges
-}  # fmt: skip
+#: What a note of a backup may name.
+NOTE_WORDS = frozenset({"cluster", "guestname", "node", "vmid"})
+#: How Proxmox says that a dump could not be written: the command it ran, whatever the reason.
+_TAR = (
+    "command 'set -o pipefail && lxc-usernsexec -m u:0:100000:65536 -m g:0:100000:65536 -- tar cpf - --totals "
+    "--one-file-system -p --sparse --numeric-owner --acls --xattrs '--xattrs-include=user.*' "
+    "'--xattrs-include=security.capability' '--warning=no-file-ignored' '--warning=no-xattr-write' --one-file-system "
+    "'--warning=no-file-ignored' '--directory={temporary}' ./etc/vzdump/pct.conf ./etc/vzdump/pct.fw "
+    "'--directory={temporary}' --no-anchored '--exclude=lost+found' --anchored '--exclude=./tmp/?*' '--exclude=./var/tmp/?*' "
+    "'--exclude=./var/run/?*.pid' . | zstd '--threads=1' >{archive}' failed: exit code 70"
+)
+
+#: The same for a container.
+CT_CONFIG = ("Disk", "CPU", "Memory", "Network", "Options")
 
 
 #: Wraps the body of the next task that this request starts.
@@ -107,6 +115,8 @@ class LabVm(_Bodied, FakeVm):  # type: ignore[misc]
     guest_os: GuestOs | None = None
     guest_snapshots: dict[str, Any]
     qemu_pid = 0
+    powered_at = -1e9
+    starts_after: str | None = None
     ballooned: int | None = None
 
     def digest(self) -> str:
@@ -128,7 +138,7 @@ class LabCt(_Bodied, FakeCt):  # type: ignore[misc]
     """A container."""
 
 
-class LabPve(FakePve):  # type: ignore[misc]
+class LabPve(Cluster):
     """The Proxmox host of one lab.
 
     `folder` keeps archives, snapshots and the certificate; `machines` are the bodies of the guests. ``serve()`` and
@@ -165,13 +175,6 @@ class LabPve(FakePve):  # type: ignore[misc]
         #: A VM with more memory does not start (whatever the figures of the host say).
         self.largest_start_mb = 2**30
         self.thin: dict[str, Values] = {}
-        self.backup_jobs: dict[str, Values] = {}
-        self.replication: dict[str, Values] = {}
-        self.ha_rules: list[Values] = []
-        self.acl: dict[str, Any] | None = {}
-        self.acl_rows: list[Values] = []
-        self.roles = {name: set(privileges) for name, privileges in ROLES.items()}
-        self.token_privsep: dict[str, bool] = {}
         self.task_outcomes: dict[str, list[str]] = {}
         self._cuts: list[Values] = []
         self._shelf: dict[int, Machine] = {}
@@ -190,9 +193,6 @@ class LabPve(FakePve):  # type: ignore[misc]
         self.addresses: list[str] = [host]
         self.storages: dict[str, Values] = {}
         self._background: set[asyncio.Future[Any]] = set()
-        from fakepve import shapes
-
-        self.roles["Administrator"] = set(shapes.PRIVILEGES)
 
     # -- running it ------------------------------------------------------------------------------------------------
 
@@ -348,6 +348,10 @@ class LabPve(FakePve):  # type: ignore[misc]
                 status = "OK"
             except TaskError as error:
                 status = str(error)
+            except asyncio.CancelledError:
+                if not record.get("killed"):
+                    raise
+                status = "unexpected status"
             except Exception as error:  # a broken body of a machine must not hang the task
                 status = f"{type(error).__name__}: {error}"
             outcomes = self.task_outcomes.get(ttype)
@@ -362,21 +366,26 @@ class LabPve(FakePve):  # type: ignore[misc]
             elif status != "unexpected status":
                 record["log"].append("TASK ERROR: " + status)
             record["status"] = "stopped"
-            if ttype == "qmreboot" and status == "OK":
+            if ttype == "qmreboot" and status == "OK" and vm.wanted != "running":
                 # qmeventd sees the guest end and starts it again.
                 await self._do_start(vm, "root@pam", {})
+            if ttype == "qmrollback" and vm is not None and vm.starts_after:
+                starter, vm.starts_after = vm.starts_after, None
+                await self.pause(1)
+                await self._do_start(vm, starter, {})
 
         if self.time_scale:
-            self._later(work())
+            record["worker"] = self._later(work())
         else:
             await work()
         return str(upid)
 
-    def _later(self, coroutine: Any) -> None:
+    def _later(self, coroutine: Any) -> asyncio.Future[Any]:
         """Run something on, and keep hold of it, or Python may drop it half way."""
-        future = asyncio.ensure_future(coroutine)
+        future: asyncio.Future[Any] = asyncio.ensure_future(coroutine)
         self._background.add(future)
         future.add_done_callback(self._background.discard)
+        return future
 
     async def _after_task(self, ttype: str, vmid: int | None) -> None:
         """The host's own second step after some tasks."""
@@ -392,12 +401,21 @@ class LabPve(FakePve):  # type: ignore[misc]
     def _powered_on(self, vm: LabVm) -> None:
         """A new process, with what the configuration says; a balloon target pulls the memory down at once."""
         vm.qemu_pid = next(self._qemu_pids)
-        vm.started_at = time.time()
+        vm.started_at, vm.powered_at = time.time(), time.monotonic()
         balloon = int(vm.config.get("balloon") or 0)
         vm.ballooned = balloon if balloon and balloon < int(vm.config.get("memory", 512)) else None
         if vm.guest_os is not None:
             vm.guest_os.cores = int(vm.config.get("vcpus") or int(vm.config.get("cores", 1)) * int(vm.config.get("sockets", 1)))
             vm.guest_os.memory = int(vm.config.get("memory", 512)) * MIB
+
+    def _task_view(self, task: Values, listing: bool = False) -> Values:
+        """A running task is listed under the token's whole name and without its own field for it; everywhere else they are two."""
+        shown: Values = super()._task_view({k: x for k, x in task.items() if k not in ("worker", "killed")}, listing)
+        if not (listing and task["status"] == "running"):
+            shown["user"] = shown["user"].partition("!")[0]
+            return shown
+        shown.pop("tokenid", None)
+        return {**shown, "status": "RUNNING", "saved": "0"}
 
     async def _task_list(self, request: web.Request) -> web.Response:
         """With the filters that the real list has: source, typefilter, since, until, errors."""
@@ -420,20 +438,44 @@ class LabPve(FakePve):  # type: ignore[misc]
                 continue
             if p.get("errors") and task.get("exitstatus") in (None, "OK"):
                 continue
-            # What runs is listed as RUNNING, so that nobody takes a missing status for an end.
-            found.append(self._task_view(task, True) | ({"status": "RUNNING"} if running else {}))
+            found.append(self._task_view(task, True))
         found.sort(key=lambda task: (-task["starttime"], -task["pid"]))
         start = int(p.get("start") or 0)
-        shown: web.Response = ok(found[start : start + int(p.get("limit") or 50)])
-        return shown
+        return web.json_response({"data": found[start : start + int(p.get("limit") or 50)], "total": len(found)})
+
+    def _get_task(self, request: web.Request) -> Values:
+        """Whose task it is comes before whether there is one."""
+        upid = request.match_info["upid"]
+        match = re.fullmatch(r"UPID:([^:/]+):[0-9A-F]{8}:[0-9A-F]{8}:[0-9A-F]{8}:([^:\s]+):([^:\s/]*):([^:\s]+):", upid)
+        if match is None:
+            raise PveError(400, "Parameter verification failed.", {"upid": "unable to parse worker upid"})
+        if not self._task_owner(request[USER], {"user": match[4]}):
+            self.require(request[USER], "/nodes/" + match[1], "Sys.Audit")
+        task: Values | None = self.tasks.get(upid)
+        if task is None:
+            raise PveError(400, "Parameter verification failed.", {"upid": "no such task"})
+        return task
 
     async def _task_log(self, request: web.Request) -> web.Response:
-        """``limit=0`` means all lines."""
+        """``limit=0`` means all lines. A task that never was has a log of one line."""
         p = self._verify(request, await params(request))
-        lines = self._get_task(request)["log"]
+        try:
+            lines = self._get_task(request)["log"]
+        except PveError as wrong:
+            if (wrong.errors or {}).get("upid") != "no such task":
+                raise
+            lines = ["unable to open file - No such file or directory"]
         start, limit = int(p.get("start") or 0), int(p["limit"]) if p.get("limit") is not None else 50
         numbered = [{"n": n + 1, "t": line} for n, line in enumerate(lines)]
-        return ok(numbered[start:] if limit == 0 else numbered[start : start + limit])  # type: ignore[no-any-return]
+        shown = numbered[start:] if limit == 0 else numbered[start : start + limit]
+        return web.json_response({"data": shown, "total": len(lines)})
+
+    def kill_worker(self, upid: str) -> None:
+        """The worker of a running task dies: what it had done stays, and nobody says how far it got."""
+        record = self.tasks[upid]
+        record["killed"] = True
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(record["worker"].cancel)
 
     # -- status, configuration, resize, power of VMs -----------------------------------------------------------------
 
@@ -469,24 +511,92 @@ class LabPve(FakePve):  # type: ignore[misc]
         updates = dict(p)
         updates.pop("background_delay", None)
         reverts = [key for key in re.split(r"[,; ]+", str(updates.pop("revert", "") or "")) if key]
+        self._check_update(vm, user, {k: x for k, x in updates.items() if k not in ("node", "vmid")}, reverts)
         if updates.get("digest") and updates["digest"] != vm.digest():
             raise PveError(500, "checksum mismatch (file change by other user?)")
         updates.pop("digest", None)
-        for key in reverts:
-            self.require(user, f"/vms/{vm.vmid}", self._config_priv(key))
+        deletes = [key for key in re.split(r"[,; ]+", str(updates.get("delete") or "")) if key]
+        for key in [*reverts, *deletes, *(k for k in updates if k not in ("delete", "skiplock"))]:
+            priv = self._config_priv(key)
+            if priv != "root" and "media=cdrom" not in str(updates.get(key, "")):
+                self.require(user, f"/vms/{vm.vmid}", priv)
         self._check_lock(vm)
         memory = int(updates.get("memory") or vm.pending.get("memory") or vm.config.get("memory", 512))
         if updates.get("balloon") and int(updates["balloon"]) > memory:
-            raise PveError(400, "Parameter verification failed.",
-                           {"balloon": "balloon value too large (must be smaller than assigned memory)"})  # fmt: skip
+            raise PveError(500, "balloon value too large (must be smaller than assigned memory)")
         for key in reverts:
             vm.pending.pop(key, None)
         if updates:
             await super()._apply_config(vm, user, updates)
+        if vm.status == "running" and "balloon" in vm.pending:
+            # A target for memory that the machine has already is set at once, and taken away at once.
+            target = vm.pending.pop("balloon")
+            if target is None:
+                vm.config.pop("balloon", None)
+                vm.ballooned = None
+            else:
+                vm.config["balloon"] = target
+                vm.ballooned = int(target) if int(target) < int(vm.config.get("memory", 512)) else None
         for key, value in list(vm.pending.items()):
             same = key not in vm.config if value is None else key in vm.config and str(vm.config[key]) == str(value)
             if same:
                 del vm.pending[key]
+
+    def _check_update(self, vm: LabVm, user: str, updates: Values, reverts: list[str]) -> None:
+        """What is refused whoever asks: nothing at all, what only root may set, an option that there is not."""
+        if updates.get("skiplock") and user != "root@pam":
+            raise PveError(400, "Parameter verification failed.", {"skiplock": "Only root may use this option."})
+        if not set(updates) - {"digest"} and not reverts:
+            raise PveError(500, "no options specified")
+        for key in ("affinity", "hugepages", "lock", "args", "hookscript"):
+            if key in updates and user != "root@pam":
+                raise PveError(500, f"only root can set '{key}' config")
+        from fakepve import schema
+
+        known = schema.load().paths["/nodes/{node}/qemu/{vmid}/config"]["PUT"]["parameters"]["properties"]
+        for key in reverts:
+            if key not in known and re.sub(r"\d+$", "[n]", key) not in known:
+                raise PveError(400, "Parameter verification failed.", {"revert": f"unknown option '{key}'"})
+
+    def _may_configure(self, user: str, vmid: int, *privileges: str) -> None:
+        """Before anything else is looked at, one of these rights is needed."""
+        wanted = [f"VM.Config.{name}" for name in privileges]
+        if user != "root@pam" and not self.rights(user, f"/vms/{vmid}") & set(wanted):
+            raise PveError(403, f"Permission check failed (/vms/{vmid}, {'|'.join(wanted)})")
+
+    async def _config_put(self, request: web.Request) -> web.Response:
+        self._may_configure(request[USER], int(request.match_info["vmid"]), *VM_CONFIG)
+        shown: web.Response = await super()._config_put(request)
+        return shown
+
+    async def _config_post(self, request: web.Request) -> web.Response:
+        """As a task, whose log says what was asked for."""
+        self._may_configure(request[USER], int(request.match_info["vmid"]), *VM_CONFIG)
+        p = self._verify(request, await params(request))
+        shown: web.Response = await super()._config_post(request)
+        asked = " ".join(f"-{k} {x}" for k, x in p.items() if k not in ("node", "vmid", "digest", "background_delay"))
+        upid = json.loads(shown.text or "{}")["data"]
+        self.tasks[upid]["log"].insert(0, f"update VM {request.match_info['vmid']}: {asked}")
+        return shown
+
+    async def _pending(self, request: web.Request) -> web.Response:
+        """With the digest, as a row of its own."""
+        vm = self._vm(request, "VM.Audit")
+        shown = json.loads((await super()._pending(request)).text or "{}")["data"]
+        for row in shown:
+            if row["key"] == "memory":
+                row |= {key: str(row[key]) for key in ("value", "pending") if key in row}
+        return ok([*shown, {"key": "digest", "value": vm.digest()}])  # type: ignore[no-any-return]
+
+    async def _lxc_config_put(self, user: str, v: Values) -> Any:
+        if user != "root@pam" and not self.rights(user, f"/vms/{v['vmid']}") & {f"VM.Config.{x}" for x in CT_CONFIG}:
+            wanted = "|".join(f"VM.Config.{x}" for x in CT_CONFIG)
+            raise PveError(403, f"Permission check failed (/vms/{v['vmid']}, {wanted})")
+        return await super()._lxc_config_put(user, v)
+
+    async def _lxc_pending(self, user: str, v: Values) -> Any:
+        rows = await super()._lxc_pending(user, v)
+        return [*rows, {"key": "digest", "value": self._find_ct(v["node"], v["vmid"]).digest()}]
 
     def _routes_lab(self) -> list[tuple[str, str, Any]]:
         qemu, lxc, node = "/nodes/{node}/qemu/{vmid}", "/nodes/{node}/lxc/{vmid}", "/nodes/{node}"
@@ -499,26 +609,18 @@ class LabPve(FakePve):  # type: ignore[misc]
             ("GET", node + "/status", self._node_status),
             ("GET", node + "/disks/lvmthin", self._lvmthin),
             ("GET", node + "/time", self._node_time),
+            ("GET", node + "/dns", self._node_dns),
+            ("GET", node + "/vzdump/defaults", self._vzdump_defaults),
             ("GET", node + "/network", self._network),
-            ("GET", "/cluster/backup", self._jobs),
-            ("POST", "/cluster/backup", self._job_create),
-            ("GET", "/cluster/backup/{id}", self._job),
-            ("PUT", "/cluster/backup/{id}", self._job_update),
-            ("DELETE", "/cluster/backup/{id}", self._job_delete),
-            ("GET", "/cluster/backup/{id}/included_volumes", self._job_volumes),
-            ("GET", "/cluster/ha/resources", self._ha_list),
-            ("GET", "/cluster/ha/resources/{sid}", self._ha_read),
-            ("GET", "/cluster/ha/rules", self._ha_rule_list),
-            ("GET", "/cluster/replication", self._replication_list),
-            ("GET", "/access/acl", self._acl_list),
-            ("GET", "/access/roles", self._role_list),
         ]
 
     async def _qm_resize(self, v: Values, user: str) -> str:
-        vm = self.find(v["node"], v["vmid"])
         self.need_quorum()
 
-        async def body() -> None:
+        async def body() -> str | None:
+            vm = self.vm(int(v["vmid"]))
+            if vm is None or vm.node != v["node"]:
+                raise TaskError(f"Configuration file 'nodes/{v['node']}/qemu-server/{v['vmid']}.conf' does not exist")
             if v.get("digest") and v["digest"] != vm.digest():
                 raise TaskError("checksum mismatch (file change by other user?)")
             if vm.lock:
@@ -530,25 +632,26 @@ class LabPve(FakePve):  # type: ignore[misc]
                 raise TaskError("you can't resize a cdrom")
             storage = volume.split(":")[0]
             if not self.allowed(user, "/storage/" + storage, "Datastore.AllocateSpace"):
-                raise TaskError(f"Permission check failed (/storage/{storage}, Datastore.AllocateSpace)")
+                raise TaskError(f"403 Permission check failed (/storage/{storage}, Datastore.AllocateSpace)")
             old = parse_size(options.get("size", "0")) or 0
             text = str(v["size"])
             new = (parse_size(text.lstrip("+")) or 0) + (old if text.startswith("+") else 0)
             if new < old:
                 raise TaskError("shrinking disks is not supported")
             if new == old:
-                return
+                return None
             options["size"] = format_size(new)
             vm.config[v["disk"]] = join_drive(volume, options)
+            return "Image resized." if vm.wanted != "running" and volume.endswith(".qcow2") else None
 
-        return await self.task(vm.node, "resize", vm.vmid, user, body, vm=vm)
+        return await self.task(v["node"], "resize", v["vmid"], user, body, vm=self.vm(int(v["vmid"])))
 
     async def _feature(self, v: Values, user: str) -> Values:
         guest = self.guest(int(v["vmid"]))
         if guest is None:
-            raise PveError(500, f"Configuration file '{v['vmid']}.conf' does not exist")
+            raise PveError(500, f"Configuration file 'nodes/{v['node']}/lxc/{v['vmid']}.conf' does not exist")
         has = self._can_snapshot(guest) if v["feature"] == "snapshot" else False
-        return {"hasFeature": 1 if has else 0, "nodes": [guest.node]}
+        return {"hasFeature": int(has), **({"nodes": [guest.node]} if isinstance(guest, LabVm) else {})}
 
     def _can_snapshot(self, guest: Any) -> bool:
         """Every mount point's volume has to support it, so one folder of the host forbids it."""
@@ -590,8 +693,15 @@ class LabPve(FakePve):  # type: ignore[misc]
     async def _do_reboot(self, vm: LabVm, user: str, p: Values) -> Any:
         """Ends when the guest is down; the host then starts it again by itself, as a task of its own."""
         self._need_running(vm)
-        self._check_lock(vm)
-        return await self.task(vm.node, "qmreboot", vm.vmid, user, lambda: self._powerdown(vm, p), vm=vm)
+
+        async def body() -> Any:
+            if vm.lock:
+                raise TaskError(f"VM is locked ({vm.lock})")
+            if vm.wanted != "running":
+                return None
+            return await self._powerdown(vm, p)
+
+        return await self.task(vm.node, "qmreboot", vm.vmid, user, body, vm=vm)
 
     async def _ha_request(self, vm: Any, user: str, state: str) -> Any:
         upid = await super()._ha_request(vm, user, state)
@@ -612,18 +722,23 @@ class LabPve(FakePve):  # type: ignore[misc]
             await asyncio.sleep(0.01)
         await self._follow(guest.vmid, hard=False)
 
+    #: Seconds (of the lab's time) in which a VM that was started has no agent that answers.
+    agent_boot_seconds = 15.0
+
+    def _still_boots(self, vm: LabVm) -> bool:
+        return time.monotonic() - vm.powered_at < self.agent_boot_seconds * self.time_scale
+
     # -- the guest agent ---------------------------------------------------------------------------------------------
 
     async def _agent_call(self, match: Any, values: Values) -> Any:
         vm = self.find(values["node"], values["vmid"])
         command = match.template.rsplit("/", 1)[1]
+        if vm.status != "running":
+            raise PveError(500, f"VM {vm.vmid} is not running")
         if str(vm.config.get("agent", "0")).split(",")[0].split("=")[-1] != "1":
             raise PveError(500, "No QEMU guest agent configured")
-        inside = vm.refresh()
-        if vm.status != "running" or inside is None:
-            raise PveError(500, "QEMU guest agent is not running")
-        machine = self.machines.get(vm.vmid)
-        if machine is not None and not machine.running:
+        inside, machine = vm.refresh(), self.machines.get(vm.vmid)
+        if inside is None or (machine is not None and not machine.running) or self._still_boots(vm):
             raise PveError(500, "QEMU guest agent is not running")
         vm.agent = vm.agent if vm.agent is not None else {}
         if command == "info" and inside.exec_blocked:
@@ -646,15 +761,23 @@ class LabPve(FakePve):  # type: ignore[misc]
         if command == "exec":
             argv = [str(word) for word in ([values["command"]] if isinstance(values["command"], str) else values["command"])]
             code, out, err = inside.run(argv)
-            if code == 127:
-                raise PveError(500, f"VM {vm.vmid} qmp command 'guest-exec' failed - {err}")
+            if code == 127 and err.startswith("Failed to execute child process"):
+                # The agent's message has quotation marks that the proxy in front of it breaks on.
+                raise PveError(596, "Broken pipe")
             vm.agent_pid += 1
-            vm.agent_execs[vm.agent_pid] = {"exited": 1, "exitcode": code, "out-data": out, "err-data": err}
+            told: Values = {"exited": 1, "exitcode": code}
+            for name, text in (("out", out), ("err", err)):
+                told |= {f"{name}-data": text, f"{name}-truncated": 0} if text else {}
+            # What changes a disk takes a moment; who asks at once hears that it runs.
+            slow = argv[0].rsplit("/", 1)[-1] == "growpart" and "--dry-run" not in argv
+            vm.agent_execs[vm.agent_pid] = [{"exited": 0}, told] if slow else [told]
             return {"pid": vm.agent_pid}
         if command == "exec-status":
-            if values["pid"] not in vm.agent_execs:
-                raise PveError(500, f"Agent error: Invalid parameter 'pid' ({values['pid']})")
-            return {k: x for k, x in vm.agent_execs[values["pid"]].items() if x != ""}
+            # How a program ended is told once; then its number means nothing any more.
+            left = vm.agent_execs.get(values["pid"])
+            if not left:
+                raise PveError(500, "Agent error: Invalid parameter 'pid'")
+            return left.pop(0)
         own = {
             "get-vcpus": inside.vcpus,
             "get-memory-blocks": inside.memory_blocks,
@@ -684,9 +807,11 @@ class LabPve(FakePve):  # type: ignore[misc]
 
     async def _qm_snapshot(self, v: Values, user: str) -> Any:
         async def inner(body: Any) -> Any:
-            note = await body()
+            await body()
             await self._save(int(v["vmid"]), v["snapname"])
-            return note
+            vm = self.find(v["node"], v["vmid"])
+            drives = [key for key in sorted(vm.config) if re.fullmatch(r"(scsi|virtio|sata|ide)\d+", key)]
+            return "\n".join(f"snapshotting 'drive-{key}' ({split_drive(vm.config[key])[0]})" for key in drives)
 
         return await self._with_body(lambda: FakePve._qm_snapshot(self, v, user), inner)
 
@@ -717,10 +842,18 @@ class LabPve(FakePve):  # type: ignore[misc]
         return note
 
     async def _qm_rollback(self, v: Values, user: str) -> Any:
+        """Ends when the disks are back; the start is a task of its own, which may fail."""
         vmid = int(v["vmid"])
-        return await self._with_body(
-            lambda: FakePve._qm_rollback(self, v, user), lambda body: self._roll(vmid, v["snapname"], body)
-        )
+        vm = self.find(v["node"], vmid)
+        if v.get("start"):
+            self.require(user, f"/vms/{vmid}", "VM.PowerMgmt")
+
+        async def inner(body: Any) -> Any:
+            note = await self._roll(vmid, v["snapname"], body)
+            vm.starts_after = user if v.get("start") else None
+            return note
+
+        return await self._with_body(lambda: FakePve._qm_rollback(self, {**v, "start": 0}, user), inner)
 
     async def _lxc_rollback(self, user: str, v: Values) -> Any:
         vmid = int(v["vmid"])
@@ -738,116 +871,223 @@ class LabPve(FakePve):  # type: ignore[misc]
 
     async def _vzdump(self, v: Values, user: str) -> str:
         wanted = [int(x) for x in re.split(r"[,; ]+", str(v.get("vmid") or "")) if x]
-        if not wanted:
-            raise PveError(400, "Parameter verification failed.", {"vmid": "property is missing and it is not optional"})
+        if not wanted and not v.get("all") and not v.get("pool"):
+            raise PveError(400, "Parameter verification failed.", {"vmid": "property is missing"})
         storage = v.get("storage") or "local"
-        store = self._store(storage)
-        if not (self.allowed(user, "/storage/" + storage, "Datastore.AllocateSpace")):
-            raise PveError(403, f"Permission check failed (/storage/{storage}, Datastore.AllocateSpace)")
-        for vmid in wanted:
-            if not self.allowed(user, f"/vms/{vmid}", "VM.Backup"):
-                raise PveError(403, f"Permission check failed (/vms/{vmid}, VM.Backup)")
-        if v.get("prune-backups") and not self.allowed(user, "/storage/" + storage, "Datastore.Allocate"):
-            raise PveError(403, f"Permission check failed (/storage/{storage}, Datastore.Allocate)")
-        if "backup" not in str(store.get("content", "")).split(","):
-            raise PveError(500, f"storage '{storage}' does not support backups")
+        path = "/storage/" + storage
+        if user != "root@pam":
+            for name in ("dumpdir", "tmpdir", "script", "job-id"):
+                if v.get(name):
+                    raise PveError(400, "Parameter verification failed.", {name: "Only root may set this option."})
+            for name in ("bwlimit", "performance", "ionice"):
+                if v.get(name) and not self.allowed(user, "/", "Sys.Modify"):
+                    raise PveError(403, "Permission check failed (/, Sys.Modify)")
+        if v.get("prune-backups") and not self.allowed(user, path, "Datastore.Allocate"):
+            raise PveError(403, f"Permission check failed ({path}, Datastore.Allocate)")
+        if not self.allowed(user, path, "Datastore.AllocateSpace"):
+            raise PveError(403, f"Permission check failed ({path}, Datastore.AllocateSpace)")
+        if unknown := [x for x in re.findall(r"{{(.*?)}}", v.get("notes-template") or "") if x not in NOTE_WORDS]:
+            raise PveError(400, "Parameter verification failed.", {"notes-template": f"found unknown: {', '.join(unknown)}"})
         self.need_quorum()
         here = [x for x in wanted if (g := self.guest(x)) is None or g.node == v["node"]]
         if not here:
             return "OK"
-        log = [f"INFO: starting new backup job: vzdump {' '.join(map(str, here))} --mode {v.get('mode', 'snapshot')}"]
+        asked = {"node": v["node"], "storage": storage} | {
+            k: x for k, x in v.items() if k in ("mode", "remove", "compress", "protected", "notes-template", "bwlimit")
+        }  # fmt: skip
+        words = " ".join(f"--{k} {shlex.quote(str(x))}" for k, x in asked.items())
         upid = ""
 
         async def body() -> None:
             record = self.tasks[upid]
+            log = record["log"]
+            store = self.storages.get(storage)
+            if store is None:
+                raise TaskError(f"could not get storage information for '{storage}': storage '{storage}' does not exist")
+            if "backup" not in str(store.get("content", "")).split(","):
+                why = f"can't use storage '{storage}' for backups - wrong content type"
+                raise TaskError(f"could not get storage information for '{storage}': {why}")
+            if self._vzdump_lock.locked():
+                log.append("INFO: trying to get global lock - waiting...")
             async with self._vzdump_lock:
-                failed = [vmid for vmid in here if not await self._dump_one(vmid, v, storage, record["log"])]
-            record["log"].append("INFO: Backup job finished " + ("with errors" if failed else "successfully"))
+                if log:
+                    log.append("INFO: got global lock")
+                log.append(f"INFO: starting new backup job: vzdump {' '.join(map(str, here))} {words}")
+                # Whether the guests may be backed up is looked at by the worker only.
+                for vmid in here:
+                    if self.guest(vmid) is not None and not self.allowed(user, f"/vms/{vmid}", "VM.Backup"):
+                        raise TaskError(f"403 Permission check failed (/vms/{vmid}, VM.Backup)")
+                failed = [vmid for vmid in here if not await self._dump_one(vmid, v, storage, log, user)]
+            log.append("INFO: Backup job finished " + ("with errors" if failed else "successfully"))
             if failed:
                 raise TaskError("job errors")
 
-        upid = await self.task(v["node"], "vzdump", here[0] if len(here) == 1 else "", user, body, log=log)
+        upid = await self.task(v["node"], "vzdump", here[0] if len(here) == 1 else "", user, body)
         return upid
 
-    async def _dump_one(self, vmid: int, v: Values, storage: str, log: list[str]) -> bool:
+    def _kept(self, storage: str, vmid: int, *, protected: bool) -> list[Values]:
+        return [
+            entry for entry in self.storages[storage].get("volumes", {}).values()
+            if entry.get("content") == "backup" and entry.get("vmid") == vmid and bool(entry.get("protected")) == protected
+        ]  # fmt: skip
+
+    def _too_many(self, vmid: int, v: Values, storage: str, user: str) -> str | None:
+        """Why a storage takes no more backups of a guest; None where it does."""
+        store, unlimited = self.storages[storage], self.allowed(user, f"/storage/{storage}", "Datastore.Allocate")
+        if v.get("protected"):
+            most = int(store.get("max-protected-backups", -1 if unlimited else 5))
+            if 0 <= most <= len(self._kept(storage, vmid, protected=True)):
+                return f"The number of protected backups per guest is limited to {most} on storage '{storage}'"
+            return None
+        keep = re.search(r"keep-last=(\d+)", str(store.get("prune-backups", "")))
+        if keep and not int(v.get("remove", 1)) and len(self._kept(storage, vmid, protected=False)) >= int(keep[1]):
+            return (
+                f"There is a max backup limit of {keep[1]} enforced by the target storage or the vzdump parameters. "
+                "Either increase the limit or delete old backups."
+            )
+        return None
+
+    async def _dump_one(self, vmid: int, v: Values, storage: str, log: list[str], user: str) -> bool:
+        def now() -> str:
+            return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.clock()))
+
+        def failed(why: str) -> bool:
+            log.append(f"ERROR: Backup of VM {vmid} failed - {why}")
+            log.append(f"INFO: Failed at {now()}")
+            return False
+
         guest = self.guest(vmid)
         if guest is None:
-            log.append(f"ERROR: Backup of VM {vmid} failed - unable to find VM '{vmid}'")
-            return False
+            return failed(f"unable to find VM '{vmid}'")
+        if why := self._too_many(vmid, v, storage, user):
+            return failed(why)
         container = not isinstance(guest, LabVm)
+        kind = "CT" if container else "VM"
         log.append(f"INFO: Starting Backup of VM {vmid} ({'lxc' if container else 'qemu'})")
-        if guest.lock:
-            log.append(f"ERROR: Backup of VM {vmid} failed - {'CT' if container else 'VM'} is locked ({guest.lock})")
-            return False
-        mode = v.get("mode") or "snapshot"
-        if mode == "stop" and guest.ha_managed and guest.wanted == "running":
-            log.append(f"ERROR: Backup of VM {vmid} failed - Cannot execute a backup with stop mode on a HA managed guest")
-            return False
+        log.append(f"INFO: Backup started at {now()}")
         was_running = guest.wanted == "running"
+        log.append(f"INFO: status = {'running' if was_running else 'stopped'}")
+        if guest.lock:
+            return failed(f"{kind} is locked ({guest.lock})")
+        mode = v.get("mode") or "snapshot"
+        if mode == "stop" and guest.ha_managed and was_running:
+            return failed("Cannot execute a backup with stop mode on a HA managed guest")
         mode = mode if was_running else "stop"
+        left_out, named = self._mounts_of(guest)
         if mode == "snapshot" and container and not self._can_snapshot(guest):
-            log.append("INFO: mode failure - some volumes do not support snapshots")
-            log.append("INFO: trying 'suspend' mode instead")
+            log += [f"INFO: {kind} Name: {guest.name}", *(line for line in named if "excluding" not in line)]
+            log += ["INFO: mode failure - some volumes do not support snapshots", "INFO: trying 'suspend' mode instead"]
             mode = "suspend"
-        left_out: list[str] = []
-        log.append(f"INFO: {'CT' if container else 'VM'} Name: {guest.name}")
-        for key in sorted(k for k in guest.config if container and re.fullmatch(r"rootfs|mp\d+", k)):
-            mount = parse_mount(guest.config[key])
-            kind, where = mount_type(mount.get("volume", "")), mount.get("mp", "/")
-            if key == "rootfs" or (kind == "volume" and str(mount.get("backup", "0")) == "1"):
-                log.append(f"INFO: including mount point {key} ('{where}') in backup")
-            else:
-                why = "disabled" if kind == "volume" else "not a volume"
-                log.append(f"INFO: excluding {kind} mount point {key} ('{where}') from backup ({why})")
-                left_out.append(where)
-        stamp = time.strftime("%Y_%m_%d-%H_%M_%S", time.gmtime())
+        log.append(f"INFO: backup mode: {mode}")
+        if v.get("bwlimit"):
+            log.append(f"INFO: bandwidth limit: {v['bwlimit']} KiB/s")
+        log += ["INFO: ionice priority: 7", f"INFO: {kind} Name: {guest.name}", *named]
+        stamp, used = int(self.clock()), self.storages[storage].get("volumes", {})
+        pbs = self.storages[storage].get("type") == "pbs"
         ending = {"zstd": ".zst", "gzip": ".gz", "1": ".lzo", "lzo": ".lzo"}.get(str(v.get("compress") or "0"), "")
-        name = f"backup/vzdump-{'lxc' if container else 'qemu'}-{vmid}-{stamp}.{'tar' if container else 'vma'}{ending}"
-        while name in self.storages[storage].get("volumes", {}):
-            stamp = time.strftime("%Y_%m_%d-%H_%M_%S", time.gmtime(time.time() + len(self.storages[storage]["volumes"])))
-            name = f"backup/vzdump-{'lxc' if container else 'qemu'}-{vmid}-{stamp}.{'tar' if container else 'vma'}{ending}"
-        log.append(f"INFO: creating vzdump archive '/var/lib/vz/dump/{name.split('/', 1)[1]}'")
+        while True:
+            if pbs:
+                name = f"backup/{'ct' if container else 'vm'}/{vmid}/{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(stamp))}"
+            else:
+                day = time.strftime("%Y_%m_%d-%H_%M_%S", time.gmtime(stamp))
+                name = f"backup/vzdump-{'lxc' if container else 'qemu'}-{vmid}-{day}.{'tar' if container else 'vma'}{ending}"
+            if name not in used:
+                break
+            stamp += 1
+        made = f"/var/lib/vz/dump/{name.split('/', 1)[1]}"
         guest.lock = "backup"
         guest.config["lock"] = "backup"
+        machine = self.machines.get(vmid)
         try:
-            machine = self.machines.get(vmid)
-            if mode == "stop" and was_running and machine is not None:
-                await self._elsewhere(machine.stop)
+            if mode == "stop" and was_running:
+                log.append("INFO: stopping virtual guest")
+                if machine is not None:
+                    await self._elsewhere(machine.stop)
+            if mode == "suspend":
+                await self._first_sync(guest, log, made)
+            log.append(f"INFO: creating {'Proxmox Backup Server' if pbs else 'vzdump'} archive '{name[7:] if pbs else made}'")
             await self.pause(5)
             size = await self._elsewhere(self._write_archive, guest, self.archive(f"{storage}:{name}"), left_out)
-            if mode == "stop" and was_running and machine is not None:
-                await self._elsewhere(machine.start)
+            size = (size + 511) // 512 * 512
+            room = self.storages[storage].get("room")
+            if room is not None and size > room:
+                self.archive(f"{storage}:{name}").unlink(missing_ok=True)
+                log.append("INFO: zstd: error 70 : Write error : cannot write block : No space left on device ")
+                return failed(
+                    _TAR.format(temporary=made.split(".", maxsplit=1)[0] + ".tmp", archive=made.replace(ending, ".dat"))
+                )
         finally:
             guest.lock = None
             guest.config.pop("lock", None)
+            if mode == "stop" and was_running and machine is not None:
+                await self._elsewhere(machine.start)
+        if not pbs:
+            log.append(f"INFO: Total bytes written: {size} ({size / MIB:.1f}MiB, 400MiB/s)")
+            log.append(f"INFO: archive file size: {max(1, size // MIB)}MB")
         note = str(v.get("notes-template") or "").replace("\\n", "\n")
         for key, value in {"vmid": vmid, "guestname": guest.name, "node": guest.node, "cluster": self.cluster_name}.items():
             note = note.replace("{{" + key + "}}", str(value))
-        entry = {"content": "backup", "format": name.split(".", 1)[1], "size": size, "vmid": vmid, "ctime": int(time.time())}
-        entry["protected"] = bool(v.get("protected"))
+        entry: Values = {
+            "content": "backup", "format": f"pbs-{'ct' if container else 'vm'}" if pbs else name.split(".", 1)[1], "size": size,
+            "vmid": vmid, "ctime": stamp, "subtype": "lxc" if container else "qemu",
+        }  # fmt: skip
         if note:
             entry["notes"] = note
+            log.append("INFO: adding notes to backup")
+        if v.get("protected"):
+            entry["protected"] = True
+            log.append("INFO: marking backup as protected")
         self.storages[storage].setdefault("volumes", {})[name] = entry
-        log.append(f"INFO: archive file size: {max(1, size // MIB)}MB")
-        if v.get("remove", 1):
+        if int(v.get("remove", 1)):
             self._prune(storage, vmid, log)
-        log.append(f"INFO: Finished Backup of VM {vmid} (00:00:01)")
+        if mode == "stop" and was_running:
+            log.append("INFO: restarting vm")
+        log += [f"INFO: Finished Backup of VM {vmid} (00:00:01)", f"INFO: Backup finished at {now()}"]
         return True
+
+    def _mounts_of(self, guest: Any) -> tuple[list[str], list[str]]:
+        """(paths that a backup leaves out, lines of the log about every mount point)."""
+        left_out, said = [], []
+        for key in sorted(k for k in guest.config if not isinstance(guest, LabVm) and re.fullmatch(r"rootfs|mp\d+", k)):
+            mount = parse_mount(guest.config[key])
+            kind, where = mount_type(mount.get("volume", "")), mount.get("mp", "/")
+            if key == "rootfs" or (kind == "volume" and str(mount.get("backup", "0")) == "1"):
+                said.append(f"INFO: including mount point {key} ('{where}') in backup")
+            else:
+                why = "disabled" if kind == "volume" else "not a volume"
+                said.append(f"INFO: excluding {kind} mount point {key} ('{where}') from backup ({why})")
+                left_out.append(where)
+        return left_out, said
+
+    async def _first_sync(self, guest: Any, log: list[str], made: str) -> None:
+        """Mode suspend: copied while it runs, then frozen for the rest."""
+        folder, pid = made.split(".", maxsplit=1)[0] + ".tmp", getattr(guest, "pid", None) or 4242
+        log.append(f"INFO: starting first sync /proc/{pid}/root/ to {folder}")
+        await self.pause(5)
+        log += [
+            "INFO: first sync finished - transferred 2.28M bytes in 0s", "INFO: suspending guest",
+            f"INFO: starting final sync /proc/{pid}/root/ to {folder}",
+            "INFO: final sync finished - transferred 0 bytes in 0s", "INFO: resuming guest",
+            "INFO: guest is online again after <1 seconds",
+        ]  # fmt: skip
 
     def _prune(self, storage: str, vmid: int, log: list[str]) -> None:
         """`remove` is on unless switched off: older unprotected backups go by the storage's keep-last."""
         keep = re.search(r"keep-last=(\d+)", str(self.storages[storage].get("prune-backups", "")))
         if keep is None:
             return
+        log.append(f"INFO: prune older backups with retention: keep-last={keep[1]}")
         mine = [
             (entry["ctime"], name)
             for name, entry in self.storages[storage]["volumes"].items()
             if entry.get("content") == "backup" and entry.get("vmid") == vmid and not entry.get("protected")
         ]
-        for _, name in sorted(mine)[: -int(keep[1]) or None]:
+        gone = sorted(mine)[: -int(keep[1]) or None]
+        for _, name in gone:
             del self.storages[storage]["volumes"][name]
             self.archive(f"{storage}:{name}").unlink(missing_ok=True)
             log.append(f"INFO: removing backup '{storage}:{name}'")
+        log.append(f"INFO: pruned {len(gone)} backup(s)" + (" not covered by keep-retention policy" if gone else ""))
 
     def _write_archive(self, guest: Any, path: Path, left_out: list[str]) -> int:
         """A tar of the machine's folder with the configuration (and the firewall rules) inside, as vzdump does."""
@@ -891,6 +1131,8 @@ class LabPve(FakePve):  # type: ignore[misc]
     async def _extract_config(self, v: Values, user: str) -> str:
         sid, _volname, volid, _store, vtype, owner, _fmt = self._volume_target({"volume": v["volume"]})
         self._check_access(user, sid, vtype, owner, volid)
+        if _volname not in self.storages[sid].get("volumes", {}):
+            raise PveError(500, f"volume '{volid}' does not exist")
         try:
             config, _ = self._read_archive(volid)
         except TaskError as error:
@@ -901,7 +1143,20 @@ class LabPve(FakePve):  # type: ignore[misc]
         found = await super()._content_info(v, user)
         if not found["size"]:
             raise PveError(500, f"volume '{v['volume']}' has size zero")
+        if "format" in found and str(found["path"]).endswith((".tar", ".zst", ".gz", ".lzo")):
+            found["format"] = "raw"
         return found
+
+    def _item(self, name: str, volname: str, vol: Values) -> Values:
+        """With the kind of guest; a note's first line; whether it is protected only where it is."""
+        shown: Values = super()._item(name, volname, vol)
+        if vol.get("content") == "backup":
+            shown["subtype"] = vol.get("subtype", "qemu" if "qemu" in volname else "lxc")
+        if shown.get("notes"):
+            shown["notes"] = str(shown["notes"]).split("\n")[0]
+        if not shown.get("protected"):
+            shown.pop("protected", None)
+        return shown
 
     async def _content_delete(self, v: Values, user: str) -> Any:
         sid, volname, volid, *_ = self._volume_target(v)
@@ -929,7 +1184,7 @@ class LabPve(FakePve):  # type: ignore[misc]
             self._check_vmid_unused(vmid)
         pool = v.get("pool")
         if pool and pool not in self.pools:
-            raise PveError(400, "Parameter verification failed.", {"pool": f"pool '{pool}' does not exist"})
+            raise PveError(403, f"Permission check failed (pool '{pool}' does not exist)")
         mine = self.allowed(user, f"/vms/{vmid}", "VM.Allocate")
         mine = mine or bool(pool and self.allowed(user, f"/pool/{pool}", "VM.Allocate"))
         if not (mine or (existing is not None and v.get("force") and self.allowed(user, f"/vms/{vmid}", "VM.Backup"))):
@@ -948,6 +1203,8 @@ class LabPve(FakePve):  # type: ignore[misc]
         guest = old or placeholder
 
         async def body() -> None:
+            log = self.tasks[upid]["log"]
+            log.append(f"recovering backed-up configuration from '{volid}'")
             try:
                 if self.volume_exists(volid) is False or not self.archive(volid).exists():
                     raise TaskError(f"volume '{volid}' does not exist")
@@ -956,17 +1213,21 @@ class LabPve(FakePve):  # type: ignore[misc]
                     if re.fullmatch(r"mp\d+", key) and mount_type(parse_mount(value).get("volume", "")) != "volume":
                         raise TaskError(f"restoring '{key}' to bind mount is only possible for root")
                 if not config.get("unprivileged") and not self.allowed(user, "/", "Sys.Modify"):
-                    raise TaskError("Permission check failed (/, Sys.Modify)")
+                    raise TaskError("403 Permission check failed (/, Sys.Modify)")
                 bridges = re.findall(r"bridge=([\w.-]+)", " ".join(str(x) for k, x in config.items() if k.startswith("net")))
                 for bridge in bridges:
                     if not self.allowed(user, f"/sdn/zones/localnetwork/{bridge}", "SDN.Use"):
-                        raise TaskError(f"Permission check failed (/sdn/zones/localnetwork/{bridge}, SDN.Use)")
-                await self.pause(5)
+                        raise TaskError(f"403 Permission check failed (/sdn/zones/localnetwork/{bridge}, SDN.Use)")
+                self._log_of_formatting(log, vmid, storage, config)
+                log += [f"restoring '{volid}' now..", f"extracting archive '/var/lib/vz/dump/{volid.rsplit('/', 1)[-1]}'"]
+                await self.pause(self.restore_seconds)
                 await self._elsewhere(self._unpack, vmid, volid)
             except TaskError as error:
                 if old is None:
                     self._drop(placeholder)
                 raise TaskError(f"{what} {error}") from error
+            size = self.archive(volid).stat().st_size
+            log += [f"Total bytes read: {size} ({size / MIB:.1f}MiB, 400MiB/s)", "merging backed-up and given configuration.."]
             taken = self._taken_volumes()
             final: Values = {}
             for key, value in config.items():
@@ -988,7 +1249,27 @@ class LabPve(FakePve):  # type: ignore[misc]
             if v.get("start"):
                 await self._start_steps(guest, user)
 
-        return await self.task(node, "vzrestore", vmid, user, body, vm=guest)
+        upid: str = await self.task(node, "vzrestore", vmid, user, body, vm=guest)
+        return upid
+
+    #: How long unpacking an archive takes, in seconds of the lab's time.
+    restore_seconds = 5.0
+
+    def _log_of_formatting(self, log: list[str], vmid: int, storage: str, config: Values) -> None:
+        """What allocating the volumes says, on a storage of files."""
+        if self.storages[storage].get("type") != "dir":
+            return
+        taken = self._taken_volumes()
+        for key, value in config.items():
+            if re.fullmatch(r"rootfs|mp\d+", key):
+                size = parse_size(parse_mount(value).get("size", "")) or GIB
+                name = self._allocate(vmid, storage, taken).split("/")[-1]
+                where = self.storages[storage].get("path", "/var/lib/vz")
+                log += [
+                    f"Formatting '{where}/images/{vmid}/{name}', fmt=raw size={size} preallocation=off",
+                    f"Creating filesystem with {size // 4096} 4k blocks and {size // 16384} inodes",
+                    f"Filesystem UUID: {uuid.uuid4()}", "Superblock backups stored on blocks: ", "\t32768, 98304, 163840, 229376",
+                ]  # fmt: skip
 
     def _unpack(self, vmid: int, volid: str) -> None:
         """Make the archive's files the machine's: the one that is there, the one that was deleted, or a new one."""
@@ -1028,8 +1309,12 @@ class LabPve(FakePve):  # type: ignore[misc]
                 clone = next((c.vmid for c in self.cts if c is not ct and f"/{volume}/" in f"/{json.dumps(c.config)}/"), None)
                 if clone is not None and ct.template:
                     raise TaskError(f"base volume '{volume}' is still in use by linked clones")
+            if v.get("purge"):
+                log = current["log"]
+                log.append(f"purging CT {vmid} from related configurations..")
+                log += self._purge(vmid)
             ct.status = "stopped"
-            note = await body()
+            await body()
             if vmid in self.machines:
                 machine = self.machines[vmid]
                 await self._elsewhere(self.machines.remove, vmid)
@@ -1042,84 +1327,18 @@ class LabPve(FakePve):  # type: ignore[misc]
                     for name, volume in list(store.get("volumes", {}).items()):
                         if volume.get("vmid") == vmid and volume.get("content") in ("images", "rootdir"):
                             del store["volumes"][name]
-            if v.get("purge"):
-                self._purge(vmid)
-            return note
+            self._pool_leave(vmid)
+            return None
 
-        return await self._with_body(lambda: FakePve._lxc_destroy(self, user, v), inner)
+        if self._sid(ct) in self.ha and not v.get("purge"):
+            raise PveError(500, f"unable to remove CT {vmid} - used in HA resources and purge parameter not set.")
+        upid = await self._with_body(lambda: FakePve._lxc_destroy(self, user, v), inner)
+        current = self.tasks[upid]
+        return upid
 
     @staticmethod
     def _owned(ct: Any) -> list[str]:
         return [mount["volume"].split(":", 1)[-1] for _, mount in ct.volumes()]
-
-    def _purge(self, vmid: int) -> None:
-        """Backup jobs lose the guest (a job with no other disappears), replication jobs and HA rules too."""
-        for name, job in list(self.backup_jobs.items()):
-            listed = [x for x in str(job.get("vmid") or "").split(",") if x]
-            if str(vmid) in listed:
-                left = [x for x in listed if x != str(vmid)]
-                if left:
-                    job["vmid"] = ",".join(left)
-                else:
-                    del self.backup_jobs[name]
-        self.replication = {k: j for k, j in self.replication.items() if int(j["guest"]) != vmid}
-        for rule in self.ha_rules:
-            members = [x for x in str(rule.get("resources", "")).split(",") if x and x.split(":")[-1] != str(vmid)]
-            rule["resources"] = ",".join(members)
-        self.ha_rules = [rule for rule in self.ha_rules if rule["resources"]]
-
-    # -- what other parts of the cluster know about guests -----------------------------------------------------------
-
-    async def _jobs(self, v: Values, user: str) -> list[Values]:
-        return [dict(job, id=name) for name, job in sorted(self.backup_jobs.items())]
-
-    async def _job(self, v: Values, user: str) -> Values:
-        if v["id"] not in self.backup_jobs:
-            raise PveError(500, f"No such job '{v['id']}'")
-        return dict(self.backup_jobs[v["id"]], id=v["id"])
-
-    async def _job_create(self, v: Values, user: str) -> None:
-        name = v.get("id") or f"backup-{len(self.backup_jobs):08x}"
-        self.backup_jobs[name] = {k: x for k, x in v.items() if k != "id"}
-
-    async def _job_update(self, v: Values, user: str) -> None:
-        await self._job(v, user)
-        self.backup_jobs[v["id"]].update({k: x for k, x in v.items() if k not in ("id", "delete")})
-
-    async def _job_delete(self, v: Values, user: str) -> None:
-        await self._job(v, user)
-        del self.backup_jobs[v["id"]]
-
-    async def _job_volumes(self, v: Values, user: str) -> Values:
-        job = await self._job(v, user)
-        listed = [int(x) for x in str(job.get("vmid") or "").split(",") if x]
-        if job.get("all"):
-            listed = [guest.vmid for guest in self._guests()]
-        if job.get("pool"):
-            listed = sorted(self.pools.get(job["pool"], ()))
-        return {"children": [
-            {"id": vmid, "name": guest.name, "type": guest.guest.split("/")[0], "children": []}
-            for vmid in listed if (guest := self.guest(vmid)) is not None
-        ]}  # fmt: skip
-
-    async def _ha_list(self, v: Values, user: str) -> list[Values]:
-        return [
-            {"sid": f"{'vm' if isinstance(guest, LabVm) else 'ct'}:{guest.vmid}", "state": guest.ha_state,
-             "type": "vm" if isinstance(guest, LabVm) else "ct"}
-            for guest in self._guests() if guest.ha_managed
-        ]  # fmt: skip
-
-    async def _ha_read(self, v: Values, user: str) -> Values:
-        found = [row for row in await self._ha_list(v, user) if row["sid"] == v["sid"]]
-        if not found:
-            raise PveError(500, f"no such resource '{v['sid']}'")
-        return found[0]
-
-    async def _ha_rule_list(self, v: Values, user: str) -> list[Values]:
-        return [dict(rule) for rule in self.ha_rules]
-
-    async def _replication_list(self, v: Values, user: str) -> list[Values]:
-        return [dict(job) for job in self.replication.values() if self.allowed(user, f"/vms/{job['guest']}", "VM.Audit")]
 
     # -- figures of the host -----------------------------------------------------------------------------------------
 
@@ -1154,10 +1373,27 @@ class LabPve(FakePve):  # type: ignore[misc]
 
     async def _network(self, v: Values, user: str) -> list[Values]:
         return [
-            {"iface": f"vmbr{n}", "type": "bridge", "active": 1, "autostart": 1, "method": "static", "families": ["inet"],
-             "address": address, "netmask": "24", "cidr": f"{address}/24", "priority": n}
+            {"iface": f"vmbr{n}", "type": "bridge", "active": 1, "autostart": 1, "method": "static", "method6": "manual",
+             "families": ["inet"], "address": address, "netmask": "24", "cidr": f"{address}/24", "priority": n}
             for n, address in enumerate(self.addresses)
         ]  # fmt: skip
+
+    async def _node_dns(self, v: Values, user: str) -> Values:
+        return {"dns1": self.resolver}
+
+    #: The name server that the node itself asks.
+    resolver = "10.255.255.53"
+
+    async def _vzdump_defaults(self, v: Values, user: str) -> Values:
+        """What vzdump does unless told otherwise."""
+        store = self.storages.get(v.get("storage") or "local", {})
+        return {
+            "all": 0, "bwlimit": 0, "compress": "0", "dumpdir": f"{store.get('path', '/var/lib/vz')}/dump", "exclude-path": [],
+            "fleecing": {"enabled": 0}, "ionice": 7, "lockwait": 180, "mailnotification": "always", "mode": "snapshot",
+            "notification-mode": "auto", "pbs-change-detection-mode": "legacy", "performance": {"max-workers": 16,
+            "pbs-entries-max": 1048576}, "pigz": 0, "prune-backups": store.get("prune-backups", "keep-all=1"), "quiet": 0,
+            "remove": 1, "stdexcludes": 1, "stop": 0, "stopwait": 10, "tmpdir": None, "zstd": 1,
+        }  # fmt: skip
 
     async def _node_time(self, v: Values, user: str) -> Values:
         now = int(self.clock())
@@ -1177,111 +1413,6 @@ class LabPve(FakePve):  # type: ignore[misc]
              "metadata_used": store.get("metadata_used", GIB // 8)}
             for store in self.storages.values() if store.get("type") == "lvmthin"
         ]  # fmt: skip
-
-    # -- who may do what ---------------------------------------------------------------------------------------------
-
-    def _rights(self, who: str, path: str) -> set[str]:
-        """What one user or one token has on a path: of all rules on the way down, the deepest replaces the others."""
-        if who == "root@pam":
-            return set(self.roles["Administrator"])
-        parts = [part for part in path.split("/") if part]
-        steps = ["/"] + ["/" + "/".join(parts[: n + 1]) for n in range(len(parts))]
-        held: set[str] = set()
-        for step in steps:
-            rows = [
-                row for row in self.acl_rows
-                if row["ugid"] == who and row["path"] == step and (row["propagate"] or step == steps[-1])
-            ]  # fmt: skip
-            if rows:
-                held = set().union(*(self.roles.get(row["roleid"], set()) for row in rows))
-        return held
-
-    def rights(self, user: str, path: str) -> set[str]:
-        """What a user or token can do on a path, through pools as well."""
-        paths = [path]
-        if match := re.fullmatch(r"/vms/(\d+)", path):
-            paths += ["/pool/" + name for name, ids in self.pools.items() if int(match[1]) in ids]
-        owner, is_token = user.split("!", maxsplit=1)[0], "!" in user
-        held = set().union(*(self._rights(owner, p) for p in paths))
-        if is_token and self.token_privsep.get(user, True):
-            held &= set().union(*(self._rights(user, p) for p in paths))
-        return held
-
-    def allowed(self, user: str | None, path: str, priv: str) -> bool:
-        return user is not None and priv in self.rights(user, path.rstrip("/") or "/")
-
-    def check_permissions(self, user: str | None, perms: Any, values: Values, declared: Any = None) -> None:
-        """As fakepve's, but only root itself passes everything: a token of root's has the rights it was given."""
-        if user == "root@pam" or (perms or {}).get("user") in ("all", "world"):
-            return
-        if perms is None or "check" not in perms:
-            raise PveError(403, "Permission check failed (user != root@pam)")
-        good, why = self._check(user, perms["check"], values, declared)
-        if not good:
-            raise PveError(403, f"Permission check failed ({why})" if why else "Permission check failed")
-
-    async def _permissions(self, v: Values, user: str) -> Values:
-        who = v.get("userid") or user
-        paths = (
-            [v["path"]]
-            if v.get("path")
-            else sorted({"/", "/access", "/nodes", "/storage", "/vms"} | {r["path"] for r in self.acl_rows})
-        )
-        return {path: dict.fromkeys(sorted(held), 1) for path in paths if (held := self.rights(who, path))}
-
-    async def _acl_list(self, v: Values, user: str) -> list[Values]:
-        if not self.allowed(user, "/access", "Sys.Audit") and not self.allowed(user, "/", "Sys.Audit"):
-            return []
-        return [dict(row) for row in self.acl_rows]
-
-    async def _role_list(self, v: Values, user: str) -> list[Values]:
-        return [{"roleid": name, "privs": ",".join(sorted(privs)), "special": 1 if name in ROLES else 0}
-                for name, privs in sorted(self.roles.items())]  # fmt: skip
-
-    def pveum(self, command: str) -> None:
-        """Carry out one `pveum` command as an operator would paste it: role, user, token and acl. ValueError otherwise."""
-        words = [word for word in shlex.split(command, comments=True) if word]
-        if not words:
-            return
-        if words[0] == "pveum":
-            words = words[1:]
-        options = {w.lstrip("-"): words[n + 1] for n, w in enumerate(words[:-1]) if re.match(r"--?[a-z]", w)}
-        plain = [
-            w for n, w in enumerate(words) if not re.match(r"--?[a-z]", w) and not (n and re.match(r"--?[a-z]", words[n - 1]))
-        ]
-        match plain:
-            case ["role", "add" | "modify", name]:
-                privileges = {p for p in re.split(r"[\s,;]+", options.get("privs", "")) if p}
-                unknown = privileges - self.roles["Administrator"]
-                if unknown:
-                    raise ValueError(f"invalid privilege {sorted(unknown)}")
-                self.roles[name] = privileges
-            case ["pool", "add", name]:
-                self.pools.setdefault(name, set())
-            case ["user", "add", name]:
-                self.users.setdefault(name, "")
-            case ["user", "token", "add", user, name]:
-                token = f"{user}!{name}"
-                self.token_privsep[token] = options.get("privsep", "1") == "1"
-                self.apitokens.setdefault(token, str(uuid.uuid5(uuid.NAMESPACE_URL, token)))
-            case ["acl", "modify", path]:
-                for role in re.split(r"[,;]", options.get("roles") or options["role"]):
-                    if role not in self.roles:
-                        raise ValueError(f"role '{role}' does not exist")
-                    for kind, key in (("user", "users"), ("user", "user"), ("token", "tokens"), ("token", "token")):
-                        for who in re.split(r"[,;]", options.get(key, "")):
-                            if who:
-                                row = {"path": path, "type": kind, "ugid": who, "roleid": role,
-                                       "propagate": int(options.get("propagate", "1"))}  # fmt: skip
-                                if row not in self.acl_rows:
-                                    self.acl_rows.append(row)
-            case _:
-                raise ValueError(f"not a command that the lab's pveum knows: {command}")
-
-    def add_token(self, token: str, secret: str, *, privsep: bool = True) -> None:
-        """A token with a known secret; its rights come from `pveum`."""
-        self.apitokens[token] = secret
-        self.token_privsep[token] = privsep
 
 
 def _as_conf(config: Values) -> str:
