@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,98 @@ def test_the_lab_s_pveum_refuses_what_proxmox_would() -> Any:
     for wrong in ("pveum role add X --privs 'VM.Fly'", "pveum acl modify / --users a@pve --roles Nonesuch", "rm -rf x"):
         with pytest.raises(ValueError, match=r"."):
             pve.pveum(wrong)
+
+
+@pytest.mark.parametrize(
+    ("path", "role", "said"),
+    [
+        ("/vms", "Deleter", "VM.Allocate on /vms"),
+        ("/", "Deleter", "VM.Allocate on /"),
+        ("/vms/110", "Deleter", "VM.Allocate on /vms/110"),
+        ("/pool/others", "Deleter", "VM.Allocate on /pool/others"),
+        ("/storage/local", "Stores", "Datastore.Allocate on /storage/local"),
+        ("/vms/200", "Runs", "VM.PowerMgmt on /vms/200"),
+        ("/access", "Grants", "Permissions.Modify on /access"),
+        ("/nodes/pve", "Shell", "Sys.Console on /nodes/pve"),
+    ],
+)
+def test_everything_that_a_key_can_do_beyond_the_plan_is_named_with_its_place(lab: Host, path: str, role: str, said: str) -> None:
+    """It was called good while it could delete every guest."""
+    token = give(lab, "check")
+    lab.pve.roles |= {
+        "Deleter": {"VM.Audit", "VM.Allocate"}, "Stores": {"Datastore.Audit", "Datastore.Allocate"}, "Runs": {"VM.PowerMgmt"},
+        "Grants": {"Permissions.Modify"}, "Shell": {"Sys.Console", "Sys.Audit"},
+    }  # fmt: skip
+    lab.pve.pools["others"] = {110, 200}
+    lab.pve.pveum(f"pveum acl modify {path} --users cutover@pve --tokens '{token}' --roles {role}")
+    finding = key(lab.run(token=token))
+    assert finding.ok is False
+    assert said in finding.sentence + finding.hint or role == "Deleter"
+    if privileges.lacking(lab.site, "check", privileges.held_by(lab.run(token=token))):
+        return  # a rule on / replaces the audit's, and that is said first
+    assert said in finding.sentence
+    for command in re.findall(r"pveum acl delete [^;]+", finding.hint):
+        lab.pve.pveum(command)
+    assert key(lab.run(token=token)).ok is True, "the hint leads to the end"
+
+
+@pytest.mark.parametrize("step", privileges.STEPS)
+def test_the_commands_can_be_pasted_again_and_mend(lab: Host, step: privileges.Step) -> None:
+    token = give(lab, step)
+    before = (dict(lab.pve.roles), sorted(map(str, lab.pve.acl_rows)))
+    give(lab, step)
+    assert (dict(lab.pve.roles), sorted(map(str, lab.pve.acl_rows))) == before
+    # A role that became too small, one that became too large, and those of an earlier version or an earlier site.yaml.
+    own_roles = sorted(name for name in lab.pve.roles if name.startswith(f"Cutover{step.capitalize()}"))
+    lab.pve.roles[own_roles[0]] = {"VM.Audit"}
+    lab.pve.roles[own_roles[-1]] = lab.pve.roles[own_roles[-1]] | {"Permissions.Modify"}
+    for number, path in enumerate(("/vms", "/vms/777")):
+        old = f"Cutover{step.capitalize()}{number or '.vms.777'}"
+        lab.pve.roles[old] = {"VM.Audit", "VM.Allocate", "Permissions.Modify"}
+        lab.pve.pveum(f"pveum acl modify {path} --users cutover@pve --tokens '{token}' --roles {old}")
+    give(lab, step)
+    run = lab.run(token=token)
+    assert privileges.missing(run, step) == []
+    assert key(run).ok is True, key(run).sentence
+
+
+def test_the_names_of_roles_do_not_shift_when_the_plan_changes(lab: Host) -> None:
+    fewer = lab.site.model_copy(update={"guests": lab.site.guests.model_copy(update={"legacy": lab.site.guests.legacy[:1]})})
+    names = {need.path: privileges.role_of("decommission", need.path) for need in privileges.needs(lab.site, "decommission")}
+    for need in privileges.needs(fewer, "decommission"):
+        assert privileges.role_of("decommission", need.path) == names[need.path]
+
+
+def test_the_rules_of_a_vnet_need_a_right_of_their_own_which_is_missed_before_anything_changes(lab: Host) -> None:
+    """Proxmox said so only after two guests had been deleted."""
+    token = give(lab, "decommission")
+    lab.pve.add_vnet("vn1")
+    lab.pve.add_vnet("vn2", applied=False)
+    rule = {"type": "forward", "action": "ACCEPT", "source": "10.0.0.0/8", "enable": 1}
+    lab.pve.firewall_config("vnet", vmid="vn1")["rules"].append(rule)
+    assert privileges.missing(lab.run(token=token), "decommission") == []
+    rule["source"] = lab.site.guests.old.address
+    lacks = privileges.missing(lab.run(token=token), "decommission")
+    assert lacks == ["SDN.Allocate on /sdn/zones/z1/vn1 (to change the firewall rules of VNet vn1)"]
+    for command in privileges.commands(lab.site, "decommission", more=privileges.on_site(lab.run(token=token), "decommission")):
+        lab.pve.pveum(command)
+    run = lab.run(token=token)
+    assert privileges.missing(run, "decommission") == []
+    assert key(run).ok is True, key(run).sentence
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "lacks"),
+    [
+        ("resize", lambda lab: lab.pve.vm(1001).config.update(scsi0="local:1001/vm-1001-disk-0.raw,size=100G"), "/storage/local"),
+        ("backup", lambda lab: lab.pve.ct(952).config.pop("unprivileged", None), "Sys.Modify on /"),
+        ("backup", lambda lab: lab.pve.add_vnet("vmbr0", "z9"), "SDN.Use on /sdn/zones/z9/vmbr0"),
+        ("restore", lambda lab: lab.pve.add_vnet("vmbr0", "z9"), "SDN.Use on /sdn/zones/z9/vmbr0"),
+    ],
+)
+def test_what_only_a_task_would_say_is_missed_before(lab: Host, step: privileges.Step, change: Any, lacks: str) -> None:
+    lab.pve.ct(952).config["unprivileged"] = 1
+    token = give(lab, step)
+    assert privileges.missing(lab.run(token=token), step) == []
+    change(lab)
+    assert lacks in "; ".join(privileges.missing(lab.run(token=token), step))

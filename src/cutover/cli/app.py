@@ -374,11 +374,17 @@ def rights_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: 
     """Prints commands for the Proxmox host's shell; runs nothing."""
 
     def work(context: Context, output: Output) -> int:
-        output.data["commands"] = {step: privileges.commands(context.site, step) for step in privileges.STEPS}
+        more = privileges.on_site_if_asked(context)
+        output.data["commands"] = {
+            step: privileges.commands(context.site, step, more=(more or {}).get(step, ())) for step in privileges.STEPS
+        }
         output.line(
             "# For the shell of the Proxmox host, as root. `token add` shows a token's secret once: it is PROXMOX_TOKEN_SECRET,"
         )
         output.line("# and cutover@pve!STEP is PROXMOX_TOKEN_ID. Version 8 has VM.Monitor where these have VM.GuestAgent.*")
+        output.line("# Pasted again they mend: what is there is kept, and what the plan no longer knows is deleted.")
+        if more is None:
+            output.line("# Proxmox could not be asked: run this again with the token of `check`, for your bridges and VNets.")
         shown: set[str] = set()
         for step, commands in output.data["commands"].items():
             output.line(f"# {step}", "b")

@@ -10,27 +10,22 @@ What others call: ``rights.missing(run, "resize")`` (sentences) and ``rights.com
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from cutover.core.errors import CutoverError, Refused, Unreachable
 
 if TYPE_CHECKING:
     from cutover.context import Context
-    from cutover.site.schema import Site
+    from cutover.site.schema import Guest, Site
 
 Step = Literal["check", "backup", "resize", "rollback", "restore", "decommission"]
 STEPS: tuple[Step, ...] = ("check", "backup", "resize", "rollback", "restore", "decommission")
 
 #: What reading needs, everywhere: guests, their agents, storages, jobs, HA, replication, pools, access rules, firewall.
 AUDIT = frozenset({"Sys.Audit", "VM.Audit", "VM.GuestAgent.Audit", "Datastore.Audit", "Pool.Audit", "SDN.Audit"})
-
-#: Not needed by any step, and each enough to take over the host: worth a word when a token has one.
-DANGEROUS = frozenset({
-    "Permissions.Modify", "User.Modify", "Realm.Allocate", "Realm.AllocateUser", "Group.Allocate", "Sys.Console", "Sys.PowerMgmt",
-    "Sys.Incoming", "Sys.AccessNetwork", "VM.Console", "VM.Migrate", "VM.Clone", "VM.Replicate", "Datastore.Allocate",
-    "Datastore.AllocateTemplate", "SDN.Allocate", "Mapping.Modify", "Pool.Allocate", "VM.Config.HWType", "VM.Config.Cloudinit",
-})  # fmt: skip
-
 
 #: The pool of the scratch guest. Deleting a guest takes the access rules on its id with it, so a right on the id itself would be
 #: gone after the first test restore; a right on a pool stays.
@@ -116,42 +111,167 @@ def _above(path: str, other: str) -> bool:
     return path != other and (path == "/" or other.startswith(path + "/"))
 
 
-def commands(site: Site, step: Step, user: str = "cutover@pve") -> list[str]:
-    """The commands that make the token of a step, for the shell of the Proxmox host. Pure."""
+def role_of(step: Step, path: str) -> str:
+    """The name of the role that a step gets on a path. It says what it is for and never shifts. Pure."""
+    return f"{_roles_of(step)}{path.replace('/', '.') if path != '/' else '.root'}"
+
+
+def _roles_of(step: Step) -> str:
+    return f"Cutover{step.capitalize()}"
+
+
+def commands(site: Site, step: Step, user: str = "cutover@pve", more: Iterable[Need] = ()) -> list[str]:
+    """The commands that make the token of a step, for the shell of the Proxmox host. Pure.
+
+    Pasted again they mend: a role that is there gets exactly its privileges, and roles of this step that the plan no longer
+    knows (of an earlier site.yaml, of an earlier version) are deleted with the rules that give them. ``more`` are needs that only
+    the host itself shows (:func:`on_site`).
+    """
     token = f"{user}!{step}"
-    lines = [f"pveum user add {user}", f"pveum user token add {user} {step} --privsep 1"]
-    for number, need in enumerate(needs(site, step)):
+    wanted = _merged([*needs(site, step), *more])
+    lines = [f"pveum user add {user} || true", f"pveum user token add {user} {step} --privsep 1 || true"]
+    for need in wanted:
         if need.path == f"/pool/{SCRATCH_POOL}":
-            lines.append(f"pveum pool add {SCRATCH_POOL}")
-        role = f"Cutover{step.capitalize()}{number}"
-        lines.append(f"pveum role add {role} --privs '{' '.join(sorted(need.privileges))}'")
+            lines.append(f"pveum pool add {SCRATCH_POOL} || true")
+        role, privileges = role_of(step, need.path), " ".join(sorted(need.privileges))
+        lines.append(f"pveum role add {role} --privs '{privileges}' || pveum role modify {role} --privs '{privileges}'")
         lines.append(f"pveum acl modify {need.path} --users {user} --tokens '{token}' --roles {role}")
+    kept = "|".join(re.escape(role_of(step, need.path)) for need in wanted)
+    lines.append(
+        f"pveum role list --output-format json | grep -oE '\"{_roles_of(step)}[^\"]*\"' | tr -d '\"' | grep -vxE '{kept}'"
+        " | xargs -r -n1 pveum role delete"
+    )
     return lines
 
 
-def lacking(site: Site, step: Step, held: Callable[[str], frozenset[str]]) -> list[str]:
+def lacking(site: Site, step: Step, held: Callable[[str], frozenset[str]], more: Iterable[Need] = ()) -> list[str]:
     """What a token lacks for a step, one sentence per path. ``held`` gives the privileges on a path."""
     sentences = []
-    for need in needs(site, step):
+    for need in _merged([*needs(site, step), *more]):
         short = need.privileges - held(need.path)
         if short:
             sentences.append(f"{', '.join(sorted(short))} on {need.path} ({need.why})")
     return sentences
 
 
-def too_much(site: Site, held: Mapping[str, frozenset[str]]) -> list[str]:
-    """What a token has beyond every step of the plan, one sentence per path. ``held`` is path -> privileges."""
+def too_much(site: Site, held: Mapping[str, frozenset[str]], more: Iterable[Need] = ()) -> list[str]:
+    """What a token can do beyond every step of the plan, one sentence per path. Pure. ``held`` is path -> privileges.
+
+    Everything counts that is more than looking. What it has below a path because it has it there is said once, for that path.
+    """
     wanted: dict[str, frozenset[str]] = {}
-    for step in STEPS:
-        for need in needs(site, step):
-            wanted[need.path] = wanted.get(need.path, frozenset()) | need.privileges
-    sentences = []
-    for path, privileges in sorted(held.items()):
+    for need in [*(need for step in STEPS for need in needs(site, step)), *more]:
+        wanted[need.path] = wanted.get(need.path, frozenset()) | need.privileges
+    beyond: dict[str, frozenset[str]] = {}
+    for path, privileges in held.items():
         allowed = frozenset().union(*(p for other, p in wanted.items() if other == path or _above(other, path)))
-        extra = (privileges - allowed) & (DANGEROUS if allowed else privileges)
-        if extra:
+        beyond[path] = frozenset(name for name in privileges - allowed if not name.endswith(".Audit"))
+    sentences = []
+    for path in sorted(beyond):
+        above = frozenset().union(*(p for other, p in beyond.items() if _above(other, path)))
+        if extra := beyond[path] - above:
             sentences.append(f"{', '.join(sorted(extra))} on {path}")
     return sentences
+
+
+def taken_away(site: Site, rules: Iterable[Mapping[str, Any]], token: str) -> list[str]:
+    """The commands that take rules away which give a token more than the plan's. Pure. ``rules`` as ``access/acl`` lists them."""
+    user = token.partition("!")[0]
+    ours = {role_of(step, need.path) for step in STEPS for need in needs(site, step)}
+    return [
+        f"pveum acl delete {rule['path']} --{rule['type']}s '{rule['ugid']}' --roles {rule['roleid']}"
+        for rule in rules
+        if rule.get("ugid") in {user, token} and rule.get("type") in {"user", "token"} and rule.get("roleid") not in ours
+    ]
+
+
+# -- what only the host itself shows ----------------------------------------------------------------
+
+
+def on_site(context: Context, step: Step) -> list[Need]:
+    """What a step needs besides, as the host's guests and networks are now. Reads only.
+
+    The storage on which the VM's disk really lies; the bridges and VNets of the guests that are restored; whatever is restored
+    privileged; the VNets whose rules name what goes. Proxmox says these only inside its tasks, or in the middle of a step.
+    """
+    found: list[Need] = []
+    guests, api = context.site.guests, context.proxmox
+
+    def add(path: str, why: str, *names: str) -> None:
+        found.append(Need(path, frozenset(names), why))
+
+    if step == "resize":
+        volume = str(_config(context, guests.new).get(context.site.resize.disk) or "")
+        if ":" in volume:
+            add(f"/storage/{volume.partition(':')[0]}", "to grow the disk", "Datastore.AllocateSpace")
+    if step in {"backup", "restore", "decommission"}:
+        restored = guests.to_decommission() if step == "decommission" else [guests.old]
+        zones = {str(row["vnet"]): str(row.get("zone")) for row in _vnets(context)}
+        for guest in restored:
+            config = _config(context, guest)
+            for bridge in sorted(set(re.findall(r"bridge=([\w.-]+)", " ".join(str(v) for v in config.values())))):
+                why = f"to connect what is restored of {guest} to {bridge}"
+                add(f"/sdn/zones/{zones.get(bridge, 'localnetwork')}/{bridge}", why, "SDN.Use")
+            if config and not int(config.get("unprivileged") or 0) and guest.kind == "lxc":
+                add("/", f"to restore {guest}, which is privileged", "Sys.Modify")
+    if step == "decommission":
+        words = {g.address for g in guests.to_decommission()} | {str(g.vmid) for g in guests.to_decommission()}
+        for row in _vnets(context):
+            rules = api.list(f"cluster/sdn/vnets/{row['vnet']}/firewall/rules")
+            if any(_may_name(rule, words) for rule in rules):
+                path = f"/sdn/zones/{row.get('zone')}/{row['vnet']}"
+                add(path, f"to change the firewall rules of VNet {row['vnet']}", "SDN.Allocate")
+        found += _replaced(context, {need.path for need in needs(context.site, step)})
+    return found
+
+
+def on_site_if_asked(context: Context) -> dict[Step, list[Need]] | None:
+    """:func:`on_site` of every step; None where there is no token yet, or Proxmox does not answer it."""
+    try:
+        return {step: on_site(context, step) for step in STEPS}
+    except CutoverError:
+        return None
+
+
+def _replaced(context: Context, known: Iterable[str]) -> list[Need]:
+    """Guests and nodes that have firewall rules, and an access rule of their own that replaces what we have above."""
+    token = context.proxmox.token
+    mine = {
+        str(row.get("path")) for row in context.proxmox.list("access/acl") if row.get("ugid") in {token, token.partition("!")[0]}
+    }
+    found = []
+    for place in context.proxmox.places():
+        path = f"/vms/{place.vmid}"
+        if path in mine - set(known) and context.proxmox.find(f"{place.path}/firewall/rules"):
+            found.append(Need(path, frozenset({"VM.Config.Network"}), "to change its firewall rules"))
+    nodes = [path for path in sorted(mine - set(known)) if re.fullmatch(r"/nodes/[^/]+", path)]
+    return found + [
+        Need(path, frozenset({"Sys.Modify"}), "to change its firewall rules")
+        for path in nodes
+        if context.proxmox.find(f"{path[1:]}/firewall/rules")
+    ]
+
+
+def _config(context: Context, guest: Guest) -> Mapping[str, Any]:
+    try:
+        return context.proxmox.config(guest)
+    except Refused:
+        return {}  # gone, or hidden: what else is asked says so
+
+
+def _vnets(context: Context) -> list[dict[str, Any]]:
+    """The VNets that are applied; those that are not have no rules yet. Hosts without SDN have none."""
+    try:
+        return [row for row in context.proxmox.list("cluster/sdn/vnets", running=1) if row.get("vnet")]
+    except (Refused, Unreachable):
+        return []
+
+
+def _may_name(rule: Mapping[str, Any], words: Iterable[str]) -> bool:
+    """Whether a rule names one of these, directly or by a name that may stand for one."""
+    text = f"{rule.get('source') or ''},{rule.get('dest') or ''}"
+    parts = [part for part in text.split(",") if part]
+    return rule.get("type") == "group" or any(part in words or not part[0].isdigit() or "guest-ipam" in part for part in parts)
 
 
 def held_by(context: Context) -> Callable[[str], frozenset[str]]:
@@ -161,7 +281,8 @@ def held_by(context: Context) -> Callable[[str], frozenset[str]]:
     def held(path: str) -> frozenset[str]:
         if path not in known:
             answer = context.proxmox.get("access/permissions", path=path) or {}
-            known[path] = frozenset(name for name, on in (answer.get(path) or {}).items() if int(on or 0) >= 0)
+            # 0 stands for a right that a pool gives: it holds here as any other, and is not handed on.
+            known[path] = frozenset(answer.get(path) or {})
         return known[path]
 
     return held
@@ -169,4 +290,4 @@ def held_by(context: Context) -> Callable[[str], frozenset[str]]:
 
 def missing(context: Context, step: Step) -> list[str]:
     """What the run's token lacks for a step, as sentences."""
-    return lacking(context.site, step, held_by(context))
+    return lacking(context.site, step, held_by(context), on_site(context, step))
