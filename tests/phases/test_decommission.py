@@ -533,7 +533,7 @@ def test_one_that_is_used_again_and_again_is_not_deleted(world: World, monkeypat
 
 def test_a_key_that_cannot_see_others_tasks_deletes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether somebody used a guest cannot be seen then, and absence is only claimed where one may see."""
-    monkeypatch.setattr("cutover.proxmox.privileges.held_by", lambda _run: lambda _path: frozenset({"VM.Audit"}))
+    monkeypatch.setattr("cutover.proxmox.privileges.held_by", lambda _run: lambda _path: frozenset({"Datastore.Allocate"}))
     monkeypatch.setattr("cutover.proxmox.privileges.missing", lambda _run, _step: [])
     with pytest.raises(CutoverError, match="cannot be seen whether somebody used a guest"):
         world.decommission()

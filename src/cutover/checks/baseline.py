@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.checks.qdrant import questions
 from cutover.checks.registry import Finding
 from cutover.core import events, files
-from cutover.core.errors import CutoverError, Refused
+from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import Journal, now
 from cutover.gate.installer import Installer
 from cutover.portainer import client
@@ -224,15 +224,16 @@ def _same_nginx(context: Context, before: Any, done: set[str]) -> Finding:
 
 # -- Proxmox, names ---------------------------------------------------------------------------------------------------
 def _guests(context: Context) -> dict[str, Any]:
-    rows = {int(row["vmid"]): row for row in context.proxmox.guests()}
-    return {
-        str(g.vmid): {
-            "status": rows[g.vmid].get("status"),
-            **{k: v for k, v in context.proxmox.config(g).items() if k not in {"digest", "meta", "parent", "pending"}},
-        }
-        for g in context.site.guests.all()
-        if g.vmid in rows
-    }
+    found = {}
+    for guest in context.site.guests.all():
+        row = context.proxmox.guest(guest.vmid)
+        if row is None:
+            continue
+        if "unread" in row:
+            raise Unreachable(f"{guest} is on node {row['node']}, which cannot be asked: {row['unread']}")
+        kept = {k: v for k, v in row["config"].items() if k not in {"digest", "meta", "parent", "pending"}}
+        found[str(guest.vmid)] = {"status": row["status"], **kept}
+    return found
 
 
 def _same_guests(context: Context, before: Any, done: set[str]) -> Finding:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cutover.checks.registry import Finding, Moment, check
-from cutover.core.errors import CutoverError
+from cutover.core.errors import CutoverError, Unreachable
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seen:
-    """A guest as Proxmox has it. ``addresses`` with where each is from; ``silent``: running, and nobody inside could be asked."""
+    """A guest as Proxmox has it. ``addresses`` with where each is from.
+
+    ``silent``: nobody inside could be asked, and it runs or may run. ``unread``: its node does not answer, so not even its
+    configuration is known.
+    """
 
     vmid: int
     kind: str
@@ -28,6 +32,7 @@ class Seen:
     running: bool
     addresses: Mapping[str, str] = field(default_factory=dict)
     silent: bool = False
+    unread: bool = False
 
     def __str__(self) -> str:
         return f"{'LXC' if self.kind == 'lxc' else 'VM'} {self.vmid} ({self.name})"
@@ -49,8 +54,9 @@ def look(context: Context) -> list[Seen]:
         vmid, kind = int(row["vmid"]), "lxc" if row.get("type") == "lxc" else "vm"
         running = row.get("status") == "running"
         path = f"nodes/{row['node']}/{'lxc' if kind == 'lxc' else 'qemu'}/{vmid}"
-        addresses = dict.fromkeys(configured(dict(context.proxmox.get(f"{path}/config", current=1))), "its configuration")
-        silent = False
+        addresses = dict.fromkeys(configured(row.get("config") or {}), "its configuration")
+        # Of a guest whose node does not answer nobody knows whether it runs, and with which address.
+        silent = "unread" in row
         if running:
             try:
                 inside = _interfaces(context, path, kind)
@@ -58,7 +64,9 @@ def look(context: Context) -> list[Seen]:
                 silent = not addresses
             else:
                 addresses.update(dict.fromkeys(inside, "its own interfaces"))
-        found.append(Seen(vmid, kind, str(row.get("name") or ""), str(row.get("node")), running, addresses, silent))
+        found.append(
+            Seen(vmid, kind, str(row.get("name") or ""), str(row.get("node")), running, addresses, silent, "unread" in row)
+        )
     return found
 
 
@@ -119,19 +127,34 @@ def one_owner(context: Context) -> Finding:
         return Finding(
             None, f"{wanted} does not say which address it has.", "Start the guest agent in it (qemu-guest-agent, agent=1)."
         )
-    host = [
-        str(row.get("address") or str(row.get("cidr") or "").split("/")[0])
-        for row in context.proxmox.list(f"nodes/{context.proxmox.node}/network")
-        if row.get("address") or row.get("cidr")
-    ]
+    host, mute = _nodes_addresses(context)
     said = owner_trouble(seen, wanted, address, host)
     facts = {str(guest.vmid): dict(guest.addresses) for guest in seen}
     if said:
         hint = f"Nothing is pointed to {address} until one machine has it. Mind that the id of a guest is no part of its address."
         return Finding(False, f"{address} is not {wanted} alone: {'; '.join(said)}.", hint, facts)
+    unread = [f"{guest.vmid} on node {guest.node}" for guest in seen if guest.unread] + [f"node {node} itself" for node in mute]
+    if unread:
+        return Finding(
+            None, f"Nobody knows whether {wanted} alone has {address}: {', '.join(unread)} cannot be asked.",
+            "Bring these nodes back, or remove them from the cluster.", facts,
+        )  # fmt: skip
     silent = [str(guest) for guest in seen if guest.silent]
     rest = f" {', '.join(silent)} could not be asked." if silent else ""
     return Finding(True, f"Of {len(seen)} guests, only {wanted} has {address}.{rest}", facts=facts)
+
+
+def _nodes_addresses(context: Context) -> tuple[list[str], list[str]]:
+    """(the addresses of every node of the cluster, the nodes that do not answer)."""
+    found, mute = [], []
+    for node in sorted({str(row["node"]) for row in context.proxmox.list("nodes")} | {context.proxmox.node}):
+        try:
+            rows = context.proxmox.list(f"nodes/{node}/network")
+        except Unreachable:
+            mute.append(node)
+            continue
+        found += [str(row.get("address") or str(row.get("cidr") or "").split("/")[0]) for row in rows]
+    return [address for address in found if address], mute
 
 
 def mismatches(seen: Sequence[Seen], wanted: Guest, node: str) -> list[str]:
@@ -144,8 +167,8 @@ def mismatches(seen: Sequence[Seen], wanted: Guest, node: str) -> list[str]:
         said.append(f"{wanted.vmid} is {'an LXC' if found.kind == 'lxc' else 'a VM'}, the plan says {wanted.kind.upper()}")
     if found.name != wanted.name:
         said.append(f"{wanted.vmid} is called {found.name}, the plan says {wanted.name}")
-    if found.node != node:
-        said.append(f"{wanted} is on node {found.node}, the plan says {node}")
+    if found.node != (wanted.node or node):
+        said.append(f"{wanted} is on node {found.node}, the plan says {wanted.node or node}")
     return said
 
 
@@ -156,17 +179,20 @@ def as_named(context: Context) -> Finding:
     """All mismatches at once."""
     from cutover.phases.decommission import approval
 
-    seen, node = look(context), context.proxmox.node
+    seen = look(context)
     said: list[str] = []
     unknown: list[str] = []
     for guest in context.site.guests.all():
         if approval(context, guest) is not None:
             continue  # decommissioning compares it with what was approved; it is stopped, and may be gone by now
-        wrong = mismatches(seen, guest, node)
-        said += wrong
-        if wrong:
+        own = next((one for one in seen if one.vmid == guest.vmid), None)
+        if own is not None and own.unread:
+            unknown.append(f"{guest} is on node {own.node}, which does not answer")
             continue
-        own = next(one for one in seen if one.vmid == guest.vmid)
+        wrong = mismatches(seen, guest, context.proxmox.node)
+        said += wrong
+        if wrong or own is None:
+            continue
         means = resolved(guest.address)
         if not means:
             unknown.append(f"the name {guest.address} of {guest} stands for no address")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.checks.registry import Finding, Moment, check
-from cutover.core.errors import Unreachable
+from cutover.core.errors import Refused, Unreachable
 from cutover.phases import resize
 from cutover.proxmox import privileges
 
@@ -38,6 +38,8 @@ class Room:
     metadata: float = 0.0
     #: Memory available on the roomiest other node, where HA may have to start the VM there; None where HA does not manage it.
     elsewhere: int | None = None
+    #: What Proxmox did not say, as phrases. A number that is missing is not zero.
+    unknown: tuple[str, ...] = ()
 
 
 def strains(room: Room, before: tuple[int, int, int], wanted: Sizes, limits: Limits) -> list[str]:
@@ -95,35 +97,72 @@ def promised_disk(configs: Iterable[Mapping[str, Any]], storage: str) -> int:
 def look(context: Context) -> Room:
     """Ask the host."""
     api, vm = context.proxmox, context.site.guests.new
-    status = dict(api.get(f"nodes/{api.node}/status"))
+    node = api.node_of(vm.vmid)
+    status = dict(api.get(f"nodes/{node}/status"))
     memory = status.get("memory") or {}
-    guests = [row for row in api.guests() if row.get("node") == api.node]
+    everybody = api.guests()
+    guests = [row for row in everybody if row["node"] == node]
     config = api.config(vm)
     storage = resize.drive(config, context.site.resize.disk).get("volume", "").split(":")[0]
     if not storage or "total" not in memory:
         raise Unreachable(f"Proxmox does not say where {context.site.resize.disk} of {vm} lies, or how much memory its host has.")
-    place = dict(api.get(f"nodes/{api.node}/storage/{storage}/status"))
-    configs = [api.config(("lxc" if row["type"] == "lxc" else "vm", int(row["vmid"]))) for row in guests]
+    place = dict(api.get(f"nodes/{node}/storage/{storage}/status"))
+    # On a storage that nodes share, the guests of all of them have their disks.
+    users = everybody if int(place.get("shared") or 0) else guests
+    unknown = [f"how much {storage} has free" for _ in [0] if place.get("avail") is None or not place.get("total")]
+    unknown += [f"what guest {row['vmid']} on {row['node']} has of {storage}" for row in users if "config" not in row]
+    unknown += [
+        f"how much memory guest {row['vmid']} was promised"
+        for row in guests
+        if row["status"] != "stopped" and (row["status"] != "running" or not row.get("maxmem"))
+    ]
+    configs = [row["config"] for row in users if "config" in row]
     metadata = 0.0
     if place.get("type") == "lvmthin":
         # The list needs only the right to look; the entry of one storage needs the right to allocate.
         settings: dict[str, Any] = next((row for row in api.list("storage") if row.get("storage") == storage), {})
-        for pool in api.list(f"nodes/{api.node}/disks/lvmthin"):
+        for pool in api.list(f"nodes/{node}/disks/lvmthin"):
             if (pool.get("vg"), pool.get("lv")) == (settings.get("vgname"), settings.get("thinpool")):
                 metadata = int(pool.get("metadata_used") or 0) / max(1, int(pool.get("metadata_size") or 1))
     elsewhere = None
     if dict(api.status(vm).get("ha") or {}).get("managed"):
-        others = [row for row in api.list("nodes") if row.get("node") != api.node and row.get("status") == "online"]
-        elsewhere = max((int(row.get("maxmem") or 0) - int(row.get("mem") or 0) for row in others), default=0)
+        elsewhere, silent = _elsewhere(context, node)
+        unknown += [f"how much memory node {name} has" for name in silent]
     total = int(memory["total"])
-    # `available` is new in Proxmox VE 9; before, free memory is the cautious reading.
-    available = int(memory.get("available") or memory.get("free") or 0)
+    cpus = int((status.get("cpuinfo") or {}).get("cpus") or 0)
+    if not cpus:
+        unknown.append("how many CPU threads the host has")
+    available = _available(memory)
+    if available is None:
+        unknown.append("how much memory the host has available")
     return Room(
-        int((status.get("cpuinfo") or {}).get("cpus") or 0), total, available,
-        sum(int(row.get("maxmem") or 0) for row in guests if row.get("status") == "running"),
+        cpus, total, available or 0, sum(int(row.get("maxmem") or 0) for row in guests if row["status"] == "running"),
         storage, str(place.get("type") or ""), int(place.get("total") or 0), int(place.get("avail") or 0),
-        promised_disk(configs, storage), metadata, elsewhere,
+        promised_disk(configs, storage), metadata, elsewhere, tuple(unknown),
     )  # fmt: skip
+
+
+def _available(memory: Mapping[str, Any]) -> int | None:
+    """Bytes; ``available`` is new in Proxmox VE 9, and before, free memory is the cautious reading. None: not said. Pure."""
+    said = memory.get("available", memory.get("free"))
+    return None if said is None else int(said)
+
+
+def _elsewhere(context: Context, node: str) -> tuple[int, list[str]]:
+    """(bytes of memory available on the roomiest other node that answers, the nodes that are up and did not say)."""
+    most, silent = 0, []
+    for row in context.proxmox.list("nodes"):
+        if row["node"] == node or row.get("status") == "offline":
+            continue
+        try:
+            free = _available(dict(context.proxmox.get(f"nodes/{row['node']}/status")).get("memory") or {})
+        except (Refused, Unreachable):
+            free = None
+        if free is None:
+            silent.append(str(row["node"]))
+        else:
+            most = max(most, free)
+    return most, silent
 
 
 @check("A1", "The host can give the new server's VM its new resources without strain", moments={Moment.BEFORE})
@@ -138,6 +177,11 @@ def room(context: Context) -> Finding:
         return Finding(
             False, f"The host has no room for the larger {vm}: {'; '.join(said)}.", "Free some, or plan smaller sizes.", facts
         )
+    if found.unknown:
+        return Finding(
+            None, f"Nobody knows whether the host has room for the larger {vm}: Proxmox does not say {', '.join(found.unknown)}.",
+            "Look whether pvestatd runs on every node and all nodes are up, then check again.", facts,
+        )  # fmt: skip
     return Finding(
         True,
         f"The host has room for the larger {vm}: {found.memory_available / GIB:.1f} GB of memory are available, {found.cpus} CPU "
@@ -146,33 +190,37 @@ def room(context: Context) -> Finding:
     )
 
 
+def _how_to_take_away(context: Context, token: str) -> str:
+    away = privileges.taken_away(context.site, context.proxmox.list("access/acl"), token)
+    paste = f"Paste into the host's shell: {'; '.join(away)}; then the" if away else "Paste the"
+    return f"{paste} commands of `cutover rights`, which give one token per step exactly its rights."
+
+
 @check("A6", "Our key on Proxmox can do what the plan needs, and no more", moments={Moment.BEFORE})
 def key(context: Context) -> Finding:
     """Which steps the token of this run may do, and what it may do beyond all of them."""
     held = privileges.held_by(context)
-    short = {step: privileges.lacking(context.site, step, held) for step in privileges.STEPS}
+    more = {step: privileges.on_site(context, step) for step in privileges.STEPS}
+    short = {step: privileges.lacking(context.site, step, held, more[step]) for step in privileges.STEPS}
     token = context.proxmox.token
     can = [step for step, lacks in short.items() if not lacks]
-    facts = {
-        "token": token,
-        "can": can,
-        "lacks": short,
-        "commands": {s: privileges.commands(context.site, s) for s in privileges.STEPS},
-    }
+    commands = {s: privileges.commands(context.site, s, more=more[s]) for s in privileges.STEPS}
+    facts = {"token": token, "can": can, "lacks": short, "commands": commands}
     answer = dict(context.proxmox.get("access/permissions") or {})
-    extra = privileges.too_much(context.site, {path: frozenset(dict(privileges)) for path, privileges in answer.items()})
+    everywhere = {path: frozenset(dict(held_there)) for path, held_there in answer.items()}
+    extra = privileges.too_much(context.site, everywhere, [need for needs in more.values() for need in needs])
     if short["check"]:
         return Finding(
             False,
             f"The token {token} cannot even look at everything: it lacks {'; '.join(short['check'])}.",
-            "Paste into the host's shell: " + "; ".join(privileges.commands(context.site, "check")),
+            "Paste into the host's shell: " + "; ".join(commands["check"]),
             facts,
         )
     if extra:
         return Finding(
             False,
             f"The token {token} may do more than any step of the plan needs: {'; '.join(extra)}.",
-            "Make one token per step with the commands of `cutover rights`, and use those.",
+            _how_to_take_away(context, token),
             facts,
         )
     cannot = [step for step in privileges.STEPS if step not in can]

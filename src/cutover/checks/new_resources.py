@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cutover.checks.registry import Finding, Moment, check
+from cutover.core.errors import Refused
 from cutover.phases import backup, resize
 from cutover.proxmox import vzdump
 
@@ -22,8 +23,13 @@ def saved(context: Context) -> Finding:
     old, kept = context.site.guests.old, backup.manifest(context)
     if kept is None:
         return Finding(False, f"There is no complete backup of {old}.", "Run `cutover backup`.")
-    archive = vzdump.find(context, old, backup.PURPOSE)
-    if archive is None and old.vmid not in {guest["vmid"] for guest in context.proxmox.guests()}:
+    try:
+        archive = vzdump.find(context, old, backup.PURPOSE)
+    except Refused as hidden:
+        if old.vmid in {place.vmid for place in context.proxmox.places()}:
+            return Finding(None, hidden.sentence, hidden.hint)
+        archive = None  # the rights on its backups went with it
+    if archive is None and old.vmid not in {place.vmid for place in context.proxmox.places()}:
         return Finding(
             None,
             f"{old} is deleted, and with it the right to see its backups; {kept['archive']['volid']} was proved on {kept['at']}.",

@@ -85,7 +85,8 @@ def _room(context: Context) -> list[str]:
     times = 1 if _can_snapshot(context) else 2
     archive = "the archive" if times == 1 else "the archive and the copy that mode suspend makes first"
     for storage, what, wanted in ((storages.backup, archive, times * used), (storages.restore, "the test restore", used)):
-        free = int(dict(api.get(f"nodes/{api.node}/storage/{storage}/status")).get("avail") or 0)
+        node = api.node_of(context.site.guests.old.vmid)
+        free = int(dict(api.get(f"nodes/{node}/storage/{storage}/status")).get("avail") or 0)
         if free < wanted + reserve:
             said.append(
                 f"Storage {storage} has {free / GIB:.0f} GB free, and {what} needs up to {wanted / GIB:.0f} GB plus the reserve "

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 def _row(context: Context) -> dict[str, Any] | None:
-    """What Proxmox lists under the old server's id."""
+    """What has the old server's id, asked on its node."""
     vmid = context.site.guests.old.vmid
-    return next((row for row in context.proxmox.guests() if int(row["vmid"]) == vmid), None)
+    return context.proxmox.guest(vmid)
 
 
 def _answers(context: Context) -> bool:
@@ -211,7 +211,7 @@ def _restore(context: Context, archive: Archive, *, over: bool) -> None:
     with context.guard.act("restore.guest", f"Restore {old} from {archive.volid}", before=before) as act:
         api.do_task(
             "POST",
-            f"nodes/{api.node}/lxc",
+            f"nodes/{api.node_of(old.vmid)}/lxc",
             kind="vzrestore",
             vmid=old.vmid,
             what=f"Restoring {old}",

@@ -55,9 +55,9 @@ def reaches_back(tasks: Iterable[Mapping[str, Any]], to: float) -> bool:
     )
 
 
-def may_see(context: Context) -> None:
+def may_see(context: Context, vmid: int) -> None:
     """:class:`Refused` where the token sees only its own tasks, so that nobody else's start of a guest would be seen."""
-    path = f"/nodes/{context.site.proxmox.node}"
+    path = f"/nodes/{context.proxmox.node_of(vmid)}"
     if "Sys.Audit" not in privileges.held_by(context)(path):
         raise Refused(
             f"The token {context.proxmox.token} lacks Sys.Audit on {path}, so it cannot be seen whether somebody used a guest.",
@@ -67,7 +67,7 @@ def may_see(context: Context) -> None:
 
 def since(context: Context, guest: Guest, moment: float) -> str:
     """How the guest was used, or may have been, after a backup that began at ``moment``; empty where it was not."""
-    may_see(context)
+    may_see(context, guest.vmid)
     tasks = context.proxmox.tasks(vmid=guest.vmid)
     last = unchanged_from(tasks)
     if last > moment:

@@ -8,7 +8,8 @@ of refusal an answer is, is read from its text. Where the answer to a change was
 What others call::
 
     run.proxmox.get("nodes/pve/qemu/1001/config", current=1)             # any read; retried, because a read can be
-    run.proxmox.list("cluster/resources", type="vm")                     # the same, for answers that are lists
+    context.proxmox.list("cluster/backup")                               # the same, for answers that are lists
+    context.proxmox.guests()                                             # every guest, asked on its own node
     context.proxmox.change("PUT", "nodes/pve/qemu/1001/config", cores=6)     # any write, inside `guard.act(...)`
     end = run.proxmox.wait_task(upid, deadline=600)                      # TaskEnd; end.must("Backing up LXC 952") raises
     run.proxmox.do_task("POST", path, kind="vzdump", vmid=952, what="Backing up LXC 952", deadline=600, **parameters)
@@ -45,6 +46,8 @@ READ_SECONDS = 40.0
 #: Answers of a proxy between us and the API: the request may have gone no further (595) or have been carried out (the rest).
 _PROXY_STATUS = frozenset({502, 503, 504, 595, 596, 599})
 _READ_TRIES = 4
+#: For how long it is believed that a guest is still on the node where it was.
+PLACES_SECONDS = 2.0
 
 #: A task's name: node, process, start, type, guest, user.
 _UPID = re.compile(r"UPID:[A-Za-z0-9.-]+:[0-9A-Fa-f]+:[0-9A-Fa-f]+:[0-9A-Fa-f]+:[\w-]+:[^\s:/]*:[^\s:/]+:")
@@ -52,13 +55,18 @@ _UPID = re.compile(r"UPID:[A-Za-z0-9.-]+:[0-9A-Fa-f]+:[0-9A-Fa-f]+:[0-9A-Fa-f]+:
 Rows = list[dict[str, Any]]
 Kind = Literal["gone", "locked", "busy", "changed", "protected", "denied", "no-quorum", "refused"]
 
+#: How Proxmox says that there is no such thing.
+_GONE = (
+    r"Configuration file '.*' does not exist|no such (resource|rule|alias|(?i:ipset)|security group)|unable to find VM"
+    r"|no rule at position|pool '.*' does not exist"
+)
 #: What a refusal means, by its text: Proxmox uses status 500 for all of them. The first that matches counts.
 _KINDS: tuple[tuple[str, Kind], ...] = (
     (r"protection mode enabled|cannot remove protected", "protected"),
     (r"(VM|CT) is locked \(", "locked"),
     (r"can't lock file .* - got timeout", "busy"),
     (r"checksum mismatch \(file change by other user\?\)|detected modified configuration", "changed"),
-    (r"Configuration file '.*' does not exist|no such (resource|rule|alias|ipset|security group)|unable to find VM", "gone"),
+    (_GONE, "gone"),
     (r"Permission check failed", "denied"),
     (r"no quorum", "no-quorum"),
 )
@@ -89,6 +97,23 @@ class ProxmoxRefused(Refused):
         self.kind = kind
         self.status = status
         self.errors = dict(errors or {})
+
+
+@dataclass(frozen=True)
+class Place:
+    """That there is a guest, and where: all that is true at once in ``cluster/resources``."""
+
+    kind: Literal["lxc", "qemu"]
+    vmid: int
+    node: str
+
+    @property
+    def path(self) -> str:
+        """The API's folder of the guest."""
+        return f"nodes/{self.node}/{self.kind}/{self.vmid}"
+
+    def __str__(self) -> str:
+        return f"{'LXC' if self.kind == 'lxc' else 'VM'} {self.vmid}"
 
 
 @dataclass(frozen=True)
@@ -168,6 +193,8 @@ class Proxmox:
         self.node = settings.node
         self.poll = poll
         self._guard = guard
+        self._places: list[Place] = []
+        self._placed_at = -PLACES_SECONDS - 1
         token = credentials.need("PROXMOX_TOKEN_ID")
         match = re.fullmatch(r"([^\s!]+@[^\s!]+)!([A-Za-z][A-Za-z0-9._-]*)", token)
         if match is None:
@@ -202,9 +229,32 @@ class Proxmox:
     # -- paths -----------------------------------------------------------------------------------------------------
 
     def of(self, guest: Guest | tuple[str, int]) -> str:
-        """The API's folder of a guest; of a pair such as ``("lxc", 9952)`` as well."""
+        """The API's folder of a guest, on the node where it is now; of a pair such as ``("lxc", 9952)`` as well."""
         kind, vmid = guest if isinstance(guest, tuple) else (guest.kind, guest.vmid)
-        return f"nodes/{self.node}/{'lxc' if kind == 'lxc' else 'qemu'}/{vmid}"
+        return f"nodes/{self.node_of(vmid)}/{'lxc' if kind == 'lxc' else 'qemu'}/{vmid}"
+
+    def node_of(self, vmid: int) -> str:
+        """The node on which a guest is; the site's node for an id that nobody has, or that the token may not see."""
+        for fresh in (False, True):
+            for place in self.places(fresh=fresh):
+                if place.vmid == vmid:
+                    return place.node
+        return self.node
+
+    def places(self, *, fresh: bool = True) -> list[Place]:
+        """Every guest of the cluster that the token may see, by id. ``fresh`` False: as of at most :data:`PLACES_SECONDS` ago.
+
+        ``cluster/resources`` is a sample that is seconds old: names, states and numbers in it are not of now, and missing where
+        nobody has looked. Which guests there are, and on which node, is always true, so nothing else is taken from it.
+        """
+        if fresh or time.monotonic() - self._placed_at > PLACES_SECONDS:
+            rows = self.list("cluster/resources", type="vm")
+            self._places = sorted(
+                (Place("lxc" if row["type"] == "lxc" else "qemu", int(row["vmid"]), str(row["node"])) for row in rows),
+                key=lambda place: place.vmid,
+            )
+            self._placed_at = time.monotonic()
+        return self._places
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -332,7 +382,8 @@ class Proxmox:
 
     def tasks(self, kind: str | None = None, vmid: int | None = None, *, limit: int = 200) -> Rows:
         """Finished and running tasks, newest first. A token without Sys.Audit on the node sees only its own."""
-        found = self.list(f"nodes/{self.node}/tasks", source="all", limit=limit, **({"vmid": vmid} if vmid else {}))
+        node = self.node if vmid is None else self.node_of(vmid)
+        found = self.list(f"nodes/{node}/tasks", source="all", limit=limit, **({"vmid": vmid} if vmid else {}))
         return [task for task in found if kind is None or task.get("type") == kind]
 
     def wait_task(self, upid: str, *, deadline: float) -> TaskEnd:
@@ -368,8 +419,34 @@ class Proxmox:
     # -- what several phases need ----------------------------------------------------------------------------------
 
     def guests(self) -> Rows:
-        """Every guest of the cluster that the token may see, as ``cluster/resources`` lists it."""
-        return self.list("cluster/resources", type="vm")
+        """Every guest of the cluster that the token may see, asked on its own node: type, vmid, node, name, status, config...
+
+        ``name`` is of the configuration, ``status`` and the numbers (``maxmem`` in bytes, ``cpus``, ``uptime``) of now. Where a
+        guest's node does not answer, ``status`` is ``unknown``, the numbers are missing, and ``unread`` says why.
+        """
+        return [row for place in self.places() if (row := self._look_at(place)) is not None]
+
+    def guest(self, vmid: int) -> dict[str, Any] | None:
+        """The same about one guest; None where nothing has this id."""
+        place = next((one for one in self.places() if one.vmid == vmid), None)
+        return None if place is None else self._look_at(place)
+
+    def _look_at(self, place: Place) -> dict[str, Any] | None:
+        row: dict[str, Any] = {"type": place.kind, "vmid": place.vmid, "node": place.node, "name": "", "status": "unknown"}
+        try:
+            config = self.record(f"{place.path}/config", current=1)
+            row |= {"config": config, "name": str(config.get("hostname") or config.get("name") or "")}
+            now = self.record(f"{place.path}/status/current")
+        except (ProxmoxRefused, Unreachable) as error:
+            if isinstance(error, ProxmoxRefused) and error.kind == "gone":
+                # It left between the list and the question: to another node, or for good.
+                again = next((one for one in self.places() if one.vmid == place.vmid), None)
+                return self._look_at(again) if again is not None and again != place else None
+            return row | {"unread": error.sentence}
+        # A guest without a name of its own has the one that Proxmox makes of its id.
+        row["name"] = row["name"] or str(now.get("name") or "")
+        kept = ("status", "maxmem", "cpus", "uptime", "template", "lock", "ha", "pid")
+        return row | {key: now[key] for key in kept if key in now}
 
     def config(self, guest: Guest | tuple[str, int]) -> dict[str, Any]:
         """What the guest runs with now. (Without ``current`` Proxmox shows the configuration with pending changes applied.)"""

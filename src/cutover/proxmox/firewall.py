@@ -582,8 +582,7 @@ def read(proxmox: Proxmox) -> Firewall:
     """Read everything that can hold a reference. Sites without SDN have no VNets to read."""
     bases = [CLUSTER]
     bases += [f"nodes/{node}/firewall" for node in sorted(n["node"] for n in proxmox.get("nodes"))]
-    guests = sorted(proxmox.get("cluster/resources", type="vm"), key=lambda guest: int(guest["vmid"]))
-    bases += [f"nodes/{guest['node']}/{guest['type']}/{guest['vmid']}/firewall" for guest in guests]
+    bases += [f"{place.path}/firewall" for place in proxmox.places()]
     bases += [f"cluster/sdn/vnets/{vnet}/firewall" for vnet in _vnets(proxmox)]
     rules: dict[str, tuple[Rule, ...]] = {}
     aliases: dict[str, dict[str, dict[str, Any]]] = {}
@@ -627,7 +626,8 @@ def _not_implemented(error: CutoverError) -> bool:
 
 def _vnets(proxmox: Proxmox) -> Iterator[str]:
     try:
-        found = proxmox.get("cluster/sdn/vnets")
+        # VNets that are not applied yet are listed too, and have no rules that could be read.
+        found = proxmox.get("cluster/sdn/vnets", running=1)
     except CutoverError as error:
         if _not_implemented(error):
             return

@@ -1,6 +1,7 @@
 """Is this still the guest that was approved? Ids are reused, so an id alone never is.
 
-A guest is held to be the same while its kind, node, name, MAC addresses, root volume and static addresses are. The identity is
+A guest is held to be the same while its kind, name, MAC addresses, root volume and static addresses are; it may move to another
+node of the cluster. The identity is
 taken when the operator approves, kept in the journal, and compared again right before anything is deleted.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from cutover.core.errors import Unreachable
 from cutover.proxmox import vzdump
 
 if TYPE_CHECKING:
@@ -45,7 +47,6 @@ class Identity:
         """In which ways ``now`` is not this guest, one phrase each. Pure."""
         words = {
             "kind": "kind",
-            "node": "node",
             "name": "name",
             "macs": "MAC address",
             "rootfs": "root volume",
@@ -63,7 +64,7 @@ def _shown(value: object) -> str:
 
 
 def of(row: Mapping[str, Any], config: Mapping[str, Any]) -> Identity:
-    """The identity that a row of ``cluster/resources`` and a configuration describe. Pure."""
+    """The identity that a guest's place (type, vmid, node) and its configuration describe. Pure."""
     nets = networks(config)
     root = config.get("rootfs") or config.get(_boot_disk(config))
     rootfs = vzdump.options(str(root))["volume"] if root else ""
@@ -150,8 +151,9 @@ def not_as_planned(guest: Guest, node: str, found: Identity, addresses: Sequence
     wrong = []
     if found.kind != guest.kind:
         wrong.append(f"it is a {found.kind}, not a {guest.kind}")
-    if found.node != node:
-        wrong.append(f"it is on node {found.node}, not on {node}")
+    if found.node != (guest.node or node):
+        may = f"`node: {found.node}` under it in site.yaml says that it may be"
+        wrong.append(f"it is on node {found.node}, not on {guest.node or node} ({may})")
     if found.name != guest.name:
         wrong.append(f"its name is {found.name}, not {guest.name}")
     if not named:
@@ -162,14 +164,13 @@ def not_as_planned(guest: Guest, node: str, found: Identity, addresses: Sequence
 
 
 def read(context: Context, guest: Guest) -> tuple[Mapping[str, Any], Mapping[str, Any], Identity] | None:
-    """(row of the list, configuration, identity) of whatever has the guest's id now, or None where nothing has it."""
-    row = next((row for row in context.proxmox.guests() if int(row["vmid"]) == guest.vmid), None)
+    """(row of :meth:`Proxmox.guests`, configuration, identity) of whatever has the guest's id now; None where nothing has it."""
+    row = context.proxmox.guest(guest.vmid)
     if row is None:
         return None
-    folder = f"nodes/{row['node']}/{row['type']}/{row['vmid']}"
-    config = context.proxmox.get(f"{folder}/config", **({"current": 1} if row["type"] == "qemu" else {}))
-    # The cluster's list says at once that a guest is there, but how it is only every ten seconds or so.
-    row = {**row, "status": context.proxmox.get(f"{folder}/status/current").get("status")}
+    if "unread" in row:
+        raise Unreachable(f"{guest} is on node {row['node']}, which cannot be asked: {row['unread']}", "Bring that node back.")
+    config: Mapping[str, Any] = row["config"]
     return row, config, of(row, config)
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cutover.checks import guests
-from cutover.proxmox import identity, vzdump
+from cutover.core.errors import Unreachable
+from cutover.proxmox import identity, privileges, vzdump
 from cutover.proxmox.identity import Identity
 
 if TYPE_CHECKING:
@@ -114,6 +115,10 @@ def goes_along(facts: Facts, going: Collection[int] = ()) -> list[str]:
     leaving = {vmid, *map(str, going)}
     found = []
     for job in facts.jobs:
+        if vmid in re.split(r"[,; ]+", str(job.get("exclude") or "")):
+            found.append(f"backup job {job.get('id')} no longer excludes it")
+        if vmid not in re.split(r"[,; ]+", str(job.get("vmid") or "")):
+            continue
         left = [v for v in re.split(r"[,; ]+", str(job.get("vmid") or "")) if v and v not in leaving]
         found.append(
             f"backup job {job.get('id')} no longer names it"
@@ -154,6 +159,13 @@ def look(context: Context) -> Seen:
     """Read what concerns all guests. The scratch guest of an interrupted test restore of ours is nobody's neighbour."""
     proxmox, own = context.proxmox, vzdump.left_over(context)
     rows = [row for row in proxmox.guests() if int(row["vmid"]) != own]
+    for row in rows:
+        if "unread" in row:
+            # What it has of another guest (a volume, an address) would not be seen.
+            raise Unreachable(
+                f"Guest {row['vmid']} is on node {row['node']}, which cannot be asked: {row['unread']}",
+                "Bring that node back, or remove it from the cluster.",
+            )
     return Seen(
         configs={int(r["vmid"]): proxmox.get(f"nodes/{r['node']}/{r['type']}/{r['vmid']}/config") for r in rows},
         pools={str(p["poolid"]): _members(proxmox.get("pools", poolid=p["poolid"])) for p in proxmox.list("pools")},
@@ -207,7 +219,7 @@ def _members(pool: Any) -> frozenset[int]:
 
 
 def _names(job: Mapping[str, Any], vmid: int) -> bool:
-    return str(vmid) in re.split(r"[,; ]+", str(job.get("vmid") or ""))
+    return any(str(vmid) in re.split(r"[,; ]+", str(job.get(key) or "")) for key in ("vmid", "exclude"))
 
 
 def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,13 +227,25 @@ def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def left_behind(context: Context, vmid: int) -> list[str]:
-    """Volumes that still carry a deleted guest's id, except its backups: listed, never deleted, they may be somebody's."""
-    found = []
-    node = context.site.proxmox.node
+    """Volumes that still carry a deleted guest's id, except its backups: listed, never deleted, they may be somebody's.
+
+    For a storage whose volumes the token may not see, a sentence that says so.
+    """
+    found: list[str] = []
+    node, held = context.proxmox.node_of(vmid), privileges.held_by(context)
     for storage in context.proxmox.list(f"nodes/{node}/storage"):
         kinds = set(str(storage.get("content", "")).split(","))
-        for kind in sorted(kinds & {"images", "rootdir"}):
-            path = f"nodes/{node}/storage/{storage['storage']}/content"
+        wanted = sorted(kinds & {"images", "rootdir"})
+        if not wanted:
+            continue
+        name = str(storage["storage"])
+        if "Datastore.Allocate" not in held(f"/storage/{name}") and "VM.Config.Disk" not in held(f"/vms/{vmid}"):
+            # Proxmox hides what a token may not see, so an empty list would say nothing.
+            found.append(f"nobody knows what of it is left on {name}, because this token cannot see volumes there: "
+                         f"`pvesm list {name} --vmid {vmid}` in the host's shell")  # fmt: skip
+            continue
+        for kind in wanted:
+            path = f"nodes/{node}/storage/{name}/content"
             found += [str(volume["volid"]) for volume in context.proxmox.list(path, content=kind, vmid=vmid)]
     return sorted(set(found))
 

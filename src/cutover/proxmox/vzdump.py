@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cutover.core.errors import Failed, OutcomeUnknown, Refused, Unreachable
+from cutover.proxmox import privileges
 from cutover.proxmox.client import TaskEnd, why
 from cutover.proxmox.privileges import SCRATCH_POOL
 
@@ -163,7 +164,7 @@ def note(site: str, vmid: int, purpose: str) -> str:
 def listed(context: Context, vmid: int) -> list[Archive]:
     """The backups of a guest in the site's backup storage, newest first."""
     storage = context.site.proxmox.storages.backup
-    rows = context.proxmox.list(f"nodes/{context.site.proxmox.node}/storage/{storage}/content", content="backup", vmid=vmid)
+    rows = context.proxmox.list(f"nodes/{context.proxmox.node_of(vmid)}/storage/{storage}/content", content="backup", vmid=vmid)
     found = [
         Archive(
             str(row["volid"]),
@@ -175,7 +176,23 @@ def listed(context: Context, vmid: int) -> list[Archive]:
         for row in rows
         if int(row.get("vmid") or vmid) == vmid
     ]
+    if not found and (lacks := _hidden(context, vmid)):
+        raise Refused(
+            f"Nobody knows whether there is a backup of guest {vmid} on {storage}: the token {context.proxmox.token} lacks "
+            f"{lacks}, and Proxmox hides from it what it may not see.",
+            "`cutover rights` has the commands that give these rights.",
+        )
     return sorted(found, key=lambda archive: archive.ctime, reverse=True)
+
+
+def _hidden(context: Context, vmid: int) -> str:
+    """Why the token would not see backups of a guest, where it would not."""
+    storage = f"/storage/{context.site.proxmox.storages.backup}"
+    held = privileges.held_by(context)
+    if "Datastore.Allocate" in held(storage):
+        return ""
+    wanted = {storage: "Datastore.AllocateSpace", f"/vms/{vmid}": "VM.Backup"}
+    return " and ".join(f"{right} on {path}" for path, right in wanted.items() if right not in held(path))
 
 
 def find(context: Context, guest: Guest, purpose: str, *, after: float = 0.0) -> Archive | None:
@@ -216,7 +233,7 @@ def make(
             # Proxmox answers "OK" instead of a task when the guest is on another node; start_task takes that as a failure.
             end = context.proxmox.do_task(
                 "POST",
-                f"nodes/{context.site.proxmox.node}/vzdump",
+                f"nodes/{context.proxmox.node_of(guest.vmid)}/vzdump",
                 kind="vzdump",
                 vmid=guest.vmid,
                 what=what,
@@ -293,7 +310,7 @@ def verify(context: Context, guest: Guest, archive: Archive, config: Mapping[str
 
     ``config`` is the guest's configuration as it was before the backup. :class:`Refused` where the archive does not hold it.
     """
-    node = context.site.proxmox.node
+    node = context.proxmox.node_of(guest.vmid)
     found = next((one for one in listed(context, guest.vmid) if one.volid == archive.volid), None)
     if found is None:
         raise Refused(f"The backup {archive.volid} of {guest} is not in the storage.", "Make a new one.")
@@ -354,7 +371,7 @@ def try_restore(
         try:
             end = context.proxmox.do_task(
                 "POST",
-                f"nodes/{context.site.proxmox.node}/lxc",
+                f"nodes/{context.proxmox.node_of(guest.vmid)}/lxc",
                 kind="vzrestore",
                 vmid=scratch,
                 what=f"Restoring {archive.volid} as LXC {scratch}",
@@ -472,7 +489,7 @@ def _unplugged(net: str) -> str:
 def _remove_scratch(context: Context, *, left_over: bool) -> None:
     """Remove the scratch guest, where there is one and our journal says that we restored it and have not removed it."""
     scratch = context.site.proxmox.scratch_vmid
-    there = next((row for row in context.proxmox.guests() if int(row["vmid"]) == scratch), None)
+    there = context.proxmox.guest(scratch)
     if there is None:
         return
     ours = _ours(context, scratch)

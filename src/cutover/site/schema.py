@@ -208,6 +208,8 @@ class Guest(Part):
     kind: Literal["lxc", "vm"]
     name: Name
     address: Host
+    node: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")] | None = None
+    """The node of the cluster on which it is, where that is another than ``proxmox.node``."""
 
     def __str__(self) -> str:
         return f"{'LXC' if self.kind == 'lxc' else 'VM'} {self.vmid} ({self.name})"
