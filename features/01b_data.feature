@@ -36,6 +36,19 @@ Feature: Before the data is moved
       Then the check is met
 
     @lab
+    Scenario: A new server that takes smaller requests than the old one is named
+      Given both servers run, the new one with room for requests of 8 MB
+      When the operator checks that both servers are alike
+      Then the check is not met because "largest request"
+
+    @lab
+    Scenario: A release that lacks what the move needs is refused
+      Given both servers run an old release
+      When the operator makes the copy
+      Then it is refused because "cannot be moved by this tool"
+      And the new server is empty
+
+    @lab
     Scenario: A new server of another release is refused
       Given both servers run, the new one with release 1.17.0
       When the operator makes the copy

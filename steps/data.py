@@ -60,6 +60,21 @@ def _other_release(new_server: Process, operator: Operator, release: str) -> Non
     operator.does("gate")
 
 
+@given("both servers run an old release")
+def _old_release(lab: Lab, new_server: Process, operator: Operator) -> None:
+    _restart_old(lab, LAB_QDRANT_VERSION="1.9.7")
+    new_server.env["LAB_QDRANT_VERSION"] = "1.9.7"
+    new_server.start()
+    operator.does("gate")
+
+
+@given(parsers.parse("both servers run, the new one with room for requests of {size:d} MB"))
+def _other_limit(new_server: Process, operator: Operator, size: int) -> None:
+    new_server.env["QDRANT__SERVICE__MAX_REQUEST_SIZE_MB"] = str(size)
+    new_server.start()
+    operator.does("gate")
+
+
 @when("the operator makes the copy")
 def _makes_the_copy(operator: Operator) -> None:
     operator.tries("copy")

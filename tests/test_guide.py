@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "docs" / "guide.md", ROOT / "docs" / "threat-model.md"]
 #: Commands that are not a step of the plan.
-OTHERS = {"plan", "check", "report", "status", "history", "rights", "keys", "undo"}
+OTHERS = {"plan", "check", "report", "status", "history", "rights", "keys", "undo", "pin"}
 
 
 def test_every_state_is_listed_with_what_can_be_done() -> None:

@@ -120,3 +120,7 @@ def test_missing_things_are_not_there(pair: Any) -> None:
         pair.old.info("nowhere")
     pair.old.delete_collection("nowhere")
     pair.old.barrier(["nowhere"])
+
+
+def test_a_server_says_how_much_it_takes_in_one_request(pair: Any) -> None:
+    assert pair.old.largest_body() == 32 * 1024 * 1024

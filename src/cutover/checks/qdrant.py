@@ -16,7 +16,7 @@ from cutover.core.errors import CutoverError, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import Side
 from cutover.phases.copy import unsafe
-from cutover.qdrant import compare, limits
+from cutover.qdrant import compare, limits, releases
 from cutover.qdrant.affected import PointId, touched
 from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of
 from cutover.qdrant.compare import look_through, some
@@ -118,6 +118,9 @@ def left_alone(context: Context) -> Finding:
 def alike(context: Context) -> Finding:
     """Compares releases and what telemetry shows of the configuration."""
     old, pinned = context.old.version(), context.site.qdrant.version
+    if bad := releases.known_bad(old):
+        return Finding(False, bad, "Upgrade the old server one minor release at a time first.")
+    careful = f" {said}" if (said := releases.warning(old)) else ""
     try:
         new = context.new.version()
     except Unreachable:
@@ -128,7 +131,8 @@ def alike(context: Context) -> Finding:
                 "Pin the release of the old server, move, and upgrade afterwards.",
             )
         return Finding(
-            True, f"{context.old.name.capitalize()} runs Qdrant {old}, which the stack pins; the new one does not run yet."
+            True,
+            f"{context.old.name.capitalize()} runs Qdrant {old}, which the stack pins; the new one does not run yet.{careful}",
         )
     if old != new:
         return Finding(
@@ -137,11 +141,19 @@ def alike(context: Context) -> Finding:
             "Run the same release on both, move, and upgrade afterwards.",
         )
     differing = limits.defaults_differ(context.old.telemetry(), context.new.telemetry())
+    most = [server.largest_body() for server in (context.old, context.new)]
+    if None not in most and most[0] != most[1]:
+        differing.append(f"largest request (max_request_size_mb): {most[0]} and {most[1]} bytes")
     if differing:
         return Finding(
             False, f"The servers are configured differently: {'; '.join(differing)}.", "Give both the same configuration."
         )
-    return Finding(True, f"Both servers run Qdrant {old} and are configured alike.")
+    unseen = "what new collections get where they leave it open (strict mode, storage), keys that this tool was not given"
+    if None in most:
+        unseen += ", the largest request"
+    return Finding(
+        True, f"Both servers run Qdrant {old} and are configured alike, as far as they say. Not compared: {unseen}.{careful}"
+    )
 
 
 @check("A7", "Nothing stands against the move", moments={Moment.BEFORE})

@@ -349,6 +349,32 @@ def status_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: 
     _guarded("status", site, state_dir, as_json, work)
 
 
+@app.command("pin", help="Pin a release of Qdrant: version, tag and digest, in site.yaml and the compose file.")
+def pin_command(
+    version: Annotated[str, typer.Argument(help="The release, such as 1.18.3.")],
+    site: SiteFile = SITE,
+    state_dir: StateDir = STATE,
+    execute: Execute = False,
+    as_json: AsJson = False,
+) -> None:
+    """Changes two files of this checkout and no server; commit them together."""
+
+    def work(context: Context, output: Output) -> int:
+        from cutover.portainer import pin
+
+        found = pin.prepare(context.site, site, version, context.portainer)
+        output.data |= {"image": found.image, "files": [str(path) for path in found.files], "warning": found.warning}
+        if execute:
+            pin.write(found)
+        done = "Written" if execute else "Would be written"
+        output.line(f"{done}: {found.image}, to {', '.join(map(str, found.files))}." if found.files else "It is pinned already.")
+        if found.warning:
+            output.line(found.warning)
+        return 0
+
+    _guarded("pin", site, state_dir, as_json, work)
+
+
 @app.command("history", help="The journal, readable.")
 def history_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
     """Every act with its outcome."""

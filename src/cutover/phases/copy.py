@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.core import events
 from cutover.core.errors import Failed, Refused, Unreachable
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
-from cutover.qdrant import access, limits, snapshots
+from cutover.qdrant import access, limits, releases, snapshots
 from cutover.qdrant.client import Answered, NotThere, Qdrant, need_same_version
 from cutover.replication import bypass, left_behind, serving, switchover
 from cutover.replication.follower import Position
@@ -179,7 +179,11 @@ def _there(context: Context) -> set[str] | None:
 
 def refuse_unsafe(context: Context) -> None:
     """Refused, with every reason, where something cannot be moved safely."""
-    need_same_version(context.old, context.new)
+    version = need_same_version(context.old, context.new)
+    if bad := releases.known_bad(version):
+        raise Refused(bad, "Upgrade both servers one minor release at a time first.")
+    if careful := releases.warning(version):
+        context.ui.say(careful)
     _refuse_other_access(context)
     reasons = unsafe(context)
     if reasons:

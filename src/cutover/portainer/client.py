@@ -420,6 +420,14 @@ class Portainer:
             return error.reason
         return None
 
+    def digest_of(self, reference: str) -> str:
+        """The digest (``sha256:...``) that a tag has in the registry now, asked by the engine. Raises :class:`Answered`."""
+        found = self.docker("GET", f"/distribution/{quote(reference, safe=':@/')}/json", seconds=60)
+        digest = str(((found if isinstance(found, dict) else {}).get("Descriptor") or {}).get("digest") or "")
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+            raise Answered(502, f"The Docker engine did not say which digest {reference} has.", "the engine named no digest")
+        return digest
+
     def pull(self, name: str, digest: str, *, seconds: float) -> None:
         """Pull an image by digest. :class:`Answered` with the registry's words where it cannot be pulled."""
         params = {"fromImage": name, "tag": digest}

@@ -203,6 +203,21 @@ class Qdrant:
             raise http.not_like(answer, f"Qdrant ({self.name})")
         return str(told["version"])
 
+    def largest_body(self) -> int | None:
+        """Bytes of JSON that the server takes in one request (``max_request_size_mb``); None where it does not say.
+
+        A request that only announces a body is refused with the limit, before any of it is sent (seen on 1.18.3).
+        """
+        where = f"{self.url}/collections/cutover-{uuid.uuid4().hex}/points/scroll"
+        request = self._session.prepare_request(requests.Request("POST", where, headers={"Content-Type": "application/json"}))
+        request.headers["Content-Length"] = str(1 << 40)
+        try:
+            answer = self._session.send(request, timeout=(5.0, 10.0), allow_redirects=False)
+        except (CutoverError, requests.RequestException):
+            return None
+        found = re.search(r"limit: (\d+) bytes", answer.text)
+        return int(found[1]) if found else None
+
     def telemetry(self) -> dict[str, Any]:
         """Request counters per route and status, since the server started."""
         found: dict[str, Any] = self.ask("GET", "/telemetry", params={"details_level": 1})
