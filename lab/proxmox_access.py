@@ -243,7 +243,8 @@ class Access(FakePve):  # type: ignore[misc]
     def pveum(self, command: str) -> None:
         """Carry out one `pveum` command as an operator would paste it: role, pool, user, token and acl. ValueError where it fails.
 
-        A command may say what is to become of its failure, as a shell does: ``command || other``.
+        A command may say what is to become of its failure, as a shell does: ``command || other``. A user, token or pool that is there
+        already stays as it is, with a message that a shell goes on after.
         """
         if match := re.fullmatch(
             r"""pveum role list .*grep -oE '"(\w+)\[.*grep -vxE '(.*)' \| xargs -r -n1 pveum role delete""", command
@@ -284,18 +285,13 @@ class Access(FakePve):  # type: ignore[misc]
                 del self.roles[name]
                 self.acl_rows = [row for row in self.acl_rows if row["roleid"] != name]
             case ["pool", "add", name]:
-                if name in self.pools:
-                    raise ValueError(f"create pool failed: pool '{name}' already exists")
-                self.pools[name] = set()
+                self.pools.setdefault(name, set())
             case ["user", "add", name]:
-                if name in self.users:
-                    raise ValueError(f"create user failed: user '{name}' already exists")
-                self.users[name] = ""
+                self.users.setdefault(name, "")
             case ["user", "token", "add", user, name]:
                 token = f"{user}!{name}"
-                if token in self.apitokens:
-                    raise ValueError("Parameter verification failed. tokenid: Token already exists.")
-                self.add_token(token, str(uuid.uuid5(uuid.NAMESPACE_URL, token)), privsep=options.get("privsep", "1") == "1")
+                if token not in self.apitokens:
+                    self.add_token(token, str(uuid.uuid5(uuid.NAMESPACE_URL, token)), privsep=options.get("privsep", "1") == "1")
             case ["acl", "modify" | "delete" as verb, path]:
                 for role in re.split(r"[,;]", options.get("roles") or options["role"]):
                     if role not in self.roles:

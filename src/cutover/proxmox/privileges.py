@@ -123,16 +123,16 @@ def _roles_of(step: Step) -> str:
 def commands(site: Site, step: Step, user: str = "cutover@pve", more: Iterable[Need] = ()) -> list[str]:
     """The commands that make the token of a step, for the shell of the Proxmox host. Pure.
 
-    Pasted again they mend: a role that is there gets exactly its privileges, and roles of this step that the plan no longer
-    knows (of an earlier site.yaml, of an earlier version) are deleted with the rules that give them. ``more`` are needs that only
-    the host itself shows (:func:`on_site`).
+    Pasted again they mend: a user, a token and a pool that are there are kept, a role gets exactly its privileges, and roles of
+    this step that the plan no longer knows (of an earlier site.yaml, of an earlier version) are deleted with the rules that give
+    them. ``more`` are needs that only the host itself shows (:func:`on_site`).
     """
     token = f"{user}!{step}"
     wanted = _merged([*needs(site, step), *more])
-    lines = [f"pveum user add {user} || true", f"pveum user token add {user} {step} --privsep 1 || true"]
+    lines = [f"pveum user add {user}", f"pveum user token add {user} {step} --privsep 1"]
     for need in wanted:
         if need.path == f"/pool/{SCRATCH_POOL}":
-            lines.append(f"pveum pool add {SCRATCH_POOL} || true")
+            lines.append(f"pveum pool add {SCRATCH_POOL}")
         role, privileges = role_of(step, need.path), " ".join(sorted(need.privileges))
         lines.append(f"pveum role add {role} --privs '{privileges}' || pveum role modify {role} --privs '{privileges}'")
         lines.append(f"pveum acl modify {need.path} --users {user} --tokens '{token}' --roles {role}")
