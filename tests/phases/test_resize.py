@@ -388,6 +388,20 @@ def test_a_rollback_of_the_disk_is_asked_for_by_name_and_says_what_is_lost(lab: 
         resize.roll_disk_back(lab.run(execute=True), "nonesuch")
 
 
+def test_a_rollback_whose_start_fails_is_not_called_done(lab: Host) -> None:
+    """Its task ends well before the VM is started; the start is a task of its own."""
+    vm = lab.site.guests.new
+    run = lab.run(execute=True, token=lab.root)
+    with run.guard.act("test", "a snapshot"):
+        run.proxmox.do_task(
+            "POST", f"{run.proxmox.of(vm)}/snapshot", kind="qmsnapshot", vmid=1001, what="x", deadline=5, snapname="before"
+        )
+    lab.pve.vm(1001).config["scsi0"] = "local-lvm:vm-1001-disk-0,size=132G"
+    lab.pve.vm(1001).start_error = "start failed: out of memory"
+    with pytest.raises(Failed, match="could not be started: start failed: out of memory"):
+        resize.roll_disk_back(lab.run(execute=True, confirm=ConfirmedInAdvance("portainer")), "before")
+
+
 def test_a_host_without_room_is_refused_before_anything_is_changed(lab: Host) -> None:
     lab.pve.memory_total = 22 * GIB
     with pytest.raises(Refused, match="no room for the larger VM"):
