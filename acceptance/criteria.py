@@ -68,6 +68,7 @@ G2 + Interrupted at any step, a run continues where it was or goes back; nothing
 G3 + When a call's outcome is unknown the tool looks before it acts
 G4 + Every change is in the journal with what was there before
 G5 + Every undo done twice, or again after a kill, is done once
+G6 + What the tool says of a server was asked of that server, not assumed, sampled or hidden from its key
 H1 + A merge deploys, and the deploy is proved or rolled back
 H2 + A merge that Portainer would turn into an outage never reaches it
 """

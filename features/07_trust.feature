@@ -138,3 +138,27 @@ Feature: Trust
       And the resize was undone
       When the operator undoes the resize once more
       Then nothing more is changed on the host
+
+  @G6
+  Rule: What the tool says of a server was asked of that server, not assumed, sampled or hidden from its key
+
+    @changes
+    Scenario: What runs is asked of the server itself
+      Given the stack is deployed
+      When the operator checks that Portainer runs what was merged
+      Then the check is met
+
+    @lab
+    Scenario: A stack that the key may not see is not called absent
+      Given the stack is deployed
+      And Portainer shows the operator's key only what everybody may see
+      When the operator takes the container away
+      Then it is refused because "nobody can say what is not there"
+      And Qdrant answers with its key and not without it
+
+    @lab
+    Scenario: A check does not judge by what is hidden from its key
+      Given the stack is deployed
+      And Portainer shows the operator's key only what everybody may see
+      When the operator checks that Portainer runs what was merged
+      Then the check could not be evaluated because "hidden from it"

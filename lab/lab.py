@@ -49,12 +49,14 @@ class Keys:
     qdrant_read_only: str
     portainer: str
     vllm: str
+    #: The access token of a user of Portainer who is no administrator.
+    portainer_viewer: str
 
     @classmethod
     def make(cls) -> Keys:
         """Random keys."""
         new = random_secrets.token_hex
-        return cls(new(16), new(16), f"ptr_{new(16)}", new(16))
+        return cls(new(16), new(16), f"ptr_{new(16)}", new(16), f"ptr_{new(16)}")
 
 
 def python_process(module: str, *words: str, folder: Path, name: str, env: Mapping[str, str], host: str, port: int) -> Process:
@@ -262,7 +264,10 @@ class Lab:
             "version": self._portainer_version,
             "patience": 0.2,
             "machine": str(self.folder / "hardware-1001.json"),
-            "api_keys": [{"key": self.keys.portainer, "user": "cutover", "role": 1}],
+            "api_keys": [
+                {"key": self.keys.portainer, "user": "cutover", "role": 1},
+                {"key": self.keys.portainer_viewer, "user": "viewer", "role": 2},
+            ],
             "images": [
                 qdrant_image(self.site.qdrant.image, LAB_QDRANT_OUTLIVE_PARENT="1"),
                 idle_image("prom/node-exporter", "v1.8.2"),

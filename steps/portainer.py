@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -183,6 +184,11 @@ def _portainer_upgraded(lab: Lab) -> None:
 
 
 # -- what is done -------------------------------------------------------------------------------------
+
+
+@given("Portainer shows the operator's key only what everybody may see")
+def _key_of_no_administrator(lab: Lab) -> None:
+    lab.keys = replace(lab.keys, portainer=lab.keys.portainer_viewer)
 
 
 @when("the operator deploys the stack")
