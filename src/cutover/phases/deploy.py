@@ -37,6 +37,7 @@ from cutover.portainer.deployment import (
     auto_update,
     collided,
     down,
+    fetched,
     healthy,
     hopeless,
     in_words,
@@ -66,6 +67,8 @@ EVERY_SECONDS = 0.25
 AWAY_SECONDS = 60.0
 #: When nothing happened for so long after one of them was away, or after an answer that was lost, nobody goes on with it.
 QUIET_SECONDS, LOST_SECONDS = 5.0, 20.0
+#: For so long a deployment that Portainer may have begun by itself is waited for until it shows.
+FETCHED_SECONDS = 3.0
 #: That often a deployment that met one of Portainer's own is sent again.
 TRIES = 3
 _AGAIN = "When they all answer, run `cutover deploy --execute`: it looks, and goes on."
@@ -485,6 +488,10 @@ def refuse(reasons: Sequence[str]) -> None:
 
 def do(context: Context) -> Outcome:
     """Deploy what the reference is at, and prove it; go back to what ran before where the proof fails."""
+    return _do(context, TRIES)
+
+
+def _do(context: Context, once_more: int) -> Outcome:
     want = wanted(context)
     _need_docker(context)
     seen, waited = _settled(context, want)
@@ -495,6 +502,8 @@ def do(context: Context) -> Outcome:
     if by_itself := _deployed_by_itself(context, want, seen):
         return by_itself
     situation = look(context, want)
+    if situation.replacing and once_more:  # Portainer has begun between two looks
+        return _do(context, once_more - 1)
     refuse(refusals(want, situation, context.site))
     for variable in lets_in_others(want, situation):
         context.confirm.by_name(
@@ -538,23 +547,32 @@ _WEBHOOK = (
 
 
 def _settled(context: Context, want: Wanted) -> tuple[Seen, bool]:
-    """What there is once Portainer is not deploying the stack by itself any more (or the limit has passed); whether it was."""
-    seen = see(context, want)
-    if not seen.under_way:
-        return seen, False
-    context.ui.say(f"Portainer is deploying the stack {context.site.portainer.stack} by itself. Waiting for what comes of it.")
+    """What there is once Portainer is not deploying the stack by itself any more (or the limit has passed); whether it was.
+
+    Where it has the commit's file on its disk and not yet the commit in its books it may have begun, or be about to end: one
+    deployment is better than two.
+    """
+    follows = context.site.portainer.auto_update.mode != "none"
+    last = time.monotonic()
+    waited = False
 
     def settled() -> Seen | Not:
-        nonlocal seen
+        nonlocal last, waited
         seen = see(context, want)
-        return Not("Portainer is deploying") if seen.under_way else seen
+        if seen.under_way:
+            if not waited:
+                name = context.site.portainer.stack
+                context.ui.say(f"Portainer is deploying the stack {name} by itself. Waiting for what comes of it.")
+            last, waited = time.monotonic(), True
+            return Not("Portainer is deploying")
+        if follows and fetched(want, seen) and time.monotonic() - last < FETCHED_SECONDS:
+            return Not("Portainer has the file, and not yet the commit")
+        return seen
 
-    try:
-        return wait_until(
-            settled, deadline=context.site.limits.deploy_seconds, what="Portainer's own deployment", every=EVERY_SECONDS
-        ), True
-    except TimedOut:
-        return seen, True
+    limit = context.site.limits.deploy_seconds
+    with suppress(TimedOut):
+        return wait_until(settled, deadline=limit, what="Portainer's own deployment", every=EVERY_SECONDS), waited
+    return see(context, want), waited
 
 
 def _let_follow(context: Context, want: Wanted, seen: Seen, *, by_itself: bool = False) -> Outcome:

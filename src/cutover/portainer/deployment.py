@@ -320,6 +320,11 @@ def hopeless(seen: Seen, *, not_this_container: str = "") -> str:
     return ""
 
 
+def fetched(want: Wanted, seen: Seen) -> bool:
+    """Whether Portainer has the commit's file on its disk, and another commit in its books: so it is while it deploys. Pure."""
+    return seen.stack is not None and seen.stack.commit != want.commit and seen.file_text == want.file.text
+
+
 def runs_as_wanted(want: Wanted, seen: Seen) -> bool:
     """Whether the container needs nothing: it is the merged commit's, proved, with these variables. Pure."""
     stack = seen.stack
