@@ -31,6 +31,20 @@ Feature: Putting the container in place
       When the operator checks that Portainer runs what was merged
       Then the check is not met because "not"
 
+    @lab
+    Scenario: A key with characters that Compose reads in its own way arrives as it was meant
+      Given applications have a key with a dollar, quotes and a hash in it
+      When the operator deploys the stack
+      Then Portainer runs the merged commit with the pinned image
+      And Qdrant answers with that key and not with what others would read in it
+
+    @lab
+    Scenario: A key that cannot arrive as it was meant is not sent
+      Given applications have a key of two lines
+      When the operator deploys the stack
+      Then it is refused because "a line break"
+      And nothing answers on the new server
+
   @C2
   Rule: The container survives a restart of its server with its data
 

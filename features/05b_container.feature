@@ -22,6 +22,20 @@ Feature: Taking the container away again
       And its data is gone
 
     @lab
+    Scenario: A misspelt name takes nothing away
+      Given the stack is deployed
+      When the operator takes the container away and misspells the name of its data
+      Then it is refused because "is no volume of the stack"
+      And Qdrant answers with its key and not without it
+
+    @lab
+    Scenario: A stack of the same name that somebody else made is not taken away
+      Given somebody else made a stack of the same name
+      When the operator takes the container away
+      Then it is refused because "It is not this tool's"
+      And the stack of somebody else is still there
+
+    @lab
     Scenario: A container that serves users is not taken away
       Given the stack is deployed
       And users are served by it

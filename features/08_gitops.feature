@@ -20,6 +20,14 @@ Feature: Merging is deploying
       Then Portainer runs the merged commit within 30 seconds
 
     @lab
+    Scenario: A merge does not put another key into place unasked
+      Given the stack is deployed
+      And the operator has another key than the one in use
+      When a change is merged that changes nothing of importance, and it is deployed
+      Then it is refused because "typing the name QDRANT_API_KEY"
+      And the running container was not touched
+
+    @lab
     Scenario Outline: A merge that makes Qdrant ill is taken back on Portainer <version>
       Given Portainer has version <version>
       And the stack is deployed from a tagged commit

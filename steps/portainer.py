@@ -9,6 +9,8 @@ import pytest
 import requests
 from pytest_bdd import given, parsers, then, when
 
+from cutover.context import Context
+from cutover.core.credentials import Credentials
 from cutover.core.wait import Not, wait_until
 from cutover.phases import deploy
 from cutover.portainer.client import Stack
@@ -19,6 +21,8 @@ FILE = "stacks/qdrant/docker-compose.yml"
 PINNED = "v1.18.3@sha256:0bd98fa7977f1e75694779359ca4e212822e5a71334e28421182f72f209d5286"
 KEY = "${QDRANT_API_KEY:?set QDRANT_API_KEY in the environment variables of this stack in Portainer}"
 COLLECTION = "kept"
+#: A key that Compose would read in its own way.
+ODD = "odd$$key 'of' \"the\" lab #1"
 
 #: What a merge can do to the file: the sentence of a feature, and what is replaced by what.
 MERGES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -158,6 +162,39 @@ def _never_finishes(lab: Lab) -> None:
     lab.change_site(limits={"deploy_seconds": 2.0})
 
 
+def _has_key(operator: Operator, key: str) -> None:
+    def prepare(run: Context) -> None:
+        run.credentials = Credentials({**run.credentials.values, "QDRANT_API_KEY": key})
+
+    operator.prepare = prepare
+
+
+@given("applications have a key with a dollar, quotes and a hash in it")
+def _odd_key(operator: Operator) -> None:
+    _has_key(operator, ODD)
+
+
+@given("applications have a key of two lines")
+def _key_of_two_lines(operator: Operator) -> None:
+    _has_key(operator, "one-line\nanother-line")
+
+
+@given("the operator has another key than the one in use")
+def _another_key(operator: Operator) -> None:
+    _has_key(operator, "another-key-than-the-one-in-use")
+
+
+@given("somebody else made a stack of the same name")
+def _somebody_elses_stack(lab: Lab) -> None:
+    lab.repository.commit({"other.yml": "services:\n  web:\n    image: prom/node-exporter:v1.8.2\n"}, "Another", branch="other")
+    body = {
+        "Name": lab.site.portainer.stack, "RepositoryURL": lab.site.portainer.repository, "ComposeFile": "other.yml",
+        "RepositoryReferenceName": "refs/heads/other", "Env": [],
+    }  # fmt: skip
+    made = ask(lab, "POST", "/stacks/create/standalone/repository?endpointId=1", body)
+    assert made.ok, made.text
+
+
 def number_of(lab: Lab, name: str) -> int:
     return int(next(s["Id"] for s in ask(lab, "GET", "/stacks").json() if s["Name"] == name))
 
@@ -239,6 +276,12 @@ def _takes_away_with_data(operator: Operator) -> None:
     operator.tries("deploy", undo=True)
 
 
+@when("the operator takes the container away and misspells the name of its data")
+def _takes_away_misspelt(operator: Operator) -> None:
+    operator.agrees_to = {"qdrant_storage", "qdrant_snapshot"}
+    operator.tries("deploy", undo=True)
+
+
 # -- what is seen -------------------------------------------------------------------------------------
 
 
@@ -264,6 +307,18 @@ def _answers_with_its_key(lab: Lab) -> None:
     assert qdrant(lab, "GET", "/").json()["version"] == lab.site.qdrant.version
     assert qdrant(lab, "GET", "/collections").status_code == 200
     assert qdrant(lab, "GET", "/collections", key=None).status_code in {401, 403}
+
+
+@then("Qdrant answers with that key and not with what others would read in it")
+def _answers_with_the_odd_key(lab: Lab) -> None:
+    assert qdrant(lab, "GET", "/collections", key=ODD).status_code == 200
+    for near in ("odd", "odd$key", ODD.replace("$$", "$"), f"'{ODD}'", ODD.split(" ", maxsplit=1)[0]):
+        assert qdrant(lab, "GET", "/collections", key=near).status_code in {401, 403}, near
+
+
+@then("the stack of somebody else is still there")
+def _somebody_elses_is_there(lab: Lab) -> None:
+    assert Stack.of(stack(lab)).file == "other.yml"
 
 
 @then("deploying again changes nothing")
