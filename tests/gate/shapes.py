@@ -260,7 +260,7 @@ SHAPES: list[Shape] = [
     Shape(
         "a cache for reads",
         conf(
-            "proxy_cache_path ROOT/cache keys_zone=c:1m; server { listen A; location / { proxy_cache c; proxy_cache_valid 200 1s; proxy_cache_bypass $http_api_key; proxy_no_cache $http_api_key; proxy_pass http://OLD; } }"
+            "proxy_cache_path ROOT/cache keys_zone=c:1m; server { listen A; location / { proxy_cache c; proxy_cache_valid 200 1s; proxy_cache_bypass $http_api_key $http_x_lab_status; proxy_no_cache $http_api_key; proxy_pass http://OLD; } }"
         ),
     ),
     Shape("gzip", conf("gzip_types application/json; gzip_min_length 1; gzip_proxied any;\n" + PLAIN)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ OF_ONE = {"date", "content-length", "connection", "keep-alive", "transfer-encodi
 
 def values_for(way: Gateway) -> dict[str, str]:
     host = way.old.host
+    other = next(port for port in iter(free_port, None) if port not in {way.host.port, way.host.gate_port})
     return {
         "OLD": way.old.address,
         "OLDHOST": host,
@@ -35,7 +37,7 @@ def values_for(way: Gateway) -> dict[str, str]:
         "OLDLAST": host.rpartition(".")[2],
         "ROOT": str(way.host.root),
         "A": f"{ADDRESS}:{way.host.port}",
-        "B": f"{ADDRESS}:{free_port()}",
+        "B": f"{ADDRESS}:{other}",
     }
 
 
@@ -56,6 +58,11 @@ def write(way: Gateway, shape: Shape) -> dict[str, str]:
         certificate, key = Authority.make(way.host.root / "tls").issue("nginx", ADDRESS)
         shutil.copy(certificate, way.host.root / "c.pem")
         shutil.copy(key, way.host.root / "k.pem")
+    told = subprocess.run(
+        [way.host.binary, "-t", "-c", str(way.host.main_config)], capture_output=True, text=True, timeout=10, check=False
+    )
+    if told.returncode and "unknown directive" in told.stderr:
+        pytest.skip(f"this nginx does not know it: {told.stderr.splitlines()[0]}")
     return values
 
 

@@ -148,6 +148,22 @@ class Gate:
         leads = self.installer.ways(configuration, self._site.nginx.gate_address).passing
         return said if leads and not self.installer.around(configuration) else None
 
+    def contradiction(self) -> str:
+        """Why what Nginx does is not what the flags on its host say, a sentence; empty where it is.
+
+        A worker is asked, through the operator's own server; and Nginx's files are read, because a tool that rewrote one of them
+        may have led one of several ways past the gate.
+        """
+        public = self._site.qdrant.public_url
+        said, state = self.loaded(), self.state()
+        if said is None:
+            return f"{public} does not pass its requests to the gate any more: something rewrote Nginx's configuration."
+        flags = set(said["flags"].split())
+        if ("new" in flags, "record" in flags) != (state.side == "new", state.recording):
+            return f"Nginx's workers do not see the flags in {self._folder} as they are."
+        around = self.installer.around()
+        return f"Nginx's configuration leads past the gate: {' '.join(around)}" if around else ""
+
     def _ask(self, path: str, question: str) -> requests.Response:
         """Ask the gate something by a header, with a request that the operator's own server lets through."""
         key = self._credentials.get("QDRANT_READ_ONLY_API_KEY") or self._credentials.get("QDRANT_API_KEY")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cutover.core import events
-from cutover.core.errors import Refused
+from cutover.core.errors import Failed, Refused
 from cutover.gate.interface import Side
 from cutover.gate.write_log import Damaged
 from cutover.phases.phase import Outcome, Phase, Sentence
@@ -63,6 +63,11 @@ def _rounds(context: Context, side: Side, seconds: float, every: float) -> Outco
             following.bring_by_snapshot()
             rounds, lines, records, late = rounds + 1, lines + last.lines, records + last.records, late + last.late
             act.after = {"rounds": rounds, "writes": lines, "records": records, "late": late}
+            if why := context.gate.contradiction():
+                raise Failed(
+                    f"{why} Writes may reach the wrong server and are not recorded.",
+                    "`cutover gate` leads every request through the gate again; then `follow`.",
+                )
             rest = end - time.monotonic()
             if rest <= 0:
                 break

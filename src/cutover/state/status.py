@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ from cutover.replication.follower import CannotFollow, Position
 
 if TYPE_CHECKING:
     from cutover.context import Context
+    from cutover.gate.controller import State
     from cutover.gate.interface import Flags
 
 Name = Literal["planned", "copying", "ready", "moving", "watching", "finished", "unknown"]
@@ -79,6 +81,8 @@ class Seen:
     used: str = ""
     damage: str = ""
     """Why it cannot be known how far the other server is up to date, a sentence."""
+    contradicts: str = ""
+    """Why Nginx does not do what the gate's flags say, a sentence: the flags are not believed then."""
 
     @property
     def doubt(self) -> str:
@@ -88,12 +92,16 @@ class Seen:
 
 def status(context: Context, *, glance: bool = False) -> Status:
     """Look and judge. Reads only. ``glance``: watch for some seconds who uses the server that was left behind."""
-    flags: Flags | None = None
+    flags: State | None = None
     problem = ""
     try:
         flags = context.gate.state()
     except CutoverError as error:
         problem = str(error)
+    contradicts = ""
+    if flags is not None and flags.installed:
+        with suppress(CutoverError):  # an nginx that cannot be asked contradicts nothing
+            contradicts = context.gate.contradiction()
     position, behind, damage = None, None, ""
     try:
         position = Position.load(switchover.position_path(context))
@@ -103,7 +111,20 @@ def status(context: Context, *, glance: bool = False) -> Status:
         damage = error.sentence
     used = left_behind.glance(context) if glance and flags is not None and flags.side == "new" else ""
     folder = str(context.state_dir)
-    return judge(Seen(flags, problem, context.journal.entries(), position, behind, time.time(), folder, used, damage))
+    return judge(
+        Seen(
+            flags,
+            problem,
+            context.journal.entries(),
+            position,
+            behind,
+            time.time(),
+            folder,
+            used,
+            damage,
+            contradicts=contradicts,
+        )
+    )
 
 
 def judge(seen: Seen) -> Status:
@@ -120,6 +141,14 @@ def judge(seen: Seen) -> Status:
         return _status("unknown", last, seen.gate_problem, "Nginx could not be asked which server serves.", "Nginx", seen)
     side, held = seen.flags.side, seen.flags.held
     serves = f"The {side} server serves"
+    if seen.contradicts:
+        other = (
+            "the old server still gets writes: they are missing on the new one" if side == "new" else "writes may pass unrecorded"
+        )
+        return _status(
+            "unknown", last, seen.contradicts, f"EMERGENCY: the flags say that the {side} server serves, but {other}.",
+            "your decision: `cutover gate` leads every request through the gate again; then `follow`", seen,
+        )  # fmt: skip
     if held:
         acting = interrupted_act.what if interrupted_act is not None else "a move"
         return _status(

@@ -1,0 +1,199 @@
+"""What broke on configurations that people have: each input that was told, on a real nginx. The shapes are in `shapes.py`."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+
+from cutover.core.errors import CutoverError, Refused, Unreachable
+from cutover.core.wait import Not, wait_until
+from cutover.phases import gate as gate_phase
+from tests.gate.shapes import Door, Shape, conf
+from tests.gate.test_controller import Stage, site_of
+from tests.gate.test_shapes import write
+from tests.support.gateway import Gateway, gateway, until
+
+TLS = "server { listen A ssl; ssl_certificate ROOT/c.pem; ssl_certificate_key ROOT/k.pem; location / { proxy_pass http://OLD; } }"
+
+
+def shaped(text: str, tmp_path: Path, **more: Any) -> Any:
+    shape = Shape("told", conf(text), **more)
+    return gateway(with_gate=False, write=lambda way: write(way, shape))
+
+
+def test_3_a_limit_of_the_operators_does_not_stop_the_count_of_unrecorded_writes(tmp_path: Path) -> None:
+    text = "limit_conn_zone $binary_remote_addr zone=perip:1m; limit_conn perip 50; server { listen A; limit_conn perip 50; location / { proxy_pass http://OLD; } }"
+    with shaped(text, tmp_path) as way:
+        stage = Stage(way, tmp_path)
+        with stage.stack:
+            stage.gate.install()
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                slow = pool.submit(stage.put, b"{}", X_Lab_Delay="0.7")
+                until(lambda: way.old.under_way == 1, "The write reaching the server")
+                stage.gate.start_recording()
+                assert slow.done(), "recording is complete only when the last unrecorded write has ended"
+            stage.gate.stop_recording()
+
+
+class Test5AFileThatIsRewrittenWhileTheNewServerServes:
+    @pytest.mark.parametrize("second", [False, True], ids=["the only way", "one of two"])
+    def test_is_said_and_led_through_the_gate_again(self, tmp_path: Path, second: bool) -> None:
+        text = "server { listen A; location / { proxy_pass http://OLD; } }"
+        other = text.replace("listen A", "listen B")
+        shape = Shape("two", conf(text, conf_dot_d__z_dot_conf=other))
+        with gateway(with_gate=False, write=lambda way: write(way, shape)) as way:
+            stage = Stage(way, tmp_path)
+            with stage.stack:
+                file = way.host.http_folder / ("z.conf" if second else "q.conf")
+                original = file.read_text()
+                stage.gate.install()
+                stage.gate.hold(1.4)
+                stage.gate.point_to_new()
+                assert stage.gate.contradiction() == ""
+                file.write_text(original)
+                way.reload()
+                self.seen(stage)
+                said = stage.gate.contradiction()
+                assert said
+                assert second is (f"{file}:1 passes requests to http://{way.old.address}" in said) or not second
+                stage.client().install()
+                assert stage.gate.contradiction() == ""
+                at = way.values["B" if second else "A"]
+                assert requests.put(f"http://{at}/collections/docs/points", data=b"{}", timeout=5).json()["side"] == "new"
+
+    @staticmethod
+    def seen(stage: Stage) -> None:
+        wait_until(lambda: True if stage.gate.contradiction() else Not("not yet"), deadline=10, what="The reload", every=0.1)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount")
+def test_7_a_file_that_is_mounted_by_itself_is_written_in_place(tmp_path: Path) -> None:
+    with shaped("server { listen A; location / { proxy_pass http://OLD; } }", tmp_path) as way:
+        file = way.host.http_folder / "q.conf"
+        shutil.copy(file, tmp_path / "q.conf")
+        if subprocess.run(["mount", "--bind", tmp_path / "q.conf", file], check=False, capture_output=True).returncode:
+            pytest.skip("nothing can be mounted here")
+        try:
+            stage = Stage(way, tmp_path)
+            with stage.stack:
+                before = stage.files()
+                stage.gate.install()
+                assert way.host.gate_address in file.read_text()
+                stage.gate.remove()
+                assert {k: v[:4] for k, v in stage.files().items()} == {k: v[:4] for k, v in before.items()}
+                assert stage.gate.state().installed is False
+        finally:
+            subprocess.run(["umount", file], check=True)
+
+
+def test_8_a_private_authority_is_asked_for_before_anything_is_changed(tmp_path: Path) -> None:
+    with shaped(TLS, tmp_path, doors=(Door(tls=True),)) as way:
+        url = way.host.url.replace("http:", "https:")
+        stage = Stage(way, tmp_path, public=url)
+        with stage.stack:
+            files = stage.files()
+            with pytest.raises(Unreachable, match=r"Name its CA file or pin its fingerprint in site\.yaml"):
+                stage.gate.install()
+            assert stage.files() == files
+            assert not way.host.gate_folder.exists()
+            stage.qdrant = {"ca_file": str(next((way.host.root / "tls").glob("ca*.pem")))}
+            assert stage.client().install().changed
+
+
+def test_9_a_door_that_lets_nobody_in_is_compared_as_it_is(tmp_path: Path) -> None:
+    text = "server { listen A; auth_basic q; auth_basic_user_file ROOT/etc/nginx/users; location / { proxy_pass http://OLD; } }"
+    shape = Shape("closed", conf(text, users="u:{PLAIN}p\n"))
+    with gateway(with_gate=False, write=lambda way: write(way, shape)) as way:
+        stage = Stage(way, tmp_path)
+        with stage.stack:
+            files = stage.files()
+            stage.gate.install()
+            assert stage.gate.loaded() is not None
+            stage.gate.remove()
+            assert stage.files() == files
+            assert stage.gate.state().installed is False
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "server { listen A; location / { proxy_pass http://OLD; } location /g { return 307 http://OLD; } }",
+        "server { listen A; location / { proxy_pass http://127.0.0.1:9; } }",
+    ],
+)
+def test_10_every_refusal_is_shown_before_anything_is_done(tmp_path: Path, text: str) -> None:
+    with shaped(text, tmp_path) as way:
+        stage = Stage(way, tmp_path)
+        with stage.stack:
+            context: Any = SimpleNamespace(gate=stage.client(), site=site_of(way))
+            with pytest.raises(Refused, match="cannot be installed") as refused:
+                gate_phase.plan(context)
+            assert refused.value.exit_code == 1
+
+
+def test_an_undo_whose_reload_fails_is_completed_by_the_next(tmp_path: Path) -> None:
+    with shaped("server { listen A; location / { proxy_pass http://OLD; } }", tmp_path) as way:
+        stage = Stage(way, tmp_path)
+        with stage.stack:
+            files = stage.files()
+            stage.gate.install()
+            with pytest.raises(CutoverError, match="reload nginx"):
+                stage.client(reload=["false"]).remove()
+            stage.client().remove()
+            assert stage.files() == files
+
+
+class TestByHand:
+    """`nginx.edit: false`: the tool writes its own file, says the address, and waits until requests come by it."""
+
+    def test_it_waits_for_the_address_and_goes_when_it_is_gone(self, tmp_path: Path) -> None:
+        with shaped("server { listen A; location / { proxy_pass http://OLD; } }", tmp_path) as way:
+            stage = Stage(way, tmp_path)
+            with stage.stack:
+                file = way.host.http_folder / "q.conf"
+                files, original = stage.files(), file.read_text()
+                gate = stage.client(edit=False)
+                told: list[str] = []
+
+                def put(said: str) -> None:
+                    told.append(said)
+                    assert file.read_text() == original
+                    file.write_text(original.replace(way.old.address, way.host.gate_address))
+                    way.reload()
+
+                gate.tell = put
+                assert gate.install().changed
+                assert way.host.gate_address in told[0]
+                assert gate.loaded() is not None
+                with pytest.raises(Refused, match="still passes its requests to the gate"):
+                    gate.remove()
+                file.write_text(original)
+                way.reload()
+                self.gone(way, gate)
+                gate.remove()
+                assert {k: v[0] for k, v in stage.files().items()} == {k: v[0] for k, v in files.items()}
+
+    def test_where_nobody_puts_it_in_it_says_so_and_can_be_taken_out(self, tmp_path: Path) -> None:
+        with shaped("server { listen A; location / { proxy_pass http://OLD; } }", tmp_path) as way:
+            stage = Stage(way, tmp_path)
+            with stage.stack:
+                files = stage.files()
+                gate = stage.client(edit=False)
+                gate.by_hand_seconds = 0.5
+                with pytest.raises(CutoverError, match="does not pass its requests there"):
+                    gate.install()
+                stage.client(edit=False).remove()
+                assert stage.files() == files
+
+    @staticmethod
+    def gone(way: Gateway, gate: Any) -> None:
+        del way
+        wait_until(lambda: Not("it is there") if gate.loaded() else True, deadline=10, what="The reload", every=0.1)
