@@ -46,6 +46,7 @@ C2 + The container survives a restart of its server with its data
 C3 P The new server holds the same data: every record bit by bit, indexes, settings and aliases
 C4 P Traffic moves without one failed request and without one lost write; writes wait at most a second
 C5 + Traffic moves only while the proof holds; a difference stops it and changes nothing
+C6 + The gate changes nothing else for users: same answers, errors, headers, limits and doors as before it
 D1 P Qdrant answers through Nginx with the same results as before
 D2 P Portainer works as before: same environments, stacks and containers, and it can still deploy
 D3 P vLLM is untouched and answers through Nginx all the time

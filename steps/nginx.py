@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import PurePosixPath
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from pytest_bdd import given, parsers, then, when
 
+from cutover.gate import doorway
 from lab.lab import Lab
 from lab.operator import Operator
 
@@ -43,6 +45,25 @@ def configuration(operator: Operator) -> Files:
 @given("Nginx as the operator wrote it", target_fixture="as_written")
 def _as_written(operator: Operator) -> Files:
     return configuration(operator)
+
+
+@given("the answers that users get through Nginx", target_fixture="answers")
+def _answers(operator: Operator) -> dict[str, doorway.Answer]:
+    return through_nginx(operator)
+
+
+@then("users get the same answers through Nginx")
+def _same_answers(operator: Operator, answers: dict[str, doorway.Answer]) -> None:
+    assert doorway.differences(answers, answers, through_nginx(operator)) == []
+
+
+def through_nginx(operator: Operator) -> dict[str, doorway.Answer]:
+    """What is answered through the operator's own server, to reads that need no data."""
+    context = operator.run(execute=False)
+    try:
+        return context.gate.through_the_door(writes=False)
+    finally:
+        context.close()
 
 
 @given("the operator put the gate into Nginx")
@@ -86,6 +107,11 @@ def _passes_to_the_old(operator: Operator) -> None:
         run.close()
 
 
+def reload(lab: Lab) -> None:
+    """Let Nginx read its configuration again."""
+    subprocess.run(lab.nginx.reload, check=True, timeout=10, capture_output=True)
+
+
 # -- trouble -----------------------------------------------------------------------------------------------------------
 @given(parsers.parse("an Nginx that {trouble}"))
 def _trouble(lab: Lab, undoing: ExitStack, trouble: str) -> None:
@@ -107,6 +133,11 @@ def _trouble(lab: Lab, undoing: ExitStack, trouble: str) -> None:
         (nginx.http_folder / "any.conf").write_text(
             f"server {{ listen {nginx.address}:6336; location / {{ proxy_pass http://$http_x_server; }} }}\n"
         )
+    elif trouble == "shows its users whom it asks":
+        nginx.server_file.write_text(
+            nginx.server_file.read_text().replace("proxy_pass", "add_header X-Asked $upstream_addr always;\n        proxy_pass")
+        )
+        reload(lab)
     elif trouble == "would be broken by the file of the gate":
         (nginx.http_folder / "zz.conf").write_text("map_hash_bucket_size 32;\n")
     else:

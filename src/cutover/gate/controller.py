@@ -1,8 +1,8 @@
 """Nginx as the tool works it: the gate's flags, its log and its bodies, and putting the gate in and taking it out.
 
 Everything happens on the Nginx host through one open shell (:mod:`cutover.core.shell`); what only a worker process can know
-(which files are loaded, whether it sees the flags, whether an unrecorded write is under way) is asked over HTTP, at
-``/qdrant-gate/...``. How the gate itself works is said in ``nginx/qdrant-gate-server.conf``.
+(which files are loaded, whether it sees the flags, whether an unrecorded write is under way) is asked over HTTP, by a header
+(``X-Qdrant-Gate``). How the gate itself works is said in ``nginx/qdrant-gate.conf``.
 
 A hold cannot outlive this tool. The Nginx host starts a clock before it sets the flag, and takes the flag away when the
 time is over. Ending a hold and switching both begin by making the same folder, which only one can: so either the switch
