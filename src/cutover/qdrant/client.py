@@ -208,9 +208,12 @@ class Qdrant:
 
         A request that only announces a body is refused with the limit, before any of it is sent (seen on 1.18.3).
         """
-        where = f"{self.url}/collections/cutover-{uuid.uuid4().hex}/points/scroll"
-        request = self._session.prepare_request(requests.Request("POST", where, headers={"Content-Type": "application/json"}))
+        path = f"/collections/cutover-{uuid.uuid4().hex}/points/scroll"
+        asked = requests.Request("POST", self.url + path, headers={"Content-Type": "application/json"})
+        request = self._session.prepare_request(asked)
         request.headers["Content-Length"] = str(1 << 40)
+        with self._lock:
+            self.sent[route("POST", path)] += 1
         try:
             answer = self._session.send(request, timeout=(5.0, 10.0), allow_redirects=False)
         except (CutoverError, requests.RequestException):
