@@ -16,8 +16,10 @@ import pytest
 from pytest_bdd import given, parsers, then, when
 
 from cutover.core.ui import ConfirmedInAdvance
-from cutover.phases import backup, registry, resize
+from cutover.phases import registry
 from cutover.portainer import client
+from cutover.proxmox import vm as vm_state
+from cutover.state import backup_manifest
 from lab.guestos import GIB, Disk, encrypted_root, lvm_root, plain_root, swap_behind_root, zfs_root
 from lab.operator import Operator
 from lab.proxmox_host import Host, host
@@ -224,7 +226,7 @@ def _next_backup(lab: Host, trouble: str) -> None:
 
 @then("no backup is called complete")
 def _no_backup_complete(operator: Operator) -> None:
-    assert backup.manifest(operator.run(execute=False)) is None
+    assert backup_manifest.manifest(operator.run(execute=False)) is None
 
 
 @then("a backup of the old server is kept that nothing removes by itself")
@@ -247,12 +249,12 @@ def _restored_on_trial(lab: Lab) -> None:
 @then("a snapshot of every collection is kept with its checksum, and none is left on the old server")
 def _snapshots_are_kept(operator: Operator) -> None:
     run = operator.run(execute=False)
-    kept = backup.manifest(run)
+    kept = backup_manifest.manifest(run)
     assert kept is not None
     assert {one["collection"] for one in kept["collections"]} == set(run.old.collections())
     for one in kept["collections"]:
         assert one["sha256"] == one["checksum"]
-        assert (backup.folder(run) / one["file"]).stat().st_size > 0
+        assert (backup_manifest.folder(run) / one["file"]).stat().st_size > 0
         assert run.old.snapshots(one["collection"]) == []
     run.close()
 
@@ -260,7 +262,7 @@ def _snapshots_are_kept(operator: Operator) -> None:
 @then("what a restore does not bring back is written down")
 def _written_down(operator: Operator) -> None:
     run = operator.run(execute=False)
-    record = json.loads((backup.folder(run) / "record.json").read_text())
+    record = json.loads((backup_manifest.folder(run) / "record.json").read_text())
     assert record["backup_jobs"] and record["pools"]
     run.close()
 
@@ -338,10 +340,10 @@ def _new_server_trouble(lab: Host, trouble: str) -> None:
     _VM[trouble](lab.pve.vm(NEW))
 
 
-def _inside(operator: Operator) -> resize.Inside:
+def _inside(operator: Operator) -> vm_state.Inside:
     run = operator.run(execute=False)
     try:
-        return resize.seen_inside(run)
+        return vm_state.seen_inside(run)
     finally:
         run.close()
 

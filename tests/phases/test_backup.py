@@ -18,6 +18,7 @@ from cutover.phases import backup, restore
 from cutover.proxmox import privileges, vzdump
 from cutover.proxmox.client import Proxmox, TaskEnd
 from cutover.qdrant import snapshots
+from cutover.state import backup_manifest
 from lab.proxmox_host import Host, host
 
 
@@ -86,7 +87,7 @@ def test_without_execute_nothing_is_saved(lab: Host) -> None:
     with pytest.raises(WritesRefused):
         backup.do(run)
     assert len(lab.pve.writes()) == before
-    assert not backup.folder(run).exists()
+    assert not backup_manifest.folder(run).exists()
 
 
 def test_everything_is_saved_and_proved_and_a_second_run_adds_nothing(lab: Host) -> None:
@@ -96,15 +97,15 @@ def test_everything_is_saved_and_proved_and_a_second_run_adds_nothing(lab: Host)
     assert lab.pve.storages["local"]["volumes"][archives(lab)[0]]["protected"] is True
     assert lab.pve.ct(9952) is None, "the scratch guest is removed again"
     assert any(task["type"] == "vzrestore" and task["exitstatus"] == "OK" for task in lab.pve.tasklog)
-    kept = json.loads((backup.folder(lab.run()) / "manifest.json").read_text())
+    kept = json.loads((backup_manifest.folder(lab.run()) / "manifest.json").read_text())
     assert {one["collection"]: one["points"] for one in kept["collections"]} == {"digits": 20, "näh": 20}
     assert kept["aliases"] == {"numbers": "digits"}
     for one in kept["collections"]:
-        file = backup.folder(lab.run()) / one["file"]
+        file = backup_manifest.folder(lab.run()) / one["file"]
         assert file.stat().st_mode & 0o077 == 0
         assert one["sha256"] == one["checksum"]
     assert on_the_server(lab) == [], "a snapshot takes the room of records"
-    record = json.loads((backup.folder(lab.run()) / "record.json").read_text())
+    record = json.loads((backup_manifest.folder(lab.run()) / "record.json").read_text())
     assert record["pools"] == ["legacy"]
     assert [job["id"] for job in record["backup_jobs"]] == ["nightly"]
     assert "before_move" in lab.pve.ct(952).snapshots
@@ -157,7 +158,7 @@ def test_a_backup_that_is_none_is_not_called_one(lab: Host, break_it: Callable[[
     break_it(lab)
     with pytest.raises(CutoverError, match=said):
         backup.do(lab.run(execute=True))
-    assert backup.manifest(lab.run()) is None
+    assert backup_manifest.manifest(lab.run()) is None
 
 
 def test_a_snapshot_that_arrives_damaged_is_not_kept(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +168,7 @@ def test_a_snapshot_that_arrives_damaged_is_not_kept(lab: Host, monkeypatch: pyt
     monkeypatch.setattr(Qdrant, "download", lambda *words, **named: iter([*original(*words, **named), b"x"]))
     with pytest.raises(Failed, match="checksum"):
         backup.do(lab.run(execute=True))
-    assert backup.manifest(lab.run()) is None
+    assert backup_manifest.manifest(lab.run()) is None
     assert on_the_server(lab) == []
 
 
@@ -181,7 +182,7 @@ def test_a_snapshot_that_has_no_room_at_home_stays_on_the_server_for_good(lab: H
     snapshots.remove_left(run, "copy", run.old)
     assert on_the_server(lab) == kept
     # A backup that begins anew takes new ones, and removes these when it is complete; not before.
-    (backup.folder(run) / "manifest.json").unlink()
+    (backup_manifest.folder(run) / "manifest.json").unlink()
     lab.pve.end_next("vzrestore", "command 'tar' failed: exit code 2")
     with pytest.raises(CutoverError):
         backup.do(lab.run(execute=True))
@@ -205,7 +206,7 @@ def test_cut_off_anywhere_the_next_run_completes_it_once(lab: Host, which: tuple
         backup.do(lab.run(execute=True))
     assert len(archives(lab)) == 1
     assert lab.pve.ct(9952) is None
-    assert backup.manifest(lab.run()) is not None
+    assert backup_manifest.manifest(lab.run()) is not None
 
 
 # -- restore -------------------------------------------------------------------------------------
@@ -312,7 +313,7 @@ def test_what_is_restored_on_trial_is_mounted_without_network_and_without_starti
     backup.do(lab.run(execute=True))
     assert seen, "the file system was never mounted"
     assert all("link_down=1" in str(config["net0"]) and not int(config["onboot"]) for config in seen)
-    kept = backup.manifest(lab.run())
+    kept = backup_manifest.manifest(lab.run())
     assert kept is not None
     assert any("its file system was mounted" in proof for proof in kept["proofs"])
 
@@ -328,7 +329,7 @@ def test_a_restore_onto_a_storage_that_ran_full_proves_nothing(lab: Host, monkey
     monkeypatch.setattr(lab.pve, "_unpack", full)
     with pytest.raises(Failed, match=r"could not be restored: storage local-lvm is full .* although the restore ended well"):
         backup.do(lab.run(execute=True))
-    assert backup.manifest(lab.run()) is None
+    assert backup_manifest.manifest(lab.run()) is None
     assert lab.pve.ct(9952) is None
 
 
@@ -341,9 +342,9 @@ def test_what_came_out_of_an_archive_is_compared_with_what_went_in() -> None:
         site=SimpleNamespace(proxmox=SimpleNamespace(node="pve", storages=SimpleNamespace(restore="x"))),
         proxmox=SimpleNamespace(record=lambda _path: {"avail": 50, "total": 100}),
     )
-    assert vzdump._whole(context, end, 9) == ["9 bytes went into the archive and came out of it"]  # type: ignore[arg-type]
+    assert vzdump._whole(context, end, 9) == ["9 bytes went into the archive and came out of it"]
     with pytest.raises(Failed, match="9 bytes came out of the archive, and 10 went in"):
-        vzdump._whole(context, end, 10)  # type: ignore[arg-type]
+        vzdump._whole(context, end, 10)
 
 
 def without_snapshots(lab: Host) -> None:
@@ -407,7 +408,7 @@ def test_a_backup_that_is_killed_while_proxmox_works_is_gone_on_with(
     backup.do(lab.run(execute=True))
     assert len(archives(lab)) == 1
     assert lab.pve.ct(9952) is None
-    assert backup.manifest(lab.run()) is not None
+    assert backup_manifest.manifest(lab.run()) is not None
 
 
 def test_a_test_restore_that_was_killed_on_the_host_names_the_commands_that_remove_what_it_left(lab: Host) -> None:

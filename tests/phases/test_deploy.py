@@ -21,6 +21,7 @@ from cutover.phases import deploy
 from cutover.portainer import compose_file, deployment
 from cutover.portainer.client import Stack
 from cutover.site import schema as sites
+from cutover.state import deployment as state_of
 from lab.processes import Process, listening, running
 from tests.support.vm1001 import NEWER, ROOT, VIEWER, Vm1001
 
@@ -507,7 +508,7 @@ def own_failure(vm: Vm1001) -> None:
     was, good = container(vm)["Id"], stack(vm)["GitConfig"]["ConfigHash"]
     vm.merge(("stop_grace_period: 60s", "stop_grace_period: 61s"))
     run = vm.run(credentials=TOKEN)
-    want = deploy.wanted(run)
+    want = state_of.wanted(run)
     broken = replace(want, variables={})
     before = run.portainer.stack("qdrant")
     assert before
@@ -535,8 +536,8 @@ def test_a_200_with_the_old_container_is_not_done(one: Vm1001) -> None:
 
 def test_a_lost_answer_is_looked_at(one: Vm1001) -> None:
     run = one.run()
-    want = deploy.wanted(run)
-    deploy._pull(run, want, deploy.look(run, want))
+    want = state_of.wanted(run)
+    deploy._pull(run, want, state_of.look(run, want))
     one.knobs(hang_up=True)
     seen = deploy.submit(run, want, None, None)  # the answer is lost, the stack is there
     run.close()
@@ -546,7 +547,7 @@ def test_a_lost_answer_is_looked_at(one: Vm1001) -> None:
 
 def test_a_lost_answer_of_something_that_failed_is_unknown(one: Vm1001) -> None:
     run = one.run()
-    want = deploy.wanted(run)
+    want = state_of.wanted(run)
     one.knobs(hang_up=True, unpullable=["qdrant/qdrant:v1.18.3"], registry_down=True)
     broken = replace(want, variables={})
     run.site = run.site.model_copy(update={"limits": run.site.limits.model_copy(update={"deploy_seconds": 1.0})})
@@ -624,12 +625,12 @@ def test_a_removal_that_fails_says_so(one: Vm1001) -> None:
 
 def test_qdrant_is_asked_for_its_version_and_its_keys(one: Vm1001) -> None:
     run = one.run(execute=False)
-    assert "Qdrant does not answer" in deploy.qdrant_answers(run, "1.18.3")
+    assert "Qdrant does not answer" in state_of.qdrant_answers(run, "1.18.3")
     deployed(one)
-    assert deploy.qdrant_answers(run, "1.18.3") == ""
-    assert deploy.qdrant_answers(run, "1.19.0") == "Qdrant is version 1.18.3, not 1.19.0"
+    assert state_of.qdrant_answers(run, "1.18.3") == ""
+    assert state_of.qdrant_answers(run, "1.19.0") == "Qdrant is version 1.18.3, not 1.19.0"
     wrong = one.run(execute=False, credentials={"QDRANT_READ_ONLY_API_KEY": "another-key"})
-    assert deploy.qdrant_answers(wrong, "1.18.3") == "Qdrant answers 401 to its key"
+    assert state_of.qdrant_answers(wrong, "1.18.3") == "Qdrant answers 401 to its key"
 
 
 def test_a_qdrant_without_keys_is_found_out(one: Vm1001, tmp_path: Path) -> None:
@@ -640,7 +641,7 @@ def test_a_qdrant_without_keys_is_found_out(one: Vm1001, tmp_path: Path) -> None
     tiny = [sys.executable, str(ROOT / "tests/support/tiny_qdrant.py")]
     open_to_all = Process(tiny, log=tmp_path / "log", env=environment, ready=listening(one.address, 6333))
     with running(open_to_all):
-        assert deploy.qdrant_answers(one.run(execute=False), "1.18.3") == "Qdrant answers without a key"
+        assert state_of.qdrant_answers(one.run(execute=False), "1.18.3") == "Qdrant answers without a key"
 
 
 # -- pure decisions ---------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from cutover.phases import deploy
 from cutover.portainer import deployment
 from cutover.portainer.client import Stack
 from cutover.site import schema as sites
+from cutover.state import deployment as state_of
 from tests.support.vm1001 import QDRANT_KEY, QDRANT_READ_KEY, VIEWER, Vm1001
 
 TOKEN = {"GIT_TOKEN": "git-token-of-the-lab"}
@@ -340,7 +341,7 @@ def test_who_cannot_see_does_not_say_that_there_is_nothing(tmp_path: Path, envir
     with vm.up():
         vm.merge()
         deployed(vm)
-        for look in (deploy.plan, deploy.do, deploy.plan_undo, deploy.undo, deploy.our_volumes):
+        for look in (deploy.plan, deploy.do, deploy.plan_undo, deploy.undo, state_of.our_volumes):
             context = vm.run(credentials={"PORTAINER_API_KEY": VIEWER})
             with pytest.raises(Refused, match="'viewer' is not an administrator of Portainer"):
                 look(context)

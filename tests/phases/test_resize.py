@@ -15,6 +15,7 @@ from cutover.core.ui import ConfirmedInAdvance
 from cutover.core.wait import Not, wait_until
 from cutover.error_boundary import error_boundary
 from cutover.phases import resize
+from cutover.proxmox import vm as vm_state
 from cutover.proxmox.client import Proxmox
 from cutover.site.schema import Guest, Sizes
 from lab.guestos import GIB, LAST, MIB, Disk, Partition, encrypted_root, lvm_root, plain_root, swap_behind_root, zfs_root
@@ -29,9 +30,9 @@ GOOD = {
 
 def state(
     pending: dict[str, Any] | None = None, snapshots: tuple[str, ...] = (), ha: bool = False, drop: str = "", **config: Any
-) -> resize.State:
+) -> vm_state.State:
     merged = {key: value for key, value in {**GOOD, **config}.items() if key != drop}
-    return resize.State(merged, pending or {}, {"status": "running", "ha": {"managed": int(ha)}}, snapshots)
+    return vm_state.State(merged, pending or {}, {"status": "running", "ha": {"managed": int(ha)}}, snapshots)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def state(
         (state(drop="agent"), "no guest agent configured"),
     ],
 )  # fmt: skip
-def test_every_reason_against_it_is_named(found: resize.State, said: str) -> None:
+def test_every_reason_against_it_is_named(found: vm_state.State, said: str) -> None:
     sentences = resize.refusals(VM, found, WANTED, "scsi0")
     assert len(sentences) >= 1
     assert any(re.search(said, sentence) for sentence in sentences), sentences
@@ -108,7 +109,7 @@ def inside(lab: Host) -> Any:
 
 
 def root_bytes(lab: Host) -> int:
-    found = resize.seen_inside(lab.run())
+    found = vm_state.seen_inside(lab.run())
     return found.fs_bytes
 
 
@@ -125,7 +126,7 @@ def test_the_plan_s_resize(lab: Host, layout: Disk) -> None:
     before = root_bytes(lab)
     outcome = resize.do(lab.run(execute=True))
     assert outcome.changed
-    found = resize.seen_inside(lab.run())
+    found = vm_state.seen_inside(lab.run())
     assert (found.cores, found.memory_mb) == (6, 10240)
     assert found.fs_bytes - before >= 29 * GIB
     assert (found.disk_bytes, found.unused) == (132 * GIB, LAST)
@@ -288,7 +289,7 @@ def test_a_run_that_is_killed_while_proxmox_works_is_gone_on_with(lab: Host, mon
     assert again, "there is nothing left to do"
     outcome = resize.do(lab.run(execute=True))
     assert outcome.changed
-    found = resize.seen_inside(lab.run())
+    found = vm_state.seen_inside(lab.run())
     assert (found.cores, found.memory_mb, found.unused) == (6, 10240, LAST)
     assert lab.machines[1001].boots == 2, "rebooted once, not twice"
     grown = [task for task in lab.pve.tasklog if task["type"] == "resize"]
@@ -302,18 +303,18 @@ def test_a_reboot_that_nobody_agreed_to_does_not_happen(lab: Host) -> None:
     assert lab.machines[1001].boots == 1
     outcome = resize.do(lab.run(execute=True))
     assert outcome.changed
-    assert resize.seen_inside(lab.run()).cores == 6
+    assert vm_state.seen_inside(lab.run()).cores == 6
 
 
 def test_somebody_else_s_change_in_between_stops_it(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, looks = resize.look, iter(range(100))
+    original, looks = vm_state.look, iter(range(100))
 
-    def look(run: Any) -> resize.State:
+    def look(run: Any) -> vm_state.State:
         found = original(run)
         lab.pve.vm(1001).config["description"] = f"changed meanwhile, {next(looks)}"
         return found
 
-    monkeypatch.setattr(resize, "look", look)
+    monkeypatch.setattr(vm_state, "look", look)
     with pytest.raises(Refused, match="checksum mismatch"):
         resize.do(lab.run(execute=True))
     assert lab.pve.vm(1001).pending == {}
@@ -339,7 +340,7 @@ def test_cut_off_anywhere_the_next_run_completes_it(lab: Host, which: Any, after
         resize.do(lab.run(execute=True))
     except CutoverError:
         resize.do(lab.run(execute=True))
-    found = resize.seen_inside(lab.run())
+    found = vm_state.seen_inside(lab.run())
     assert (found.cores, found.memory_mb) == (6, 10240)
     assert found.unused == LAST
     assert found.fs_bytes > 120 * GIB
@@ -361,7 +362,7 @@ def test_undo_while_it_only_waits_needs_no_reboot(lab: Host) -> None:
 def test_undo_gives_cores_and_memory_back_and_says_that_the_disk_stays(lab: Host) -> None:
     resize.do(lab.run(execute=True))
     outcome = resize.undo(lab.run(execute=True))
-    found = resize.seen_inside(lab.run())
+    found = vm_state.seen_inside(lab.run())
     assert (found.cores, found.memory_mb) == (4, 8192)
     assert lab.machines[1001].boots == 3
     assert any("stays at 132 GB: a disk cannot shrink" in sentence for sentence in outcome.sentences)
@@ -416,10 +417,10 @@ def test_a_start_that_fails_is_said_with_its_reason(lab: Host) -> None:
 
 
 def test_the_memory_that_a_vm_sees_is_counted_in_blocks() -> None:
-    seen = resize.Inside(6, 10240 - 128, 130 * GIB, "ext4", "sda1")
-    assert resize.not_yet(seen, WANTED, "/") == []
-    small = resize.Inside(4, 8192, 98 * GIB, "ext4", "sda1")
-    assert len(resize.not_yet(small, WANTED, "/")) == 3
+    seen = vm_state.Inside(6, 10240 - 128, 130 * GIB, "ext4", "sda1")
+    assert vm_state.not_yet(seen, WANTED, "/") == []
+    small = vm_state.Inside(4, 8192, 98 * GIB, "ext4", "sda1")
+    assert len(vm_state.not_yet(small, WANTED, "/")) == 3
     assert MIB * 1024 == GIB
 
 

@@ -2,106 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
-import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cutover.checks.registry import Finding, Moment, check
-from cutover.core.errors import CutoverError, Unreachable
+from cutover.core.errors import Unreachable
+from cutover.proxmox import inventory
 
 if TYPE_CHECKING:
     from cutover.context import Context
     from cutover.site.schema import Guest
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A guest as Proxmox has it. ``addresses`` with where each is from.
-
-    ``silent``: nobody inside could be asked, and it runs or may run. ``unread``: its node does not answer, so not even its
-    configuration is known.
-    """
-
-    vmid: int
-    kind: str
-    name: str
-    node: str
-    running: bool
-    addresses: Mapping[str, str] = field(default_factory=dict)
-    silent: bool = False
-    unread: bool = False
-
-    def __str__(self) -> str:
-        return f"{'LXC' if self.kind == 'lxc' else 'VM'} {self.vmid} ({self.name})"
-
-
-def configured(config: Mapping[str, Any]) -> list[str]:
-    """The fixed addresses that a guest's configuration gives it (net0 of containers, ipconfig0 of VMs). Pure."""
-    found = []
-    for key, value in sorted(config.items()):
-        if re.fullmatch(r"(net|ipconfig)\d+", key):
-            found += [match[1] for match in re.finditer(r"(?:^|,)ip6?=([^,/]+)/\d+", str(value))]
-    return found
-
-
-def look(context: Context) -> list[Seen]:
-    """Every guest of the cluster that we may see, with every address that Proxmox knows of it."""
-    found = []
-    for row in context.proxmox.guests():
-        vmid, kind = int(row["vmid"]), "lxc" if row.get("type") == "lxc" else "vm"
-        running = row.get("status") == "running"
-        path = f"nodes/{row['node']}/{'lxc' if kind == 'lxc' else 'qemu'}/{vmid}"
-        addresses = dict.fromkeys(configured(row.get("config") or {}), "its configuration")
-        # Of a guest whose node does not answer nobody knows whether it runs, and with which address.
-        silent = "unread" in row
-        if running:
-            try:
-                inside = _interfaces(context, path, kind)
-            except CutoverError:
-                silent = not addresses
-            else:
-                addresses.update(dict.fromkeys(inside, "its own interfaces"))
-        found.append(
-            Seen(vmid, kind, str(row.get("name") or ""), str(row.get("node")), running, addresses, silent, "unread" in row)
-        )
-    return found
-
-
-def _interfaces(context: Context, path: str, kind: str) -> list[str]:
-    """The addresses that a running guest has, from inside; not those that every machine has."""
-    if kind == "lxc":
-        rows = context.proxmox.list(f"{path}/interfaces")
-    else:
-        rows = dict(context.proxmox.get(f"{path}/agent/network-get-interfaces")).get("result") or []
-    return [
-        str(entry["ip-address"])
-        for row in rows
-        if row.get("name") != "lo"
-        for entry in row.get("ip-addresses") or _before_9(row)
-        if not ipaddress.ip_address(str(entry["ip-address"]).split("%")[0]).is_link_local
-    ]
-
-
-def _before_9(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What older versions say of a container's interface: one address of each kind, with its prefix."""
-    return [{"ip-address": str(row[key]).split("/")[0]} for key in ("inet", "inet6") if row.get(key)]
-
-
-def resolved(address: str) -> frozenset[str]:
-    """An address as addresses: itself, or what its name stands for; empty where the name stands for nothing."""
-    try:
-        return frozenset({str(ipaddress.ip_address(address))})
-    except ValueError:
-        try:
-            return frozenset(str(info[4][0]) for info in socket.getaddrinfo(address, None))
-        except OSError:
-            return frozenset()
-
-
-def owner_trouble(seen: Sequence[Seen], wanted: Guest, address: str, host: Sequence[str] = ()) -> list[str]:
+def owner_trouble(seen: Sequence[inventory.Seen], wanted: Guest, address: str, host: Sequence[str] = ()) -> list[str]:
     """What speaks against ``wanted`` being the only machine with ``address``, as sentences. Pure."""
     said = []
     if address in host:
@@ -121,7 +34,7 @@ def owner_trouble(seen: Sequence[Seen], wanted: Guest, address: str, host: Seque
 def one_owner(context: Context) -> Finding:
     """Every guest's configuration and interfaces, and the host's own addresses."""
     wanted, address = context.site.guests.new, context.site.guests.new.address
-    seen = look(context)
+    seen = inventory.look(context)
     own = next((guest for guest in seen if guest.vmid == wanted.vmid), None)
     if own is not None and own.running and not own.addresses:
         return Finding(
@@ -157,7 +70,7 @@ def _nodes_addresses(context: Context) -> tuple[list[str], list[str]]:
     return [address for address in found if address], mute
 
 
-def mismatches(seen: Sequence[Seen], wanted: Guest, node: str) -> list[str]:
+def mismatches(seen: Sequence[inventory.Seen], wanted: Guest, node: str) -> list[str]:
     """Where a guest is not the one that the plan names. Pure."""
     found = next((guest for guest in seen if guest.vmid == wanted.vmid), None)
     if found is None:
@@ -177,9 +90,9 @@ def mismatches(seen: Sequence[Seen], wanted: Guest, node: str) -> list[str]:
 )
 def as_named(context: Context) -> Finding:
     """All mismatches at once."""
-    from cutover.phases.decommission import approval
+    from cutover.state.approvals import approval
 
-    seen = look(context)
+    seen = inventory.look(context)
     said: list[str] = []
     unknown: list[str] = []
     for guest in context.site.guests.all():
@@ -193,7 +106,7 @@ def as_named(context: Context) -> Finding:
         said += wrong
         if wrong or own is None:
             continue
-        means = resolved(guest.address)
+        means = inventory.resolved(guest.address)
         if not means:
             unknown.append(f"the name {guest.address} of {guest} stands for no address")
         elif not own.addresses:

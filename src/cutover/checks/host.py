@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core.errors import Refused, Unreachable
-from cutover.phases import resize
 from cutover.proxmox import privileges
+from cutover.proxmox import vm as vm_state
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -87,9 +87,9 @@ def promised_disk(configs: Iterable[Mapping[str, Any]], storage: str) -> int:
     for config in configs:
         for key, value in config.items():
             if re.fullmatch(r"(rootfs|mp\d+|scsi\d+|virtio\d+|sata\d+|ide\d+|efidisk0|tpmstate0)", key):
-                options = resize.drive(config, key)
+                options = vm_state.drive(config, key)
                 if options["volume"].startswith(storage + ":") and "size" in options and options.get("media") != "cdrom":
-                    total += resize.size_bytes(str(options["size"]))
+                    total += vm_state.size_bytes(str(options["size"]))
             del value
     return total
 
@@ -103,7 +103,7 @@ def look(context: Context) -> Room:
     everybody = api.guests()
     guests = [row for row in everybody if row["node"] == node]
     config = api.config(vm)
-    storage = resize.drive(config, context.site.resize.disk).get("volume", "").split(":")[0]
+    storage = vm_state.drive(config, context.site.resize.disk).get("volume", "").split(":")[0]
     if not storage or "total" not in memory:
         raise Unreachable(f"Proxmox does not say where {context.site.resize.disk} of {vm} lies, or how much memory its host has.")
     place = dict(api.get(f"nodes/{node}/storage/{storage}/status"))
@@ -170,7 +170,7 @@ def room(context: Context) -> Finding:
     """Memory, CPU threads and disk, each with the reserves of site.yaml."""
     site, vm = context.site, context.site.guests.new
     found = look(context)
-    before = resize.sizes_of(context.proxmox.config(vm), site.resize.disk)
+    before = vm_state.sizes_of(context.proxmox.config(vm), site.resize.disk)
     said = strains(found, before, site.resize.after, site.limits)
     facts = dict(vars(found)) | {"now": before}
     if said:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core.errors import Refused
-from cutover.phases import backup, resize
+from cutover.proxmox import vm as vm_state
 from cutover.proxmox import vzdump
+from cutover.state import backup_manifest
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 )
 def saved(context: Context) -> Finding:
     """The manifest, the archive in the storage, and the snapshots in the state folder."""
-    old, kept = context.site.guests.old, backup.manifest(context)
+    old, kept = context.site.guests.old, backup_manifest.manifest(context)
     if kept is None:
         return Finding(False, f"There is no complete backup of {old}.", "Run `cutover backup`.")
     try:
-        archive = vzdump.find(context, old, backup.PURPOSE)
+        archive = vzdump.find(context, old, backup_manifest.PURPOSE)
     except Refused as hidden:
         if old.vmid in {place.vmid for place in context.proxmox.places()}:
             return Finding(None, hidden.sentence, hidden.hint)
@@ -46,11 +47,15 @@ def saved(context: Context) -> Finding:
             False, f"The backup {archive.volid} is not protected, or empty.", "Protect it in Proxmox, or make a new one."
         )
     lost = [
-        one["collection"] for one in kept["collections"] if one["file"] and not (backup.folder(context) / one["file"]).is_file()
+        one["collection"]
+        for one in kept["collections"]
+        if one["file"] and not (backup_manifest.folder(context) / one["file"]).is_file()
     ]
     if lost:
         return Finding(
-            False, f"The snapshots of {', '.join(lost)} are gone from {backup.folder(context)}.", "Run `cutover backup` again."
+            False,
+            f"The snapshots of {', '.join(lost)} are gone from {backup_manifest.folder(context)}.",
+            "Run `cutover backup` again.",
         )
     count = len(kept["collections"])
     return Finding(
@@ -64,8 +69,8 @@ def saved(context: Context) -> Finding:
 def resized(context: Context) -> Finding:
     """From inside, through the guest agent; and that nothing waits for a next start."""
     vm, site = context.site.guests.new, context.site.resize
-    inside = resize.seen_inside(context)
-    missing = resize.not_yet(inside, site.after, site.mount_point)
+    inside = vm_state.seen_inside(context)
+    missing = vm_state.not_yet(inside, site.after, site.mount_point)
     waiting = [str(row["key"]) for row in context.proxmox.pending(vm)]
     if missing:
         return Finding(False, f"{vm} has not its new size: {'; '.join(missing)}.", "Run `cutover resize`.")
@@ -73,6 +78,7 @@ def resized(context: Context) -> Finding:
         return Finding(False, f"A change of {', '.join(waiting)} waits for the next start of {vm}.", "Look at it in Proxmox.")
     return Finding(
         True,
-        f"{vm} itself sees {inside.cores} cores, {inside.memory_mb} MB and {inside.fs_bytes / resize.GIB:.1f} GB of file system.",
-        facts=resize.facts(inside),
+        f"{vm} itself sees {inside.cores} cores, {inside.memory_mb} MB and {inside.fs_bytes / vm_state.GIB:.1f} GB of "
+        f"file system.",
+        facts=vm_state.facts(inside),
     )

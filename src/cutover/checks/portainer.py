@@ -8,9 +8,9 @@ from cutover import availability
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core import events
 from cutover.core.errors import Refused
-from cutover.phases import deploy
 from cutover.portainer import client, compose_file, deployment
 from cutover.portainer.client import Picture
+from cutover.state import deployment as state_of
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -24,7 +24,7 @@ def _told(mistakes: list[str]) -> str:
 def merged_file(context: Context) -> Finding:
     """The file as the branch has it, by our rules and by the real Compose."""
     try:
-        want = deploy.wanted(context)
+        want = state_of.wanted(context)
     except Refused as error:
         return Finding(False, error.sentence, error.hint)
     found = compose_file.mistakes(want.file, context.site)
@@ -38,10 +38,10 @@ def merged_file(context: Context) -> Finding:
 def deployable(context: Context) -> Finding:
     """Everything that would make a deployment fail, without deploying."""
     try:
-        want = deploy.wanted(context)
+        want = state_of.wanted(context)
     except Refused as error:
         return Finding(False, error.sentence, error.hint)
-    reasons = deployment.refusals(want, deploy.look(context, want), context.site)
+    reasons = deployment.refusals(want, state_of.look(context, want), context.site)
     unset = [f"{name} is not set" for name in want.file.missing(want.variables)]
     if unset and not context.execute and all(any(reason.startswith(one) for one in unset) for reason in reasons):
         # Who only looks need not have the keys that a deployment puts into the stack.
@@ -56,8 +56,8 @@ def deployable(context: Context) -> Finding:
 @check("C1", "Portainer runs the merged commit: pinned image, healthy, answering", moments={Moment.AT_SWITCH, Moment.AFTER})
 def runs_as_merged(context: Context) -> Finding:
     """Commit, file, image digest, health, and Qdrant's own answer."""
-    want = deploy.wanted(context)
-    missing = deployment.shortfalls(want, deploy.see(context, want))
+    want = state_of.wanted(context)
+    missing = deployment.shortfalls(want, state_of.see(context, want))
     if missing:
         return Finding(False, _told(missing), "Run `cutover deploy`.", {"commit": want.commit})
     image = f"{want.file.image.name} {want.file.image.tag}"
@@ -70,7 +70,7 @@ def runs_as_merged(context: Context) -> Finding:
 @check("C2", "The container comes back after a restart of its server, with its data", moments={Moment.AFTER})
 def comes_back(context: Context) -> Finding:
     """The restart policy and the volumes of the container that runs, not of the file."""
-    found = context.portainer.service(context.site.portainer.stack, deploy.SERVICE_NAME)
+    found = context.portainer.service(context.site.portainer.stack, state_of.SERVICE_NAME)
     if found is None:
         return Finding(False, "There is no container.", "Run `cutover deploy`.")
     policy = ((found.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name", "")
@@ -95,7 +95,7 @@ def portainer_as_before(context: Context) -> Finding:
     now = server.picture()
     # A reboot of the VM, by this tool or by anyone, restarts everything at once; one container alone is a surprise.
     restarted = client.all_restarted(before, now)
-    volumes = [v for v in {*before.volumes, *deploy.our_volumes(context)} if v.startswith(f"{name}_")]
+    volumes = [v for v in {*before.volumes, *state_of.our_volumes(context)} if v.startswith(f"{name}_")]
     found = client.differences(before, now, ours=name, our_volumes=volumes, restarted=restarted)
     server.ping()
     if server.user().get("Role") != client.ADMINISTRATOR:

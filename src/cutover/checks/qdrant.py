@@ -15,7 +15,6 @@ from cutover.checks.registry import Finding, Moment, check
 from cutover.core.errors import CutoverError, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import Side
-from cutover.phases.copy import unsafe
 from cutover.qdrant import compare, limits, releases
 from cutover.qdrant.affected import PointId, touched
 from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of
@@ -24,6 +23,7 @@ from cutover.qdrant.ranking import same_ranking
 from cutover.qdrant.records import NO_NUMBER
 from cutover.replication import bypass, left_behind, switchover
 from cutover.replication.follower import Position
+from cutover.replication.preflight import unsafe
 from cutover.state import status as state
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.shell import written
@@ -32,7 +32,13 @@ from cutover.gate.nginx_host import PATH, Facts, Inspector, blind_sentence, emer
 from cutover.site.schema import netloc
 
 if TYPE_CHECKING:
-    from cutover.gate.controller import Gate
+    from collections.abc import Callable
+
+    from cutover.core.shell import Shell
+    from cutover.core.write_guard import WriteGuard
+    from cutover.gate import templates
+    from cutover.gate.interface import Flags
+    from cutover.site.schema import Site
 
 #: The first nginx that keeps connections for a while when it is reloaded (`keepalive_min_timeout`).
 KEEPS_CONNECTIONS = (1, 27, 4)
@@ -62,10 +68,37 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+class InPlace(Protocol):
+    """What installing needs of the gate: its host, its file, and what a worker and users are told.
+
+    The controller of the gate is the one that has it.
+    """
+
+    @property
+    def site(self) -> Site: ...
+
+    @property
+    def guard(self) -> WriteGuard: ...
+
+    shell: Shell
+    tell: Callable[[str], None]
+    by_hand_seconds: float
+
+    def state(self) -> Flags: ...
+
+    def files(self, facts: Facts | None = None) -> templates.Gatefile: ...
+
+    def loaded(self) -> dict[str, Any] | None: ...
+
+    def listening(self) -> dict[str, Any] | None: ...
+
+    def through_the_door(self, *, writes: bool) -> dict[str, doorway.Answer]: ...
+
+
 class Installer:
     """Installs and removes the gate of one site."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: InPlace) -> None:
         self._gate = gate
         nginx = gate.site.nginx
         self._nginx = nginx

@@ -25,35 +25,17 @@ from cutover.core.journal import now
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.proxmox import identity, privileges, references, vzdump
 from cutover.qdrant import snapshots
+from cutover.state import backup_manifest
 
 if TYPE_CHECKING:
     from cutover.context import Context
     from cutover.qdrant.client import Qdrant
     from cutover.site.schema import Site
 
-#: Names the archive for good: whoever backs up again gets this one, not a second.
-PURPOSE = "before-move"
 #: The container's own snapshot.
 SNAPSHOT = "before_move"
 TASK_SECONDS = 1800.0
 GIB = 1024**3
-
-
-def folder(context: Context) -> Path:
-    """Where the backup's files are kept."""
-    return context.state_dir / "backup"
-
-
-def manifest(context: Context) -> dict[str, Any] | None:
-    """What the last complete run kept: times, collections with counts and checksums, the archive. None where there is none."""
-    path = folder(context) / "manifest.json"
-    if not path.is_file():
-        return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise Refused(f"{path} is not readable.", "Move it away and run `cutover backup` again.") from None
-    return found
 
 
 def speaks_against(context: Context, facts: references.Facts | None) -> list[str]:
@@ -97,14 +79,14 @@ def _room(context: Context) -> list[str]:
 
 def _done(context: Context) -> dict[str, Any] | None:
     """The manifest, where everything in it is still there."""
-    kept = manifest(context)
+    kept = backup_manifest.manifest(context)
     if kept is None:
         return None
-    archive = vzdump.find(context, context.site.guests.old, PURPOSE)
+    archive = vzdump.find(context, context.site.guests.old, backup_manifest.PURPOSE)
     if archive is None or archive.volid != kept["archive"]["volid"]:
         return None
     for one in kept["collections"]:
-        if one["file"] and not (folder(context) / one["file"]).is_file():
+        if one["file"] and not (backup_manifest.folder(context) / one["file"]).is_file():
             return None
     return kept
 
@@ -133,7 +115,8 @@ def plan(context: Context) -> list[Sentence]:
     count = f"{len(names)} collection{'' if len(names) == 1 else 's'} ({', '.join(names)})"
     found = [
         Sentence(
-            f"Take a snapshot of {count} of {context.old.name}, and keep them in {folder(context)}", "Files in the state folder"
+            f"Take a snapshot of {count} of {context.old.name}, and keep them in {backup_manifest.folder(context)}",
+            "Files in the state folder",
         ),
         Sentence(f"Write down what a restore of {old} does not bring back", "A file in the state folder"),
     ]
@@ -198,17 +181,17 @@ def do(context: Context) -> Outcome:
     said: list[str] = []
     at = now()
     with context.guard.act("backup.record", f"Write down what a restore of {old} does not bring back") as act:
-        record = folder(context) / "record.json"
+        record = backup_manifest.folder(context) / "record.json"
         told = context.credentials.redact_tree(json.loads(json.dumps(facts.as_json(), default=str)))
         _write(record, json.dumps(told, indent=1, ensure_ascii=False))
         act.after = str(record)
     said.append(f"Written down in {record}.")
     collections = [_save(context, name) for name in context.old.collections()]
-    where = "kept on the server" if any(not c["file"] for c in collections) else f"kept in {folder(context)}"
+    where = "kept on the server" if any(not c["file"] for c in collections) else f"kept in {backup_manifest.folder(context)}"
     said.append(f"A snapshot of each of {len(collections)} collections was taken, its checksum compared, and {where}.")
     said += _snapshot(context)
     config = context.proxmox.config(old)
-    archive = vzdump.make(context, old, purpose=PURPOSE, mode=mode)
+    archive = vzdump.make(context, old, purpose=backup_manifest.PURPOSE, mode=mode)
     proofs = vzdump.verify(context, old, archive, config)
     proofs += vzdump.try_restore(context, old, archive, config)
     said += [f"Proved: {proof}." for proof in proofs]
@@ -217,7 +200,7 @@ def do(context: Context) -> Outcome:
         "proofs": proofs, "snapshot": SNAPSHOT if _has_snapshot(context) else None,
     }  # fmt: skip
     with context.guard.act("backup.manifest", "Write the manifest of the backup") as act:
-        _write(folder(context) / "manifest.json", json.dumps(kept, indent=1, ensure_ascii=False, default=str))
+        _write(backup_manifest.folder(context) / "manifest.json", json.dumps(kept, indent=1, ensure_ascii=False, default=str))
         act.after = {"archive": archive.volid}
     with suppress(CutoverError):  # what an earlier backup left there has this one in its place
         kept_there = [str(one["name"]) for one in collections if not one["file"]]
@@ -263,7 +246,7 @@ def _save(context: Context, collection: str) -> dict[str, Any]:
         ),
         None,
     )
-    if earlier is not None and earlier.get("file") and _sound(folder(context) / str(earlier["file"]), earlier):
+    if earlier is not None and earlier.get("file") and _sound(backup_manifest.folder(context) / str(earlier["file"]), earlier):
         return dict(earlier)
     old = context.old
     info = old.info(collection)
@@ -275,10 +258,12 @@ def _save(context: Context, collection: str) -> dict[str, Any]:
             "collection": collection, "name": made.name, "size": made.size, "checksum": made.checksum,
             "points": old.count(collection), "config": info.get("config"), "schema": info.get("payload_schema"), "file": None,
         }  # fmt: skip
-        files.private_folder(folder(context))
-        made.stays = shutil.disk_usage(folder(context)).free < 2 * made.size + GIB
+        files.private_folder(backup_manifest.folder(context))
+        made.stays = shutil.disk_usage(backup_manifest.folder(context)).free < 2 * made.size + GIB
         if made.stays:
-            context.ui.say(f"{folder(context)} has no room for the snapshot of {collection}; it is left on {old.name}.")
+            context.ui.say(
+                f"{backup_manifest.folder(context)} has no room for the snapshot of {collection}; it is left on {old.name}."
+            )
         else:
             kept["file"], kept["sha256"] = _bring_home(context, old, kept)
         act.after = kept
@@ -287,7 +272,7 @@ def _save(context: Context, collection: str) -> dict[str, Any]:
 
 def _bring_home(context: Context, old: Qdrant, kept: Mapping[str, Any]) -> tuple[str, str]:
     """Download a snapshot, compare its checksum, and read it once to its end: (file name, SHA-256)."""
-    place = folder(context) / "qdrant"
+    place = backup_manifest.folder(context) / "qdrant"
     files.private_folder(place)
     file = place / f"{hashlib.sha256(str(kept['collection']).encode()).hexdigest()[:8]}-{Path(str(kept['name'])).name}"
     unfinished = file.with_suffix(".part")
@@ -302,7 +287,7 @@ def _bring_home(context: Context, old: Qdrant, kept: Mapping[str, Any]) -> tuple
     if not _readable(unfinished):
         raise Failed(f"The snapshot of {kept['collection']} from {old.name} is not a readable archive.", "Run the command again.")
     unfinished.replace(file)
-    return str(file.relative_to(folder(context))), sha
+    return str(file.relative_to(backup_manifest.folder(context))), sha
 
 
 def _store(context: Context, chunks: Iterable[bytes], path: Path, kept: Mapping[str, Any]) -> str:

@@ -9,15 +9,14 @@ ids that do not exist. Run again, it goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
 from cutover.core.errors import Failed, Refused, Unreachable
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
-from cutover.qdrant import access, limits, releases, snapshots
-from cutover.qdrant.client import Answered, NotThere, Qdrant, need_same_version
-from cutover.replication import bypass, left_behind, serving, switchover
+from cutover.qdrant import snapshots
+from cutover.qdrant.client import Answered, NotThere, Qdrant
+from cutover.replication import bypass, preflight, serving, switchover
 from cutover.replication.follower import Position
 
 if TYPE_CHECKING:
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
 def plan(context: Context) -> Sequence[Sentence]:
     """What would be copied."""
     if context.gate.state().side == "old":
-        _refuse_other_access(context)
+        preflight.refuse_other_access(context)
     names = context.old.collections()
-    done = _copied(context)
+    done = preflight.copied(context)
     sentences = []
     if not context.gate.state().recording:
         sentences.append(Sentence("Record every write that passes Nginx", "Nginx host: log and bodies of writes", _UNDO))
@@ -52,7 +51,7 @@ def do(context: Context) -> Outcome:
     flags = context.gate.state()
     if flags.side != "old":
         raise Refused("The new server serves already; there is nothing to copy to it.", "Look at `status`.")
-    refuse_unsafe(context)
+    preflight.refuse_unsafe(context)
     try:
         return _copy(context, flags.recording)
     except (Answered, Unreachable) as error:
@@ -79,7 +78,7 @@ def _copy(context: Context, recording: bool) -> Outcome:
         Position(holders={alias: [name] for alias, name in context.old.aliases().items()}).save(switchover.position_path(context))
     snapshots.remove_left(context, "copy", context.old)
     copied: dict[str, Any] = {}
-    done = _copied(context)
+    done = preflight.copied(context)
     there = context.new.collections()
     for name in context.old.collections():
         if name in done and name in there:
@@ -125,7 +124,7 @@ def _count(server: Qdrant, name: str) -> int | None:
 def plan_undo(context: Context) -> Sequence[Sentence]:
     """What undoing would remove."""
     there, recording = _there(context), context.gate.state().recording
-    ours = sorted(_ours(context)) if there is not None else []
+    ours = sorted(preflight.ours(context)) if there is not None else []
     if not ours and not recording:
         return []
     return [
@@ -142,7 +141,7 @@ def undo(context: Context) -> Outcome:
 
     A new server that does not answer is no reason to go on recording: what is on it stays, and is said.
     """
-    there, flags, ours = _there(context), context.gate.state(), _ours(context)
+    there, flags, ours = _there(context), context.gate.state(), preflight.ours(context)
     if not flags.recording and not ours:
         return Outcome(changed=False, sentences=[f"Nothing of a copy is on {context.new.name}, and nothing is recorded."])
     serving.need_old_serves(context)
@@ -175,81 +174,6 @@ def _there(context: Context) -> set[str] | None:
         return set(context.new.collections())
     except Unreachable:
         return None
-
-
-def refuse_unsafe(context: Context) -> None:
-    """Refused, with every reason, where something cannot be moved safely."""
-    version = need_same_version(context.old, context.new)
-    if bad := releases.known_bad(version):
-        raise Refused(bad, "Upgrade both servers one minor release at a time first.")
-    if careful := releases.warning(version):
-        context.ui.say(careful)
-    _refuse_other_access(context)
-    reasons = unsafe(context)
-    if reasons:
-        raise Refused(f"Not begun: {'; '.join(reasons)}.", "Remove these reasons first; nothing was changed.")
-
-
-def _refuse_other_access(context: Context) -> None:
-    """Refused where applications would not be let in by the new server as by the old one."""
-    found = access.objections_now(context.old, context.new, context.site, context.credentials)
-    access.refuse(found, doing="Nothing was copied")
-
-
-def unsafe(context: Context) -> list[str]:
-    """Every reason against moving, in words."""
-    reasons: list[str] = []
-    if context.site.qdrant.access == "keys" and context.credentials.get("QDRANT_READ_ONLY_API_KEY") is None:
-        reasons.append("there is no read-only key (QDRANT_READ_ONLY_API_KEY), with which the new server fetches the snapshots")
-    servers = [context.old, *([context.new] if _answers(context.new) else [])]
-    clustered = [s.name for s in servers if (s.ask("GET", "/cluster") or {}).get("status") == "enabled"]
-    reasons += [f"{name} is part of a cluster, which this tool does not move" for name in clustered]
-    for name in context.old.collections():
-        with suppress(NotThere):  # deleted meanwhile
-            reasons += limits.reasons_against(name, context.old.info(name), context.old.shard_keys(name))
-    grpc = left_behind.watch_grpc(context.old, context.site.limits.bypass_watch_seconds, writes=True)
-    if grpc.uses:
-        counted = ", ".join(map(str, grpc.uses))
-        reasons.append(f"applications write to {context.old.name} through gRPC ({counted} within {grpc.seconds:.0f} s)")
-    strangers = sorted(set(context.new.collections()) - _ours(context)) if context.new in servers else []
-    if strangers:
-        reasons.append(f"{context.new.name} already has data that this tool did not copy: {', '.join(strangers)}")
-    return reasons
-
-
-def _answers(server: Qdrant) -> bool:
-    """Whether the server runs; before the deployment the new one does not."""
-    try:
-        server.version()
-    except Unreachable:
-        return False
-    return True
-
-
-def _ours(context: Context) -> set[str]:
-    """Collections on the new server that this tool made there, finished or not, and has not removed again."""
-    found: set[str] = set()
-    removing: dict[int, str] = {}
-    for entry in context.journal.entries():
-        if entry.kind == "intent" and entry.act.endswith(".recover"):
-            found.add(entry.before["collection"])
-        elif entry.kind == "intent" and entry.act == "copy.remove":
-            removing[entry.seq] = entry.before["collection"]
-        elif entry.kind == "done" and entry.act == "copy.remove":
-            # Whatever has this name from now on is somebody else's.
-            found.discard(removing.get(entry.of or 0, ""))
-    return found
-
-
-def _copied(context: Context) -> set[str]:
-    """Collections whose copy is complete and was begun after recording."""
-    found: set[str] = set()
-    for entry in context.journal.entries():
-        if entry.act in {events.COPY_BEGUN, events.COPY_UNDONE}:
-            found.clear()
-        elif entry.act == events.COPIED:
-            found.add(entry.extra["collection"])
-    return found
 
 
 def _step(_site: Site) -> Step:

@@ -28,12 +28,11 @@ from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.dns.names import Found
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.proxmox import activity, firewall, identity, privileges, references, vzdump
-from cutover.proxmox.identity import Identity
 from cutover.replication import left_behind
+from cutover.state import approvals
 
 if TYPE_CHECKING:
     from cutover.context import Context
-    from cutover.core.journal import Entry
     from cutover.proxmox.references import Facts
     from cutover.site.schema import Guest, Site
 
@@ -44,73 +43,6 @@ BACKUPS = 3
 
 
 # -- what the journal knows -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Approval:
-    """What the operator agreed to: this guest, with these addresses. ``purpose`` names its final backup."""
-
-    at: str
-    identity: Identity
-    addresses: tuple[str, ...]
-    facts: Mapping[str, Any]
-    purpose: str
-
-
-#: What in the journal says that a guest is down: that we stopped it, or that we saw it stopped.
-_DOWN = frozenset({"decommission.stop", "decommission.seen-stopped"})
-
-
-def _vmid(entry: Entry) -> int | None:
-    for place in (entry.extra, entry.before, entry.after):
-        if isinstance(place, dict) and "vmid" in place:
-            return int(place["vmid"])
-    return None
-
-
-def _mine(context: Context, vmid: int) -> list[Entry]:
-    """The journal's lines about this guest since its approval was last withdrawn, oldest first."""
-    found: list[Entry] = []
-    intents: dict[int, int | None] = {}
-    for entry in context.journal.acts("decommission"):
-        if entry.kind == "intent":
-            intents[entry.seq] = _vmid(entry)
-        about = intents.get(entry.of) if entry.of is not None else _vmid(entry)
-        if about != vmid:
-            continue
-        if entry.act == "decommission.withdrawn":
-            found = []
-        else:
-            found.append(entry)
-    return found
-
-
-def _last(context: Context, vmid: int, act: str, *kinds: str) -> Entry | None:
-    return next((e for e in reversed(_mine(context, vmid)) if e.act == act and e.kind in kinds), None)
-
-
-def approval(context: Context, guest: Guest) -> Approval | None:
-    """What was agreed to for this guest, or None."""
-    note = _last(context, guest.vmid, "decommission.approved", "note")
-    if note is None:
-        return None
-    facts = note.extra["facts"]
-    return Approval(note.at, Identity.from_json(facts["identity"]), tuple(facts["addresses"]), facts, f"final-{note.seq}")
-
-
-def deletion_begun(context: Context, guest: Guest) -> bool:
-    """Whether this tool sent the deletion of this guest."""
-    return _last(context, guest.vmid, "decommission.delete", "intent") is not None
-
-
-def _deleted(context: Context, guest: Guest) -> bool:
-    """Whether the journal says that the deletion was seen to have happened."""
-    return _last(context, guest.vmid, "decommission.delete", "done") is not None
-
-
-def completed(context: Context, guest: Guest) -> bool:
-    """Whether nothing is left to do for this guest."""
-    return _last(context, guest.vmid, "decommission.gone", "note") is not None
 
 
 def _seconds(at: str) -> float:
@@ -150,10 +82,10 @@ def survey(context: Context) -> tuple[dict[int, Facts], list[str]]:
     against: list[str] = []
     seen = references.look(context)
     for guest in context.site.guests.to_decommission():
-        facts = None if _deleted(context, guest) else references.collect(context, guest, seen)
-        agreed = approval(context, guest)
+        facts = None if approvals.deleted(context, guest) else references.collect(context, guest, seen)
+        agreed = approvals.approval(context, guest)
         if facts is None:
-            if not deletion_begun(context, guest):
+            if not approvals.deletion_begun(context, guest):
                 against.append(f"{guest} does not exist, and this tool did not delete it.")
             continue
         found[guest.vmid] = facts
@@ -175,16 +107,20 @@ def survey(context: Context) -> tuple[dict[int, Facts], list[str]]:
     return found, against
 
 
-def _speaks_against(context: Context, guest: Guest, facts: Facts, agreed: Approval | None) -> list[str]:
+def _speaks_against(context: Context, guest: Guest, facts: Facts, agreed: approvals.Approval | None) -> list[str]:
     addresses = agreed.addresses if agreed is not None else ()
-    return references.refusals(facts, deleting=deletion_begun(context, guest), addresses=addresses)
+    return references.refusals(facts, deleting=approvals.deletion_begun(context, guest), addresses=addresses)
 
 
 def _running_again(context: Context, guest: Guest, facts: Facts) -> list[str]:
     if facts.status != "running":
         return []
-    acts = [e for e in _mine(context, guest.vmid) if e.act in {*_DOWN, "decommission.start-again"} and e.kind in {"done", "note"}]
-    if not acts or acts[-1].act not in _DOWN:
+    acts = [
+        e
+        for e in approvals.lines(context, guest.vmid)
+        if e.act in {*approvals.DOWN, "decommission.start-again"} and e.kind in {"done", "note"}
+    ]
+    if not acts or acts[-1].act not in approvals.DOWN:
         return []
     since = f"{guest} is running again, although it was stopped on {acts[-1].at}: somebody needs it."
     return [f"{since} Find out who. Stopping it in Proxmox begins the soak time anew; `cutover undo decommission` gives it back."]
@@ -193,12 +129,12 @@ def _running_again(context: Context, guest: Guest, facts: Facts) -> list[str]:
 def _going(context: Context, guests: Sequence[Guest], facts: Mapping[int, Facts]) -> firewall.Going:
     addresses: set[str] = set()
     for guest in guests:
-        agreed = approval(context, guest)
+        agreed = approvals.approval(context, guest)
         addresses |= set(agreed.addresses) if agreed is not None else set()
         if agreed is None and guest.vmid in facts:
             addresses |= set(facts[guest.vmid].addresses)
     vmids = frozenset(g.vmid for g in guests)
-    later = frozenset(g.vmid for g in context.site.guests.to_decommission() if not completed(context, g)) - vmids
+    later = frozenset(g.vmid for g in context.site.guests.to_decommission() if not approvals.completed(context, g)) - vmids
     scratch = vzdump.left_over(context)  # a copy of one of them, with its rules, from an interrupted test restore
     return firewall.Going(vmids | ({scratch} if scratch else set()), frozenset(addresses), later)
 
@@ -213,7 +149,7 @@ def _unasked(context: Context, removal: firewall.Removal, names: Found) -> list[
 
     An address is free while its guest is down, and whoever gets it brings rules and names of his own.
     """
-    notes = [_last(context, g.vmid, "decommission.approved", "note") for g in context.site.guests.to_decommission()]
+    notes = [approvals.last(context, g.vmid, "decommission.approved", "note") for g in context.site.guests.to_decommission()]
     shown = [note.extra["shown"] for note in notes if note is not None and "shown" in note.extra]
     if not shown:
         return []
@@ -280,11 +216,11 @@ def _row(what: str, now: str, wanted: str) -> dict[str, str]:
 
 
 def _state(context: Context, guest: Guest, facts: Facts | None) -> str:
-    if completed(context, guest):
+    if approvals.completed(context, guest):
         return "gone"
     if facts is None:
         return "deleted"
-    if facts.status == "running" or approval(context, guest) is None:
+    if facts.status == "running" or approvals.approval(context, guest) is None:
         return facts.status
     since = _stopped_since(context, guest)
     return f"stopped since {_utc(since.ours)}" if since is not None else facts.status
@@ -293,7 +229,7 @@ def _state(context: Context, guest: Guest, facts: Facts | None) -> str:
 def plan(context: Context) -> Sequence[Sentence]:
     """What would be done now, and what speaks against it; empty when all of it was done. Reads only."""
     guests = context.site.guests.to_decommission()
-    if all(completed(context, guest) for guest in guests):
+    if all(approvals.completed(context, guest) for guest in guests):
         return []
     data = overview(context)
     undo = "`cutover undo decommission` starts it again"
@@ -335,7 +271,7 @@ def plan(context: Context) -> Sequence[Sentence]:
 def do(context: Context) -> Outcome:
     """Go as far as is allowed now: stop, soak, or delete. :class:`Refused` before anything is changed, :class:`Failed` after."""
     guests = context.site.guests.to_decommission()
-    if all(completed(context, guest) for guest in guests):
+    if all(approvals.completed(context, guest) for guest in guests):
         return Outcome(False, ["They were given back already."])
     validated(context)
     _await_begun(context, guests)
@@ -345,7 +281,7 @@ def do(context: Context) -> Outcome:
     verdict = firewall.resolve(rules, going, _begun(context))
     names = context.dns.find(sorted(going.addresses), [g.name for g in guests])
     against += [*verdict.in_the_way, *_unasked(context, verdict.removal, names)]
-    if not any(deletion_begun(context, guest) for guest in guests):
+    if not any(approvals.deletion_begun(context, guest) for guest in guests):
         # Deleting a guest takes the rights on its id along, so this can only be asked before the first one.
         against += [f"The token lacks {sentence}." for sentence in privileges.missing(context, "decommission")]
     if against:
@@ -356,7 +292,7 @@ def do(context: Context) -> Outcome:
         _ask(context, guest, known, going.vmids)
     shown = {"firewall": firewall.sentences(verdict.removal), "names": _keys(names)}
     for guest, known in there:
-        if approval(context, guest) is None:
+        if approvals.approval(context, guest) is None:
             agreed_to = {"vmid": guest.vmid, "facts": known.as_json(), "shown": shown}
             context.journal.note("decommission.approved", f"{guest} may be deleted", **agreed_to)
     stopped = [_stop(context, guest) for guest in guests if guest.vmid in facts]
@@ -374,7 +310,7 @@ def do(context: Context) -> Outcome:
     sentences: list[str] = []
     before = {guest.vmid: facts[guest.vmid].status if guest.vmid in facts else "deleted" for guest in guests}
     for guest in guests:
-        if completed(context, guest):
+        if approvals.completed(context, guest):
             continue
         said, waiting = _give_back(context, guest)
         sentences += said
@@ -401,7 +337,7 @@ def do(context: Context) -> Outcome:
 def _await_begun(context: Context, guests: Sequence[Guest]) -> None:
     """Wait for what an earlier run began with these guests and Proxmox still carries out: its locks are no foreign ones."""
     for guest in guests:
-        if approval(context, guest) is None or completed(context, guest):
+        if approvals.approval(context, guest) is None or approvals.completed(context, guest):
             continue
         for upid in context.proxmox.running_tasks(("vzshutdown", "vzstart", "vzdump", "vzdestroy"), guest.vmid):
             context.ui.say(f"A task of an earlier run still works on {guest}; waiting for it.")
@@ -498,7 +434,7 @@ class Down:
 def _stopped_since(context: Context, guest: Guest) -> Down | None:
     """Since when the guest is known to be down: the first time that this tool saw it so after its last start, or None."""
     started = _started(context, guest)
-    lines = [e for e in _mine(context, guest.vmid) if e.act in _DOWN and e.kind in {"done", "note"}]
+    lines = [e for e in approvals.lines(context, guest.vmid) if e.act in approvals.DOWN and e.kind in {"done", "note"}]
     for entry in lines:
         said = entry.after or entry.extra
         # Each line has the start that was known then, because our clock and Proxmox' may differ.
@@ -539,11 +475,11 @@ def _soaking(context: Context, guests: Sequence[Guest]) -> str | None:
 
 def _give_back(context: Context, guest: Guest) -> tuple[list[str], str | None]:
     """Sentences, and until when to wait where somebody used the guest meanwhile (nothing of it is deleted then), else None."""
-    agreed = approval(context, guest)
+    agreed = approvals.approval(context, guest)
     if agreed is None:
         raise Refused(f"{guest} was not approved; nothing of it was deleted.")
     said: list[str] = []
-    if identity.read(context, guest) is not None and not _deleted(context, guest):
+    if identity.read(context, guest) is not None and not approvals.deleted(context, guest):
         waiting = _delete_as_backed_up(context, guest, agreed, said)
         if waiting is not None:
             return said, waiting
@@ -551,7 +487,7 @@ def _give_back(context: Context, guest: Guest) -> tuple[list[str], str | None]:
         _see_deleted(context, guest)
     _forget_names_that_waited(context, guest)
     left = references.left_behind(context, guest.vmid)
-    note = _last(context, guest.vmid, "decommission.backup", "note")
+    note = approvals.last(context, guest.vmid, "decommission.backup", "note")
     kept = note.extra["archive"]["volid"] if note is not None else "unknown"
     context.journal.note("decommission.gone", f"{guest} is given back", vmid=guest.vmid, left_behind=left, backup=kept)
     _write_undo(context)
@@ -559,7 +495,7 @@ def _give_back(context: Context, guest: Guest) -> tuple[list[str], str | None]:
     return [sentence, *said, *(f"Left behind, for you to judge: {volume}." for volume in left)], None
 
 
-def _delete_as_backed_up(context: Context, guest: Guest, agreed: Approval, said: list[str]) -> str | None:
+def _delete_as_backed_up(context: Context, guest: Guest, agreed: approvals.Approval, said: list[str]) -> str | None:
     """F6: delete the guest as its final backup holds it. Until when to wait, where somebody needed it meanwhile; else None.
 
     Whether it was used since is asked last of all, right before the deletion: backing up, restoring on trial and putting rules
@@ -587,7 +523,7 @@ def _delete_as_backed_up(context: Context, guest: Guest, agreed: Approval, said:
     )
 
 
-def _unchanged(context: Context, guest: Guest, agreed: Approval) -> None:
+def _unchanged(context: Context, guest: Guest, agreed: approvals.Approval) -> None:
     """F4: the guest is the approved one, stopped, and nothing new speaks against deleting it."""
     here = references.collect(context, guest)
     if here is None:
@@ -595,7 +531,7 @@ def _unchanged(context: Context, guest: Guest, agreed: Approval) -> None:
     wrong = agreed.identity.differences(here.identity)
     wrong += _speaks_against(context, guest, here, agreed)
     wrong += [f"it is {here.status}"] if here.status != "stopped" else []
-    if not deletion_begun(context, guest):
+    if not approvals.deletion_begun(context, guest):
         wrong += _other_volumes(agreed.facts["config"], here.config)
     if wrong:
         raise Refused(f"{guest} was not deleted: {references.in_words(wrong)}.", "Look at it, then run the command again.")
@@ -607,14 +543,14 @@ def _other_volumes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     return [f"it has the volume {there[key]} as {key} since" for key in sorted(set(there) - set(was))]
 
 
-def _final_backup(context: Context, guest: Guest, agreed: Approval) -> vzdump.Archive:
+def _final_backup(context: Context, guest: Guest, agreed: approvals.Approval) -> vzdump.Archive:
     """F3: a protected backup of the guest as it is now, that was restored on trial once."""
     # One that was made before somebody started the guest once more lacks what was written then.
     fresh = activity.unchanged_from(context.proxmox.tasks(vmid=guest.vmid))
     _let_pass(context, fresh)
     archive = vzdump.make(context, guest, purpose=agreed.purpose, mode="stop", after=fresh)
     proofs = vzdump.verify(context, guest, archive, agreed.facts["config"])
-    known = _last(context, guest.vmid, "decommission.backup", "note")
+    known = approvals.last(context, guest.vmid, "decommission.backup", "note")
     if known is not None and known.extra["archive"] == archive.as_json():
         return archive
     proofs += vzdump.try_restore(context, guest, archive, agreed.facts["config"])
@@ -634,7 +570,7 @@ def _let_pass(context: Context, moment: float) -> None:
 
 def _up_to(context: Context, guest: Guest) -> list[Guest]:
     """The guest and those that are gone already: a rule about two of them goes with the second."""
-    return [g for g in context.site.guests.to_decommission() if completed(context, g) or g.vmid == guest.vmid]
+    return [g for g in context.site.guests.to_decommission() if approvals.completed(context, g) or g.vmid == guest.vmid]
 
 
 def _forget(context: Context, guest: Guest) -> list[str]:
@@ -676,7 +612,7 @@ def _forget_names_that_waited(context: Context, guest: Guest) -> None:
         firewall.carry_out(context.proxmox, context.guard, rules, removal)
 
 
-def _delete(context: Context, guest: Guest, agreed: Approval, archive: vzdump.Archive) -> None:
+def _delete(context: Context, guest: Guest, agreed: approvals.Approval, archive: vzdump.Archive) -> None:
     before = {"vmid": guest.vmid, "identity": agreed.identity.as_json(), "backup": archive.volid}
     context.ui.say(f"Deleting {guest}.")
     with context.guard.act("decommission.delete", f"Delete {guest}", before=before) as act:
@@ -697,7 +633,7 @@ def _delete(context: Context, guest: Guest, agreed: Approval, archive: vzdump.Ar
 
 def _see_deleted(context: Context, guest: Guest) -> None:
     """The deletion was interrupted after it happened: write down that it was seen."""
-    if not _deleted(context, guest):
+    if not approvals.deleted(context, guest):
         with context.guard.act("decommission.delete", f"See that {guest} is deleted", before={"vmid": guest.vmid}) as act:
             act.after = {"vmid": guest.vmid, "gone": True}
 
@@ -709,9 +645,9 @@ def undo_record(context: Context) -> dict[str, Any]:
     """Everything that was there before, per guest: facts, firewall, names, final backup. JSON."""
     found = []
     for guest in context.site.guests.to_decommission():
-        agreed = approval(context, guest)
-        lines = _mine(context, guest.vmid)
-        backup = _last(context, guest.vmid, "decommission.backup", "note")
+        agreed = approvals.approval(context, guest)
+        lines = approvals.lines(context, guest.vmid)
+        backup = approvals.last(context, guest.vmid, "decommission.backup", "note")
         found.append(
             {
                 "guest": str(guest),
@@ -720,7 +656,7 @@ def undo_record(context: Context) -> dict[str, Any]:
                 "backup": backup.extra["archive"]["volid"] if backup is not None else None,
                 "firewall": [e.extra["undo"] for e in lines if e.act == "decommission.firewall.planned"],
                 "names": [e.extra["undo"] for e in lines if e.act == "decommission.dns.planned"],
-                "gone": completed(context, guest),
+                "gone": approvals.completed(context, guest),
             }
         )
     return {"site": context.site.name, "guests": found}
@@ -736,7 +672,7 @@ def _not_put_back(context: Context) -> list[tuple[Guest, list[Mapping[str, Any]]
     last = max((e.seq for e in context.journal.acts("decommission.put-back") if e.kind == "note"), default=0)
     found = []
     for guest in reversed(context.site.guests.to_decommission()):
-        lines = [e for e in _mine(context, guest.vmid) if e.seq > last]
+        lines = [e for e in approvals.lines(context, guest.vmid) if e.seq > last]
         rules = [e.extra["undo"] for e in reversed(lines) if e.act == "decommission.firewall.planned"]
         names = [e.extra["undo"] for e in lines if e.act == "decommission.dns.planned"]
         if rules or names:
@@ -766,7 +702,9 @@ def _still_there(context: Context) -> list[Guest]:
     return [
         g
         for g in guests
-        if approval(context, g) is not None and identity.read(context, g) is not None and not _deleted(context, g)
+        if approvals.approval(context, g) is not None
+        and identity.read(context, g) is not None
+        and not approvals.deleted(context, g)
     ]
 
 
@@ -795,8 +733,8 @@ def undo(context: Context) -> Outcome:
 
 
 def _as_before(context: Context, guest: Guest) -> None:
-    """Let a guest start with the host again and start it, where it did and ran; withdraw its approval."""
-    agreed = approval(context, guest)
+    """Let a guest start with the host again and start it, where it did and ran; withdraw its approvals.approval."""
+    agreed = approvals.approval(context, guest)
     if agreed is None:
         return
     if agreed.facts["config"].get("onboot") and not int(context.proxmox.config(guest).get("onboot") or 0):

@@ -17,6 +17,7 @@ from cutover.phases.phase import Outcome, Sentence
 from cutover.portainer.client import PROJECT, Answered, Stack, name_of
 from cutover.portainer.deployment import not_ours
 from cutover.replication import serving
+from cutover.state import deployment as state_of
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -39,7 +40,7 @@ def look(context: Context) -> Left:
     """What there is. :class:`Refused` where it is not this tool's, may be in use, or a name was given that is none of its."""
     server, name = context.portainer, context.site.portainer.stack
     server.need_sight()
-    stack, rows, volumes = server.stack(name), server.containers(name), our_volumes(context)
+    stack, rows, volumes = server.stack(name), server.containers(name), state_of.our_volumes(context)
     if stack is None and rows:
         raise Refused(
             f"There is a container of a Compose project {name!r} ({name_of(rows[0])}), but Portainer has no such stack: it is "
@@ -81,12 +82,6 @@ def _going(context: Context, volumes: Sequence[str]) -> list[str]:
             f"Name all of them or none: {' '.join(f'--yes-destroy {volume}' for volume in volumes)}.",
         )
     return [volume for volume in volumes if volume in named]
-
-
-def our_volumes(context: Context) -> list[str]:
-    """The volumes that belong to the stack, whether or not it is there."""
-    name = context.site.portainer.stack
-    return sorted(v["Name"] for v in context.portainer.volumes() if (v.get("Labels") or {}).get(PROJECT) == name)
 
 
 def _named(context: Context) -> set[str]:
@@ -179,7 +174,7 @@ def remove_data(context: Context, only: Collection[str] | None = None) -> Outcom
     server, name = context.portainer, context.site.portainer.stack
     if server.containers(name):
         raise Refused(f"The stack {name} still has a container. Remove it first (`cutover undo deploy`).")
-    ours = [volume for volume in our_volumes(context) if only is None or volume in only]
+    ours = [volume for volume in state_of.our_volumes(context) if only is None or volume in only]
     if not ours:
         return Outcome(False, ["There are no volumes of it."])
     serving.need_old_serves(context)

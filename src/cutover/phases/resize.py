@@ -12,9 +12,9 @@ What others call: ``plan(run)``, ``do(run)``, ``plan_undo(run)``, ``undo(run)``,
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
@@ -23,91 +23,31 @@ from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.portainer.client import Picture, differences
 from cutover.proxmox import guest_disk, identity, privileges
+from cutover.proxmox import vm as vm_state
 from cutover.proxmox.client import AgentResult, ProxmoxRefused
 
 if TYPE_CHECKING:
     from cutover.context import Context
     from cutover.site.schema import Guest, Site, Sizes
 
-GIB = 1024**3
-MIB = 1024**2
 TASK_SECONDS = 600.0
 #: How long another one's hold on the configuration is waited for. (Proxmox itself waits 10 s.)
 BUSY_SECONDS = 60.0
-#: A file system keeps something for itself and partitions stand in front of it: this much less than the disk is still all of it.
-#: (ext4 leaves out its tables and the twentieth that it keeps for root.)
-FS_TOLERANCE = 0.08
 
 
 # -- what is there -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class State:
-    """The VM as Proxmox shows it: ``config`` is what it runs with, ``pending`` what waits for its next start."""
-
-    config: Mapping[str, Any]
-    pending: Mapping[str, Any]
-    status: Mapping[str, Any]
-    snapshots: tuple[str, ...] = ()
-
-    @property
-    def running(self) -> bool:
-        return self.status.get("status") == "running"
-
-
-def look(context: Context) -> State:
-    """Ask Proxmox about the VM."""
-    vm = context.site.guests.new
-    api = context.proxmox
-    rows = api.pending(vm)
-    names = [str(row["name"]) for row in api.list(f"{api.of(vm)}/snapshot") if row.get("name") != "current"]
-    pending = {str(row["key"]): None if row.get("delete") else row.get("pending") for row in rows}
-    return State(api.config(vm), pending, api.status(vm), tuple(names))
-
-
-def size_bytes(text: str) -> int:
-    """``100G`` in bytes, as drives name their size; :class:`Refused` where it is no size."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", text.strip())
-    if match is None:
-        raise Refused(f"Proxmox shows the size {text!r}, which is not a size this tool knows.")
-    return int(float(match[1]) * {"": 1, "K": 1024, "M": MIB, "G": GIB, "T": 1024 * GIB}[match[2]])
-
-
-def drive(config: Mapping[str, Any], name: str) -> dict[str, str]:
-    """A drive's options, its volume under ``volume``; empty where there is no such drive."""
-    if name not in config:
-        return {}
-    first, *rest = str(config[name]).split(",")
-    return {"volume": first.removeprefix("file="), **dict(part.split("=", 1) for part in rest if "=" in part)}
-
-
-def disk_bytes(config: Mapping[str, Any], name: str) -> int | None:
-    """The size of a drive, or None where it has none."""
-    size = drive(config, name).get("size")
-    return None if size is None else size_bytes(size)
-
-
-def mib(value: Any) -> int:
-    """A number of cores or of MiB as a configuration writes it, ``current=8192`` as well."""
-    return int(str(value).removeprefix("current=").split(",")[0])
-
-
-def sizes_of(config: Mapping[str, Any], disk: str) -> tuple[int, int, int]:
-    """(cores, memory in MiB, disk in GiB) that a configuration says; a missing number is Proxmox's default."""
-    return int(config.get("cores", 1)), mib(config.get("memory", 512)), (disk_bytes(config, disk) or 0) // GIB
-
-
 # -- what speaks against it ----------------------------------------------------------------------
 
 
-def refusals(vm: Guest, state: State, wanted: Sizes, disk: str, *, undoing: bool = False) -> list[str]:
+def refusals(vm: Guest, state: vm_state.State, wanted: Sizes, disk: str, *, undoing: bool = False) -> list[str]:
     """Every reason not to resize this VM as it is now, as sentences. Pure.
 
     ``undoing`` leaves out what only concerns growing.
     """
     config, said = state.config, []
-    cores, memory, size = sizes_of(config, disk)
+    cores, memory, size = vm_state.sizes_of(config, disk)
     if config.get("lock"):
         said.append(f"{vm} is locked ({config['lock']}): something else works on it.")
     if _on(config.get("template")):
@@ -116,7 +56,7 @@ def refusals(vm: Guest, state: State, wanted: Sizes, disk: str, *, undoing: bool
         said.append(f"{vm} is managed by HA, which would start or move it while it is being changed.")
     ours = {"cores": wanted.cores, "memory": wanted.memory_mb}
     for key, value in sorted(state.pending.items()):
-        if key not in ours or value is None or (mib(value) != ours[key] and not undoing):
+        if key not in ours or value is None or (vm_state.mib(value) != ours[key] and not undoing):
             what = "its removal" if value is None else f"{value}"
             said.append(f"A change of {key} ({what}) waits for the next start of {vm} already; a reboot would apply it too.")
     if str(config.get("sockets", 1)) != "1":
@@ -150,9 +90,9 @@ def refusals(vm: Guest, state: State, wanted: Sizes, disk: str, *, undoing: bool
     return said + _about_disk(vm, state, wanted, disk, size, cores, memory)
 
 
-def _about_disk(vm: Guest, state: State, wanted: Sizes, disk: str, size: int, cores: int, memory: int) -> list[str]:
+def _about_disk(vm: Guest, state: vm_state.State, wanted: Sizes, disk: str, size: int, cores: int, memory: int) -> list[str]:
     said = []
-    options = drive(state.config, disk)
+    options = vm_state.drive(state.config, disk)
     if not options:
         said.append(f"{vm} has no disk {disk}.")
     elif options.get("media") == "cdrom" or options["volume"].startswith("/"):
@@ -200,9 +140,9 @@ class Row:
         return f" {unit}" if unit else ""
 
 
-def table(state: State, wanted: Sizes, disk: str) -> list[Row]:
+def table(state: vm_state.State, wanted: Sizes, disk: str) -> list[Row]:
     """What is, what waits, and what is wanted. Pure."""
-    cores, memory, size = sizes_of(state.config, disk)
+    cores, memory, size = vm_state.sizes_of(state.config, disk)
     return [
         Row("cores", str(cores), str(state.pending.get("cores") or cores), str(wanted.cores)),
         Row("memory (MB)", str(memory), str(state.pending.get("memory") or memory), str(wanted.memory_mb)),
@@ -213,101 +153,10 @@ def table(state: State, wanted: Sizes, disk: str) -> list[Row]:
 # -- what the VM itself sees ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Inside:
-    """What the guest agent says: CPUs online, memory in MiB, and the file system at the mount point (bytes, type, device).
-
-    ``disk_bytes`` is the disk below it as the VM sees it, ``unused`` what of that belongs to no partition; None where the
-    kernel's files inside cannot be read.
-    """
-
-    cores: int
-    memory_mb: int
-    fs_bytes: int
-    fs_type: str
-    device: str
-    fs: guest_disk.Mounted = field(default=guest_disk.Mounted("", "", "", 0), repr=False)
-    disk_bytes: int | None = None
-    unused: int | None = None
-
-
-def seen_inside(context: Context) -> Inside:
-    """Ask the guest agent. Installed memory is counted in blocks, so that ballooning cannot hide or feign it."""
-    vm, api = context.site.guests.new, context.proxmox
-    mount = context.site.resize.mount_point
-
-    def agent(command: str) -> Any:
-        return dict(api.get(f"{api.of(vm)}/agent/{command}")).get("result")
-
-    try:
-        cpus = [cpu for cpu in agent("get-vcpus") or [] if cpu.get("online")]
-        blocks = [block for block in agent("get-memory-blocks") or [] if block.get("online")]
-        size = int((agent("get-memory-block-info") or {}).get("size") or 0)
-        systems = agent("get-fsinfo") or []
-    except ProxmoxRefused as error:
-        raise Refused(
-            f"{vm} cannot be asked from inside: {error.sentence}",
-            "Install and start qemu-guest-agent in the VM, and set agent=1.",
-        ) from None
-    found = guest_disk.mounted(systems, mount)
-    if found is None:
-        raise Refused(f"Nothing is mounted at {mount} inside {vm}.", "Correct resize.mount_point in site.yaml.")
-    where = None
-    with suppress(Refused):  # then the file system's own size has to do
-        where = guest_disk.place(_reader(context), found)
-    return Inside(
-        len(cpus),
-        len(blocks) * size // MIB,
-        found.size,
-        found.fs_type,
-        found.name,
-        found,
-        where.size if where is not None else None,
-        where.unused if where is not None else None,
-    )
-
-
-def not_yet(inside: Inside, wanted: Sizes, mount: str) -> list[str]:
-    """What the VM does not see of what was wanted, as sentences. Pure.
-
-    A file system says less than its disk has (an ext4 that fills 132 GiB says 123), so the disk and what of it is unused are
-    what counts, and the file system only has to have most of it.
-    """
-    said = []
-    if inside.cores != wanted.cores:
-        said.append(f"it sees {inside.cores} cores instead of {wanted.cores}")
-    # A kernel keeps a little memory out of its blocks at boot on some machines: one block of 128 MB may be missing.
-    if not wanted.memory_mb - 128 <= inside.memory_mb <= wanted.memory_mb + 128:
-        said.append(f"it sees {inside.memory_mb} MB of memory instead of {wanted.memory_mb}")
-    if inside.disk_bytes is not None and inside.disk_bytes < wanted.disk_gb * GIB:
-        said.append(f"it sees a disk of {inside.disk_bytes / GIB:.1f} GB instead of {wanted.disk_gb} GB")
-    elif inside.unused is not None and inside.unused > guest_disk.SLACK:
-        said.append(f"{inside.unused / GIB:.1f} GB of its {wanted.disk_gb} GB disk belong to no partition")
-    least = int(wanted.disk_gb * GIB * (1 - FS_TOLERANCE))
-    if inside.fs_bytes < least:
-        said.append(f"the file system at {mount} has {inside.fs_bytes / GIB:.1f} GB of the {wanted.disk_gb} GB disk")
-    return said
-
-
 # -- growing inside ------------------------------------------------------------------------------
 
 #: What the programs say, by exit code, when there is nothing left to do: growpart's NOCHANGE, lvextend's "matches existing size".
 _NOTHING_TO_DO = {"growpart": (1, "NOCHANGE"), "lvextend": (5, "matches existing size")}
-
-
-def _reader(context: Context) -> guest_disk.Reader:
-    """Reads files inside the VM through the guest agent, which changes nothing. :class:`Refused` where it does not read them."""
-    vm, api = context.site.guests.new, context.proxmox
-
-    def read(path: str) -> str | None:
-        try:
-            return str(dict(api.get(f"{api.of(vm)}/agent/file-read", file=path)).get("content") or "")
-        except ProxmoxRefused as error:
-            if "No such file" in error.sentence:
-                return None
-            raise Refused(f"The guest agent of {vm} does not read files: {error.sentence}") from None
-
-    return read
 
 
 def _agent_may_execute(context: Context) -> bool:
@@ -318,14 +167,14 @@ def _agent_may_execute(context: Context) -> bool:
     return listed.get("guest-exec", True) is not False
 
 
-def growable(context: Context, inside: Inside) -> tuple[list[str], list[str]]:
+def growable(context: Context, inside: vm_state.Inside) -> tuple[list[str], list[str]]:
     """Whether the file system can follow its disk when that grows: (what speaks against it, what cannot be seen). Reads only."""
     vm, disk = context.site.guests.new, context.site.resize.disk
     unseen: list[str] = []
     where: guest_disk.Place | None = None
     missing: list[str] = []
     try:
-        read = _reader(context)
+        read = vm_state.reader(context)
         where = guest_disk.place(read, inside.fs)
         if where is None:
             unseen.append(f"how the disk of {vm} is divided")
@@ -339,7 +188,7 @@ def growable(context: Context, inside: Inside) -> tuple[list[str], list[str]]:
     return [f"{vm} cannot be grown inside: {one}." for one in against], unseen
 
 
-def _need_growable(context: Context, inside: Inside) -> None:
+def _need_growable(context: Context, inside: vm_state.Inside) -> None:
     """Ask inside, with programs that change nothing, what files alone did not tell; :class:`Refused` before the disk grows."""
     vm, resize = context.site.guests.new, context.site.resize
 
@@ -350,7 +199,7 @@ def _need_growable(context: Context, inside: Inside) -> None:
     what = f"Look whether {resize.mount_point} inside {vm} can be grown"
     with context.guard.act("resize.look-inside", what, passing=True) as act:
         try:
-            where = guest_disk.place(_reader(context), inside.fs)
+            where = guest_disk.place(vm_state.reader(context), inside.fs)
         except Refused:
             where = guest_disk.place(read, inside.fs)
         names = guest_disk.needed(inside.fs, where)
@@ -367,7 +216,7 @@ def _layout(context: Context) -> guest_disk.Layout:
     asked = _exec(context, guest_disk.LSBLK)
     if asked.code != 0:
         raise Failed(f"lsblk inside {vm} failed: {asked.said}.")
-    return guest_disk.layout(asked.out, mount, zfs=seen_inside(context).fs_type == "zfs")
+    return guest_disk.layout(asked.out, mount, zfs=vm_state.seen_inside(context).fs_type == "zfs")
 
 
 def grow_inside(context: Context) -> list[str]:
@@ -375,7 +224,7 @@ def grow_inside(context: Context) -> list[str]:
     vm, mount = context.site.guests.new, context.site.resize.mount_point
     found, pool, vdev = _layout(context), "", ""
     if found.fs_type == "zfs_member":
-        pool = seen_inside(context).device.partition("/")[0]
+        pool = vm_state.seen_inside(context).device.partition("/")[0]
         devices = guest_disk.vdevs(_exec(context, ["/usr/sbin/zpool", "list", "-vHP", pool]).out)
         if len(devices) != 1:
             raise Failed(
@@ -434,7 +283,7 @@ def _exec_once(context: Context, argv: Sequence[str]) -> AgentResult:
 # -- the phase -----------------------------------------------------------------------------------
 
 
-def _need_no_refusal(context: Context, state: State, *, undoing: bool = False) -> None:
+def _need_no_refusal(context: Context, state: vm_state.State, *, undoing: bool = False) -> None:
     vm, resize = context.site.guests.new, context.site.resize
     wanted = resize.before if undoing else resize.after
     said = [f"{vm} is not the guest that is meant: {one}." for one in identity.not_meant(context, vm)]
@@ -450,9 +299,9 @@ def _need_no_refusal(context: Context, state: State, *, undoing: bool = False) -
 
 def overview(context: Context) -> dict[str, Any]:
     """The plan as data: what is, what waits, what is wanted, what the VM sees itself, and what speaks against it. Reads only."""
-    vm, resize, state = context.site.guests.new, context.site.resize, look(context)
+    vm, resize, state = context.site.guests.new, context.site.resize, vm_state.look(context)
     try:
-        inside: dict[str, Any] = facts(seen_inside(context))
+        inside: dict[str, Any] = vm_state.facts(vm_state.seen_inside(context))
     except CutoverError as error:
         inside = {"unknown": error.sentence}
     return {
@@ -469,13 +318,13 @@ def overview(context: Context) -> dict[str, Any]:
 def plan(context: Context) -> list[Sentence]:
     """What would be done now. :class:`Refused` with every reason against it; empty where there is nothing to do."""
     vm, resize = context.site.guests.new, context.site.resize
-    state = look(context)
+    state = vm_state.look(context)
     if _reboot_begun(context) and _coming_up(context, state):
         return [Sentence(f"Wait for the reboot of {vm} that was begun, then go on")]
     _need_no_refusal(context, state)
     rows = table(state, resize.after, resize.disk)
-    inside = seen_inside(context)
-    missing = not_yet(inside, resize.after, resize.mount_point)
+    inside = vm_state.seen_inside(context)
+    missing = vm_state.not_yet(inside, resize.after, resize.mount_point)
     if not any(row.differs for row in rows) and not missing:
         return []
     if any(row.differs for row in rows):
@@ -504,7 +353,8 @@ def plan(context: Context) -> list[Sentence]:
     if any("disk" in one or "file system" in one for one in missing):
         sentences.append(
             Sentence(
-                f"Grow {inside.fs_type} at {resize.mount_point} inside {vm} from {inside.fs_bytes / GIB:.1f} GB to its disk's "
+                f"Grow {inside.fs_type} at {resize.mount_point} inside {vm} from {inside.fs_bytes / vm_state.GIB:.1f} "
+                f"GB to its disk's "
                 "size, and prove it from inside.",
                 changes=f"partition and file system of {inside.device} inside {vm}",
                 undo="stays grown",
@@ -513,9 +363,9 @@ def plan(context: Context) -> list[Sentence]:
     return sentences
 
 
-def _has_to_grow(rows: Sequence[Row], inside: Inside, resize: Any) -> bool:
+def _has_to_grow(rows: Sequence[Row], inside: vm_state.Inside, resize: Any) -> bool:
     """Whether the disk or the file system inside is smaller than wanted."""
-    small = any("disk" in one or "file system" in one for one in not_yet(inside, resize.after, resize.mount_point))
+    small = any("disk" in one or "file system" in one for one in vm_state.not_yet(inside, resize.after, resize.mount_point))
     return small or any(row.differs for row in rows if row.what.startswith("disk"))
 
 
@@ -538,69 +388,68 @@ def do(context: Context) -> Outcome:
         if earlier is not None:
             return Outcome(True, _compared(context, earlier))
         return Outcome(False, [f"{vm} sees {wanted.cores} cores, {wanted.memory_mb} MB and {wanted.disk_gb} GB already."])
-    before, seen = look(context), seen_inside(context)
+    before, seen = vm_state.look(context), vm_state.seen_inside(context)
     said: list[str] = []
     if _has_to_grow(table(before, wanted, resize.disk), seen, resize):
         _need_growable(context, seen)
     identity.remember(context, vm)
     said += _set_sizes(context, before, wanted)
     said += _grow_disk(context, wanted.disk_gb)
-    state = look(context)
-    if sizes_of(state.config, resize.disk)[:2] != (wanted.cores, wanted.memory_mb):
+    state = vm_state.look(context)
+    if vm_state.sizes_of(state.config, resize.disk)[:2] != (wanted.cores, wanted.memory_mb):
         said += _reboot(context)
     elif earlier is not None:
         said += _compared(context, earlier)
-    state = look(context)
-    cores, memory, size = sizes_of(state.config, resize.disk)
+    state = vm_state.look(context)
+    cores, memory, size = vm_state.sizes_of(state.config, resize.disk)
     if (cores, memory, size) != (wanted.cores, wanted.memory_mb, wanted.disk_gb):
         raise Failed(f"{vm} runs with {cores} cores, {memory} MB and {size} GB after its reboot.", "Look at it in Proxmox.")
-    if not_yet(seen_inside(context), wanted, resize.mount_point):
+    if vm_state.not_yet(vm_state.seen_inside(context), wanted, resize.mount_point):
         with context.guard.act(
-            "resize.grow-inside", f"Grow the file system inside {vm}", before=facts(seen_inside(context))
+            "resize.grow-inside", f"Grow the file system inside {vm}", before=vm_state.facts(vm_state.seen_inside(context))
         ) as act:
             grown = grow_inside(context)
             act.after = grown
         if grown:
             said.append(f"Inside it, the file system was given the new room ({', '.join(one.split(':')[0] for one in grown)}).")
-    inside = seen_inside(context)
-    missing = not_yet(inside, wanted, resize.mount_point)
+    inside = vm_state.seen_inside(context)
+    missing = vm_state.not_yet(inside, wanted, resize.mount_point)
     if missing:
         raise Failed(f"{vm} was resized, but {'; '.join(missing)}.", "Look inside the VM, then run the command again.")
     said.append(
-        f"{vm} itself sees {inside.cores} cores, {inside.memory_mb} MB and a file system of {inside.fs_bytes / GIB:.1f} GB "
+        f"{vm} itself sees {inside.cores} cores, {inside.memory_mb} MB and a file system of "
+        f"{inside.fs_bytes / vm_state.GIB:.1f} GB "
         f"on its {wanted.disk_gb} GB disk."
     )
     return Outcome(
-        True, said, "`cutover undo resize` sets cores and memory back; the disk stays grown.", {"inside": facts(inside)}
+        True, said, "`cutover undo resize` sets cores and memory back; the disk stays grown.", {"inside": vm_state.facts(inside)}
     )
 
 
-def _not_grown(before: Inside, after: Inside, wanted: Sizes) -> list[str]:
+def _not_grown(before: vm_state.Inside, after: vm_state.Inside, wanted: Sizes) -> list[str]:
     """What a disk got and its file system did not, as sentences. Pure. (Some of it the file system keeps to itself.)"""
     if before.disk_bytes is None or after.disk_bytes is None:
         return []
     room = after.disk_bytes - before.disk_bytes + (before.unused or 0)
     grew = after.fs_bytes - before.fs_bytes
-    if room <= guest_disk.SLACK or grew >= room * (1 - FS_TOLERANCE) - guest_disk.SLACK:
+    if room <= guest_disk.SLACK or grew >= room * (1 - vm_state.FS_TOLERANCE) - guest_disk.SLACK:
         return []
-    return [f"its disk got {room / GIB:.1f} GB more and the file system {max(grew, 0) / GIB:.1f} GB of the {wanted.disk_gb} GB"]
+    return [
+        (
+            f"its disk got {room / vm_state.GIB:.1f} GB more and the file system {max(grew, 0) / vm_state.GIB:.1f} GB of "
+            f"the {wanted.disk_gb} GB"
+        )
+    ]
 
 
-def facts(inside: Inside) -> dict[str, Any]:
-    return {
-        "cores": inside.cores, "memory_mb": inside.memory_mb, "fs_bytes": inside.fs_bytes, "fs_type": inside.fs_type,
-        "device": inside.device, "disk_bytes": inside.disk_bytes,
-    }  # fmt: skip
-
-
-def _set_sizes(context: Context, state: State, wanted: Sizes) -> list[str]:
+def _set_sizes(context: Context, state: vm_state.State, wanted: Sizes) -> list[str]:
     """Cores and memory, with the digest of what was looked at, so that somebody else's change in between is not lost."""
     vm, api, disk = context.site.guests.new, context.proxmox, context.site.resize.disk
-    cores, memory, _ = sizes_of(state.config, disk)
+    cores, memory, _ = vm_state.sizes_of(state.config, disk)
     change: dict[str, int] = {}
-    if mib(state.pending.get("cores") or cores) != wanted.cores:
+    if vm_state.mib(state.pending.get("cores") or cores) != wanted.cores:
         change["cores"] = wanted.cores
-    if mib(state.pending.get("memory") or memory) != wanted.memory_mb:
+    if vm_state.mib(state.pending.get("memory") or memory) != wanted.memory_mb:
         change["memory"] = wanted.memory_mb
     if not change:
         return []
@@ -614,7 +463,7 @@ def _set_sizes(context: Context, state: State, wanted: Sizes) -> list[str]:
             deadline=BUSY_SECONDS,
             what=f"Setting cores and memory of {vm}",
         )
-        now = look(context)
+        now = vm_state.look(context)
         act.after = {"pending": dict(now.pending)}
     return [f"{vm} has {wanted.cores} cores and {wanted.memory_mb} MB from its next start on."]
 
@@ -623,7 +472,7 @@ def _grow_disk(context: Context, wanted_gb: int) -> list[str]:
     """The disk, by its absolute size: asking twice for 132 GB is harmless, asking twice for 32 more would not be."""
     vm, api, disk = context.site.guests.new, context.proxmox, context.site.resize.disk
     config = api.config(vm)
-    size = (disk_bytes(config, disk) or 0) // GIB
+    size = (vm_state.disk_bytes(config, disk) or 0) // vm_state.GIB
     if size >= wanted_gb:
         return []
     what = f"Grow disk {disk} of {vm} from {size} to {wanted_gb} GB"
@@ -632,7 +481,7 @@ def _grow_disk(context: Context, wanted_gb: int) -> list[str]:
             "PUT", f"{api.of(vm)}/resize", kind="resize", vmid=vm.vmid, what=what, deadline=TASK_SECONDS,
             disk=disk, size=f"{wanted_gb}G", digest=config.get("digest"),
         )  # fmt: skip
-        now = (disk_bytes(api.config(vm), disk) or 0) // GIB
+        now = (vm_state.disk_bytes(api.config(vm), disk) or 0) // vm_state.GIB
         act.after = {"gb": now}
         if now != wanted_gb:
             raise Failed(f"The task ended well, but disk {disk} of {vm} has {now} GB.", "Look at it in Proxmox.")
@@ -660,7 +509,7 @@ def _reboot_begun(context: Context) -> bool:
     return last is not None and not any(e.of == last.seq and e.kind == "done" for e in lines)
 
 
-def _coming_up(context: Context, state: State) -> bool:
+def _coming_up(context: Context, state: vm_state.State) -> bool:
     """Whether the VM goes down or comes up right now: a task of it runs, or it is off, or its agent does not answer yet."""
     vm, api = context.site.guests.new, context.proxmox
     if api.running_tasks(("qmreboot", "qmstart", "qmshutdown"), vm.vmid):
@@ -681,7 +530,7 @@ def _await_begun(context: Context) -> None:
     for upid in api.running_tasks(("resize",), vm.vmid):
         context.ui.say(f"The disk of {vm} is being grown already; waiting for that.")
         api.wait_task(upid, deadline=TASK_SECONDS)
-    if _reboot_begun(context) and _coming_up(context, look(context)):
+    if _reboot_begun(context) and _coming_up(context, vm_state.look(context)):
         context.ui.say(f"{vm} is being rebooted already; waiting for that.")
         with context.guard.act("resize.reboot-awaited", f"Wait for the reboot of {vm} that was begun", passing=True) as act:
             api.await_reboot(vm, deadline=limit)
@@ -750,9 +599,9 @@ def _left_to_compare(context: Context) -> Picture | None:
 def plan_undo(context: Context) -> list[Sentence]:
     """What `undo` would do now: cores and memory; what happens to the disk is said."""
     vm, resize = context.site.guests.new, context.site.resize
-    state = look(context)
+    state = vm_state.look(context)
     _need_no_refusal(context, state, undoing=True)
-    cores, memory, size = sizes_of(state.config, resize.disk)
+    cores, memory, size = vm_state.sizes_of(state.config, resize.disk)
     sentences = []
     if {"cores", "memory"} & set(state.pending):
         sentences.append(Sentence(f"Take back what waits for the next start of {vm}; no reboot is needed for that."))
@@ -783,26 +632,26 @@ def undo(context: Context) -> Outcome:
     vm, resize, api = context.site.guests.new, context.site.resize, context.proxmox
     with suppress(Failed):  # a VM that does not come up with its new size is what this is for
         _await_begun(context)
-    state = look(context)
+    state = vm_state.look(context)
     _need_no_refusal(context, state, undoing=True)
     said: list[str] = []
     ours = {"cores": resize.before.cores, "memory": resize.before.memory_mb}
-    waiting = sorted(key for key in ours if key in state.pending and mib(state.pending[key]) != ours[key])
+    waiting = sorted(key for key in ours if key in state.pending and vm_state.mib(state.pending[key]) != ours[key])
     if waiting:
         what = f"Take back the waiting change of {' and '.join(waiting)} of {vm}"
         with context.guard.act("resize.revert", what, before={"pending": dict(state.pending)}) as act:
             api.change("PUT", f"{api.of(vm)}/config", revert=",".join(waiting), digest=state.config.get("digest"))
-            state = look(context)
+            state = vm_state.look(context)
             act.after = {"pending": dict(state.pending)}
         said.append(what + "; no reboot was needed.")
-    cores, memory, size = sizes_of(state.config, resize.disk)
+    cores, memory, size = vm_state.sizes_of(state.config, resize.disk)
     if (cores, memory) != (resize.before.cores, resize.before.memory_mb) or not state.running:
         said += _set_sizes(context, state, resize.before)
         said += _reboot(context) if state.running else _start(context)
-        cores, memory, size = sizes_of(look(context).config, resize.disk)
+        cores, memory, size = vm_state.sizes_of(vm_state.look(context).config, resize.disk)
         if (cores, memory) != (resize.before.cores, resize.before.memory_mb):
             raise Failed(f"{vm} runs with {cores} cores and {memory} MB after its start.", "Look at it in Proxmox.")
-        inside = seen_inside(context)
+        inside = vm_state.seen_inside(context)
         if inside.cores != resize.before.cores:
             raise Failed(f"{vm} itself sees {inside.cores} cores.", "Look at it in Proxmox.")
         said.append(f"{vm} itself sees {inside.cores} cores and {inside.memory_mb} MB.")
@@ -836,7 +685,7 @@ def roll_disk_back(context: Context, snapshot: str) -> Outcome:
         "resize.rollback", f"Roll {vm} back to snapshot {snapshot}", before={"config": dict(api.config(vm))}
     ) as act:
         api.roll_back(vm, snapshot, deadline=TASK_SECONDS, start_deadline=context.site.limits.reboot_seconds)
-        cores, memory, size = sizes_of(api.config(vm), context.site.resize.disk)
+        cores, memory, size = vm_state.sizes_of(api.config(vm), context.site.resize.disk)
         act.after = {"cores": cores, "memory": memory, "disk_gb": size}
     return Outcome(True, [f"{vm} is as it was at {since}: {cores} cores, {memory} MB, {size} GB. {lost} is lost."])
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import CutoverError, Failed, Refused, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.phases import backup
 from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.proxmox import identity, privileges, vzdump
 from cutover.qdrant.client import Answered
+from cutover.state import backup_manifest
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -138,7 +138,7 @@ def _rules(context: Context) -> tuple[dict[str, Any] | None, Archive]:
 
 def _address_free(context: Context) -> None:
     """Nobody else has taken the container's address meanwhile."""
-    from cutover.checks.guests import look
+    from cutover.proxmox.inventory import look
 
     old = context.site.guests.old
     taken = [str(guest) for guest in look(context) if old.address in guest.addresses and guest.vmid != old.vmid and guest.running]
@@ -262,7 +262,7 @@ def _came_up(context: Context) -> bool:
 def _compared(context: Context) -> list[str]:
     """What came back against what was written down, and what a restore never brings back."""
     said = []
-    kept = backup.manifest(context)
+    kept = backup_manifest.manifest(context)
     if kept is not None:
         there = set(context.old.collections())
         missing = [one["collection"] for one in kept["collections"] if one["collection"] not in there]
@@ -271,7 +271,7 @@ def _compared(context: Context) -> list[str]:
                 f"The restored server lacks the collections {', '.join(missing)}.", "Its snapshots are in the state folder."
             )
         said.append(f"All {len(kept['collections'])} collections of the backup are there.")
-    path = backup.folder(context) / "record.json"
+    path = backup_manifest.folder(context) / "record.json"
     if path.is_file():
         record = json.loads(path.read_text(encoding="utf-8"))
         lost = [name for name in ("backup_jobs", "ha", "replication", "pools", "acl", "snapshots") if record.get(name)]

@@ -13,6 +13,7 @@ from cutover.core.errors import Refused
 from cutover.phases import resize
 from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.proxmox import identity, privileges
+from cutover.proxmox import vm as vm_state
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
 def snapshot(context: Context) -> str | None:
     """The newest snapshot in which the disk has its old size; None where it is not grown. :class:`Refused` where none is."""
     vm, api, site = context.site.guests.new, context.proxmox, context.site.resize
-    now = resize.disk_bytes(api.config(vm), site.disk) or 0
-    if now <= site.before.disk_gb * resize.GIB:
+    now = vm_state.disk_bytes(api.config(vm), site.disk) or 0
+    if now <= site.before.disk_gb * vm_state.GIB:
         return None
     rows = sorted(api.list(f"{api.of(vm)}/snapshot"), key=lambda row: int(row.get("snaptime") or 0), reverse=True)
     for row in rows:
         if row.get("name") == "current" or row.get("snapstate"):
             continue
         config = dict(api.get(f"{api.of(vm)}/snapshot/{row['name']}/config"))
-        size = resize.disk_bytes(config, site.disk)
-        if size is not None and size <= site.before.disk_gb * resize.GIB:
+        size = vm_state.disk_bytes(config, site.disk)
+        if size is not None and size <= site.before.disk_gb * vm_state.GIB:
             return str(row["name"])
     raise Refused(
         f"{vm} has no snapshot in which {site.disk} has {site.before.disk_gb} GB, so its size cannot be taken back.",

@@ -14,7 +14,7 @@ from cutover.core.errors import Refused
 from cutover.proxmox import privileges
 
 if TYPE_CHECKING:
-    from cutover.context import Context
+    from cutover.proxmox.client import ProxmoxSession
     from cutover.site.schema import Guest
 
 #: What is done with a guest without anything inside it running or being replaced.
@@ -55,20 +55,20 @@ def reaches_back(tasks: Iterable[Mapping[str, Any]], to: float) -> bool:
     )
 
 
-def may_see(context: Context, vmid: int) -> None:
+def may_see(session: ProxmoxSession, vmid: int) -> None:
     """:class:`Refused` where the token sees only its own tasks, so that nobody else's start of a guest would be seen."""
-    path = f"/nodes/{context.proxmox.node_of(vmid)}"
-    if "Sys.Audit" not in privileges.held_by(context)(path):
+    path = f"/nodes/{session.proxmox.node_of(vmid)}"
+    if "Sys.Audit" not in privileges.held_by(session)(path):
         raise Refused(
-            f"The token {context.proxmox.token} lacks Sys.Audit on {path}, so it cannot be seen whether somebody used a guest.",
+            f"The token {session.proxmox.token} lacks Sys.Audit on {path}, so it cannot be seen whether somebody used a guest.",
             "`cutover rights` has the commands that give it.",
         )
 
 
-def since(context: Context, guest: Guest, moment: float) -> str:
+def since(session: ProxmoxSession, guest: Guest, moment: float) -> str:
     """How the guest was used, or may have been, after a backup that began at ``moment``; empty where it was not."""
-    may_see(context, guest.vmid)
-    tasks = context.proxmox.tasks(vmid=guest.vmid)
+    may_see(session, guest.vmid)
+    tasks = session.proxmox.tasks(vmid=guest.vmid)
     last = unchanged_from(tasks)
     if last > moment:
         at = "still is" if last == float("inf") else f"was last at {_utc(last)}"

@@ -24,7 +24,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from proxmoxer import ProxmoxAPI
@@ -33,12 +33,13 @@ from requests.exceptions import RequestException
 
 from cutover.core import http
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable, WrongUsage
+from cutover.core.session import Session
 from cutover.core.wait import Not, TimedOut, wait_until
 
 if TYPE_CHECKING:
     from cutover.core.credentials import Credentials
     from cutover.core.write_guard import WriteGuard
-    from cutover.site.schema import Guest
+    from cutover.site.schema import Guest, Site
     from cutover.site.schema import Proxmox as Settings
 
 #: pveproxy gives up on a worker after 30 s and says 596; we wait longer, so that we hear that and not our own timeout.
@@ -631,3 +632,13 @@ def _path(name: str | None) -> Any:
     from pathlib import Path
 
     return Path(name).expanduser() if name else None
+
+
+class ProxmoxSession(Session, Protocol):
+    """One command at work on Proxmox."""
+
+    @property
+    def site(self) -> Site: ...
+
+    @property
+    def proxmox(self) -> Proxmox: ...

@@ -18,7 +18,7 @@ from cutover.core.errors import Unreachable
 from cutover.proxmox import vzdump
 
 if TYPE_CHECKING:
-    from cutover.context import Context
+    from cutover.proxmox.client import ProxmoxSession
     from cutover.site.schema import Guest
 
 
@@ -163,9 +163,9 @@ def not_as_planned(guest: Guest, node: str, found: Identity, addresses: Sequence
     return wrong
 
 
-def read(context: Context, guest: Guest) -> tuple[Mapping[str, Any], Mapping[str, Any], Identity] | None:
+def read(session: ProxmoxSession, guest: Guest) -> tuple[Mapping[str, Any], Mapping[str, Any], Identity] | None:
     """(row of :meth:`Proxmox.guests`, configuration, identity) of whatever has the guest's id now; None where nothing has it."""
-    row = context.proxmox.guest(guest.vmid)
+    row = session.proxmox.guest(guest.vmid)
     if row is None:
         return None
     if "unread" in row:
@@ -177,16 +177,16 @@ def read(context: Context, guest: Guest) -> tuple[Mapping[str, Any], Mapping[str
 # -- the guest that is meant, in every phase -------------------------------------------------------
 
 
-def not_meant(context: Context, guest: Guest) -> list[str]:
+def not_meant(session: ProxmoxSession, guest: Guest) -> list[str]:
     """In which ways what has the guest's id now is not the guest of ``site.yaml``, or not the one that was changed before.
 
     Kind and name are those of ``site.yaml``; the MAC addresses and the root volume are those that it had when this tool changed
     it first (see :func:`remember`), because another machine under the same id and name is another machine.
     """
-    here = read(context, guest)
+    here = read(session, guest)
     if here is None:
         return ["it does not exist"]
-    found, known = here[2], remembered(context, guest)
+    found, known = here[2], remembered(session, guest)
     if found.kind != guest.kind:
         return [f"it is a {found.kind}, not a {guest.kind}"]
     wrong = [f"its name is {found.name}, not {guest.name}"] if found.name != guest.name else []
@@ -195,19 +195,19 @@ def not_meant(context: Context, guest: Guest) -> list[str]:
     return wrong
 
 
-def remembered(context: Context, guest: Guest) -> Identity | None:
+def remembered(session: ProxmoxSession, guest: Guest) -> Identity | None:
     """The guest's identity when this tool changed it last, or None."""
-    notes = [e for e in context.journal.acts("identity.seen") if e.kind == "note" and e.extra.get("vmid") == guest.vmid]
+    notes = [e for e in session.journal.acts("identity.seen") if e.kind == "note" and e.extra.get("vmid") == guest.vmid]
     return Identity.from_json(notes[-1].extra["identity"]) if notes else None
 
 
-def remember(context: Context, guest: Guest) -> None:
+def remember(session: ProxmoxSession, guest: Guest) -> None:
     """Write down who the guest is, before it is changed for the first time, and after a restore, which makes new volumes."""
-    here = read(context, guest)
+    here = read(session, guest)
     if here is None:
         return
-    found, known = here[2], remembered(context, guest)
+    found, known = here[2], remembered(session, guest)
     if known is None or known.differences(found):
-        context.journal.note(
+        session.journal.note(
             "identity.seen", f"{guest} is {found.name} with {found.rootfs}", vmid=guest.vmid, identity=found.as_json()
         )

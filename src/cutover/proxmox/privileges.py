@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cutover.core.errors import CutoverError, Refused, Unreachable
 
 if TYPE_CHECKING:
-    from cutover.context import Context
+    from cutover.proxmox.client import ProxmoxSession
     from cutover.site.schema import Guest, Site
 
 Step = Literal["check", "backup", "resize", "rollback", "restore", "decommission"]
@@ -188,27 +188,27 @@ def taken_away(site: Site, rules: Iterable[Mapping[str, Any]], token: str) -> li
 # -- what only the host itself shows ----------------------------------------------------------------
 
 
-def on_site(context: Context, step: Step) -> list[Need]:
+def on_site(session: ProxmoxSession, step: Step) -> list[Need]:
     """What a step needs besides, as the host's guests and networks are now. Reads only.
 
     The storage on which the VM's disk really lies; the bridges and VNets of the guests that are restored; whatever is restored
     privileged; the VNets whose rules name what goes. Proxmox says these only inside its tasks, or in the middle of a step.
     """
     found: list[Need] = []
-    guests, api = context.site.guests, context.proxmox
+    guests, api = session.site.guests, session.proxmox
 
     def add(path: str, why: str, *names: str) -> None:
         found.append(Need(path, frozenset(names), why))
 
     if step == "resize":
-        volume = str(_config(context, guests.new).get(context.site.resize.disk) or "")
+        volume = str(_config(session, guests.new).get(session.site.resize.disk) or "")
         if ":" in volume:
             add(f"/storage/{volume.partition(':')[0]}", "to grow the disk", "Datastore.AllocateSpace")
     if step in {"backup", "restore", "decommission"}:
         restored = guests.to_decommission() if step == "decommission" else [guests.old]
-        zones = {str(row["vnet"]): str(row.get("zone")) for row in _vnets(context)}
+        zones = {str(row["vnet"]): str(row.get("zone")) for row in _vnets(session)}
         for guest in restored:
-            config = _config(context, guest)
+            config = _config(session, guest)
             for bridge in sorted(set(re.findall(r"bridge=([\w.-]+)", " ".join(str(v) for v in config.values())))):
                 why = f"to connect what is restored of {guest} to {bridge}"
                 add(f"/sdn/zones/{zones.get(bridge, 'localnetwork')}/{bridge}", why, "SDN.Use")
@@ -216,53 +216,53 @@ def on_site(context: Context, step: Step) -> list[Need]:
                 add("/", f"to restore {guest}, which is privileged", "Sys.Modify")
     if step == "decommission":
         words = {g.address for g in guests.to_decommission()} | {str(g.vmid) for g in guests.to_decommission()}
-        for row in _vnets(context):
+        for row in _vnets(session):
             rules = api.list(f"cluster/sdn/vnets/{row['vnet']}/firewall/rules")
             if any(_may_name(rule, words) for rule in rules):
                 path = f"/sdn/zones/{row.get('zone')}/{row['vnet']}"
                 add(path, f"to change the firewall rules of VNet {row['vnet']}", "SDN.Allocate")
-        found += _replaced(context, {need.path for need in needs(context.site, step)})
+        found += _replaced(session, {need.path for need in needs(session.site, step)})
     return found
 
 
-def on_site_if_asked(context: Context) -> dict[Step, list[Need]] | None:
+def on_site_if_asked(session: ProxmoxSession) -> dict[Step, list[Need]] | None:
     """:func:`on_site` of every step; None where there is no token yet, or Proxmox does not answer it."""
     try:
-        return {step: on_site(context, step) for step in STEPS}
+        return {step: on_site(session, step) for step in STEPS}
     except CutoverError:
         return None
 
 
-def _replaced(context: Context, known: Iterable[str]) -> list[Need]:
+def _replaced(session: ProxmoxSession, known: Iterable[str]) -> list[Need]:
     """Guests and nodes that have firewall rules, and an access rule of their own that replaces what we have above."""
-    token = context.proxmox.token
+    token = session.proxmox.token
     mine = {
-        str(row.get("path")) for row in context.proxmox.list("access/acl") if row.get("ugid") in {token, token.partition("!")[0]}
+        str(row.get("path")) for row in session.proxmox.list("access/acl") if row.get("ugid") in {token, token.partition("!")[0]}
     }
     found = []
-    for place in context.proxmox.places():
+    for place in session.proxmox.places():
         path = f"/vms/{place.vmid}"
-        if path in mine - set(known) and context.proxmox.find(f"{place.path}/firewall/rules"):
+        if path in mine - set(known) and session.proxmox.find(f"{place.path}/firewall/rules"):
             found.append(Need(path, frozenset({"VM.Config.Network"}), "to change its firewall rules"))
     nodes = [path for path in sorted(mine - set(known)) if re.fullmatch(r"/nodes/[^/]+", path)]
     return found + [
         Need(path, frozenset({"Sys.Modify"}), "to change its firewall rules")
         for path in nodes
-        if context.proxmox.find(f"{path[1:]}/firewall/rules")
+        if session.proxmox.find(f"{path[1:]}/firewall/rules")
     ]
 
 
-def _config(context: Context, guest: Guest) -> Mapping[str, Any]:
+def _config(session: ProxmoxSession, guest: Guest) -> Mapping[str, Any]:
     try:
-        return context.proxmox.config(guest)
+        return session.proxmox.config(guest)
     except Refused:
         return {}  # gone, or hidden: what else is asked says so
 
 
-def _vnets(context: Context) -> list[dict[str, Any]]:
+def _vnets(session: ProxmoxSession) -> list[dict[str, Any]]:
     """The VNets that are applied; those that are not have no rules yet. Hosts without SDN have none."""
     try:
-        return [row for row in context.proxmox.list("cluster/sdn/vnets", running=1) if row.get("vnet")]
+        return [row for row in session.proxmox.list("cluster/sdn/vnets", running=1) if row.get("vnet")]
     except (Refused, Unreachable):
         return []
 
@@ -274,13 +274,13 @@ def _may_name(rule: Mapping[str, Any], words: Iterable[str]) -> bool:
     return rule.get("type") == "group" or any(part in words or not part[0].isdigit() or "guest-ipam" in part for part in parts)
 
 
-def held_by(context: Context) -> Callable[[str], frozenset[str]]:
+def held_by(session: ProxmoxSession) -> Callable[[str], frozenset[str]]:
     """What the run's own token has on a path, asked once per path."""
     known: dict[str, frozenset[str]] = {}
 
     def held(path: str) -> frozenset[str]:
         if path not in known:
-            answer = context.proxmox.get("access/permissions", path=path) or {}
+            answer = session.proxmox.get("access/permissions", path=path) or {}
             # 0 stands for a right that a pool gives: it holds here as any other, and is not handed on.
             known[path] = frozenset(answer.get(path) or {})
         return known[path]
@@ -288,6 +288,6 @@ def held_by(context: Context) -> Callable[[str], frozenset[str]]:
     return held
 
 
-def missing(context: Context, step: Step) -> list[str]:
+def missing(session: ProxmoxSession, step: Step) -> list[str]:
     """What the run's token lacks for a step, as sentences."""
-    return lacking(context.site, step, held_by(context), on_site(context, step))
+    return lacking(session.site, step, held_by(session), on_site(session, step))

@@ -12,13 +12,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cutover.checks import guests
 from cutover.core.errors import Unreachable
-from cutover.proxmox import identity, privileges, vzdump
+from cutover.proxmox import identity, inventory, privileges, vzdump
 from cutover.proxmox.identity import Identity
 
 if TYPE_CHECKING:
-    from cutover.context import Context
+    from cutover.proxmox.client import ProxmoxSession
     from cutover.site.schema import Guest
 
 _OWNED = re.compile(r"(?:vm|subvol|base|basevol)-(\d+)-")
@@ -155,9 +154,9 @@ class Seen:
     addresses: Mapping[int, tuple[str, ...]]
 
 
-def look(context: Context) -> Seen:
+def look(session: ProxmoxSession) -> Seen:
     """Read what concerns all guests. The scratch guest of an interrupted test restore of ours is nobody's neighbour."""
-    proxmox, own = context.proxmox, vzdump.left_over(context)
+    proxmox, own = session.proxmox, vzdump.left_over(session)
     rows = [row for row in proxmox.guests() if int(row["vmid"]) != own]
     for row in rows:
         if "unread" in row:
@@ -173,17 +172,17 @@ def look(context: Context) -> Seen:
         ha=proxmox.list("cluster/ha/resources"),
         replication=proxmox.list("cluster/replication"),
         acl=proxmox.list("access/acl"),
-        addresses={one.vmid: identity.clean(one.addresses) for one in guests.look(context) if one.vmid != own},
+        addresses={one.vmid: identity.clean(one.addresses) for one in inventory.look(session) if one.vmid != own},
     )
 
 
-def collect(context: Context, guest: Guest, seen: Seen | None = None) -> Facts | None:
+def collect(session: ProxmoxSession, guest: Guest, seen: Seen | None = None) -> Facts | None:
     """Read everything about a guest; None where nothing has its id. ``seen`` is a look that was just taken."""
-    proxmox = context.proxmox
-    here = identity.read(context, guest)
+    proxmox = session.proxmox
+    here = identity.read(session, guest)
     if here is None:
         return None
-    seen = seen or look(context)
+    seen = seen or look(session)
     row, config, found = here
     vmid = guest.vmid
     folder = f"nodes/{row['node']}/{row['type']}/{vmid}"
@@ -226,14 +225,14 @@ def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in (entry or {}).items() if k not in {"digest", "pos"}}
 
 
-def left_behind(context: Context, vmid: int) -> list[str]:
+def left_behind(session: ProxmoxSession, vmid: int) -> list[str]:
     """Volumes that still carry a deleted guest's id, except its backups: listed, never deleted, they may be somebody's.
 
     For a storage whose volumes the token may not see, a sentence that says so.
     """
     found: list[str] = []
-    node, held = context.proxmox.node_of(vmid), privileges.held_by(context)
-    for storage in context.proxmox.list(f"nodes/{node}/storage"):
+    node, held = session.proxmox.node_of(vmid), privileges.held_by(session)
+    for storage in session.proxmox.list(f"nodes/{node}/storage"):
         kinds = set(str(storage.get("content", "")).split(","))
         wanted = sorted(kinds & {"images", "rootdir"})
         if not wanted:
@@ -246,7 +245,7 @@ def left_behind(context: Context, vmid: int) -> list[str]:
             continue
         for kind in wanted:
             path = f"nodes/{node}/storage/{name}/content"
-            found += [str(volume["volid"]) for volume in context.proxmox.list(path, content=kind, vmid=vmid)]
+            found += [str(volume["volid"]) for volume in session.proxmox.list(path, content=kind, vmid=vmid)]
     return sorted(set(found))
 
 

@@ -32,7 +32,7 @@ from cutover.proxmox.client import TaskEnd, why
 from cutover.proxmox.privileges import SCRATCH_POOL
 
 if TYPE_CHECKING:
-    from cutover.context import Context
+    from cutover.proxmox.client import ProxmoxSession
     from cutover.site.schema import Guest
 
 Mode = Literal["snapshot", "suspend", "stop"]
@@ -161,10 +161,10 @@ def note(site: str, vmid: int, purpose: str) -> str:
 # -- making and finding ---------------------------------------------------------------------------
 
 
-def listed(context: Context, vmid: int) -> list[Archive]:
+def listed(session: ProxmoxSession, vmid: int) -> list[Archive]:
     """The backups of a guest in the site's backup storage, newest first."""
-    storage = context.site.proxmox.storages.backup
-    rows = context.proxmox.list(f"nodes/{context.proxmox.node_of(vmid)}/storage/{storage}/content", content="backup", vmid=vmid)
+    storage = session.site.proxmox.storages.backup
+    rows = session.proxmox.list(f"nodes/{session.proxmox.node_of(vmid)}/storage/{storage}/content", content="backup", vmid=vmid)
     found = [
         Archive(
             str(row["volid"]),
@@ -176,33 +176,33 @@ def listed(context: Context, vmid: int) -> list[Archive]:
         for row in rows
         if int(row.get("vmid") or vmid) == vmid
     ]
-    if not found and (lacks := _hidden(context, vmid)):
+    if not found and (lacks := _hidden(session, vmid)):
         raise Refused(
-            f"Nobody knows whether there is a backup of guest {vmid} on {storage}: the token {context.proxmox.token} lacks "
+            f"Nobody knows whether there is a backup of guest {vmid} on {storage}: the token {session.proxmox.token} lacks "
             f"{lacks}, and Proxmox hides from it what it may not see.",
             "`cutover rights` has the commands that give these rights.",
         )
     return sorted(found, key=lambda archive: archive.ctime, reverse=True)
 
 
-def _hidden(context: Context, vmid: int) -> str:
+def _hidden(session: ProxmoxSession, vmid: int) -> str:
     """Why the token would not see backups of a guest, where it would not."""
-    storage = f"/storage/{context.site.proxmox.storages.backup}"
-    held = privileges.held_by(context)
+    storage = f"/storage/{session.site.proxmox.storages.backup}"
+    held = privileges.held_by(session)
     if "Datastore.Allocate" in held(storage):
         return ""
     wanted = {storage: "Datastore.AllocateSpace", f"/vms/{vmid}": "VM.Backup"}
     return " and ".join(f"{right} on {path}" for path, right in wanted.items() if right not in held(path))
 
 
-def find(context: Context, guest: Guest, purpose: str, *, after: float = 0.0) -> Archive | None:
+def find(session: ProxmoxSession, guest: Guest, purpose: str, *, after: float = 0.0) -> Archive | None:
     """The newest archive that an earlier run made for this purpose, and ``after`` this moment (by Proxmox' clock), or None."""
-    wanted = note(context.site.name, guest.vmid, purpose)
-    return next((one for one in listed(context, guest.vmid) if one.note == wanted and one.ctime >= after), None)
+    wanted = note(session.site.name, guest.vmid, purpose)
+    return next((one for one in listed(session, guest.vmid) if one.note == wanted and one.ctime >= after), None)
 
 
 def make(
-    context: Context,
+    session: ProxmoxSession,
     guest: Guest,
     *,
     purpose: str,
@@ -219,21 +219,21 @@ def make(
     runs or nobody knows.
     """
     what = f"Backing up {guest}"
-    storage = context.site.proxmox.storages.backup
-    existing = find(context, guest, purpose, after=after)
+    storage = session.site.proxmox.storages.backup
+    existing = find(session, guest, purpose, after=after)
     if existing is None:
-        running = _running(context, guest)
+        running = _running(session, guest)
         if running is not None:
-            context.ui.say(f"A backup of {guest} is under way already; waiting for it.")
-            context.proxmox.wait_task(running, deadline=deadline)
-            existing = find(context, guest, purpose, after=after)
+            session.ui.say(f"A backup of {guest} is under way already; waiting for it.")
+            session.proxmox.wait_task(running, deadline=deadline)
+            existing = find(session, guest, purpose, after=after)
     if existing is None:
-        context.ui.say(f"{what} (mode {mode}) to storage {storage}; another backup on the host would be waited for.")
-        with context.guard.act("vzdump.make", what, before={"vmid": guest.vmid, "purpose": purpose, "storage": storage}) as act:
+        session.ui.say(f"{what} (mode {mode}) to storage {storage}; another backup on the host would be waited for.")
+        with session.guard.act("vzdump.make", what, before={"vmid": guest.vmid, "purpose": purpose, "storage": storage}) as act:
             # Proxmox answers "OK" instead of a task when the guest is on another node; start_task takes that as a failure.
-            end = context.proxmox.do_task(
+            end = session.proxmox.do_task(
                 "POST",
-                f"nodes/{context.proxmox.node_of(guest.vmid)}/vzdump",
+                f"nodes/{session.proxmox.node_of(guest.vmid)}/vzdump",
                 kind="vzdump",
                 vmid=guest.vmid,
                 what=what,
@@ -243,31 +243,31 @@ def make(
                 compress="zstd",
                 protected=1,
                 remove=0,
-                notes_template=note(context.site.name, guest.vmid, purpose),
+                notes_template=note(session.site.name, guest.vmid, purpose),
             )
-            existing = _in_storage(context, guest, read_log(end.log, storage))
+            existing = _in_storage(session, guest, read_log(end.log, storage))
             act.after = existing.as_json()
-    log = _log_of(context, guest, existing)
-    _made_well(context, guest, existing, log, accept)
+    log = _log_of(session, guest, existing)
+    _made_well(session, guest, existing, log, accept)
     return Archive(existing.volid, existing.size, existing.ctime, existing.note, existing.protected, log)
 
 
-def _log_of(context: Context, guest: Guest, archive: Archive) -> tuple[str, ...]:
+def _log_of(session: ProxmoxSession, guest: Guest, archive: Archive) -> tuple[str, ...]:
     """The log of the task that made an archive, empty where it is gone; :class:`Failed` where the task did not end well."""
-    storage = context.site.proxmox.storages.backup
-    for task in context.proxmox.tasks("vzdump", guest.vmid):
-        log = context.proxmox.task_log(str(task["upid"]))
+    storage = session.site.proxmox.storages.backup
+    for task in session.proxmox.tasks("vzdump", guest.vmid):
+        log = session.proxmox.task_log(str(task["upid"]))
         if read_log(log, storage).archive == archive.volid:
-            context.proxmox.wait_task(str(task["upid"]), deadline=DUMP_SECONDS).must(f"Backing up {guest}")
+            session.proxmox.wait_task(str(task["upid"]), deadline=DUMP_SECONDS).must(f"Backing up {guest}")
             return log
     return ()
 
 
-def _made_well(context: Context, guest: Guest, archive: Archive, log: Sequence[str], accept: Sequence[str]) -> None:
+def _made_well(session: ProxmoxSession, guest: Guest, archive: Archive, log: Sequence[str], accept: Sequence[str]) -> None:
     """An archive counts when its task ended well and left nothing out, also when an earlier run started it."""
     if not log:
         known = [
-            e.after.get("volid") for e in context.journal.acts("vzdump.make") if e.kind == "done" and isinstance(e.after, dict)
+            e.after.get("volid") for e in session.journal.acts("vzdump.make") if e.kind == "done" and isinstance(e.after, dict)
         ]
         if archive.volid in known:
             return
@@ -275,7 +275,7 @@ def _made_well(context: Context, guest: Guest, archive: Archive, log: Sequence[s
             f"Nobody knows how the backup {archive.volid} of {guest} ended: its task's log is gone.",
             "Look at it in Proxmox; delete it there if in doubt, and run again.",
         )
-    report = read_log(log, context.site.proxmox.storages.backup)
+    report = read_log(log, session.site.proxmox.storages.backup)
     if report.errors:
         raise Failed(f"Backing up {guest}: {report.errors[0]}.", f"Delete {archive.volid} in Proxmox and run again.")
     missing = [point for point in report.excluded if point not in accept]
@@ -286,17 +286,17 @@ def _made_well(context: Context, guest: Guest, archive: Archive, log: Sequence[s
         )
 
 
-def _running(context: Context, guest: Guest) -> str | None:
-    return next(iter(context.proxmox.running_tasks(("vzdump",), guest.vmid)), None)
+def _running(session: ProxmoxSession, guest: Guest) -> str | None:
+    return next(iter(session.proxmox.running_tasks(("vzdump",), guest.vmid)), None)
 
 
-def _in_storage(context: Context, guest: Guest, report: Report) -> Archive:
+def _in_storage(session: ProxmoxSession, guest: Guest, report: Report) -> Archive:
     """The entry of the archive that the log names. "No error" is not a backup: the entry is."""
     if report.errors:
         raise Failed(f"Backing up {guest}: {report.errors[0]}.")
     if report.archive is None:
         raise Failed(f"Backing up {guest}: the task's log names no archive.")
-    found = next((archive for archive in listed(context, guest.vmid) if archive.volid == report.archive), None)
+    found = next((archive for archive in listed(session, guest.vmid) if archive.volid == report.archive), None)
     if found is None:
         raise Failed(f"Backing up {guest}: the log names {report.archive}, but the storage does not list it.")
     return found
@@ -305,13 +305,13 @@ def _in_storage(context: Context, guest: Guest, report: Report) -> Archive:
 # -- proving --------------------------------------------------------------------------------------
 
 
-def verify(context: Context, guest: Guest, archive: Archive, config: Mapping[str, Any]) -> list[str]:
+def verify(session: ProxmoxSession, guest: Guest, archive: Archive, config: Mapping[str, Any]) -> list[str]:
     """Look at the archive: listed, not empty, protected, readable, and of this guest as configured. Sentences of proof.
 
     ``config`` is the guest's configuration as it was before the backup. :class:`Refused` where the archive does not hold it.
     """
-    node = context.proxmox.node_of(guest.vmid)
-    found = next((one for one in listed(context, guest.vmid) if one.volid == archive.volid), None)
+    node = session.proxmox.node_of(guest.vmid)
+    found = next((one for one in listed(session, guest.vmid) if one.volid == archive.volid), None)
     if found is None:
         raise Refused(f"The backup {archive.volid} of {guest} is not in the storage.", "Make a new one.")
     if found.size <= 0:
@@ -322,7 +322,7 @@ def verify(context: Context, guest: Guest, archive: Archive, config: Mapping[str
             "Protect it in Proxmox.",
         )
     try:
-        text = str(context.proxmox.get(f"nodes/{node}/vzdump/extractconfig", volume=archive.volid))
+        text = str(session.proxmox.get(f"nodes/{node}/vzdump/extractconfig", volume=archive.volid))
     except (Refused, Unreachable) as error:
         raise Refused(f"The backup {archive.volid} of {guest} cannot be read: {error.sentence}", "Make a new one.") from None
     inside = parse_config(text)
@@ -346,7 +346,7 @@ def parse_config(text: str) -> dict[str, str]:
 
 
 def try_restore(
-    context: Context, guest: Guest, archive: Archive, config: Mapping[str, Any], *, deadline: float = RESTORE_SECONDS
+    session: ProxmoxSession, guest: Guest, archive: Archive, config: Mapping[str, Any], *, deadline: float = RESTORE_SECONDS
 ) -> list[str]:
     """Restore the archive under the site's scratch id, compare, and remove that again. Sentences of proof.
 
@@ -354,69 +354,69 @@ def try_restore(
     scratch guest that this tool made is removed; any other guest with that id is a refusal. :class:`Failed` where what came back
     is not what was saved, also where the storage ran full below it: the restore itself does not notice that.
     """
-    scratch = context.site.proxmox.scratch_vmid
+    scratch = session.site.proxmox.scratch_vmid
     place = ("lxc", scratch)
-    _await_scratch(context)
-    _remove_scratch(context, left_over=True)
-    written = read_log(archive.log or _log_of(context, guest, archive), context.site.proxmox.storages.backup).written
-    _need_room(context, guest, written)
+    _await_scratch(session)
+    _remove_scratch(session, left_over=True)
+    written = read_log(archive.log or _log_of(session, guest, archive), session.site.proxmox.storages.backup).written
+    _need_room(session, guest, written)
     proofs: list[str] = []
     # Where that pool is, rights on it outlive the scratch guest; where it is not, the token needs them on the id.
-    pool = SCRATCH_POOL if any(p.get("poolid") == SCRATCH_POOL for p in context.proxmox.list("pools")) else None
-    with context.guard.act(
+    pool = SCRATCH_POOL if any(p.get("poolid") == SCRATCH_POOL for p in session.proxmox.list("pools")) else None
+    with session.guard.act(
         "vzdump.test-restore",
         f"Restore {archive.volid} as LXC {scratch} to see that it can be restored",
         before={"scratch": scratch, "archive": archive.volid, "hostname": str(config.get("hostname") or "")},
     ) as act:
         try:
-            end = context.proxmox.do_task(
+            end = session.proxmox.do_task(
                 "POST",
-                f"nodes/{context.proxmox.node_of(guest.vmid)}/lxc",
+                f"nodes/{session.proxmox.node_of(guest.vmid)}/lxc",
                 kind="vzrestore",
                 vmid=scratch,
                 what=f"Restoring {archive.volid} as LXC {scratch}",
                 deadline=deadline,
                 ostemplate=archive.volid,
                 restore=1,
-                storage=context.site.proxmox.storages.restore,
+                storage=session.site.proxmox.storages.restore,
                 unique=1,
                 pool=pool,
             )
-            found = context.proxmox.config(place)
-            proofs += _whole(context, end, written)
-            proofs += _mounts(context, place)
+            found = session.proxmox.config(place)
+            proofs += _whole(session, end, written)
+            proofs += _mounts(session, place)
             act.after = shape(found)
         except OutcomeUnknown:
-            _say_locked(context)
+            _say_locked(session)
             raise
         except (Failed, Refused) as error:
-            _remove_scratch(context, left_over=True)
+            _remove_scratch(session, left_over=True)
             raise Failed(
                 f"The backup {archive.volid} of {guest} could not be restored: {error.sentence}", "Make a new one."
             ) from None
         wrong = differences(shape(config), shape(found))
-    _remove_scratch(context, left_over=False)
+    _remove_scratch(session, left_over=False)
     if wrong:
         raise Failed(f"The backup {archive.volid} of {guest} came back different: {'; '.join(wrong)}.", "Make a new one.")
     same = f"it was restored as LXC {scratch}, with {', '.join(volumes(found))} of the same size, and removed again"
     return [same, *proofs]
 
 
-def _await_scratch(context: Context) -> None:
+def _await_scratch(session: ProxmoxSession) -> None:
     """Wait for what an interrupted run began with the scratch guest and Proxmox still carries out; its lock is no foreign one."""
-    scratch = context.site.proxmox.scratch_vmid
-    for upid in context.proxmox.running_tasks(("vzrestore", "vzstart", "vzstop", "vzdestroy"), scratch):
-        context.ui.say(f"A task of an earlier run still works on the scratch guest LXC {scratch}; waiting for it.")
-        context.proxmox.wait_task(upid, deadline=RESTORE_SECONDS)
-    _say_locked(context)
+    scratch = session.site.proxmox.scratch_vmid
+    for upid in session.proxmox.running_tasks(("vzrestore", "vzstart", "vzstop", "vzdestroy"), scratch):
+        session.ui.say(f"A task of an earlier run still works on the scratch guest LXC {scratch}; waiting for it.")
+        session.proxmox.wait_task(upid, deadline=RESTORE_SECONDS)
+    _say_locked(session)
 
 
-def _say_locked(context: Context) -> None:
+def _say_locked(session: ProxmoxSession) -> None:
     """:class:`Failed` where a restore of ours was killed on the host: what it leaves only the host's shell can remove."""
-    scratch = context.site.proxmox.scratch_vmid
-    if _ours(context, scratch) is None:
+    scratch = session.site.proxmox.scratch_vmid
+    if _ours(session, scratch) is None:
         return
-    config = context.proxmox.find(context.proxmox.of(("lxc", scratch)) + "/config")
+    config = session.proxmox.find(session.proxmox.of(("lxc", scratch)) + "/config")
     if isinstance(config, dict) and config.get("lock") == "create":
         raise Failed(
             f"The test restore as LXC {scratch} was killed on the Proxmox host and left a guest that is locked (create).",
@@ -428,31 +428,31 @@ def _say_locked(context: Context) -> None:
 _FULL = 0.005
 
 
-def _need_room(context: Context, guest: Guest, needed: int) -> None:
+def _need_room(session: ProxmoxSession, guest: Guest, needed: int) -> None:
     """:class:`Refused` where the storage has no room for a second copy of the guest (``needed`` bytes; 0: not known)."""
-    storage, (free, _) = context.site.proxmox.storages.restore, _space(context)
-    reserve = context.site.limits.disk_reserve_gb * 2**30 if needed else 0
+    storage, (free, _) = session.site.proxmox.storages.restore, _space(session)
+    reserve = session.site.limits.disk_reserve_gb * 2**30 if needed else 0
     if free is not None and free < needed + reserve:
         raise Refused(
             f"Storage {storage} has {free / 2**30:.1f} GB free; restoring {guest} on trial needs {needed / 2**30:.1f} GB and the "
-            f"reserve of {context.site.limits.disk_reserve_gb} GB.",
+            f"reserve of {session.site.limits.disk_reserve_gb} GB.",
             "Make room there, or name another storage as proxmox.storages.restore in site.yaml.",
         )
 
 
-def _space(context: Context) -> tuple[int | None, int]:
+def _space(session: ProxmoxSession) -> tuple[int | None, int]:
     """(free, total) bytes of the storage that restores go to; free is None where it is not told."""
-    node, storage = context.site.proxmox.node, context.site.proxmox.storages.restore
-    found = context.proxmox.record(f"nodes/{node}/storage/{storage}/status")
+    node, storage = session.site.proxmox.node, session.site.proxmox.storages.restore
+    found = session.proxmox.record(f"nodes/{node}/storage/{storage}/status")
     free, total = found.get("avail"), int(found.get("total") or 0)
     return (None if free is None or not total else int(free)), total
 
 
-def _whole(context: Context, end: TaskEnd, written: int) -> list[str]:
+def _whole(session: ProxmoxSession, end: TaskEnd, written: int) -> list[str]:
     """That as many bytes came out of the archive as went in, and that the storage did not run full meanwhile."""
-    free, total = _space(context)
+    free, total = _space(session)
     if free is not None and free <= total * _FULL:
-        storage = context.site.proxmox.storages.restore
+        storage = session.site.proxmox.storages.restore
         raise Failed(
             f"storage {storage} is full ({free / 2**20:.0f} MiB free), so what was restored to it may be damaged although the "
             "restore ended well"
@@ -465,9 +465,9 @@ def _whole(context: Context, end: TaskEnd, written: int) -> list[str]:
     return [f"{read} bytes went into the archive and came out of it"]
 
 
-def _mounts(context: Context, place: tuple[str, int]) -> list[str]:
+def _mounts(session: ProxmoxSession, place: tuple[str, int]) -> list[str]:
     """Start the restored guest without network, so that its file system is mounted, and stop it again; a sentence of proof."""
-    api, scratch = context.proxmox, place[1]
+    api, scratch = session.proxmox, place[1]
     config = api.config(place)
     unplugged = {key: _unplugged(str(value)) for key, value in config.items() if re.fullmatch(r"net\d+", key)}
     # It has the name and the address of the guest that was saved, and starts with the host as that did.
@@ -486,13 +486,13 @@ def _unplugged(net: str) -> str:
     return ",".join([part for part in net.split(",") if not part.startswith("link_down=")] + ["link_down=1"])
 
 
-def _remove_scratch(context: Context, *, left_over: bool) -> None:
+def _remove_scratch(session: ProxmoxSession, *, left_over: bool) -> None:
     """Remove the scratch guest, where there is one and our journal says that we restored it and have not removed it."""
-    scratch = context.site.proxmox.scratch_vmid
-    there = context.proxmox.guest(scratch)
+    scratch = session.site.proxmox.scratch_vmid
+    there = session.proxmox.guest(scratch)
     if there is None:
         return
-    ours = _ours(context, scratch)
+    ours = _ours(session, scratch)
     if (
         ours is None
         or there.get("type") != "lxc"
@@ -502,15 +502,15 @@ def _remove_scratch(context: Context, *, left_over: bool) -> None:
             f"The scratch id {scratch} is taken by {there.get('type')} {there.get('name')}, which this tool did not make.",
             "Name a free id as proxmox.scratch_vmid in site.yaml.",
         )
-    if there.get("status") == "running" and not _started_by_us(context):
+    if there.get("status") == "running" and not _started_by_us(session):
         raise Refused(f"The scratch guest {scratch} is running; somebody started it.", "Stop it if it is not needed.")
     which = " left over from an interrupted run" if left_over else ""
-    with context.guard.act(
+    with session.guard.act(
         "vzdump.scratch-removed", f"Remove the scratch guest LXC {scratch}{which}", before={"scratch": scratch}
     ):
-        context.proxmox.do_task(
+        session.proxmox.do_task(
             "DELETE",
-            context.proxmox.of(("lxc", scratch)),
+            session.proxmox.of(("lxc", scratch)),
             kind="vzdestroy",
             vmid=scratch,
             what=f"Removing the scratch guest LXC {scratch}",
@@ -519,22 +519,22 @@ def _remove_scratch(context: Context, *, left_over: bool) -> None:
         )
 
 
-def _started_by_us(context: Context) -> bool:
+def _started_by_us(session: ProxmoxSession) -> bool:
     """Whether a running scratch guest is one that an interrupted run of ours mounted: then it has no network."""
-    config = context.proxmox.config(("lxc", context.site.proxmox.scratch_vmid))
+    config = session.proxmox.config(("lxc", session.site.proxmox.scratch_vmid))
     nets = [str(value) for key, value in config.items() if re.fullmatch(r"net\d+", key)]
     return all("link_down=1" in net for net in nets)
 
 
-def left_over(context: Context) -> int | None:
+def left_over(session: ProxmoxSession) -> int | None:
     """The scratch guest's id where an interrupted run of ours left it behind."""
-    scratch = context.site.proxmox.scratch_vmid
-    return scratch if _ours(context, scratch) is not None else None
+    scratch = session.site.proxmox.scratch_vmid
+    return scratch if _ours(session, scratch) is not None else None
 
 
-def _ours(context: Context, scratch: int) -> Mapping[str, Any] | None:
+def _ours(session: ProxmoxSession, scratch: int) -> Mapping[str, Any] | None:
     """What we restored under the scratch id last, where the journal does not say that it was removed since."""
-    for entry in reversed(context.journal.entries()):
+    for entry in reversed(session.journal.entries()):
         if entry.act == "vzdump.scratch-removed" and entry.kind == "done":
             return None
         if entry.act == "vzdump.test-restore" and entry.kind == "intent":

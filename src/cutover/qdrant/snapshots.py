@@ -14,7 +14,7 @@ from cutover.core.errors import CutoverError, Failed
 from cutover.core.wait import Not, wait_until
 
 if TYPE_CHECKING:
-    from cutover.context import Context
+    from cutover.core.session import Session
     from cutover.qdrant.client import Qdrant
 
 STAYS = "snapshot.stays"
@@ -33,7 +33,7 @@ class Taken:
 
 
 @contextmanager
-def taken(context: Context, verb: str, source: Qdrant, collection: str) -> Iterator[Taken]:
+def taken(session: Session, verb: str, source: Qdrant, collection: str) -> Iterator[Taken]:
     """Take a snapshot for the length of a block.
 
     What could not be removed then, because the server or this process is gone, the next command removes that looks for
@@ -46,7 +46,7 @@ def taken(context: Context, verb: str, source: Qdrant, collection: str) -> Itera
         made = source.create_snapshot(collection)
         return Not(f"{made['name']} was there before") if made["name"] in known["snapshots"] else made
 
-    with context.guard.act(f"{verb}.snapshot", _words(collection, source), before=known) as act:
+    with session.guard.act(f"{verb}.snapshot", _words(collection, source), before=known) as act:
         made = wait_until(take, deadline=5, what=f"A snapshot of {collection} on {source.name}", every=1.0)
         name = made["name"]
         act.after = {"collection": collection, "snapshot": name, "size": made.get("size")}
@@ -61,20 +61,20 @@ def taken(context: Context, verb: str, source: Qdrant, collection: str) -> Itera
         yield snapshot
     except BaseException:
         with suppress(CutoverError):  # what failed first is what has to be said
-            _remove(context, verb, source, collection, name)
+            _remove(session, verb, source, collection, name)
         raise
     if snapshot.stays:
-        context.journal.note(STAYS, f"The snapshot {name} stays on {source.name}", snapshot=name)
+        session.journal.note(STAYS, f"The snapshot {name} stays on {source.name}", snapshot=name)
     else:
-        _remove(context, verb, source, collection, name)
+        _remove(session, verb, source, collection, name)
 
 
-def remove_left(context: Context, verb: str, source: Qdrant, *, stay: Collection[str] | None = None) -> None:
+def remove_left(session: Session, verb: str, source: Qdrant, *, stay: Collection[str] | None = None) -> None:
     """Remove the snapshots that interrupted commands left on a server. What may be another's is only named, once.
 
     Those that were to stay do so, or of them only the names in ``stay``.
     """
-    entries = context.journal.entries()
+    entries = session.journal.entries()
     ends = {e.of: e for e in entries if e.of is not None}
     # By name, when: a name can come again within a second.
     removals = (e for e in entries if e.kind == "done" and e.act.endswith(".remove-snapshot"))
@@ -95,7 +95,7 @@ def remove_left(context: Context, verb: str, source: Qdrant, *, stay: Collection
             unsure[intent.seq] = collection, set(intent.before["snapshots"])
     for name, (collection, taken_at) in ours.items():
         if name not in staying and done.get(name, 0) < taken_at and name in source.snapshot_names(collection):
-            _remove(context, verb, source, collection, name)
+            _remove(session, verb, source, collection, name)
     for seq, (collection, before) in unsure.items():
         new = ", ".join(sorted(source.snapshot_names(collection) - before - set(done) - staying - set(ours)))
         said = (
@@ -103,8 +103,8 @@ def remove_left(context: Context, verb: str, source: Qdrant, *, stay: Collection
             f"{source.name}, they can be deleted: {new}."
         )
         if new:
-            context.ui.say(said)
-            context.journal.note(NAMED, said, of=seq)
+            session.ui.say(said)
+            session.journal.note(NAMED, said, of=seq)
 
 
 def _removed(what: str) -> str:
@@ -116,6 +116,6 @@ def _words(collection: str, source: Qdrant) -> str:
     return f"Take a snapshot of {collection} on {source.name}"
 
 
-def _remove(context: Context, verb: str, source: Qdrant, collection: str, name: str) -> None:
-    with context.guard.act(f"{verb}.remove-snapshot", f"Remove the snapshot {name} on {source.name}"):
+def _remove(session: Session, verb: str, source: Qdrant, collection: str, name: str) -> None:
+    with session.guard.act(f"{verb}.remove-snapshot", f"Remove the snapshot {name} on {source.name}"):
         source.delete_snapshot(collection, name)

@@ -1,0 +1,99 @@
+"""Every guest of the cluster that our key may see, with every address that Proxmox knows of it."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cutover.core.errors import CutoverError
+
+if TYPE_CHECKING:
+    from cutover.proxmox.client import ProxmoxSession
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A guest as Proxmox has it. ``addresses`` with where each is from.
+
+    ``silent``: nobody inside could be asked, and it runs or may run. ``unread``: its node does not answer, so not even its
+    configuration is known.
+    """
+
+    vmid: int
+    kind: str
+    name: str
+    node: str
+    running: bool
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    silent: bool = False
+    unread: bool = False
+
+    def __str__(self) -> str:
+        return f"{'LXC' if self.kind == 'lxc' else 'VM'} {self.vmid} ({self.name})"
+
+
+def configured(config: Mapping[str, Any]) -> list[str]:
+    """The fixed addresses that a guest's configuration gives it (net0 of containers, ipconfig0 of VMs). Pure."""
+    found = []
+    for key, value in sorted(config.items()):
+        if re.fullmatch(r"(net|ipconfig)\d+", key):
+            found += [match[1] for match in re.finditer(r"(?:^|,)ip6?=([^,/]+)/\d+", str(value))]
+    return found
+
+
+def look(session: ProxmoxSession) -> list[Seen]:
+    """Every guest of the cluster that we may see, with every address that Proxmox knows of it."""
+    found = []
+    for row in session.proxmox.guests():
+        vmid, kind = int(row["vmid"]), "lxc" if row.get("type") == "lxc" else "vm"
+        running = row.get("status") == "running"
+        path = f"nodes/{row['node']}/{'lxc' if kind == 'lxc' else 'qemu'}/{vmid}"
+        addresses = dict.fromkeys(configured(row.get("config") or {}), "its configuration")
+        # Of a guest whose node does not answer nobody knows whether it runs, and with which address.
+        silent = "unread" in row
+        if running:
+            try:
+                inside = _interfaces(session, path, kind)
+            except CutoverError:
+                silent = not addresses
+            else:
+                addresses.update(dict.fromkeys(inside, "its own interfaces"))
+        found.append(
+            Seen(vmid, kind, str(row.get("name") or ""), str(row.get("node")), running, addresses, silent, "unread" in row)
+        )
+    return found
+
+
+def _interfaces(session: ProxmoxSession, path: str, kind: str) -> list[str]:
+    """The addresses that a running guest has, from inside; not those that every machine has."""
+    if kind == "lxc":
+        rows = session.proxmox.list(f"{path}/interfaces")
+    else:
+        rows = dict(session.proxmox.get(f"{path}/agent/network-get-interfaces")).get("result") or []
+    return [
+        str(entry["ip-address"])
+        for row in rows
+        if row.get("name") != "lo"
+        for entry in row.get("ip-addresses") or _before_9(row)
+        if not ipaddress.ip_address(str(entry["ip-address"]).split("%")[0]).is_link_local
+    ]
+
+
+def _before_9(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What older versions say of a container's interface: one address of each kind, with its prefix."""
+    return [{"ip-address": str(row[key]).split("/")[0]} for key in ("inet", "inet6") if row.get(key)]
+
+
+def resolved(address: str) -> frozenset[str]:
+    """An address as addresses: itself, or what its name stands for; empty where the name stands for nothing."""
+    try:
+        return frozenset({str(ipaddress.ip_address(address))})
+    except ValueError:
+        try:
+            return frozenset(str(info[4][0]) for info in socket.getaddrinfo(address, None))
+        except OSError:
+            return frozenset()

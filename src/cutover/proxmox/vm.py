@@ -1,0 +1,182 @@
+"""The new server's VM: what Proxmox runs it with, what waits for its next start, and what it sees itself from inside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cutover.core.errors import Refused
+from cutover.proxmox import guest_disk
+from cutover.proxmox.client import ProxmoxRefused
+
+if TYPE_CHECKING:
+    from cutover.proxmox.client import ProxmoxSession
+    from cutover.site.schema import Sizes
+
+
+GIB = 1024**3
+
+
+MIB = 1024**2
+
+
+#: A file system keeps something for itself and partitions stand in front of it: this much less than the disk is still all of it.
+#: (ext4 leaves out its tables and the twentieth that it keeps for root.)
+FS_TOLERANCE = 0.08
+
+
+@dataclass(frozen=True)
+class State:
+    """The VM as Proxmox shows it: ``config`` is what it runs with, ``pending`` what waits for its next start."""
+
+    config: Mapping[str, Any]
+    pending: Mapping[str, Any]
+    status: Mapping[str, Any]
+    snapshots: tuple[str, ...] = ()
+
+    @property
+    def running(self) -> bool:
+        return self.status.get("status") == "running"
+
+
+def look(session: ProxmoxSession) -> State:
+    """Ask Proxmox about the VM."""
+    vm = session.site.guests.new
+    api = session.proxmox
+    rows = api.pending(vm)
+    names = [str(row["name"]) for row in api.list(f"{api.of(vm)}/snapshot") if row.get("name") != "current"]
+    pending = {str(row["key"]): None if row.get("delete") else row.get("pending") for row in rows}
+    return State(api.config(vm), pending, api.status(vm), tuple(names))
+
+
+def size_bytes(text: str) -> int:
+    """``100G`` in bytes, as drives name their size; :class:`Refused` where it is no size."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", text.strip())
+    if match is None:
+        raise Refused(f"Proxmox shows the size {text!r}, which is not a size this tool knows.")
+    return int(float(match[1]) * {"": 1, "K": 1024, "M": MIB, "G": GIB, "T": 1024 * GIB}[match[2]])
+
+
+def drive(config: Mapping[str, Any], name: str) -> dict[str, str]:
+    """A drive's options, its volume under ``volume``; empty where there is no such drive."""
+    if name not in config:
+        return {}
+    first, *rest = str(config[name]).split(",")
+    return {"volume": first.removeprefix("file="), **dict(part.split("=", 1) for part in rest if "=" in part)}
+
+
+def disk_bytes(config: Mapping[str, Any], name: str) -> int | None:
+    """The size of a drive, or None where it has none."""
+    size = drive(config, name).get("size")
+    return None if size is None else size_bytes(size)
+
+
+def mib(value: Any) -> int:
+    """A number of cores or of MiB as a configuration writes it, ``current=8192`` as well."""
+    return int(str(value).removeprefix("current=").split(",")[0])
+
+
+def sizes_of(config: Mapping[str, Any], disk: str) -> tuple[int, int, int]:
+    """(cores, memory in MiB, disk in GiB) that a configuration says; a missing number is Proxmox's default."""
+    return int(config.get("cores", 1)), mib(config.get("memory", 512)), (disk_bytes(config, disk) or 0) // GIB
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What the guest agent says: CPUs online, memory in MiB, and the file system at the mount point (bytes, type, device).
+
+    ``disk_bytes`` is the disk below it as the VM sees it, ``unused`` what of that belongs to no partition; None where the
+    kernel's files inside cannot be read.
+    """
+
+    cores: int
+    memory_mb: int
+    fs_bytes: int
+    fs_type: str
+    device: str
+    fs: guest_disk.Mounted = field(default=guest_disk.Mounted("", "", "", 0), repr=False)
+    disk_bytes: int | None = None
+    unused: int | None = None
+
+
+def seen_inside(session: ProxmoxSession) -> Inside:
+    """Ask the guest agent. Installed memory is counted in blocks, so that ballooning cannot hide or feign it."""
+    vm, api = session.site.guests.new, session.proxmox
+    mount = session.site.resize.mount_point
+
+    def agent(command: str) -> Any:
+        return dict(api.get(f"{api.of(vm)}/agent/{command}")).get("result")
+
+    try:
+        cpus = [cpu for cpu in agent("get-vcpus") or [] if cpu.get("online")]
+        blocks = [block for block in agent("get-memory-blocks") or [] if block.get("online")]
+        size = int((agent("get-memory-block-info") or {}).get("size") or 0)
+        systems = agent("get-fsinfo") or []
+    except ProxmoxRefused as error:
+        raise Refused(
+            f"{vm} cannot be asked from inside: {error.sentence}",
+            "Install and start qemu-guest-agent in the VM, and set agent=1.",
+        ) from None
+    found = guest_disk.mounted(systems, mount)
+    if found is None:
+        raise Refused(f"Nothing is mounted at {mount} inside {vm}.", "Correct resize.mount_point in site.yaml.")
+    where = None
+    with suppress(Refused):  # then the file system's own size has to do
+        where = guest_disk.place(reader(session), found)
+    return Inside(
+        len(cpus),
+        len(blocks) * size // MIB,
+        found.size,
+        found.fs_type,
+        found.name,
+        found,
+        where.size if where is not None else None,
+        where.unused if where is not None else None,
+    )
+
+
+def not_yet(inside: Inside, wanted: Sizes, mount: str) -> list[str]:
+    """What the VM does not see of what was wanted, as sentences. Pure.
+
+    A file system says less than its disk has (an ext4 that fills 132 GiB says 123), so the disk and what of it is unused are
+    what counts, and the file system only has to have most of it.
+    """
+    said = []
+    if inside.cores != wanted.cores:
+        said.append(f"it sees {inside.cores} cores instead of {wanted.cores}")
+    # A kernel keeps a little memory out of its blocks at boot on some machines: one block of 128 MB may be missing.
+    if not wanted.memory_mb - 128 <= inside.memory_mb <= wanted.memory_mb + 128:
+        said.append(f"it sees {inside.memory_mb} MB of memory instead of {wanted.memory_mb}")
+    if inside.disk_bytes is not None and inside.disk_bytes < wanted.disk_gb * GIB:
+        said.append(f"it sees a disk of {inside.disk_bytes / GIB:.1f} GB instead of {wanted.disk_gb} GB")
+    elif inside.unused is not None and inside.unused > guest_disk.SLACK:
+        said.append(f"{inside.unused / GIB:.1f} GB of its {wanted.disk_gb} GB disk belong to no partition")
+    least = int(wanted.disk_gb * GIB * (1 - FS_TOLERANCE))
+    if inside.fs_bytes < least:
+        said.append(f"the file system at {mount} has {inside.fs_bytes / GIB:.1f} GB of the {wanted.disk_gb} GB disk")
+    return said
+
+
+def facts(inside: Inside) -> dict[str, Any]:
+    return {
+        "cores": inside.cores, "memory_mb": inside.memory_mb, "fs_bytes": inside.fs_bytes, "fs_type": inside.fs_type,
+        "device": inside.device, "disk_bytes": inside.disk_bytes,
+    }  # fmt: skip
+
+
+def reader(session: ProxmoxSession) -> guest_disk.Reader:
+    """Reads files inside the VM through the guest agent, which changes nothing. :class:`Refused` where it does not read them."""
+    vm, api = session.site.guests.new, session.proxmox
+
+    def read(path: str) -> str | None:
+        try:
+            return str(dict(api.get(f"{api.of(vm)}/agent/file-read", file=path)).get("content") or "")
+        except ProxmoxRefused as error:
+            if "No such file" in error.sentence:
+                return None
+            raise Refused(f"The guest agent of {vm} does not read files: {error.sentence}") from None
+
+    return read

@@ -1,0 +1,90 @@
+"""What speaks against copying and moving, found before anything starts; every reason at once."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from cutover.core import events
+from cutover.core.errors import Refused, Unreachable
+from cutover.qdrant import access, limits, releases
+from cutover.qdrant.client import NotThere, Qdrant, need_same_version
+from cutover.replication import left_behind
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+
+
+def refuse_unsafe(context: Context) -> None:
+    """Refused, with every reason, where something cannot be moved safely."""
+    version = need_same_version(context.old, context.new)
+    if bad := releases.known_bad(version):
+        raise Refused(bad, "Upgrade both servers one minor release at a time first.")
+    if careful := releases.warning(version):
+        context.ui.say(careful)
+    refuse_other_access(context)
+    reasons = unsafe(context)
+    if reasons:
+        raise Refused(f"Not begun: {'; '.join(reasons)}.", "Remove these reasons first; nothing was changed.")
+
+
+def refuse_other_access(context: Context) -> None:
+    """Refused where applications would not be let in by the new server as by the old one."""
+    found = access.objections_now(context.old, context.new, context.site, context.credentials)
+    access.refuse(found, doing="Nothing was copied")
+
+
+def unsafe(context: Context) -> list[str]:
+    """Every reason against moving, in words."""
+    reasons: list[str] = []
+    if context.site.qdrant.access == "keys" and context.credentials.get("QDRANT_READ_ONLY_API_KEY") is None:
+        reasons.append("there is no read-only key (QDRANT_READ_ONLY_API_KEY), with which the new server fetches the snapshots")
+    servers = [context.old, *([context.new] if _answers(context.new) else [])]
+    clustered = [s.name for s in servers if (s.ask("GET", "/cluster") or {}).get("status") == "enabled"]
+    reasons += [f"{name} is part of a cluster, which this tool does not move" for name in clustered]
+    for name in context.old.collections():
+        with suppress(NotThere):  # deleted meanwhile
+            reasons += limits.reasons_against(name, context.old.info(name), context.old.shard_keys(name))
+    grpc = left_behind.watch_grpc(context.old, context.site.limits.bypass_watch_seconds, writes=True)
+    if grpc.uses:
+        counted = ", ".join(map(str, grpc.uses))
+        reasons.append(f"applications write to {context.old.name} through gRPC ({counted} within {grpc.seconds:.0f} s)")
+    strangers = sorted(set(context.new.collections()) - ours(context)) if context.new in servers else []
+    if strangers:
+        reasons.append(f"{context.new.name} already has data that this tool did not copy: {', '.join(strangers)}")
+    return reasons
+
+
+def _answers(server: Qdrant) -> bool:
+    """Whether the server runs; before the deployment the new one does not."""
+    try:
+        server.version()
+    except Unreachable:
+        return False
+    return True
+
+
+def ours(context: Context) -> set[str]:
+    """Collections on the new server that this tool made there, finished or not, and has not removed again."""
+    found: set[str] = set()
+    removing: dict[int, str] = {}
+    for entry in context.journal.entries():
+        if entry.kind == "intent" and entry.act.endswith(".recover"):
+            found.add(entry.before["collection"])
+        elif entry.kind == "intent" and entry.act == "copy.remove":
+            removing[entry.seq] = entry.before["collection"]
+        elif entry.kind == "done" and entry.act == "copy.remove":
+            # Whatever has this name from now on is somebody else's.
+            found.discard(removing.get(entry.of or 0, ""))
+    return found
+
+
+def copied(context: Context) -> set[str]:
+    """Collections whose copy is complete and was begun after recording."""
+    found: set[str] = set()
+    for entry in context.journal.entries():
+        if entry.act in {events.COPY_BEGUN, events.COPY_UNDONE}:
+            found.clear()
+        elif entry.act == events.COPIED:
+            found.add(entry.extra["collection"])
+    return found
