@@ -378,6 +378,10 @@ class Portainer:
             Git.clone(git["URL"], git["ReferenceName"], login, target)
             found = Git.hash_of(git["URL"], git["ReferenceName"], login)
         except (ValueError, OSError, subprocess.TimeoutExpired) as error:
+            if moved and re.search(r"index-pack|No such file|could not (create|open)", str(error)):
+                # Another deployment took the folder away meanwhile; recorded in the real one's words.
+                pack = f"/data/compose/{stack['Id']}/.git/objects/pack"
+                error = ValueError(f"failed to clone git repository: mkdir {pack}: no such file or directory")
             shutil.rmtree(target, ignore_errors=True)
             with contextlib.suppress(OSError):
                 old.rename(target)
