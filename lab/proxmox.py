@@ -1048,7 +1048,8 @@ class LabPve(Cluster):
     def _mounts_of(self, guest: Any) -> tuple[list[str], list[str]]:
         """(paths that a backup leaves out, lines of the log about every mount point)."""
         left_out, said = [], []
-        for key in sorted(k for k in guest.config if not isinstance(guest, LabVm) and re.fullmatch(r"rootfs|mp\d+", k)):
+        mounts = [k for k in guest.config if not isinstance(guest, LabVm) and re.fullmatch(r"rootfs|mp\d+", k)]
+        for key in sorted(mounts, key=lambda k: (k != "rootfs", k)):
             mount = parse_mount(guest.config[key])
             kind, where = mount_type(mount.get("volume", "")), mount.get("mp", "/")
             if key == "rootfs" or (kind == "volume" and str(mount.get("backup", "0")) == "1"):
