@@ -139,6 +139,10 @@ def _config(vmid: int, **values: Any) -> Callable[[LabPve, dict[str, str]], None
     return act
 
 
+def _slowly(scale: float) -> Callable[[LabPve, dict[str, str]], None]:
+    return lambda pve, here: setattr(pve, "time_scale", scale)
+
+
 def _sample(pve: LabPve, here: dict[str, str]) -> None:
     pve.sample()
 
@@ -172,6 +176,8 @@ BETWEEN: dict[int, list[Callable[[LabPve, dict[str, str]], None]]] = {
     692: [_running],
     715: [_pools],
     716: [_vnet],
+    743: [_slowly(0.1)],  # two backups at a time are looked at
+    751: [_slowly(0.001)],
     756: [_silent],
     759: [_running],
 }
