@@ -61,6 +61,21 @@ def _forgets_what_was_there(self: Any, act: str, what: str, before: Any = None) 
     return self._write("intent", act, what, before=None if act.startswith("resize.") else before)
 
 
+def _all_copies_back(self: Any) -> tuple[dict[str, int], dict[str, bytes]]:
+    return {path: number for number, (kind, path) in enumerate(self._list()) if kind == "kept"}, {}
+
+
+def _put_back_again(context: Any) -> list[tuple[Any, list[Any], list[Any]]]:
+    from cutover.state import approvals
+
+    found = []
+    for guest in context.site.guests.to_decommission():
+        lines = approvals.lines(context, guest.vmid)
+        rules = [e.extra["undo"] for e in lines if e.act == "decommission.firewall.planned"]
+        found.append((guest, rules, [e.extra["undo"] for e in lines if e.act == "decommission.dns.planned"]))
+    return found
+
+
 FAULTS = [
     Fault("A1", "a host without room is called roomy", {"cutover.checks.host:strains": _nothing},
           "a host with shortage is found out", "has room", "hardly any free memory"),
@@ -95,6 +110,8 @@ FAULTS = [
     Fault("C5", "traffic moves without the proof",
           {"cutover.replication.follower:Follower.prove_everything": lambda *_, **__: ([], []), "cutover.replication.follower:Follower.prove_quickly": _nothing},
           "damage stops the move", "Nothing was refused", "missing record"),
+    Fault("C6", "how users are answered is not compared", {"cutover.gate.doorway:differences": _nothing},
+          "a gate that users would notice is taken out again", "Nothing was refused"),
     Fault("D1", "answers through Nginx are not compared", {"cutover.checks.qdrant:_answers_differ": lambda *_: ""},
           "another answer through nginx is noticed", "same"),
     Fault("D2", "Portainer is not compared with before", {"cutover.portainer.client:differences": _nothing},
@@ -105,8 +122,8 @@ FAULTS = [
           "traffic does not move to a server that meanwhile lets in", "Nothing was refused"),
     Fault("D5", "what the old server counts does not grow", {"cutover.qdrant.counters:grown": _nothing},
           "somebody who does the old server without nginx is named", "nobody but this tool"),
-    Fault("E1", "somebody's change is overwritten", {"cutover.gate.installer:Installer._refuse_foreign_changes": _none},
-          "a configuration that somebody changed since is not overwritten", "Nothing was refused"),
+    Fault("E1", "somebody's change is overwritten", {"cutover.gate.installer:Installer.undoing": _all_copies_back},
+          "a configuration that somebody changed since is not overwritten", "that change is still there"),
     Fault("E2", "nobody says that the disk stays", {"cutover.phases.resize:_disk_stays": lambda *_: "All is as before."},
           "cores and memory are given back and the disk stays", "All is as before"),
     Fault("E3", "nobody looks whether the container is used", {"cutover.replication.serving:need_old_serves": _none},
@@ -127,6 +144,8 @@ FAULTS = [
           "nothing is deleted that nobody named", "Nothing was refused"),
     Fault("F5", "the names stay", {"cutover.dns.names:Names.delete": _nothing},
           "only their own rules and names are gone", "still there"),
+    Fault("F6", "nobody asks whether a server was used after its backup", {"cutover.proxmox.activity:since": lambda *_: ""},
+          "an old server that is used after each of its backups is not deleted", "Nothing was refused"),
     Fault("G1", "the guard lets everything through", {"cutover.core.write_guard:WriteGuard.require": _none},
           "a faulty command is stopped before anything is sent", "answered 403"),
     Fault("G2", "two operators may work at once", {"cutover.core.journal:fcntl.flock": _none},
@@ -136,6 +155,10 @@ FAULTS = [
           "a backup whose answer was lost is not made twice", "vzdump-lxc-952"),
     Fault("G4", "the journal forgets what was there", {"cutover.core.journal:Journal.intent": _forgets_what_was_there},
           "the journal of the resize has the old sizes", "the journal has only"),
+    Fault("G5", "an undo does not know that it was done", {"cutover.phases.decommission:_not_put_back": _put_back_again},
+          "what others changed after an undo is left to them", ""),
+    Fault("G6", "a key that sees little is believed", {"cutover.portainer.client:Portainer.need_sight": _none},
+          "a stack that the key may not see is not called absent", "Nothing was refused"),
     Fault("H1", "a merge that fails is not taken back", {"cutover.phases.deploy:roll_back": lambda *_, **__: "It stays as it is."},
           "a merge that makes qdrant ill is taken back", "went back to", "2.23.0"),
     Fault("H2", "a merge is not looked at", {"cutover.phases.deploy:refusals": _nothing},
