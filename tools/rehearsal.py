@@ -132,7 +132,9 @@ class Rehearsal:
         def act() -> list[str]:
             from cutover import runner
 
-            run = self.lab.run(execute=True, confirm=ConfirmedInAdvance(*self.operator.agrees_to), ui=Live(self._show))
+            # An undo destroys nothing here, and a name that it does not know is a mistake of who typed it.
+            names = () if undo else self.operator.agrees_to
+            run = self.lab.run(execute=True, confirm=ConfirmedInAdvance(*names), ui=Live(self._show))
             try:
                 result = runner.carry_out(verb, run, undo=undo)
             finally:

@@ -110,6 +110,11 @@ class ContainerNginx(NginxHost):
         self._make, self._name = make, name
         self._service: ContainerService | None = None
 
+    @property
+    def gate_address(self) -> str:
+        """Inside the container, as on a host of its own."""
+        return f"127.0.0.1:{self.gate_port}"
+
     def facts(self) -> dict[str, object]:
         """As an operator reaches a container: a prefix that leads into it."""
         return super().facts() | {"shell": ["docker", "exec", "-i", self._name]}
