@@ -533,7 +533,9 @@ class Gate:
         """
         user, quoted = shlex.quote(self._site.nginx.worker_user), shlex.quote(f"cd bodies || exit 9\n{script}")
         return (
-            f'if [ "$(id -u)" = 0 ] && [ "$(id -u {user} 2>/dev/null || echo 0)" != 0 ]; then su -s /bin/sh {user} -c {quoted}\n'
+            f'if [ "$(id -u)" = 0 ] && [ "$(id -u {user} 2>/dev/null || echo 0)" != 0 ]; then\n'
+            f"if command -v su >/dev/null; then su -s /bin/sh {user} -c {quoted}\n"  # small containers have only the other
+            f'else setpriv --reuid {user} --regid "$(id -g {user})" --clear-groups sh -c {quoted}; fi\n'
             f"else sh -c {quoted}; fi"
         )
 
