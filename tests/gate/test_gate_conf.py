@@ -124,6 +124,11 @@ class TestTheRouteTable:
             "/collections/docs/points/scrolls",
             "/collections/docs/points/payload",
             "/collections/a/b/points/scroll",
+            "/collections/docs/points/delete/%2e%2e/scroll",
+            "/collections/docs/points/delete/%2E./scroll",
+            "/collections/docs/points/./scroll",
+            "/collections/docs/points/delete/../scroll",
+            "/collections/docs%2fpoints%2fscroll",
         ],
     )
     def test_a_disguised_write_is_still_a_write(self, gate: Gateway, path: str) -> None:
