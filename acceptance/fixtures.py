@@ -16,7 +16,7 @@ import pytest
 from acceptance.live_site import LiveSite
 from acceptance.report import GROUND
 from acceptance.reporting import RUN
-from cutover.site.schema import load
+from cutover.site.load import load
 from lab.lab import Lab, new_folder
 from lab.operator import Operator
 

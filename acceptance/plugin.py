@@ -19,7 +19,7 @@ from acceptance.reporting import RUN, criterion_of, finish, start
 from cutover.checks.registry import Moment
 from cutover.core.errors import CutoverError
 from cutover.report.model import NOT_ALLOWED, NOT_ON_CONTAINERS, ONLY_LAB, Place, Report
-from cutover.site.schema import load
+from cutover.site.load import load
 from lab.network_guard import keep_inside
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,7 +28,7 @@ from cutover.gate.write_log import lines
 from cutover.report import chart
 from cutover.report.files import waivers_of, write
 from cutover.report.model import Evidence, Place, Report, Run
-from cutover.site.schema import load
+from cutover.site.load import load
 
 RUN = pytest.StashKey[Run]()
 _SEEN = pytest.StashKey[set[tuple[str, int]]]()

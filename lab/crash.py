@@ -20,7 +20,7 @@ from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError
 from cutover.core.journal import Journal
 from cutover.core.ui import ConfirmedInAdvance
-from cutover.site.schema import load
+from cutover.site.load import load
 
 
 def die_at(line: int, *, before: bool) -> None:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Self
 from cutover.context import Context
 from cutover.core.credentials import Credentials
 from cutover.core.ui import Confirmation, ConfirmedInAdvance, SilentUi, Ui
-from cutover.site.schema import Guest, Site, load
+from cutover.site.load import load
+from cutover.site.schema import Guest, Site
 from lab import data
 from lab.dns import NameServer, reverse_zone
 from lab.git import Repository

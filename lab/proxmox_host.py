@@ -18,7 +18,8 @@ from pathlib import Path
 from cutover.context import Context
 from cutover.core.credentials import Credentials
 from cutover.core.ui import Confirmation, ConfirmedInAdvance, SilentUi, Ui
-from cutover.site.schema import Site, load
+from cutover.site.load import load
+from cutover.site.schema import Site
 from lab.machines import Machine, Machines
 from lab.processes import Process, listening
 from lab.proxmox import LabPve, furnish

@@ -18,7 +18,7 @@ from cutover.core.credentials import Credentials
 from cutover.core.errors import Refused
 from cutover.core.journal import Entry
 from cutover.core.wait import Not, wait_until
-from cutover.site.schema import load
+from cutover.site.load import load
 from lab.http_server import HttpServer
 from lab.lab import ROOT
 

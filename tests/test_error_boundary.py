@@ -18,7 +18,7 @@ from cutover.core.ui import SilentUi
 from cutover.core.write_guard import WriteGuard
 from cutover.error_boundary import error_boundary
 from cutover.replication import hold
-from cutover.site.schema import load
+from cutover.site.load import load
 from lab.lab import ROOT
 
 SITE = load(ROOT / "site.yaml")

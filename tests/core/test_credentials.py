@@ -28,7 +28,7 @@ from cutover.portainer.git import Repository
 from cutover.report import model
 from cutover.report.html import page as html_page
 from cutover.report.markdown import markdown
-from cutover.site import schema
+from cutover.site import load as site_load
 
 ROOT = Path(__file__).parents[2]
 #: How many times the random input; every night more than a change waits for.
@@ -225,16 +225,16 @@ def test_a_key_goes_over_https_or_the_file_says_that_it_does_not(server: str) ->
     text = (ROOT / "site.yaml").read_text()
     was, becomes = SERVERS[server]
     assert was in text
-    with pytest.raises(schema.WrongSite, match="is not https, so everybody on the way could read its key"):
-        schema.parse(text.replace(was, becomes, 1))
+    with pytest.raises(site_load.WrongSite, match="is not https, so everybody on the way could read its key"):
+        site_load.parse(text.replace(was, becomes, 1))
     meant = becomes.replace("'}", "', insecure: true}") if "{" in becomes else becomes + "\n  insecure: true"
-    site = schema.parse(text.replace(was, meant, 1))
+    site = site_load.parse(text.replace(was, meant, 1))
     assert len(site.insecure()) == 1
     assert "is sent unencrypted" in site.insecure()[0]
 
 
 def test_the_site_that_ships_sends_no_key_in_the_clear() -> None:
-    assert schema.load(ROOT / "site.yaml").insecure() == []
+    assert site_load.load(ROOT / "site.yaml").insecure() == []
 
 
 def test_every_command_and_report_repeats_what_is_insecure_on_purpose(tmp_path: Path) -> None:

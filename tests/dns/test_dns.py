@@ -24,6 +24,7 @@ from cutover.core.errors import OutcomeUnknown, Refused, Unreachable, WritesRefu
 from cutover.core.journal import Journal
 from cutover.core.write_guard import WriteGuard
 from cutover.dns.names import Names, Record, belonging
+from cutover.site import load as site_load
 from cutover.site import schema
 from lab.dns import NameServer, NotInstalled, program
 from lab.pihole_adguard import Adguard, Pihole
@@ -276,7 +277,7 @@ def test_a_place_changed_by_hand_is_only_reported(server: NameServer, tmp_path: 
 
 @knot
 def test_the_baseline_asks_for_addresses_where_site_yaml_has_names(server: NameServer, tmp_path: Path) -> None:
-    shipped = schema.load(Path(__file__).resolve().parents[2] / "site.yaml")
+    shipped = site_load.load(Path(__file__).resolve().parents[2] / "site.yaml")
     place = schema.ReportOnly(kind="report", server=NS, port=server.port)
     old = shipped.guests.old.model_copy(update={"address": OURS})
     guests = shipped.guests.model_copy(update={"old": old})

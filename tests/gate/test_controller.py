@@ -33,14 +33,15 @@ from cutover.gate import controller, doorway, nginx_conf, write_log
 from cutover.gate.controller import Gate
 from cutover.gate.nginx_host import Facts, obstacles
 from cutover.phases import gate as gate_phase
-from cutover.site import schema as sites
+from cutover.site import load as sites
+from cutover.site.schema import Site
 from tests.support.gateway import ADDRESS, Gateway, gateway, session, until
 
 ROOT = Path(__file__).resolve().parents[2]
 UPSERT = "/collections/docs/points?wait=true"
 
 
-def site_of(way: Gateway, *, public: str = "", qdrant: dict[str, str] | None = None, **controller: Any) -> sites.Site:
+def site_of(way: Gateway, *, public: str = "", qdrant: dict[str, str] | None = None, **controller: Any) -> Site:
     """The repository's site with this gateway's addresses."""
     import io
 
@@ -649,10 +650,10 @@ class TestHold:
         site = tmp_path / "site.yaml"
         YAML(typ="rt").dump(site_of(stage.way).model_dump(mode="json"), site.open("w"))
         script.write_text(
-            "import os, signal, sys\nfrom pathlib import Path\nfrom cutover.site import schema\nfrom cutover.core.write_guard import WriteGuard\n"
+            "import os, signal, sys\nfrom pathlib import Path\nfrom cutover.site import load as sites\nfrom cutover.core.write_guard import WriteGuard\n"
             "from cutover.core.journal import Journal\nfrom cutover.gate.controller import Gate\nfrom cutover.core.credentials import Credentials\n"
             f"guard = WriteGuard(Journal(Path({str(tmp_path / 's')!r}), 'x'))\n"
-            f"gate = Gate(schema.load(Path({str(site)!r})), Credentials.from_env({{}}), guard)\n"
+            f"gate = Gate(sites.load(Path({str(site)!r})), Credentials.from_env({{}}), guard)\n"
             "with guard.act('t', 'Hold'):\n    gate.hold(0.8)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         )
         killed = subprocess.run(

@@ -13,7 +13,7 @@ import pytest
 from cutover.core.errors import Refused
 from cutover.gate import templates
 from cutover.gate.templates import render
-from cutover.site import schema
+from cutover.site import load as site_load
 from lab.nginx import nginx_binary
 from tests.support.own_network import address
 
@@ -24,7 +24,7 @@ OLD = "10.0.0.152:6333"
 
 class TestTheShippedFile:
     def test_holds_the_values_of_the_shipped_site(self) -> None:
-        facts = schema.load(ROOT / "site.yaml")
+        facts = site_load.load(ROOT / "site.yaml")
         assert urlsplit(facts.qdrant.old_url).netloc == templates.OLD
         assert urlsplit(facts.qdrant.new_url).netloc == templates.NEW
         assert facts.nginx.gate_folder == templates.FOLDER

@@ -13,7 +13,7 @@ from cutover.qdrant import compare
 from cutover.qdrant import snapshots as left
 from cutover.qdrant.client import NotThere
 from cutover.replication import switchover
-from cutover.site import schema
+from cutover.site import load as site_load
 from tests.support.qdrant_pair import KEY, READ_KEY, ROOT, pair_of_servers
 
 
@@ -27,7 +27,7 @@ def servers(tmp_path_factory: Any) -> Any:
 def run(servers: Any, tmp_path: Any) -> Any:
     servers.clear()
     text = (ROOT / "site.yaml").read_text()
-    facts = schema.parse(text)
+    facts = site_load.parse(text)
     urls = {"old_url": servers.old.url, "new_url": servers.new.url}
     facts = facts.model_copy(update={"qdrant": facts.qdrant.model_copy(update=urls)})
     credentials = Credentials({"QDRANT_API_KEY": KEY, "QDRANT_READ_ONLY_API_KEY": READ_KEY})

@@ -444,7 +444,7 @@ def test_a_short_hold_on_the_configuration_is_waited_for(lab: Host) -> None:
 
 def test_a_vm_that_ha_may_start_elsewhere_needs_room_there_too() -> None:
     from cutover.checks.host import Room, strains
-    from cutover.site.schema import load
+    from cutover.site.load import load
     from lab.proxmox_host import SITE
 
     limits = load(SITE).limits

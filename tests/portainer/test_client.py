@@ -13,7 +13,7 @@ from cutover.core.errors import Refused, Unreachable, WritesRefused, WrongUsage
 from cutover.core.write_guard import WriteGuard
 from cutover.portainer.client import Answered, Behaviour, Picture, Portainer, Stack, differences
 from cutover.portainer.git import Repository
-from cutover.site import schema as sites
+from cutover.site import load as sites
 from tests.support.vm1001 import KEY, ROOT, Vm1001
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from cutover.core.errors import Refused
 from cutover.portainer import compose_file
+from cutover.site import load as site_load
 from cutover.site import schema
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +18,7 @@ KEYS = {"QDRANT_API_KEY": "write", "QDRANT_READ_ONLY_API_KEY": "read"}
 
 @pytest.fixture(scope="module")
 def ours() -> schema.Site:
-    return schema.load(ROOT / "site.yaml")
+    return site_load.load(ROOT / "site.yaml")
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 
 from cutover.core.errors import Refused
 from cutover.portainer import compose_file, compose_policy
+from cutover.site import load as site_load
 from cutover.site import schema
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ SCHEMA = Path(str((find_spec("check_jsonschema") or pytest.skip("check-jsonschem
 
 @pytest.fixture(scope="module")
 def ours() -> schema.Site:
-    return schema.load(ROOT / "site.yaml")
+    return site_load.load(ROOT / "site.yaml")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from cutover.core.errors import Refused
 from cutover.core.write_guard import WriteGuard
 from cutover.portainer import compose_file, pin
 from cutover.portainer.client import Portainer
-from cutover.site import schema
+from cutover.site import load as site_load
 from tests.portainer.test_client import client
 from tests.support.vm1001 import NEWER, Vm1001
 
@@ -38,7 +38,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def prepare(checkout: Path, version: str, portainer: Portainer) -> pin.Pin:
-    return pin.prepare(schema.load(checkout / "site.yaml"), checkout / "site.yaml", version, portainer)
+    return pin.prepare(site_load.load(checkout / "site.yaml"), checkout / "site.yaml", version, portainer)
 
 
 def lines(path: Path) -> list[str]:
@@ -50,7 +50,7 @@ def test_version_tag_and_digest_are_written_into_both_files_and_nothing_else(che
     found = prepare(checkout, VERSION, portainer)
     assert {name: lines(checkout / name) for name in was} == was, "nothing is written before it is said"
     pin.write(found)
-    site = schema.load(checkout / "site.yaml")
+    site = site_load.load(checkout / "site.yaml")
     assert (site.qdrant.version, site.qdrant.image) == (VERSION, NEWER)
     assert str(compose_file.read((checkout / STACK).read_text(encoding="utf-8")).image) == NEWER
     changed = {name: sum(a != b for a, b in zip(was[name], lines(checkout / name), strict=True)) for name in was}
@@ -74,7 +74,7 @@ def test_a_release_that_the_registry_does_not_have_is_refused(checkout: Path, po
 
 def test_a_release_that_cannot_be_moved_is_refused_before_anybody_is_asked(checkout: Path) -> None:
     nobody = Portainer(
-        schema.load(checkout / "site.yaml").portainer, Credentials({"PORTAINER_API_KEY": "nobody"}), WriteGuard(None)
+        site_load.load(checkout / "site.yaml").portainer, Credentials({"PORTAINER_API_KEY": "nobody"}), WriteGuard(None)
     )
     with pytest.raises(Refused, match="cannot be moved"):
         prepare(checkout, "1.9.0", nobody)

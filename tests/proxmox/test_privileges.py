@@ -13,7 +13,7 @@ from cutover.checks.host import key
 from cutover.core.errors import CutoverError, Refused
 from cutover.phases import backup, resize
 from cutover.proxmox import privileges
-from cutover.site.schema import load
+from cutover.site.load import load
 from lab.proxmox_host import SITE, Host, host
 
 PLAN = load(SITE)

@@ -16,7 +16,8 @@ from cutover.core.write_guard import WriteGuard
 from cutover.qdrant import access
 from cutover.qdrant.access import Caller, Right
 from cutover.qdrant.client import Qdrant
-from cutover.site.schema import Site, load
+from cutover.site.load import load
+from cutover.site.schema import Site
 from lab.processes import running
 from tests.support.qdrant_pair import KEY, READ_KEY, ROOT, server
 

@@ -6,7 +6,7 @@ import pytest
 
 from cutover.core.errors import WrongUsage
 from cutover.qdrant import releases
-from cutover.site.schema import load
+from cutover.site.load import load
 from tests.support.qdrant_pair import ROOT
 
 

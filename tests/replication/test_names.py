@@ -21,7 +21,7 @@ from cutover.qdrant import compare, limits, snapshots
 from cutover.qdrant.affected import Depth
 from cutover.replication import switchover
 from cutover.replication.follower import Follower, Position
-from cutover.site import schema
+from cutover.site import load as site_load
 from tests.replication.test_follower import Record
 from tests.support.qdrant_pair import KEY, READ_KEY, ROOT, Pair, pair_of_servers
 
@@ -74,7 +74,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 @pytest.fixture
 def context(servers: Pair, tmp_path: Path) -> Iterator[Context]:
     servers.clear()
-    facts = schema.parse((ROOT / "site.yaml").read_text())
+    facts = site_load.parse((ROOT / "site.yaml").read_text())
     urls = {"old_url": servers.old.url, "new_url": servers.new.url, "public_url": servers.old.url}
     facts = facts.model_copy(update={"qdrant": facts.qdrant.model_copy(update=urls)})
     credentials = Credentials({"QDRANT_API_KEY": KEY, "QDRANT_READ_ONLY_API_KEY": READ_KEY})

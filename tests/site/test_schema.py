@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutover.core.errors import WrongUsage
-from cutover.site.schema import Site, WrongSite, load, netloc, parse
+from cutover.site.load import WrongSite, load, parse
+from cutover.site.schema import Site, netloc
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "site.yaml").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from cutover.context import Context
 from cutover.core.credentials import Credentials
 from cutover.core.ui import ConfirmedInAdvance
-from cutover.site import schema as sites
+from cutover.site import load as sites
 from lab.git import Repository
 from lab.network import Network
 from lab.portainer import idle_image, qdrant_image

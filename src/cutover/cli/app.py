@@ -29,7 +29,7 @@ from cutover.core.journal import Journal, usable
 from cutover.phases import registry as phases
 from cutover.phases.phase import Sentence
 from cutover.proxmox import privileges
-from cutover.site.schema import load
+from cutover.site.load import load
 
 app = typer.Typer(
     name="cutover",
