@@ -122,7 +122,7 @@ _CHECKS = {
     "Portainer runs what was merged": ("C1", ""),
     "the container comes back after a restart": ("C2", ""),
     "applications are let in as before": ("D4", ""),
-    "nobody uses the server that was left behind": ("D5", ""),
+    "nobody uses the server that was left behind": ("D5", "Nobody uses"),
     "Portainer is as before": ("D2", "as before"),
     "Portainer answered all the time": ("D2", "all the time"),
     "new merges are followed": ("H1", ""),

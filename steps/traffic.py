@@ -179,7 +179,7 @@ def _new_server_dies(operator: Operator, new_server: object, monkeypatch: pytest
 @given("writes may be held for less time than the proof needs")
 def _short_hold(lab: Lab) -> None:
     lab.change_site(limits={"hold_seconds": 0.5})
-    (lab.folder / "new-switches.json").write_text(json.dumps({"latency_ms": 120}))
+    (lab.folder / "new-switches.json").write_text(json.dumps({"latency_ms": 400}))
 
 
 def _side(operator: Operator) -> str:

@@ -84,7 +84,7 @@ def _stage(collection: Collection, peer: int, folder: Path) -> None:
 
 def _tar(folder: Path, target: Path) -> str:
     """Pack a folder into `target` and its checksum beside it; returns the checksum."""
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    temporary = target.with_name(f".{uuid.uuid4().hex}")  # a name as long as the file's own may not fit
     try:
         names = sorted(entry.name for entry in folder.iterdir())
         command = ["tar", "--format=gnu", "--sparse", "-cf", str(temporary), "-C", str(folder), "--", *names]

@@ -77,6 +77,7 @@ def stage(lab_parent: Path) -> Iterator[tuple[Lab, Operator, Disk]]:
     """A lab with the gate in, whose state folder is a small disk of its own."""
     try:
         with Lab(new_folder(lab_parent), seed=lab_parent / "seed") as lab, disk(lab.state_dir, 256 << 10) as made:
+            lab.state_dir.chmod(0o700)  # a new file system's own folder is open to everybody
             operator = Operator(lab)
             for verb in ("deploy", "gate"):
                 operator.does(verb)
@@ -164,7 +165,7 @@ def test_the_gate_does_not_get_in_where_the_disk_takes_nothing(host: tuple[Lab, 
     operator.tries("gate")
     said = operator.was_refused()
     assert said.exit_code in {1, 3}, said
-    assert ("ead-only file system" if read_only else "No space left on device") in str(said), said
+    assert ("cannot be written" if read_only else "MB free") in str(said), said
     after = picture(lab)
     assert after["nginx"] == before["nginx"], differences(before, after)
     _served(lab)

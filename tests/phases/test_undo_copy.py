@@ -18,7 +18,9 @@ def test_a_new_server_that_is_gone_does_not_keep_the_recording_on(lab_parent: Pa
         for verb in ("deploy", "gate", "copy"):
             operator.does(verb)
         operator.does("back")  # it never left: nothing to do, and no refusal that speaks of a way back given up
+        operator.agrees_to = set()  # a name that is no volume's would be a mistake of who typed it
         operator.does("deploy", undo=True)
+        operator.agrees_to = {lab.site.name}
 
         operator.tries("copy", undo=True)
         assert operator.error is not None

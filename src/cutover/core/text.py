@@ -13,7 +13,7 @@ import re
 #: What Markdown reads as more than a letter. The line is one already, so what begins a line is none of it.
 _MARKDOWN = re.compile(r"[\\`*_\[\]{}~|!$]")
 #: What a page makes a link of by itself: addresses, mail, people, issues, commits.
-_LINKED = re.compile(r"(?i)(?<=[a-z0-9])(:)(?=//)|\b(www)(\.)|(@)|(#)(?=\w)|\b(mailto|xmpp)(:)")
+_LINKED = re.compile(r"(?i)(:)(?=//)|\b(www)(\.)|(@)|(#)(?=\w)|\b(mailto|xmpp)(:)")
 
 
 def plain(text: str) -> str:
