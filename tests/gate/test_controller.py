@@ -15,12 +15,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 from ruamel.yaml import YAML
 
 from cutover.core.credentials import Credentials
@@ -750,6 +751,12 @@ class TestHold:
         assert not stage.gate.state().held
 
 
+def _without_answer(lost: concurrent.futures.Future[requests.Response]) -> None:
+    """The client is told that there was no answer, or loses its connection where it talked to the worker that was killed."""
+    with suppress(requests.ConnectionError):
+        assert lost.result().status_code == 502
+
+
 class TestSwitch:
     def test_there_and_back_under_load_loses_and_fails_nothing(self, stage: Stage) -> None:
         stage.gate.start_recording()
@@ -852,7 +859,7 @@ class TestSwitch:
             lost = pool.submit(stage.put, b"lost", X_Lab_Delay="2")
             until(lambda: stage.way.old.under_way == 1, "The write reaching the server")
             os.kill(int(stage.way.lines("begin")[0]["pid"]), signal.SIGKILL)
-            assert lost.result().status_code == 502, "the worker that the client talks to says that there was no answer"
+            _without_answer(lost)
             stage.gate.hold(1.2)
             stage.gate.drain(1.0)
             (entry,) = stage.gate.read_log(0)
@@ -864,7 +871,7 @@ class TestSwitch:
         with concurrent.futures.ThreadPoolExecutor() as pool:
             lost = pool.submit(stage.put, b"lost", X_Lab_Delay="2")
             os.kill(int(stage.way.logged(1, "begin")[0]["pid"]), signal.SIGKILL)
-            assert lost.result().status_code == 502, "the worker that the client talks to says that there was no answer"
+            _without_answer(lost)
         (entry,) = stage.gate.read_log(0)  # nothing is held: a round while applications go on
         assert (entry.side, entry.uri) == ("unknown", UPSERT)
         assert stage.gate.read_log(entry.offset) == [entry]  # the round was interrupted: it is done again
@@ -902,13 +909,13 @@ class TestSwitch:
         stage.gate.start_recording()
         stage.put()
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            slow = pool.submit(stage.put, X_Lab_Delay="0.6")
+            slow = pool.submit(stage.put, X_Lab_Delay="1.2")
             until(lambda: stage.way.old.under_way == 1, "The write reaching the server")
             second = stage.client()
-            second.hold(1.2)
+            second.hold(1.4)
             with pytest.raises(TimedOut):
                 second.drain(0.1)
-            second.drain(1.0)
+            second.drain(3.0)
             slow.result()
         assert len(second.read_log(0)) == 2
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from lab.nginx import nginx_binary
 from tests.support.gateway import Gateway, gateway, session, until
@@ -115,10 +116,18 @@ def test_it_does_not_reach_the_gate(running: Gateway, nasty: str) -> None:
         assert tried.returncode == 0, tried.stderr
         pid = way.state()["pid"]
         way.reload()
-        until(lambda: way.state()["pid"] != pid and way.state()["pid"] != pid, "The reload")
+        until(lambda: _another(way, pid) and _another(way, pid), "The reload")
         _works(way, trailers="add_trailer" in text)
     finally:
         file.unlink()
+
+
+def _another(way: Gateway, pid: str) -> bool:
+    """Whether a worker answers that is not this one; the kept connection of one that ends may break under the question."""
+    try:
+        return bool(way.state()["pid"] != pid)
+    except requests.ConnectionError:
+        return False
 
 
 def _works(way: Gateway, *, trailers: bool) -> None:
