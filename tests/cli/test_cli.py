@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from cutover.cli.app import app
 from cutover.core.credentials import NAMES
+from cutover.phases.phase import Phase, Sentence
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "hush-hush-0123"
@@ -201,3 +206,28 @@ def test_the_rights_can_be_pasted(site: Path) -> None:
     assert lines.count("pveum user add cutover@pve") == 1
     assert lines.count("pveum pool add cutover-scratch") == 1
     assert len(lines) == len(set(lines))
+
+
+def test_a_plan_that_would_be_refused_ends_like_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole plan is shown, with what stands in its way, and the exit code says that it would not be carried out."""
+    from cutover.phases import registry
+
+    shutil.copy(ROOT / "site.yaml", tmp_path / "site.yaml")
+    words = ["settle", "--site", str(tmp_path / "site.yaml"), "--state-dir", str(tmp_path / "state")]
+    settle = registry.phase("settle")
+    for refused, code, said in ((True, 1, "It would be refused now."), (False, 0, "Add --execute to do it.")):
+        told = _plan_of(Sentence("Not yet.", refused=refused), settle, monkeypatch, words)
+        assert (told.exit_code, said in told.stdout) == (code, True), told.output
+
+
+def _plan_of(sentence: Sentence, phase: Phase, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> Result:
+    from cutover.phases import registry
+
+    def plan(context: object) -> list[Sentence]:
+        return [sentence]
+
+    def found(name: str) -> Phase:
+        return dataclasses.replace(phase, plan=plan)
+
+    monkeypatch.setattr(registry, "phase", found)
+    return CliRunner().invoke(app, words)

@@ -168,7 +168,9 @@ def _do(verb: str, context: Context, output: Output, *, undo: bool = False) -> i
         _show_plan(output, sentences)
         if sentences:
             output.line()
-            output.line("Nothing was changed. Add --execute to do it.")
+            refused = any(sentence.refused for sentence in sentences)
+            output.line("Nothing was changed. " + ("It would be refused now." if refused else "Add --execute to do it."))
+            return 1 if refused else 0
         return 0
     result = runner.carry_out(verb, context, undo=undo)
     output.data["plan"] = [asdict(s) for s in result.plan]

@@ -233,11 +233,11 @@ def plan(context: Context) -> Sequence[Sentence]:
         return []
     data = overview(context)
     undo = "`cutover undo decommission` starts it again"
-    lines = [Sentence(f"Not yet: {sentence}") for sentence in data["against"]]
+    lines = [Sentence(f"Not yet: {sentence}", refused=True) for sentence in data["against"]]
     if events.finished(context.journal.entries(), "finish") is None:
-        lines.append(Sentence("Not yet: the way back is still open; `cutover finish` gives it up."))
+        lines.append(Sentence("Not yet: the way back is still open; `cutover finish` gives it up.", refused=True))
     if used := left_behind.glance(context):
-        lines.append(Sentence(f"Not yet: {used}. {left_behind.HOW_TO_FIND}"))
+        lines.append(Sentence(f"Not yet: {used}. {left_behind.HOW_TO_FIND}", refused=True))
     for guest, row in zip(guests, data["guests"], strict=True):
         if row["state"] == "running":
             lines.append(Sentence(f"Stop {guest}, and look at the site without it", f"{guest} is down", undo))

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sentence:
-    """One thing that a phase would do: the act, what it changes, and how it is undone."""
+    """One thing that a phase would do: the act, what it changes, and how it is undone. ``refused``: a reason why it would not."""
 
     text: str
     changes: str = ""
     undo: str = ""
+    refused: bool = False
 
 
 @dataclass(frozen=True)
