@@ -42,7 +42,7 @@ def marked(mark: str, text: Text, *, indent: int = 0, style: str = "") -> Paddin
 
 
 class Terminal:
-    """A voice for people: one line a step, a bar for long work when a person looks."""
+    """What a person sees meanwhile: one line a step, a bar for long work when a person looks."""
 
     def __init__(self, credentials: Credentials, *, quiet: bool = False) -> None:
         self._credentials = credentials

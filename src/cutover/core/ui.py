@@ -22,10 +22,10 @@ class Ui(Protocol):
         """One sentence about what is happening."""
 
     def looking(self) -> AbstractContextManager[Callable[[str], None]]:
-        """Around many short looks, each of interest only while it goes on: ``with voice.looking() as at: at("A1")``."""
+        """Around many short looks, each of interest only while it goes on: ``with ui.looking() as at: at("A1")``."""
 
     def progress(self, what: str, total: int | None, unit: str) -> AbstractContextManager[Advance]:
-        """Around long work: ``with voice.progress("Comparing", 1000, "records") as advance: advance(10)``."""
+        """Around long work: ``with ui.progress("Comparing", 1000, "records") as advance: advance(10)``."""
 
 
 class SilentUi:
