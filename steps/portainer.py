@@ -12,7 +12,7 @@ from pytest_bdd import given, parsers, then, when
 from cutover.context import Context
 from cutover.core.credentials import Credentials
 from cutover.core.wait import Not, wait_until
-from cutover.phases import deploy
+from cutover.phases import deploy_proof
 from cutover.portainer.client import Stack
 from cutover.state import deployment as state_of
 from lab.lab import ROOT, Lab
@@ -298,7 +298,7 @@ def _runs_the_merged_commit(lab: Lab, operator: Operator) -> None:
 def _runs_it_within(lab: Lab, operator: Operator, seconds: int) -> None:
     run = operator.run(execute=False)
     try:
-        deploy.prove(run, state_of.wanted(run), deadline=seconds)
+        deploy_proof.prove(run, state_of.wanted(run), deadline=seconds)
     finally:
         run.close()
 

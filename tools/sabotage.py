@@ -99,7 +99,7 @@ FAULTS = [
           "a container that does not come back is named", "Nothing was refused"),
     Fault("B4", "the rules for the file are gone", {"cutover.portainer.compose_file:mistakes": _nothing},
           "a file that fault is found out", "accepted by Compose", "without a digest"),
-    Fault("C1", "Portainer's word is taken for what runs", {"cutover.phases.deploy:shortfalls": _nothing},
+    Fault("C1", "Portainer's word is taken for what runs", {"cutover.phases.deploy_proof:shortfalls": _nothing},
           "a container of the old image is noticed", "healthy and answering"),
     Fault("C2", "a container that nothing would start again is accepted", {"cutover.portainer.compose_file:_life_mistakes": _nothing},
           "a container that nothing would start again is refused", "Nothing was refused"),

@@ -17,7 +17,7 @@ from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, U
 from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.core.wait import Not, wait_until
 from cutover.gate.controller import Gate
-from cutover.phases import deploy
+from cutover.phases import deploy, deploy_back, deploy_submit, deploy_undo
 from cutover.portainer import compose_file, deployment
 from cutover.portainer.client import Stack
 from cutover.site import schema as sites
@@ -513,9 +513,9 @@ def own_failure(vm: Vm1001) -> None:
     before = run.portainer.stack("qdrant")
     assert before
     with pytest.raises(Failed) as told:
-        deploy.submit(run, broken, replace(before, variables={}), container(vm))
+        deploy_submit.submit(run, broken, replace(before, variables={}), container(vm))
     assert "API_KEY is missing a value" in str(told.value)
-    said = deploy.roll_back(run, before, good, {"Id": was}, because="It failed.")
+    said = deploy_back.roll_back(run, before, good, {"Id": was}, because="It failed.")
     run.close()
     if vm.config["version"] == "2.23.0":
         assert "went back" in said
@@ -537,9 +537,9 @@ def test_a_200_with_the_old_container_is_not_done(one: Vm1001) -> None:
 def test_a_lost_answer_is_looked_at(one: Vm1001) -> None:
     run = one.run()
     want = state_of.wanted(run)
-    deploy._pull(run, want, state_of.look(run, want))
+    deploy_submit.pull(run, want, state_of.look(run, want))
     one.knobs(hang_up=True)
-    seen = deploy.submit(run, want, None, None)  # the answer is lost, the stack is there
+    seen = deploy_submit.submit(run, want, None, None)  # the answer is lost, the stack is there
     run.close()
     assert seen.stack is not None
     assert deployment.shortfalls(want, seen) == []
@@ -552,7 +552,7 @@ def test_a_lost_answer_of_something_that_failed_is_unknown(one: Vm1001) -> None:
     broken = replace(want, variables={})
     run.site = run.site.model_copy(update={"limits": run.site.limits.model_copy(update={"deploy_seconds": 1.0})})
     with pytest.raises(OutcomeUnknown, match="no such stack"):
-        deploy.submit(run, broken, None, None)
+        deploy_submit.submit(run, broken, None, None)
     assert run.journal.entries()[-1].kind == "unknown"
     run.close()
 
@@ -593,7 +593,7 @@ def test_removing_keeps_the_data_until_its_name_is_typed(vm: Vm1001) -> None:
     assert deploy.undo(run).changed is False
     assert deploy.plan_undo(run) == []
     with pytest.raises(Refused, match="confirm by typing the name qdrant_"):
-        deploy.remove_data(run)
+        deploy_undo.remove_data(run)
     assert run.portainer.volume("qdrant_storage") is not None
     # Made again, it has its data.
     deploy.do(run)
@@ -601,7 +601,7 @@ def test_removing_keeps_the_data_until_its_name_is_typed(vm: Vm1001) -> None:
     told = requests.get(f"http://{vm.address}:6333/collections", headers=key, timeout=3).json()
     assert told["result"]["collections"] == [{"name": "kept"}]
     with pytest.raises(Refused, match="still has a container"):
-        deploy.remove_data(run)
+        deploy_undo.remove_data(run)
     deploy.undo(run)
     run.confirm = ConfirmedInAdvance("qdrant_storage", "qdrant_snapshots")
     assert len(deploy.plan_undo(run)) == 2
@@ -684,7 +684,7 @@ def test_what_is_gone_back_to(
         container={"Id": "c", "State": {"Status": "running", "Health": {"Status": health}}}, others=[], others_memory=0,
         volumes={}, image_here=True, image_problem=None, port_answers=False, cores=6, memory=1 << 33, compose_says=None,
     )  # fmt: skip
-    assert deploy.before_it(run, replace(want, commit=deploying), situation) == back
+    assert deploy_back.before_it(run, replace(want, commit=deploying), situation) == back
     run.close()
 
 

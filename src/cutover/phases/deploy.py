@@ -13,162 +13,36 @@ does not come true, the stack goes back to the commit before it, which is proved
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from cutover.core import events
-from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable
-from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.phases.deploy_undo import plan_undo, remember, remove_data, undo
+from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused
+from cutover.phases.deploy_back import before_it, roll_back
+from cutover.phases.deploy_proof import Interrupted, prove, settled, what_answers
+from cutover.phases.deploy_submit import TRIES, facts_of, pull, set_following, submit
+from cutover.phases.deploy_undo import plan_undo, remember, undo
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
-from cutover.portainer.client import Answered, Stack
+from cutover.portainer.client import Answered
 from cutover.portainer.deployment import (
     Seen,
-    Situation,
     Wanted,
     all_variables,
     auto_update,
-    collided,
     down,
-    fetched,
-    healthy,
     hopeless,
-    in_words,
     lets_in_others,
     make_a_tag,
-    reference_for,
     refusals,
     runs_as_wanted,
-    shortfalls,
-    untouched,
     updates_as_wanted,
 )
-from cutover.portainer.git import Repository
 from cutover.state import deployment as state_of
 
 if TYPE_CHECKING:
     from cutover.context import Context
     from cutover.site.schema import Site
 
-__all__ = ["do", "plan", "plan_undo", "remove_data", "undo"]
-
-#: Asked that often while a deployment is waited for.
-EVERY_SECONDS = 0.25
-#: For so long Portainer or Docker may be away in the middle of a deployment; a restart of either takes less.
-AWAY_SECONDS = 60.0
-#: When nothing happened for so long after one of them was away, or after an answer that was lost, nobody goes on with it.
-QUIET_SECONDS, LOST_SECONDS = 5.0, 20.0
-#: For so long a deployment that Portainer may have begun by itself is waited for until it shows.
-FETCHED_SECONDS = 3.0
-#: That often a deployment that met one of Portainer's own is sent again.
-TRIES = 3
-_AGAIN = "When they all answer, run `cutover deploy --execute`: it looks, and goes on."
-#: Portainer's answer while a deployment of the stack is under way (2.4x).
-BUSY = 409
-
-
-# -- what is wanted -----------------------------------------------------------------------------------
-
-
-# -- what is there ------------------------------------------------------------------------------------
-
-
-# -- whether it runs as wanted ------------------------------------------------------------------------
-
-
-class _InterruptedError(Failed):
-    """Portainer or Docker stopped in the middle, and does not go on with the deployment: the change itself may be good."""
-
-
-def prove(
-    context: Context,
-    want: Wanted,
-    *,
-    not_this_container: str = "",
-    deadline: float | None = None,
-    lost: bool = False,
-) -> Seen:
-    """Wait until the deployment is done; :class:`Failed` with what is missing when it is not within the limit.
-
-    ``lost``: nobody knows whether Portainer is still at work. Then, and where it or Docker was away meanwhile, a deployment that
-    nothing goes on with is not waited for.
-    """
-    limit = context.site.limits.deploy_seconds if deadline is None else deadline
-    begun = f"The deployment of {want.commit[:8]}"
-    away_since: float | None = None
-    was_away = False
-    quiet_since = time.monotonic()
-    last: tuple[str, ...] = ()
-
-    def done() -> Seen | Not:
-        nonlocal away_since, was_away, quiet_since, last
-        try:
-            seen = state_of.see(context, want)
-        except (Unreachable, Answered) as error:
-            if isinstance(error, Answered) and error.status < 500:
-                raise  # a wrong key does not become right by waiting
-            now = time.monotonic()
-            if away_since is None:
-                away_since = now
-                context.ui.say(f"{what_answers(context)} Waiting up to {AWAY_SECONDS:g} s for it.")
-            was_away, quiet_since = True, now
-            if now - away_since > AWAY_SECONDS:
-                raise _InterruptedError(f"{begun} was interrupted: {what_answers(context)}", _AGAIN) from None
-            return Not(error.sentence.rstrip("."))
-        away_since = None
-        missing = tuple(shortfalls(want, seen, not_this_container=not_this_container))
-        if missing and (why := hopeless(seen, not_this_container=not_this_container)):
-            raise Failed(f"{begun} failed: {why}.")
-        if not missing:
-            return seen
-        if missing != last or seen.under_way or _starting(seen):
-            quiet_since, last = time.monotonic(), missing
-        if (was_away or lost) and time.monotonic() - quiet_since > (QUIET_SECONDS if was_away else LOST_SECONDS):
-            raise _InterruptedError(
-                f"{begun} was interrupted, and Portainer does not go on with it: {'; '.join(missing)}. {what_answers(context)}",
-                _AGAIN,
-            )
-        return Not("; ".join(missing))
-
-    try:
-        return wait_until(done, deadline=limit, what=begun, every=EVERY_SECONDS)
-    except TimedOut as error:
-        raise Failed(error.sentence) from None
-
-
-def _starting(seen: Seen) -> bool:
-    """Whether the container is on its way up: a large database takes its time, and says nothing meanwhile."""
-    state = (seen.container or {}).get("State") or {}
-    return state.get("Status") == "running" and (state.get("Health") or {}).get("Status") == "starting"
-
-
-def what_answers(context: Context) -> str:
-    """What is up and what is down: Portainer, its Docker, and Qdrant on the new server; a sentence."""
-    answers = {"Portainer": False, "Docker": False, "Qdrant on the new server": False}
-    try:
-        context.portainer.user()
-        answers["Portainer"] = True
-        context.portainer.ping()
-        answers["Docker"] = True
-    except (Answered, Unreachable):
-        pass
-    with suppress(CutoverError):
-        answers["Qdrant on the new server"] = (
-            state_of.new_server(context).answer_to("GET", "/readyz", key=None).status_code == 200
-        )
-    if not answers["Portainer"]:
-        del answers["Docker"]
-    up = [name for name, there in answers.items() if there]
-    away = [name for name, there in answers.items() if not there]
-    told = [f"{' and '.join(up)} answer{'s' if len(up) == 1 else ''}"] if up else []
-    told += [f"{' and '.join(away)} {'does' if len(away) == 1 else 'do'} not"] if away and up else []
-    told += [f"{' and '.join(away)} {'does' if len(away) == 1 else 'do'} not answer"] if away and not up else []
-    return ", ".join(told) + "."
-
-
-# -- the phase ----------------------------------------------------------------------------------------
+__all__ = ["do", "plan", "plan_undo", "undo"]
 
 
 def follows_as_wanted(context: Context, want: Wanted, seen: Seen) -> bool:
@@ -274,7 +148,7 @@ def do(context: Context) -> Outcome:
 def _do(context: Context, once_more: int) -> Outcome:
     want = state_of.wanted(context)
     _need_docker(context)
-    seen, waited = _settled(context, want)
+    seen, waited = settled(context, want)
     if waited:
         want = state_of.with_variables(want, seen.stack)
     if runs_as_wanted(want, seen):
@@ -294,13 +168,13 @@ def _do(context: Context, once_more: int) -> Outcome:
         )
     before = situation.stack
     remember(context, "before the deployment")
-    _pull(context, want, situation)
+    pull(context, want, situation)
     try:
         seen = submit(context, want, before, situation.container)
-    except _InterruptedError as error:
+    except Interrupted as error:
         raise Failed(error.sentence, error.hint) from None
     except (Failed, OutcomeUnknown) as error:
-        if isinstance(error.__cause__, _InterruptedError):
+        if isinstance(error.__cause__, Interrupted):
             raise
         target = before_it(context, want, situation)
         if before is None or target is None:
@@ -317,7 +191,7 @@ def _do(context: Context, once_more: int) -> Outcome:
     sentences = [sentence]
     if context.site.portainer.auto_update.mode == "webhook":
         sentences.append(_WEBHOOK.format(context.site.portainer.stack))
-    return Outcome(True, sentences, "`cutover undo deploy` removes the container; its volumes stay.", _facts(want, seen))
+    return Outcome(True, sentences, "`cutover undo deploy` removes the container; its volumes stay.", facts_of(want, seen))
 
 
 _WEBHOOK = (
@@ -326,54 +200,15 @@ _WEBHOOK = (
 )
 
 
-def _settled(context: Context, want: Wanted) -> tuple[Seen, bool]:
-    """What there is once Portainer is not deploying the stack by itself any more (or the limit has passed); whether it was.
-
-    Where it has the commit's file on its disk and not yet the commit in its books it may have begun, or be about to end: one
-    deployment is better than two.
-    """
-    follows = context.site.portainer.auto_update.mode != "none"
-    last = time.monotonic()
-    waited = False
-
-    def settled() -> Seen | Not:
-        nonlocal last, waited
-        seen = state_of.see(context, want)
-        if seen.under_way:
-            if not waited:
-                name = context.site.portainer.stack
-                context.ui.say(f"Portainer is deploying the stack {name} by itself. Waiting for what comes of it.")
-            last, waited = time.monotonic(), True
-            return Not("Portainer is deploying")
-        if follows and fetched(want, seen) and time.monotonic() - last < FETCHED_SECONDS:
-            return Not("Portainer has the file, and not yet the commit")
-        return seen
-
-    limit = context.site.limits.deploy_seconds
-    with suppress(TimedOut):
-        return wait_until(settled, deadline=limit, what="Portainer's own deployment", every=EVERY_SECONDS), waited
-    return state_of.see(context, want), waited
-
-
 def _let_follow(context: Context, want: Wanted, seen: Seen, *, by_itself: bool = False) -> Outcome:
     """What runs stays as it is, and is not restarted; only what the stack follows is set, where it is not as wanted."""
-    facts, sentence = _facts(want, seen), f"The stack runs as wanted, at {want.commit[:8]}."
+    facts, sentence = facts_of(want, seen), f"The stack runs as wanted, at {want.commit[:8]}."
     if by_itself:
         sentence = f"Portainer had deployed {want.commit[:8]} by itself; it was proved."
     if seen.stack is None or follows_as_wanted(context, want, seen):
         return Outcome(False, [sentence], facts=facts)
-    _set_following(context, want, seen.stack, auto_update(context.site, seen.stack))
+    set_following(context, want, seen.stack, auto_update(context.site, seen.stack))
     return Outcome(True, [f"{sentence} What it follows was set; the container was not touched."], facts=facts)
-
-
-def _set_following(context: Context, want: Wanted, stack: Stack, follow: Mapping[str, Any] | None) -> None:
-    before = {"commit": stack.commit, "reference": stack.reference}
-    with context.guard.act("deploy.follow", f"Let the stack follow {want.reference}", before=before) as act:
-        try:
-            _follow(context, want, stack, follow)
-        except Answered as error:
-            raise Failed(f"Portainer could not set what the stack follows: {error.reason}.", error.hint) from None
-        act.after = {"commit": want.commit, "reference": want.reference}
 
 
 def _deployed_by_itself(context: Context, want: Wanted, seen: Seen) -> Outcome | None:
@@ -391,122 +226,7 @@ def _deployed_by_itself(context: Context, want: Wanted, seen: Seen) -> Outcome |
         seen = prove(context, want)
     except Failed:
         return None
-    return Outcome(False, [f"Portainer had deployed {want.commit[:8]} by itself; it was proved."], facts=_facts(want, seen))
-
-
-def _facts(want: Wanted, seen: Seen) -> dict[str, Any]:
-    container = seen.container or {}
-    return {
-        "commit": want.commit, "reference": want.reference, "image": str(want.file.image),
-        "container": str(container.get("Id", ""))[:12], "started": (container.get("State") or {}).get("StartedAt", ""),
-    }  # fmt: skip
-
-
-def _pull(context: Context, want: Wanted, situation: Situation) -> None:
-    """Pull first: a registry that fails in the middle of a deployment is an outage on some versions."""
-    image = want.file.image
-    if situation.image_here:
-        return
-    with context.guard.act("deploy.pull", f"Pull {image}", before={"image": None}) as act:
-        context.ui.say(f"Pulling {image}.")
-        context.portainer.pull(image.name, image.digest, seconds=context.site.limits.deploy_seconds)
-        if context.portainer.image(str(image)) is None:
-            raise Failed(f"The image {image} was pulled, but the VM does not have it.")
-        act.after = {"image": str(image)}
-
-
-def submit(
-    context: Context, want: Wanted, stack: Stack | None, container: Mapping[str, Any] | None, *, updates: bool = True
-) -> Seen:
-    """Create or redeploy, then prove. Where the answer is lost, the proof decides: it looks at what is there."""
-    site, server = context.site, context.portainer
-    old_container = str((container or {}).get("Id", ""))
-    before = {"stack": stack.id, "commit": stack.commit, "reference": stack.reference} if stack else None
-    follow = auto_update(site, stack) if updates else None
-    what = f"{'Redeploy' if stack else 'Make'} the stack {site.portainer.stack} at {want.commit[:8]}"
-    with context.guard.act(events.STACK_DEPLOYED, what, before=before) as act:
-        context.ui.say(f"{'Redeploying' if stack else 'Making'} the stack {site.portainer.stack} at {want.commit[:8]}.")
-        lost: OutcomeUnknown | None = None
-        for attempt in range(1, TRIES + 1):
-            try:
-                _send(context, want, stack, follow)
-                break
-            except OutcomeUnknown as error:
-                lost = error
-                context.ui.say("Portainer's answer was lost. Looking at what it did.")
-                break
-            except Answered as error:
-                if error.status == BUSY and stack is not None:
-                    context.ui.say("Portainer has begun a deployment by itself. Waiting for what comes of it.")
-                    break
-                if attempt == TRIES or stack is None or not collided(error.reason):
-                    raise _not_deployed(context, want, error) from None
-                context.ui.say("Portainer has deployed the stack by itself at the same time. Waiting, then asking once more.")
-                _settled(context, want)
-                stack = server.stack(site.portainer.stack) or stack
-        try:
-            seen = prove(context, want, not_this_container=old_container, lost=lost is not None)
-        except Failed as error:
-            if lost is not None:
-                raise OutcomeUnknown(
-                    f"{lost.sentence} After that: {error.sentence}", "Run `deploy` again: it looks first."
-                ) from error
-            raise
-        act.after = _facts(want, seen)
-        return seen
-
-
-def _send(context: Context, want: Wanted, stack: Stack | None, follow: Mapping[str, Any] | None) -> None:
-    site, server = context.site, context.portainer
-    given = all_variables(want, stack)
-    if stack is not None:
-        _follow(context, want, stack, follow)
-        server.redeploy(stack, reference=want.reference, variables=given, seconds=site.limits.deploy_seconds)
-        return
-    source = _source(context, None) if follow and follow["Interval"] and server.behaviour.sources else None
-    server.create(
-        name=site.portainer.stack, repository=site.portainer.repository, reference=want.reference,
-        file=site.portainer.compose_file, variables=given, auto_update=follow, source=source,
-        seconds=site.limits.deploy_seconds,
-    )  # fmt: skip
-
-
-def _not_deployed(context: Context, want: Wanted, error: Answered) -> Failed:
-    """Portainer's error; an interruption where Docker is gone, because then the change itself may be good."""
-    said = f"Portainer could not deploy {want.commit[:8]}: {in_words(error.reason)}."
-    try:
-        context.portainer.ping()
-    except (Answered, Unreachable):
-        return _InterruptedError(f"{said} {what_answers(context)}", _AGAIN)
-    return Failed(said, error.hint)
-
-
-def _follow(context: Context, want: Wanted, stack: Stack, follow: Mapping[str, Any] | None) -> None:
-    """Set reference, variables and automatic updates where they are not as wanted."""
-    now = stack.auto_update or {}
-    should = follow or {}
-    same = all((now.get(key) or "") == (should.get(key) or "") for key in ("Interval", "Webhook"))
-    if not same or stack.reference != want.reference or all_variables(want, stack) != dict(stack.variables):
-        given = all_variables(want, stack)
-        context.portainer.set_git(stack, reference=want.reference, variables=given, auto_update=follow)
-    if context.portainer.behaviour.sources:
-        _source(context, stack, interval=str(should.get("Interval") or ""))
-
-
-def _source(context: Context, stack: Stack | None, interval: str | None = None) -> int | None:
-    """Portainer 2.44 and newer poll by the interval of the *source*: make or set it."""
-    settings = context.site.portainer
-    if stack is None:
-        return context.portainer.make_source(
-            name=settings.stack, repository=settings.repository, interval=settings.auto_update.interval
-        )
-    if stack.source is None:
-        if interval:
-            context.ui.say("This Portainer polls by a source's interval, and the stack has no source: set it in Portainer.")
-        return None
-    if context.portainer.source(stack.source).get("interval") != interval:
-        context.portainer.set_interval(stack.source, interval or "")
-    return stack.source
+    return Outcome(False, [f"Portainer had deployed {want.commit[:8]} by itself; it was proved."], facts=facts_of(want, seen))
 
 
 def _nothing_before(context: Context, error: CutoverError) -> CutoverError:
@@ -514,59 +234,6 @@ def _nothing_before(context: Context, error: CutoverError) -> CutoverError:
     stack = context.portainer.stack(context.site.portainer.stack)
     left = "No stack was left behind" if stack is None else "The stack stays as it is for you to look at"
     return type(error)(error.sentence, f"{error.hint} {left}; correct the cause and run `deploy` again.".strip())
-
-
-# -- going back to the commit before ------------------------------------------------------------------
-
-
-def before_it(context: Context, want: Wanted, situation: Situation) -> str | None:
-    """The commit to go back to: what ran healthily until now, else the last one that was proved. None where neither is."""
-    stack = situation.stack
-    changed = stack is not None and (stack.commit != want.commit or all_variables(want, stack) != dict(stack.variables))
-    if stack is not None and healthy(situation.container) and stack.commit and changed:
-        return stack.commit
-    for entry in reversed(context.journal.entries()):
-        if entry.act == events.STACK_DEPLOYED and entry.kind == "done" and isinstance(entry.after, dict):
-            commit = str(entry.after.get("commit", ""))
-            if commit and commit != want.commit:
-                return commit
-    return None
-
-
-def roll_back(context: Context, before: Stack, commit: str, container: Mapping[str, Any] | None, *, because: str) -> str:
-    """Let the stack follow the commit that ran before, deploy it unless it still runs, and prove it; what was done.
-
-    New commits are not followed until the next ``deploy``. Portainer only takes branches and tags: where none is at that
-    commit, a tag is made, which needs GIT_TOKEN.
-    """
-    repository = Repository(context.site.portainer.repository, context.credentials)
-    short, old_container = commit[:8], str((container or {}).get("Id", ""))
-    context.ui.say(f"Going back to {short}: {because}")
-    reference = reference_for(repository.references(), commit, preferred=before.reference)
-    if reference is None:
-        if context.credentials.get("GIT_TOKEN") is None:
-            raise Failed(
-                f"{because} Going back to {short} needs a branch or tag at that commit, and there is none.",
-                f"{make_a_tag(short)} or revert the change, then run `deploy` again. Or set GIT_TOKEN so that this is done for "
-                "you.",
-            )
-        with context.guard.act("deploy.tag", f"Tag {short} to go back to it", before={"tag": None}) as act:
-            repository.tag(f"rollback-{short}", commit, context.guard)
-            act.after = {"tag": f"rollback-{short}"}
-        reference = f"refs/tags/rollback-{short}"
-    want = state_of.as_stored(state_of.wanted(context, reference), before)
-    try:
-        stack = context.portainer.stack(before.name)
-        if stack is not None and untouched(want, state_of.see(context, want), old_container):
-            _set_following(context, want, stack, None)
-            return f"The container of {short} was not touched and still serves; the stack follows that commit again."
-        submit(context, want, stack, context.portainer.service(before.name, state_of.SERVICE_NAME), updates=False)
-    except (Failed, OutcomeUnknown) as error:
-        raise Failed(
-            f"{because} Going back to {short} did not work either: {error.sentence}",
-            "Qdrant on the new server may be down. Its data is in its volumes. Look at the stack in Portainer.",
-        ) from None
-    return f"The stack went back to {short}, which was proved: Qdrant answers as before."
 
 
 def _step(site: Site) -> Step:

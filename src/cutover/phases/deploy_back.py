@@ -1,0 +1,67 @@
+"""Going back to the commit that ran before, where a deployment was not proved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cutover.core import events
+from cutover.core.errors import Failed, OutcomeUnknown
+from cutover.phases.deploy_submit import set_following, submit
+from cutover.portainer.client import Stack
+from cutover.portainer.deployment import Situation, Wanted, all_variables, healthy, make_a_tag, reference_for, untouched
+from cutover.portainer.git import Repository
+from cutover.state import deployment as state_of
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+
+
+def before_it(context: Context, want: Wanted, situation: Situation) -> str | None:
+    """The commit to go back to: what ran healthily until now, else the last one that was proved. None where neither is."""
+    stack = situation.stack
+    changed = stack is not None and (stack.commit != want.commit or all_variables(want, stack) != dict(stack.variables))
+    if stack is not None and healthy(situation.container) and stack.commit and changed:
+        return stack.commit
+    for entry in reversed(context.journal.entries()):
+        if entry.act == events.STACK_DEPLOYED and entry.kind == "done" and isinstance(entry.after, dict):
+            commit = str(entry.after.get("commit", ""))
+            if commit and commit != want.commit:
+                return commit
+    return None
+
+
+def roll_back(context: Context, before: Stack, commit: str, container: Mapping[str, Any] | None, *, because: str) -> str:
+    """Let the stack follow the commit that ran before, deploy it unless it still runs, and prove it; what was done.
+
+    New commits are not followed until the next ``deploy``. Portainer only takes branches and tags: where none is at that
+    commit, a tag is made, which needs GIT_TOKEN.
+    """
+    repository = Repository(context.site.portainer.repository, context.credentials)
+    short, old_container = commit[:8], str((container or {}).get("Id", ""))
+    context.ui.say(f"Going back to {short}: {because}")
+    reference = reference_for(repository.references(), commit, preferred=before.reference)
+    if reference is None:
+        if context.credentials.get("GIT_TOKEN") is None:
+            raise Failed(
+                f"{because} Going back to {short} needs a branch or tag at that commit, and there is none.",
+                f"{make_a_tag(short)} or revert the change, then run `deploy` again. Or set GIT_TOKEN so that this is done for "
+                "you.",
+            )
+        with context.guard.act("deploy.tag", f"Tag {short} to go back to it", before={"tag": None}) as act:
+            repository.tag(f"rollback-{short}", commit, context.guard)
+            act.after = {"tag": f"rollback-{short}"}
+        reference = f"refs/tags/rollback-{short}"
+    want = state_of.as_stored(state_of.wanted(context, reference), before)
+    try:
+        stack = context.portainer.stack(before.name)
+        if stack is not None and untouched(want, state_of.see(context, want), old_container):
+            set_following(context, want, stack, None)
+            return f"The container of {short} was not touched and still serves; the stack follows that commit again."
+        submit(context, want, stack, context.portainer.service(before.name, state_of.SERVICE_NAME), updates=False)
+    except (Failed, OutcomeUnknown) as error:
+        raise Failed(
+            f"{because} Going back to {short} did not work either: {error.sentence}",
+            "Qdrant on the new server may be down. Its data is in its volumes. Look at the stack in Portainer.",
+        ) from None
+    return f"The stack went back to {short}, which was proved: Qdrant answers as before."
