@@ -44,8 +44,8 @@ def _lossy() -> dict[str, Callable[..., Any]]:
     return {
         "cutover.replication.follower:Follower._bring_ids": _none,
         "cutover.replication.follower:Follower.mend": _mended,
-        "cutover.replication.follower:Follower.prove_everything": lambda *_, **__: ([], []),
-        "cutover.replication.follower:Follower.prove_quickly": _nothing,
+        "cutover.replication.proof:prove_everything": lambda *_, **__: ([], []),
+        "cutover.replication.proof:prove_quickly": _nothing,
     }
 
 
@@ -108,7 +108,7 @@ FAULTS = [
     Fault("C4", "the last writes are not brought over", _lossy(),
           "there back and there again under load", "lost"),
     Fault("C5", "traffic moves without the proof",
-          {"cutover.replication.follower:Follower.prove_everything": lambda *_, **__: ([], []), "cutover.replication.follower:Follower.prove_quickly": _nothing},
+          {"cutover.replication.proof:prove_everything": lambda *_, **__: ([], []), "cutover.replication.proof:prove_quickly": _nothing},
           "damage stops the move", "Nothing was refused", "missing record"),
     Fault("C6", "how users are answered is not compared", {"cutover.gate.doorway:differences": _nothing},
           "a gate that users would notice is taken out again", "Nothing was refused"),

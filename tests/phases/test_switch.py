@@ -9,7 +9,7 @@ from cutover import runner
 from cutover.core.errors import Refused
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.replication import hold, switchover
-from cutover.replication.follower import Position
+from cutover.replication.position import Position
 from cutover.state import status as state
 from lab.lab import Lab, new_folder
 

@@ -15,7 +15,7 @@ from cutover.core.ui import ConfirmedInAdvance
 from cutover.core.wait import Not, wait_until
 from cutover.gate.controller import Gate
 from cutover.replication import switchover
-from cutover.replication.follower import Position
+from cutover.replication.position import Position
 from cutover.state import status as state
 from lab.lab import Lab, new_folder
 from lab.operator import Operator

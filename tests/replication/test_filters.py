@@ -19,7 +19,8 @@ import pytest
 from cutover.gate.write_log import Write
 from cutover.qdrant import compare
 from cutover.qdrant.client import Answered, Qdrant
-from cutover.replication.follower import Follower, Position
+from cutover.replication.follower import Follower
+from cutover.replication.position import Position
 from tests.support.qdrant_pair import KEY, Pair, pair_of_servers
 
 SEEDS = int(os.environ.get("CUTOVER_FILTER_SEEDS") or 4)

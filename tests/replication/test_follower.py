@@ -16,17 +16,13 @@ from cutover.gate.write_log import Write
 from cutover.qdrant import compare
 from cutover.qdrant.affected import Depth, Touched
 from cutover.qdrant.client import Answered, Qdrant
-from cutover.replication import follower
-from cutover.replication.follower import (
-    CannotFollow,
-    Follower,
-    Position,
-    TooMuchForAHold,
-    alias_moves,
-    happened,
-    index_schema,
-    patch_for,
-)
+from cutover.replication import follower, work
+from cutover.replication.follower import Follower
+from cutover.replication.hold import TooMuchForAHold
+from cutover.replication.position import CannotFollow, Position
+from cutover.replication.proof import prove_everything, prove_quickly
+from cutover.replication.schema import index_schema, patch_for
+from cutover.replication.work import alias_moves, happened
 from tests.support.qdrant_pair import KEY, pair_of_servers
 
 
@@ -232,7 +228,7 @@ def test_a_filter_that_the_other_server_does_not_answer_means_comparing(stage: A
 
 
 def test_more_records_are_named_than_are_worked_off_at_a_time(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower, "NAMED", 30)
+    monkeypatch.setattr(work, "NAMED", 30)
     for low in range(0, 200, 20):
         chosen = {"filter": {"must": [{"key": "n", "range": {"gte": low, "lt": low + 20}}]}}
         stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"n": low + 21, "b": low}, **chosen})
@@ -353,7 +349,7 @@ def test_a_late_write_is_brought_over_and_a_conflict_keeps_both_versions(stage: 
 
 def test_everything_is_proved_while_somebody_writes(stage: Any) -> None:
     stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"busy": 1}, "points": [1, 2, 3]})
-    compared, differences = stage.follower.prove_everything()
+    compared, differences = prove_everything(stage.follower)
     assert differences == []
     assert sum(c.records for c in compared) == 200
 
@@ -361,9 +357,9 @@ def test_everything_is_proved_while_somebody_writes(stage: Any) -> None:
 def test_a_change_that_nobody_recorded_is_a_difference(stage: Any) -> None:
     stage.new.delete("docs", [42])
     stage.old.ask("POST", "/collections/docs/points/payload?wait=true", {"payload": {"secret": 1}, "points": [43]})
-    _, differences = stage.follower.prove_everything()
+    _, differences = prove_everything(stage.follower)
     assert {(d.kind, d.where) for d in differences} == {("missing", 42), ("payload", 43)}
-    quick = stage.follower.prove_quickly({"docs": {42}}, counts=True, timeout=5)
+    quick = prove_quickly(stage.follower, {"docs": {42}}, counts=True, timeout=5)
     assert {d.kind for d in quick} == {"missing", "collection"}
 
 
@@ -524,7 +520,7 @@ def test_collections_that_live_for_a_moment_stop_nothing_and_are_gone_on_the_oth
     try:
         for _ in range(3):
             stage.follower.round()
-            _, differences = stage.follower.prove_everything()
+            _, differences = prove_everything(stage.follower)
             assert differences == []
     finally:
         stop.set()
@@ -532,7 +528,7 @@ def test_collections_that_live_for_a_moment_stop_nothing_and_are_gone_on_the_oth
     stage.follower.round()
     assert made > 5
     assert stage.new.collections() == ["docs"]
-    assert stage.follower.prove_everything()[1] == []
+    assert prove_everything(stage.follower)[1] == []
     same(stage)
 
 
@@ -546,19 +542,19 @@ def test_what_is_asked_inside_a_hold_does_not_grow_with_the_number_of_collection
                 server.upsert(name, [{"id": 1, "vector": [1, 1]}])
         stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"more": more}, "points": [1]})
         stage.follower.round()
-        assert stage.follower.prove_everything()[1] == []
+        assert prove_everything(stage.follower)[1] == []
         stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"more": more}, "points": [2]})
         asked.append([])
         with counting(stage, asked[-1]):
             done = stage.follower.round(held=True, budget=1.0)
-            assert stage.follower.prove_quickly(done.ids, counts=True, timeout=5) == []
+            assert prove_quickly(stage.follower, done.ids, counts=True, timeout=5) == []
     assert sorted(asked[0]) == sorted(asked[1])
     # What differs is found as before: a record, a number, a setting of what was written, a name, an alias.
     stage.new.delete("docs", [2])
     stage.new.delete_collection("other-1-0")
     stage.new.create_index("docs", "n", "integer")
     stage.new.change_aliases([{"delete_alias": {"alias_name": "now"}}])
-    found = stage.follower.prove_quickly({"docs": {2}}, counts=True, timeout=5)
+    found = prove_quickly(stage.follower, {"docs": {2}}, counts=True, timeout=5)
     assert {(d.kind, d.where) for d in found} == {
         ("missing", 2),
         ("collection", "docs"),

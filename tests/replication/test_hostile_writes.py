@@ -8,7 +8,7 @@ import os
 import tracemalloc
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given, settings
@@ -19,7 +19,8 @@ from cutover.gate.interface import TOO_LARGE
 from cutover.gate.write_log import Damaged, Write
 from cutover.qdrant.affected import UNPACKED_MOST, Depth, had_no_effect, touched, unpacked
 from cutover.qdrant.routes import path_of
-from cutover.replication.follower import Follower, happened
+from cutover.replication.position import Position
+from cutover.replication.work import Reading, happened
 
 #: How many times the random input; every night more than a change waits for.
 TIMES = int(os.environ.get("CUTOVER_ATTACKS", "1"))
@@ -132,15 +133,12 @@ class _Gate:
 
 
 def test_the_body_of_what_was_refused_is_not_fetched() -> None:
-    follower = Follower.__new__(Follower)
     gate = _Gate()
-    vars(follower)["gate"] = gate
-    follower._names = {"a"}
-    follower._add = lambda work, entry, body: None  # type: ignore[method-assign]
+    reading = Reading(cast("Any", gate), cast("Any", None), Position(holders={"a": ["a"]}))
     entries = [
         Write(n, 1.0, "PUT", WRITE, status, "old", "b") for n, status in enumerate((401, 403, 405, 411, 413, 415, 429, 200, 400))
     ]
-    follower._work(entries)
+    reading.of(entries)
     assert gate.fetched == [200, 400]
 
 

@@ -20,7 +20,9 @@ from cutover.gate.write_log import Write
 from cutover.qdrant import compare, limits, snapshots
 from cutover.qdrant.affected import Depth
 from cutover.replication import switchover
-from cutover.replication.follower import Follower, Position
+from cutover.replication.follower import Follower
+from cutover.replication.position import Position
+from cutover.replication.proof import prove_everything, prove_quickly
 from cutover.site import load as site_load
 from tests.replication.test_follower import Record
 from tests.support.qdrant_pair import KEY, READ_KEY, ROOT, Pair, pair_of_servers
@@ -148,10 +150,10 @@ def test_a_name_is_a_name(context: Context, name: str, alias: str, vectors: list
         assert done.ids[name] >= {100, 3}
 
         # the proof, outside and inside a hold
-        compared, differences = follower.prove_everything()
+        compared, differences = prove_everything(follower)
         assert differences == []
         assert sum(c.records for c in compared) == 29
-        assert follower.prove_quickly({name: {100, 3}}, counts=True, timeout=5) == []
+        assert prove_quickly(follower, {name: {100, 3}}, counts=True, timeout=5) == []
         new.set_payload(name, 7, {fields[0]: "other"})
     (found,) = compare.compare_collection(old, new, name).differences
     assert (found.kind, found.where) == ("payload", 7)

@@ -15,7 +15,9 @@ from cutover.qdrant import client, compare
 from cutover.qdrant.client import Answered
 from cutover.qdrant.pages import Limits, Size
 from cutover.qdrant.records import bring, sayable_in_json
-from cutover.replication.follower import Follower, Position
+from cutover.replication.follower import Follower
+from cutover.replication.position import Position
+from cutover.replication.proof import prove_everything, prove_quickly
 from tests.support.qdrant_pair import READ_KEY, Pair, pair_of_servers
 
 C = "odd"
@@ -88,7 +90,7 @@ def test_a_vector_with_inf_that_was_written_since_is_named_and_brought_by_snapsh
     assert "record 3 " in said
     assert "Inf or NaN" in said
     assert C in said
-    assert follower.prove_everything()[1] == [], "what is left out is named, and is no difference that nothing explains"
+    assert prove_everything(follower)[1] == [], "what is left out is named, and is no difference that nothing explains"
     assert follower.bring_by_snapshot()
     assert follower.left_out() == []
     same(pair)
@@ -101,14 +103,14 @@ def test_on_the_way_back_it_is_left_out_and_said_and_stands_in_nobodys_way(pair:
     follower = following(pair, tmp_path, may_replace=False)
     follower._bring_ids(C, [3, 9])
     assert not follower.bring_by_snapshot()
-    assert follower.prove_everything()[1] == []
-    assert follower.prove_quickly({C: {3, 9}}, counts=True, timeout=5) == []
+    assert prove_everything(follower)[1] == []
+    assert prove_quickly(follower, {C: {3, 9}}, counts=True, timeout=5) == []
     follower.position.save(tmp_path / "saved.json")
     loaded = Position.load(tmp_path / "saved.json")
     assert loaded == follower.position
     # Another one that differs is a difference all the same.
     pair.new.overwrite_payload(C, 1, {"tampered": True})
-    assert [d.where for d in follower.prove_everything()[1]] == [1]
+    assert [d.where for d in prove_everything(follower)[1]] == [1]
     pair.new.overwrite_payload(C, 1, {})
     # It is written anew as something that can be said, or goes: then nothing is left out any more.
     pair.old.upsert(C, [{"id": 3, "vector": [3, 3]}])

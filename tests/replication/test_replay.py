@@ -21,7 +21,7 @@ from cutover.qdrant import compare
 from cutover.qdrant.affected import NotUnderstood
 from cutover.qdrant.client import Answered, Qdrant
 from cutover.replication import replay, switchover
-from cutover.replication.follower import Position
+from cutover.replication.position import Position
 from tests.replication.test_follower import Record
 from tests.support.qdrant_pair import Pair, pair_of_servers
 

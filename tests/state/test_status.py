@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cutover.core.journal import Entry
-from cutover.replication.follower import Position
+from cutover.replication.position import Position
 from cutover.state.status import Seen, judge
 
 

@@ -22,7 +22,7 @@ from cutover.qdrant.compare import look_through, some
 from cutover.qdrant.ranking import same_ranking
 from cutover.qdrant.records import NO_NUMBER
 from cutover.replication import bypass, left_behind, switchover
-from cutover.replication.follower import Position
+from cutover.replication.position import Position
 from cutover.replication.preflight import unsafe
 from cutover.state import status as state
 

@@ -15,7 +15,7 @@ from cutover.gate.write_log import Damaged
 from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.phases.switch import move, plan_move
 from cutover.replication import hold, replay, switchover
-from cutover.replication.follower import CannotFollow
+from cutover.replication.position import CannotFollow
 from cutover.replication.replay import Account, counted
 
 if TYPE_CHECKING:

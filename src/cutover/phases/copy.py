@@ -17,7 +17,7 @@ from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.qdrant import snapshots
 from cutover.qdrant.client import Answered, NotThere, Qdrant
 from cutover.replication import bypass, preflight, serving, switchover
-from cutover.replication.follower import Position
+from cutover.replication.position import Position
 
 if TYPE_CHECKING:
     from cutover.context import Context

@@ -16,7 +16,7 @@ from cutover.core.errors import CutoverError, Refused
 from cutover.gate.write_log import Damaged
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.replication import hold, left_behind, replay, switchover
-from cutover.replication.follower import CannotFollow, Position
+from cutover.replication.position import CannotFollow, Position
 
 if TYPE_CHECKING:
     from cutover.context import Context

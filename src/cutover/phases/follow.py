@@ -20,7 +20,7 @@ from cutover.gate.interface import Side
 from cutover.gate.write_log import Damaged
 from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.replication import switchover
-from cutover.replication.follower import CannotFollow, Position
+from cutover.replication.position import CannotFollow, Position
 
 if TYPE_CHECKING:
     from cutover.context import Context

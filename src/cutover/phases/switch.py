@@ -17,7 +17,8 @@ from cutover.gate.interface import Side
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.qdrant import access
 from cutover.replication import hold, switchover
-from cutover.replication.follower import Position, Round, left_out
+from cutover.replication.follower import Round
+from cutover.replication.position import Position, left_out
 
 if TYPE_CHECKING:
     from cutover.context import Context

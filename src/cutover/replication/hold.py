@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from cutover.core.errors import CutoverError, Refused
-from cutover.replication.follower import TooMuchForAHold
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
 LOOKS_AGAIN = 0.25
 #: Kept for setting the flag, which the Nginx host refuses when the hold was over by its clock.
 RESERVE = 0.15
+
+
+class TooMuchForAHold(CutoverError):
+    """Writes arrived that can only be followed while writes are not held."""
 
 
 def budget(context: Context) -> float:

@@ -32,8 +32,10 @@ from cutover.qdrant.affected import NotUnderstood, PointId, Touched, touched, un
 from cutover.qdrant.client import LONG, Answered, Qdrant
 from cutover.qdrant.routes import path_of
 from cutover.replication import switchover
-from cutover.replication.follower import LATE_WRITES, Position, TooMuchForAHold, alias_moves, keep_lines
-from cutover.replication.hold import Hold, budget
+from cutover.replication.hold import Hold, TooMuchForAHold, budget
+from cutover.replication.late_writes import LATE_WRITES, keep_lines
+from cutover.replication.position import Position
+from cutover.replication.work import alias_moves
 
 if TYPE_CHECKING:
     from cutover.context import Context

@@ -22,9 +22,10 @@ from cutover.gate.interface import Side
 from cutover.qdrant import compare, snapshots
 from cutover.qdrant.client import Answered, Qdrant
 from cutover.qdrant.records import NO_NUMBER
-from cutover.replication import bypass
-from cutover.replication.follower import CannotFollow, Follower, Position, Round, TooMuchForAHold
-from cutover.replication.hold import Hold, budget, end_abandoned
+from cutover.replication import bypass, proof
+from cutover.replication.follower import Follower, Round
+from cutover.replication.hold import Hold, TooMuchForAHold, budget, end_abandoned
+from cutover.replication.position import CannotFollow, Position
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -158,8 +159,8 @@ def prove(context: Context, verb: str, following: Follower) -> dict[str, Any]:
     with context.guard.act(
         f"{verb}.prove", f"Compare {following.source.name} and {following.target.name} bit by bit", passing=True
     ) as act:
-        compared, differences = following.prove_everything(
-            progress=lambda name, count: context.ui.progress(f"Comparing {name}", count, "records")
+        compared, differences = proof.prove_everything(
+            following, progress=lambda name, count: context.ui.progress(f"Comparing {name}", count, "records")
         )
         records = sum(c.records for c in compared)
         seconds = time.monotonic() - began
@@ -309,7 +310,7 @@ def _move_within_a_hold(context: Context, verb: str, following: Follower, to: Si
                 what = "; ".join(moved.left_out)
                 raise TooMuchForAHold(f"Only a snapshot can bring this, and it was written just now: {what}.")
             try:
-                differences = following.prove_quickly(last.ids, counts=moved.counts, timeout=hold.left())
+                differences = proof.prove_quickly(following, last.ids, counts=moved.counts, timeout=hold.left())
             except CutoverError as error:
                 hold.left()
                 raise Refused(f"The proof could not be made: {error.sentence}", f"{serving} goes on serving.") from error

@@ -17,7 +17,7 @@ from cutover.core.errors import CutoverError
 from cutover.core.journal import Entry
 from cutover.gate.write_log import Damaged
 from cutover.replication import left_behind, switchover
-from cutover.replication.follower import CannotFollow, Position
+from cutover.replication.position import CannotFollow, Position
 
 if TYPE_CHECKING:
     from cutover.context import Context

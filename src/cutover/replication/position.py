@@ -1,0 +1,80 @@
+"""How far the server that does not serve is up to date; saved, so that a killed run goes on from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cutover.core import files
+from cutover.core.errors import Refused
+from cutover.gate.interface import Side
+from cutover.gate.write_log import BEGIN_ANEW
+from cutover.qdrant.affected import PointId
+
+
+class CannotFollow(Refused):
+    """A change was made that this tool does not follow; the sentence names it."""
+
+
+@dataclass
+class Position:
+    """How far the other server is up to date. Saved after every round, so that a killed run goes on from there.
+
+    ``offset`` is the position in the gate's log; ``holders`` remembers every collection an alias has pointed to, because a
+    recorded write may have used the alias before it moved. ``moved`` holds ids written since the last switch.
+    """
+
+    side: Side = "old"
+    offset: int = 0
+    holders: dict[str, list[str]] = field(default_factory=dict)
+    at: float = 0.0
+    """When everything recorded so far was last on both servers; seconds since 1970."""
+    moved: dict[str, list[PointId]] = field(default_factory=dict)
+    moved_overflow: bool = False
+    late: int = 0
+    conflicts: int = 0
+    replayed: int = 0
+    """Up to where writes were sent once more, without the server that had them; see :mod:`cutover.replication.replay`.
+    Following does not count that, because what was never acknowledged may have happened as well."""
+    part: int = 0
+    """How many steps of the first write after ``replayed`` were sent as well."""
+    alone: bool = False
+    """The server that serves from then on was brought up to date from the records, without the other one."""
+    doubt: str = ""
+    """Why the other server is not the copy that this position takes it for; empty where it is."""
+    schema_at: dict[str, int] = field(default_factory=dict)
+    """Up to where in the log indexes or settings of a collection were changed: a write that began before may have chosen its
+    records by other indexes than the other server has now."""
+    left_out: dict[str, list[tuple[PointId, str]]] = field(default_factory=dict)
+    """Records that the other server does not take, with the reason; it holds what it had. By collection."""
+
+    @classmethod
+    def load(cls, path: Path) -> Position | None:
+        """The saved position; None where there is none."""
+        try:
+            found = cls(**json.loads(path.read_text(encoding="utf-8")))
+            found.left_out = {name: [(one, why) for one, why in left] for name, left in found.left_out.items()}
+            return found
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            raise CannotFollow(f"{path} is not readable.", f"Delete it. {BEGIN_ANEW}") from None
+
+    def save(self, path: Path) -> None:
+        """Replace the file in one step; on the disk when this returns."""
+        files.private_folder(path.parent)
+        files.replace(path, json.dumps(asdict(self)))
+
+
+def left_out(position: Position, names: Iterable[str] | None = None, shown: int = 3) -> list[str]:
+    """What the server that does not serve does not have as the other one has it, and why; a sentence a collection."""
+    said = []
+    for name in sorted(position.left_out if names is None else names):
+        several = position.left_out.get(name, [])
+        named = ", ".join(f"{one} ({why})" for one, why in several[:shown])
+        more = f" and {len(several) - shown} more" if len(several) > shown else ""
+        if several:
+            said.append(f"record{'s' if len(several) > 1 else ''} {named}{more} of {name}")
+    return said

@@ -1,0 +1,125 @@
+"""The proof that both servers hold the same: of everything while applications write, and of what was touched inside a hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext, suppress
+from functools import partial
+from typing import Any
+
+from cutover.core.wait import Not, TimedOut, wait_until
+from cutover.qdrant import compare
+from cutover.qdrant.affected import PointId
+from cutover.qdrant.client import NotThere, side_by_side
+from cutover.qdrant.compare import Difference
+from cutover.replication.follower import Follower, Round
+
+#: After this many rounds without a recorded write a difference is real.
+QUIET_ROUNDS = 4
+
+
+def prove_everything(
+    following: Follower,
+    *,
+    threads: int = 4,
+    settle: float = 5.0,
+    progress: Callable[[str, int], Any] = lambda _name, _count: nullcontext(lambda _done: None),
+) -> tuple[list[compare.Compared], list[Difference]]:
+    """Compare everything bit by bit while applications go on writing.
+
+    Records that differ because they are being written at this moment are among the recorded ones and are brought over by
+    the next rounds; what still differs after ``settle`` seconds without being written is a real difference. Returns what
+    was compared and the real differences; nothing is repaired except by following. ``progress(collection, records)`` is
+    a context manager that gives a function to call with the number of records compared.
+    """
+    names = following.source.collections()
+    compared: list[compare.Compared] = []
+    open_: dict[str, dict[PointId, Difference]] = {}
+    for name in names:
+        try:
+            with progress(name, following.source.count(name)) as advance:
+                one = compare.compare_collection(following.source, following.target, name, threads=threads, advance=advance)
+        except NotThere:
+            continue  # the comparison of the schemas names it
+        compared.append(one)
+        if one.count > len(one.differences):
+            return compared, one.differences
+        open_[name] = {d.where: d for d in one.differences}
+
+    quiet = 0
+    seen: list[Difference] | None = None
+    rest: list[Difference] = []
+
+    def settled() -> list[Difference] | Not:
+        nonlocal quiet, seen, rest
+        followed = following.round()
+        quiet = 0 if followed.lines else quiet + 1
+        for name, wrong in open_.items():
+            for one in followed.ids.get(name, set()):
+                wrong.pop(one, None)
+            left = compare.compare_ids(following.source, following.target, name, list(wrong), size=following.learnt(name))
+            # Where the collection is gone by now, the comparison of the schemas names it.
+            open_[name] = {d.where: d for d in not_left_out(following, left) if d.kind != "collection"}
+        now = compare.compare_schemas(compare.schema_of(following.source), compare.schema_of(following.target))
+        # A collection that lives for a moment is on one server only, and at every look another one: what was changed
+        # since the look before is no difference yet.
+        lasting = [d for d in now if seen is None or (d in seen and not _explained(d, followed))]
+        first, seen = seen is None, now
+        rest = [d for wrong in open_.values() for d in wrong.values()] + lasting
+        # Where nobody writes, a difference does not go away by waiting.
+        return Not(compare.summary(rest)) if rest and (first or quiet < QUIET_ROUNDS) else rest
+
+    with suppress(TimedOut):
+        # Where nothing differs there is nothing to wait for: the first look ends it.
+        wait_until(settled, deadline=settle, what="The same data on both servers", every=0.3)
+    if not rest:
+        following.changed.clear()
+    return compared, rest
+
+
+def prove_quickly(following: Follower, ids: Mapping[str, set[PointId]], *, counts: bool, timeout: float) -> list[Difference]:
+    """The proof inside a hold: the touched records bit by bit, names, aliases, and of what was touched since everything was
+    compared the settings and (``counts``) exact counts. How many collections or records there are does not matter.
+    """
+    limit = (2.0, timeout)
+    chosen = {name: set(several) for name, several in ids.items() if several}
+    for name, several in following.recent.items():
+        chosen.setdefault(name, set()).update(several)
+
+    def names() -> list[Difference]:
+        both = side_by_side([f for s in (following.source, following.target) for f in (s.collections, s.aliases)])
+        (mine, my_aliases), (theirs, their_aliases) = both[:2], both[2:]
+        return compare.compare_names(mine, my_aliases, theirs, their_aliases)
+
+    def settings(name: str) -> list[Difference]:
+        schemas = [compare.schema_of(server, [name], aliases=False) for server in (following.source, following.target)]
+        return compare.compare_schemas(*schemas)
+
+    def records(name: str) -> list[Difference]:
+        found = compare.compare_ids(
+            following.source, following.target, name, chosen[name], size=following.learnt(name), timeout=limit
+        )
+        return not_left_out(following, found)
+
+    def numbers(name: str) -> list[Difference]:
+        return compare.compare_counts(following.source, following.target, [name], timeout=limit)
+
+    tasks: list[Callable[[], list[Difference]]] = [names]
+    tasks += [partial(settings, name) for name in sorted({*ids, *following.changed})]
+    tasks += [partial(records, name) for name in chosen]
+    # What is left out may be missing, and then it counts.
+    tasks += [partial(numbers, name) for name in chosen if counts and name not in following.position.left_out]
+    return [d for found in side_by_side(tasks) for d in found]
+
+
+def not_left_out(following: Follower, differences: Iterable[Difference]) -> list[Difference]:
+    left = {(name, one) for name, several in following.position.left_out.items() for one, _ in several}
+    return [d for d in differences if (d.collection, d.where) not in left]
+
+
+def _explained(difference: Difference, followed: Round) -> bool:
+    """Whether a round brought over a change of what differs in settings, indexes, aliases, or in being there at all."""
+    if difference.kind == "alias":
+        return followed.schema
+    name = difference.collection if difference.kind != "collection" else difference.where
+    return name in followed.changed

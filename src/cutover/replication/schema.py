@@ -1,0 +1,88 @@
+"""Settings, payload indexes and aliases of a collection, brought over as the state they led to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from cutover.qdrant import compare
+from cutover.qdrant.client import Answered, Qdrant, vectors_of
+
+
+def bring_aliases(source: Qdrant, target: Qdrant) -> dict[str, str]:
+    """Make the target's aliases what the source's are now, in one request; returns them."""
+    mine, theirs = source.aliases(), target.aliases()
+    actions: list[dict[str, Any]] = [
+        {"delete_alias": {"alias_name": a}} for a in theirs if mine.get(a) != theirs[a]
+    ] + [
+        {"create_alias": {"alias_name": a, "collection_name": c}} for a, c in mine.items() if theirs.get(a) != c
+    ]  # fmt: skip
+    if actions:
+        # What was made only a moment ago, or is gone by now, is for the next round.
+        there = set(target.collections())
+        actions = [one for one in actions if one.get("create_alias", {}).get("collection_name") in {None, *there}]
+    if actions:
+        target.change_aliases(actions)
+    return mine
+
+
+def bring_settings(source: Qdrant, target: Qdrant, name: str) -> str:
+    """Give a collection of the target the settings and payload indexes it has on the source. Raises NotThere.
+
+    Returns why that is not possible, in words without a full stop; empty where it was.
+    """
+    mine, theirs = source.info(name), target.info(name)
+    if mine["config"] != theirs["config"]:
+        with suppress(Answered):
+            target.patch(name, patch_for(mine["config"]))
+        theirs = target.info(name)
+        left = compare.compare_schemas(_only(name, mine), _only(name, theirs))
+        if left := [d for d in left if d.kind == "setting"]:
+            return f"settings of {name} were changed ({compare.summary(left, 2)})"
+    wanted, others = indexes(mine), indexes(theirs)
+    for field in sorted({*wanted, *others}):
+        if wanted.get(field) == others.get(field):
+            continue
+        if field in others:
+            target.delete_index(name, field)
+        if field in wanted:
+            target.create_index(name, field, index_schema(wanted[field]))
+    return ""
+
+
+def patch_for(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A PATCH that gives a collection these settings, as far as Qdrant lets them be changed."""
+    params = config.get("params", {})
+    named = vectors_of(params)
+    changeable = ("hnsw_config", "quantization_config", "on_disk")
+    changes: dict[str, Any] = {
+        "hnsw_config": config.get("hnsw_config"),
+        "optimizers_config": {k: v for k, v in (config.get("optimizer_config") or {}).items() if v is not None},
+        "quantization_config": config.get("quantization_config") or "Disabled",
+        "params": {
+            k: params[k]
+            for k in ("replication_factor", "write_consistency_factor", "read_fan_out_factor", "on_disk_payload")
+            if params.get(k) is not None
+        },
+        "vectors": {n: {k: v[k] for k in changeable if v.get(k) is not None} for n, v in named.items()},
+        "sparse_vectors": params.get("sparse_vectors"),
+        "strict_mode_config": config.get("strict_mode_config"),
+        "metadata": config.get("metadata"),
+    }
+    return {k: v for k, v in changes.items() if v}
+
+
+def index_schema(described: Mapping[str, Any]) -> Any:
+    """What creates the payload index that a collection describes: its parameters, or its type alone."""
+    params = described.get("params")
+    return {k: v for k, v in params.items() if v is not None} if params else described["data_type"]
+
+
+def indexes(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    schema = info.get("payload_schema") or {}
+    return {name: {k: v for k, v in one.items() if k != "points"} for name, one in schema.items()}
+
+
+def _only(name: str, info: Mapping[str, Any]) -> compare.Schema:
+    return compare.Schema({name: info["config"]}, {name: indexes(info)}, {})
