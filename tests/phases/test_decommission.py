@@ -29,6 +29,7 @@ from cutover.dns import names
 from cutover.phases import decommission
 from cutover.proxmox import activity, firewall, vzdump
 from cutover.proxmox.client import Proxmox
+from cutover.proxmox.firewall import changing as firewall_changes
 from cutover.site.schema import Rfc2136
 from lab.dns import NameServer, NotInstalled, program, reverse_zone
 from lab.firewall_fixtures import ALONE, furnish_firewall, rule
@@ -865,13 +866,13 @@ def test_a_list_of_guests_that_is_ten_seconds_old_deceives_nobody(world: World, 
 
 
 def test_a_firewall_name_that_somebody_began_to_use_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = firewall._remove_set
+    real = firewall_changes._remove_set
 
     def first(*arguments: Any, **named: Any) -> None:
         world.pve.firewall_config("vm", vmid=1001)["rules"].append(rule("in", source="dc/qdrant-old", comment="new"))
         real(*arguments, **named)
 
-    monkeypatch.setattr(firewall, "_remove_set", first)
+    monkeypatch.setattr(firewall_changes, "_remove_set", first)
     with pytest.raises(Failed, match=r"Alias qdrant-old .* is in use by now \(a rule of VM 1001"):
         world.decommission()
     assert "qdrant-old" in world.pve.firewall_config("cluster")["aliases"]

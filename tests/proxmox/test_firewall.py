@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 from cutover.core.journal import Journal
 from cutover.core.write_guard import WriteGuard
 from cutover.proxmox import firewall as fw
-from cutover.proxmox.firewall import CLUSTER, Firewall, Going
+from cutover.proxmox.firewall import Firewall, Going, names
+from cutover.proxmox.firewall.putting_back import next_put
+from cutover.proxmox.firewall.removal import without
+from cutover.proxmox.firewall.rules import CLUSTER, Rule, keys_of, owner, same
 
 OURS = "10.0.0.152"
 LXC101 = "nodes/pve/lxc/101/firewall"
@@ -103,7 +106,7 @@ def test_a_group_goes_with_its_uses_when_every_rule_of_it_goes() -> None:
     assert removal.groups == ("to-old",)
     assert removal.rules[f"{LXC101}/rules"] == (use,)
     assert removal.rules[f"{CLUSTER}/groups/web"] == (rule(dest=OURS),)
-    after = fw.without(config, removal)
+    after = without(config, removal)
     assert after.rules[f"{LXC101}/rules"] == (other,)
     assert set(after.groups) == {"web", "empty"}
 
@@ -208,12 +211,12 @@ def test_removing_and_undoing_gives_the_same_configuration_however_often(config:
     before = copy.deepcopy(config)
     removal = fw.resolve(config, going).removal
     record = fw.undo_record(config, removal)
-    once = fw.put_back(fw.without(config, removal), record)
+    once = fw.put_back(without(config, removal), record)
     assert once == before
     assert fw.put_back(once, record) == before
     assert fw.put_back(before, record) == before, "what was never removed was put back all the same"
     del record["lists"]  # as an older version wrote it
-    assert fw.put_back(fw.without(config, removal), record) == before
+    assert fw.put_back(without(config, removal), record) == before
     assert fw.put_back(before, record) == before
 
 
@@ -227,11 +230,11 @@ class Killed(BaseException):
 class Rules:
     """Proxmox' lists of rules, as far as a list is changed: a new rule lands at the top, a move is in front of an index."""
 
-    def __init__(self, lists: dict[str, list[fw.Rule]], lives: int = 10**6, *, lost: bool = False) -> None:
+    def __init__(self, lists: dict[str, list[Rule]], lives: int = 10**6, *, lost: bool = False) -> None:
         self.lists, self.lives, self.lost = lists, lives, lost
         self.changes = 0
 
-    def get(self, path: str) -> list[fw.Rule]:
+    def get(self, path: str) -> list[Rule]:
         stamp = hashlib.sha1(repr(self.lists[path]).encode()).hexdigest()
         return [{**rule, "pos": pos, "digest": stamp} for pos, rule in enumerate(self.lists[path])]
 
@@ -268,7 +271,7 @@ def undone(rules: Rules, record: dict[str, Any], folder: Path) -> None:
 LISTED = st.lists(st.tuples(st.sampled_from("abcxyz"), st.integers(0, 1)), max_size=9)
 
 
-def listed(marks: list[tuple[str, int]]) -> list[fw.Rule]:
+def listed(marks: list[tuple[str, int]]) -> list[Rule]:
     """Rules that are told apart by a letter; those of x, y and z are the departing guest's."""
     return [rule(OURS if mark in "xyz" else "10.0.0.81", enable=on, comment=mark) for mark, on in marks]
 
@@ -283,7 +286,7 @@ def test_an_undo_that_is_killed_anywhere_and_done_again_is_done_once(
     removal = fw.resolve(config, GOING).removal
     record = json.loads(json.dumps(fw.undo_record(config, removal)))
     # The removal itself may have been interrupted: some are gone, some are only switched off.
-    state = [data.draw(st.sampled_from(["gone", "off", "there"])) if fw._same(r) in fw._keys_of(
+    state = [data.draw(st.sampled_from(["gone", "off", "there"])) if same(r) in keys_of(
         [{"rule": one} for one in removal.rules.get(path, ())]) else "there" for r in config.rules[path]]  # fmt: skip
     left = [
         {**r, "enable": 0} if how == "off" else dict(r) for r, how in zip(config.rules[path], state, strict=True) if how != "gone"
@@ -311,7 +314,7 @@ def test_what_others_changed_since_stays_when_rules_are_put_back(
     config = made(*listed(marks), at=path)
     removal = fw.resolve(config, GOING).removal
     record = fw.undo_record(config, removal)
-    now = list(fw.without(config, removal).rules[path])
+    now = list(without(config, removal).rules[path])
     for other in listed([(mark.upper(), on) for mark, on in foreign]):
         now.insert(data.draw(st.integers(0, len(now))), other)
     if data.draw(st.booleans()) and now:
@@ -322,9 +325,9 @@ def test_what_others_changed_since_stays_when_rules_are_put_back(
         after = list(rules.lists[path])
         undone(rules, record, Path(folder))
         assert rules.lists[path] == after
-    ours = fw._keys_of([{"rule": one} for one in removal.rules.get(path, ())])
-    assert [r for r in after if fw._same(r) not in ours] == now, "the others' rules or their order changed"
-    assert [r for r in after if fw._same(r) in ours] == [r for r in config.rules[path] if fw._same(r) in ours]
+    ours = keys_of([{"rule": one} for one in removal.rules.get(path, ())])
+    assert [r for r in after if same(r) not in ours] == now, "the others' rules or their order changed"
+    assert [r for r in after if same(r) in ours] == [r for r in config.rules[path] if same(r) in ours]
 
 
 def test_rules_are_never_in_force_in_the_wrong_place() -> None:
@@ -342,23 +345,23 @@ def test_rules_are_never_in_force_in_the_wrong_place() -> None:
             seen.append([str(r["comment"]) for r in self.lists[listed_path] if r["enable"]])
 
     with tempfile.TemporaryDirectory() as folder:
-        undone(Watched({path: list(fw.without(config, removal).rules[path])}), record, Path(folder))
+        undone(Watched({path: list(without(config, removal).rules[path])}), record, Path(folder))
     assert all(marks == [m for m in "axby" if m in marks] for marks in seen), seen
 
 
 def test_a_rule_that_somebody_put_back_by_hand_is_not_put_back_again() -> None:
-    before, removed = listed([("a", 1), ("x", 1), ("b", 1)]), frozenset({fw._same(listed([("x", 1)])[0])})
+    before, removed = listed([("a", 1), ("x", 1), ("b", 1)]), frozenset({same(listed([("x", 1)])[0])})
     by_hand = listed([("x", 1), ("a", 1), ("b", 1)])
-    assert fw.next_put(by_hand, before, removed) is None
+    assert next_put(by_hand, before, removed) is None
 
 
 def denoted(config: Firewall, base: str, text: str) -> set[str] | None:
     """An independent, slow reading of a reference: the named sample addresses it covers; None if it cannot be known."""
     sample = ["10.0.0.150", "10.0.0.151", OURS, "10.0.0.153", "10.0.0.81", "10.0.0.7", "10.0.0.200"]
-    meant = fw.meaning(config, base, text)
+    meant = names.meaning(config, base, text)
     if meant.spans is None:
         return {OURS} if meant.guest == 952 else None
-    return {a for a in sample if any(s.first <= fw.span(a).first <= s.last for s in meant.spans)}  # type: ignore[union-attr]
+    return {a for a in sample if any(s.first <= names.span(a).first <= s.last for s in meant.spans)}  # type: ignore[union-attr]
 
 
 @settings(max_examples=300, deadline=None)
@@ -367,14 +370,14 @@ def test_nothing_shared_is_ever_removed_and_no_name_in_use_disappears(config: Fi
     removal = fw.resolve(config, going).removal
     for path, removed in removal.rules.items():
         base = CLUSTER if "/groups/" in path else path.removesuffix("/rules")
-        assert fw.owner(base) not in going.vmids
+        assert owner(base) not in going.vmids
         for one in removed:
             if one["type"] == "group":
                 assert one["action"] in removal.groups
                 continue
             sides = [denoted(config, base, one[s]) for s in ("source", "dest") if s in one]
             assert any(s and s <= going.addresses for s in sides), one
-    after = fw.without(config, removal)
+    after = without(config, removal)
     assert set(removal.groups) <= {g for g in config.groups if config.rules[f"{CLUSTER}/groups/{g}"]}
     for base, name in removal.sets:
         assert name != "management"
@@ -382,24 +385,24 @@ def test_nothing_shared_is_ever_removed_and_no_name_in_use_disappears(config: Fi
     gone = {("set", *s) for s in removal.sets} | {("alias", *a) for a in removal.aliases}
     for path, rules in after.rules.items():
         base = CLUSTER if "/groups/" in path else path.removesuffix("/rules")
-        if fw.owner(base) in going.vmids:
+        if owner(base) in going.vmids:
             continue
         for one in rules:
             for side in ("source", "dest"):
                 if side in one:
-                    assert not fw.meaning(config, base, one[side]).through & gone
+                    assert not names.meaning(config, base, one[side]).through & gone
             assert not (one["type"] == "group" and one["action"] in removal.groups)
     for base, sets in after.sets.items():
-        if fw.owner(base) not in going.vmids:
+        if owner(base) not in going.vmids:
             for content in sets.values():
                 for member in content["members"]:
-                    assert not fw.meaning(config, base, member["cidr"]).through & gone
+                    assert not names.meaning(config, base, member["cidr"]).through & gone
 
 
 @settings(max_examples=100, deadline=None)
 @given(firewalls())
 def test_after_a_removal_there_is_nothing_left_to_remove(config: Firewall) -> None:
-    after = fw.without(config, fw.resolve(config, GOING).removal)
+    after = without(config, fw.resolve(config, GOING).removal)
     second = fw.resolve(after, GOING)
     assert not second.removal.rules
     assert not second.removal.groups
