@@ -95,7 +95,7 @@ FAULTS = [
           "a backup that trouble is not called one", "Nothing was refused", "cannot be restored"),
     Fault("B2", "what the server itself sees does not count", {"cutover.proxmox.vm:not_yet": _nothing},
           "before the resize the check says what is missing", "sees"),
-    Fault("B3", "nobody compares after the restart", {"cutover.phases.resize:differences": _nothing},
+    Fault("B3", "nobody compares after the restart", {"cutover.phases.vm_restart:differences": _nothing},
           "a container that does not come back is named", "Nothing was refused"),
     Fault("B4", "the rules for the file are gone", {"cutover.portainer.compose_file:mistakes": _nothing},
           "a file that fault is found out", "accepted by Compose", "without a digest"),

@@ -14,8 +14,9 @@ from cutover.core.errors import CutoverError, Failed, Refused, WritesRefused
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.core.wait import Not, wait_until
 from cutover.error_boundary import error_boundary
-from cutover.phases import resize
+from cutover.phases import resize, rollback
 from cutover.proxmox import vm as vm_state
+from cutover.proxmox import vm_sizes
 from cutover.proxmox.client import Proxmox
 from cutover.site.schema import Guest, Sizes
 from lab.guestos import GIB, LAST, MIB, Disk, Partition, encrypted_root, lvm_root, plain_root, swap_behind_root, zfs_root
@@ -61,15 +62,15 @@ def state(
     ],
 )  # fmt: skip
 def test_every_reason_against_it_is_named(found: vm_state.State, said: str) -> None:
-    sentences = resize.refusals(VM, found, WANTED, "scsi0")
+    sentences = vm_sizes.refusals(VM, found, WANTED, "scsi0")
     assert len(sentences) >= 1
     assert any(re.search(said, sentence) for sentence in sentences), sentences
 
 
 def test_the_plan_s_vm_and_one_half_way_there_have_nothing_against_them() -> None:
-    assert resize.refusals(VM, state(), WANTED, "scsi0") == []
-    assert resize.refusals(VM, state(pending={"cores": 6, "memory": "10240"}), WANTED, "scsi0") == []
-    assert resize.refusals(VM, state(scsi0="local-lvm:vm-1001-disk-0,size=132G", snapshots=("later",)), WANTED, "scsi0") == []
+    assert vm_sizes.refusals(VM, state(), WANTED, "scsi0") == []
+    assert vm_sizes.refusals(VM, state(pending={"cores": 6, "memory": "10240"}), WANTED, "scsi0") == []
+    assert vm_sizes.refusals(VM, state(scsi0="local-lvm:vm-1001-disk-0,size=132G", snapshots=("later",)), WANTED, "scsi0") == []
 
 
 @pytest.fixture
@@ -380,13 +381,13 @@ def test_a_rollback_of_the_disk_is_asked_for_by_name_and_says_what_is_lost(lab: 
     with pytest.raises(
         Refused, match=r"confirm by typing the name portainer\. Everything written to VM 1001 \(portainer\) since 20"
     ):
-        resize.roll_disk_back(lab.run(execute=True), "before")
+        rollback.roll_disk_back(lab.run(execute=True), "before")
     assert lab.pve.vm(1001).drive_size("scsi0") == 132 * GIB
-    outcome = resize.roll_disk_back(lab.run(execute=True, confirm=ConfirmedInAdvance("portainer")), "before")
+    outcome = rollback.roll_disk_back(lab.run(execute=True, confirm=ConfirmedInAdvance("portainer")), "before")
     assert lab.pve.vm(1001).drive_size("scsi0") == 100 * GIB
     assert "is lost" in outcome.sentences[0]
     with pytest.raises(Refused, match="no snapshot 'nonesuch'"):
-        resize.roll_disk_back(lab.run(execute=True), "nonesuch")
+        rollback.roll_disk_back(lab.run(execute=True), "nonesuch")
 
 
 def test_a_rollback_whose_start_fails_is_not_called_done(lab: Host) -> None:
@@ -400,7 +401,7 @@ def test_a_rollback_whose_start_fails_is_not_called_done(lab: Host) -> None:
     lab.pve.vm(1001).config["scsi0"] = "local-lvm:vm-1001-disk-0,size=132G"
     lab.pve.vm(1001).start_error = "start failed: out of memory"
     with pytest.raises(Failed, match="could not be started: start failed: out of memory"):
-        resize.roll_disk_back(lab.run(execute=True, confirm=ConfirmedInAdvance("portainer")), "before")
+        rollback.roll_disk_back(lab.run(execute=True, confirm=ConfirmedInAdvance("portainer")), "before")
 
 
 def test_a_host_without_room_is_refused_before_anything_is_changed(lab: Host) -> None:

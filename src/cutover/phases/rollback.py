@@ -7,10 +7,12 @@ a command of its own, it says what is lost and from when on, and it wants the VM
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import Refused
-from cutover.phases import resize
+from cutover.phases import vm_restart
 from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.proxmox import identity, privileges
 from cutover.proxmox import vm as vm_state
@@ -51,7 +53,7 @@ def plan(context: Context) -> list[Sentence]:
         raise Refused(
             f"The token {context.proxmox.token} lacks {'; '.join(short)}.", "`cutover rights` has the commands that give them."
         )
-    lost = resize.lost_by(context, name)
+    lost = lost_by(context, name)
     return [
         Sentence(f"Cut {vm} off, roll it back to snapshot {name} and start it. {lost} would be lost.", f"All of {vm}", "None")
     ]
@@ -62,7 +64,51 @@ def do(context: Context) -> Outcome:
     name = snapshot(context)
     if name is None:
         return Outcome(False, [f"The disk of {context.site.guests.new} has its old size already."])
-    return resize.roll_disk_back(context, name)
+    return roll_disk_back(context, name)
+
+
+def lost_by(context: Context, snapshot: str) -> str:
+    """What a rollback to this snapshot would lose, as the beginning of a sentence."""
+    vm, api = context.site.guests.new, context.proxmox
+    rows = {str(row["name"]): row for row in api.list(f"{api.of(vm)}/snapshot")}
+    old = dict(api.get(f"{api.of(vm)}/snapshot/{snapshot}/config"))
+    disks = [key for key in old if re.fullmatch(r"(scsi|virtio|sata|ide)\d+", key) and "media=cdrom" not in str(old[key])]
+    return (
+        f"Everything written to {vm} since {_when(rows[snapshot].get('snaptime'))}, on {', '.join(sorted(disks))}, "
+        "and every change of its settings since then"
+    )
+
+
+def _when(seconds: Any) -> str:
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else "it was taken"
+
+
+def roll_disk_back(context: Context, snapshot: str) -> Outcome:
+    """Roll the VM back to a snapshot from before the resize, which takes the disk's size back, and every write since with it.
+
+    Asks for the VM's name, typed, after saying what would be lost. Also reverts cores, memory and every other setting.
+    """
+    vm, api = context.site.guests.new, context.proxmox
+    rows = {str(row["name"]): row for row in api.list(f"{api.of(vm)}/snapshot")}
+    if snapshot not in rows or snapshot == "current":
+        known = ", ".join(sorted(set(rows) - {"current"})) or "none"
+        raise Refused(f"{vm} has no snapshot {snapshot!r}.", f"Its snapshots: {known}.")
+    newer = [name for name, row in rows.items() if row.get("parent") == snapshot and name != "current"]
+    if newer:
+        raise Refused(
+            f"The snapshot {', '.join(newer)} is newer than {snapshot}; a rollback would strand or lose it.", "Delete it first."
+        )
+    if wrong := identity.not_meant(context, vm):
+        raise Refused(f"{vm} is not the guest that is meant: {'; '.join(wrong)}.", "Look at it in Proxmox.")
+    since, lost = _when(rows[snapshot].get("snaptime")), lost_by(context, snapshot)
+    context.confirm.by_name(vm.name, lost + " would be lost, and the VM would be cut off as by a power failure.")
+    with context.guard.act(
+        "resize.rollback", f"Roll {vm} back to snapshot {snapshot}", before={"config": dict(api.config(vm))}
+    ) as act:
+        api.roll_back(vm, snapshot, deadline=vm_restart.TASK_SECONDS, start_deadline=context.site.limits.reboot_seconds)
+        cores, memory, size = vm_state.sizes_of(api.config(vm), context.site.resize.disk)
+        act.after = {"cores": cores, "memory": memory, "disk_gb": size}
+    return Outcome(True, [f"{vm} is as it was at {since}: {cores} cores, {memory} MB, {size} GB. {lost} is lost."])
 
 
 PHASE = Phase(
