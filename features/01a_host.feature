@@ -77,11 +77,11 @@ Feature: Before anything is changed on the host
 
       Examples:
         | trouble                                  | reason                        |
-        | an old server's id was given to another  | is called new-owner           |
+        | an old server's id was given to another  | its name is new-owner         |
         | an old server is on another node         | is on node elsewhere          |
         | an old server does not exist             | does not exist                |
         | a virtual machine has an old server's id | is a VM                       |
-        | an old server moved to another address   | the plan says                 |
+        | an old server moved to another address   | its address is                |
 
   @A6
   Rule: The keys can do what the plan needs, and no more

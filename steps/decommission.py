@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from pytest_bdd import given, then, when
 
-from cutover.phases import decommission
+from cutover.phases import decommission_guest
 from lab.lab import Lab, new_folder
 from lab.operator import Operator
 from steps.dns_firewall import own, picture
@@ -211,7 +211,7 @@ def _use(lab: Lab, vmid: int) -> None:
 
 
 def _used_after_backup(lab: Lab, monkeypatch: pytest.MonkeyPatch, times: int) -> int:
-    vmid, left, verify = lab.site.guests.legacy[0].vmid, [times], decommission._forget
+    vmid, left, verify = lab.site.guests.legacy[0].vmid, [times], decommission_guest._forget
 
     def then(context: Any, guest: Any) -> Any:
         if guest.vmid == vmid and left[0]:
@@ -219,7 +219,7 @@ def _used_after_backup(lab: Lab, monkeypatch: pytest.MonkeyPatch, times: int) ->
             _use(lab, vmid)
         return verify(context, guest)
 
-    monkeypatch.setattr(decommission, "_forget", then)
+    monkeypatch.setattr(decommission_guest, "_forget", then)
     return vmid
 
 

@@ -26,11 +26,12 @@ from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused
 from cutover.core.journal import Journal
 from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.dns import names
-from cutover.phases import decommission
+from cutover.phases import decommission, decommission_guest, decommission_survey
 from cutover.proxmox import activity, firewall, vzdump
 from cutover.proxmox.client import Proxmox
 from cutover.proxmox.firewall import changing as firewall_changes
 from cutover.site.schema import Rfc2136
+from cutover.state import soak
 from lab.dns import NameServer, NotInstalled, program, reverse_zone
 from lab.firewall_fixtures import ALONE, furnish_firewall, rule
 from lab.proxmox_host import Host, host
@@ -146,8 +147,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         )
         names.start()
         world = World(lab, names)
-        monkeypatch.setattr(decommission, "validated", lambda _run: None)
-        monkeypatch.setattr(decommission, "site_works", world.ask)
+        monkeypatch.setattr(decommission_survey, "validated", lambda _run: None)
+        monkeypatch.setattr(decommission_survey, "site_works", world.ask)
         try:
             yield world
         finally:
@@ -377,7 +378,7 @@ def test_undo_puts_rules_and_names_back(world: World) -> None:
     with run.guard.act("test", "Remove the scratch guest"):
         run.proxmox.do_task("DELETE", "nodes/pve/lxc/9952", kind="vzdestroy", vmid=9952, what="x", deadline=10)
     guest = run.site.guests.to_decommission()[0]
-    decommission._forget(run, guest)
+    decommission_guest._forget(run, guest)
     assert world.everything()["names"] != before["names"]
     runner.carry_out("decommission", world.run(), undo=True)
     after = world.everything()
@@ -466,7 +467,7 @@ def used(world: World, vmid: int, word: str) -> None:
 
 def once_after(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], None]) -> None:
     """Let something happen when this part of the decommission has been carried out for the third guest, LXC 952."""
-    real = getattr(decommission, name)
+    real = getattr(decommission_guest, name)
     done: list[Any] = []
 
     def then(run: Context, guest: Any, *rest: Any) -> Any:
@@ -476,7 +477,7 @@ def once_after(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], Non
             act()
         return answer
 
-    monkeypatch.setattr(decommission, name, then)
+    monkeypatch.setattr(decommission_guest, name, then)
 
 
 def in_final_backup(world: World, vmid: int, word: str) -> bool:
@@ -500,7 +501,7 @@ def test_a_guest_that_was_used_after_its_final_backup_is_backed_up_anew(
 
 def test_the_soak_time_begins_anew_where_somebody_needed_one_meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     soaked = True
-    monkeypatch.setattr(decommission, "soak_left", lambda down, soak, ours, theirs: 0.0 if soaked else soak)
+    monkeypatch.setattr(soak, "soak_left", lambda down, seconds, ours, theirs: 0.0 if soaked else seconds)
     world.soak(1.0)
 
     def somebody() -> None:
@@ -520,13 +521,13 @@ def test_the_soak_time_begins_anew_where_somebody_needed_one_meanwhile(world: Wo
 
 
 def test_one_that_is_used_again_and_again_is_not_deleted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = decommission._forget
+    real = decommission_guest._forget
 
     def forget(run: Context, guest: Any) -> Any:
         used(world, guest.vmid, "again")
         return real(run, guest)
 
-    monkeypatch.setattr(decommission, "_forget", forget)
+    monkeypatch.setattr(decommission_guest, "_forget", forget)
     with pytest.raises(Failed, match=r"LXC 950 .* was not deleted: it was used again after each of 3 final backups"):
         world.decommission()
     assert {g.vmid for g in world.pve.cts} >= set(FOUR)
@@ -614,7 +615,7 @@ def test_a_backup_that_is_gone_before_the_deletion_is_made_again(world: World, m
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(decommission, "_delete", cut)
+        patch.setattr(decommission_guest, "_delete", cut)
         with pytest.raises(Killed):
             world.decommission()
     world.pve.storages["local"]["volumes"].clear()
@@ -657,7 +658,7 @@ def test_a_guest_renamed_after_the_approval_is_not_deleted(world: World) -> None
 
 
 def test_a_guest_swapped_right_before_its_deletion_is_not_deleted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = decommission._forget
+    real = decommission_guest._forget
 
     def swap(run: Context, guest: Any) -> list[str]:
         said = real(run, guest)
@@ -665,7 +666,7 @@ def test_a_guest_swapped_right_before_its_deletion_is_not_deleted(world: World, 
             world.config(951)["rootfs"] = "local-lvm:vm-951-disk-7,size=8G"
         return said
 
-    monkeypatch.setattr(decommission, "_forget", swap)
+    monkeypatch.setattr(decommission_guest, "_forget", swap)
     with pytest.raises(Failed, match=r"LXC 951 .* was not deleted: its root volume is local-lvm:vm-951-disk-7"):
         world.decommission()
     assert {g.vmid for g in world.pve.cts} & set(FOUR) == {951, 952, 953}
@@ -693,7 +694,7 @@ def hours_pass(world: World, hours: float, *, but_for: str = "") -> None:
     file = world.lab.folder / "state" / "journal.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     for line in lines:
-        line["at"] = decommission._utc(decommission._seconds(line["at"]) - hours * 3600)
+        line["at"] = soak.utc(soak.seconds(line["at"]) - hours * 3600)
         place = line.get("after") or line.get("extra") or {}
         for clock in {"started", "there"} & set(place):
             place[clock] -= int(hours * 3600) if place[clock] else 0
@@ -714,7 +715,7 @@ def cut_before_the_deletion(world: World, monkeypatch: pytest.MonkeyPatch) -> No
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(decommission, "_delete", cut)
+        patch.setattr(decommission_guest, "_delete", cut)
         with pytest.raises(Killed):
             world.decommission()
 
@@ -757,7 +758,7 @@ def test_a_clock_that_is_set_forward_does_not_shorten_the_soak_time(
     world.decommission()
     now = time.time
     if clock == "ours":
-        monkeypatch.setattr(decommission, "time", SimpleNamespace(time=lambda: now() + 7200))
+        monkeypatch.setattr(soak, "time", SimpleNamespace(time=lambda: now() + 7200))
     else:
         monkeypatch.setattr(world.pve, "clock", lambda: now() + 7200)
     result = world.decommission()
@@ -770,9 +771,9 @@ def test_a_clock_that_is_set_forward_does_not_shorten_the_soak_time(
     [(1000, 5000, 2600), (1000, 0, 2600), (3700, 5100, 2500), (3700, 8700, 0), (-3600, 5000, 3600), (9000, 9000, 0)],
 )
 def test_the_clock_by_which_less_time_has_passed_counts(ours: float, theirs: float, left: float) -> None:
-    down = decommission.Down(0.0, 4000.0 if theirs else 0.0)
-    assert max(0, decommission.soak_left([down], 3600, ours, theirs)) == left
-    assert decommission.soak_left([], 3600, ours, theirs) == 0
+    down = soak.Down(0.0, 4000.0 if theirs else 0.0)
+    assert max(0, soak.soak_left([down], 3600, ours, theirs)) == left
+    assert soak.soak_left([], 3600, ours, theirs) == 0
 
 
 def test_one_that_was_down_already_and_is_started_is_a_surprise_too(world: World) -> None:
@@ -1045,4 +1046,4 @@ def test_a_vzdump_log_is_read() -> None:
 
 
 def test_the_clock_of_the_soak_time() -> None:
-    assert abs(decommission._seconds(decommission._utc(time.time())) - time.time()) < 2
+    assert abs(soak.seconds(soak.utc(time.time())) - time.time()) < 2

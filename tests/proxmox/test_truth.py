@@ -12,7 +12,7 @@ import pytest
 from cutover.checks import guests as guest_checks
 from cutover.checks import host as host_checks
 from cutover.core.errors import CutoverError, Refused, Unreachable
-from cutover.phases import decommission, resize
+from cutover.phases import decommission_survey, resize
 from cutover.proxmox import identity, privileges, references, vzdump
 from lab.proxmox_host import Host, host
 
@@ -41,7 +41,7 @@ def lie(lab: Host) -> None:
 def everything(lab: Host) -> dict[str, Any]:
     """What every part of the tool that looks at guests makes of the host."""
     run = lab.run()
-    facts, against = decommission.survey(run)
+    facts, against = decommission_survey.take(run)
     return {
         "A1": host_checks.room(run).sentence,
         "A2": guest_checks.one_owner(run).sentence,
@@ -90,7 +90,7 @@ def test_guests_on_another_node_are_found_there_and_not_assumed(lab: Host) -> No
     lab.pve.add_node("other")
     for vmid in (952, 1001, 110):
         lab.pve.guest(vmid).node = "other"
-    assert guest_checks.as_named(lab.run()).sentence.count("is on node other, the plan says pve") == 2
+    assert guest_checks.as_named(lab.run()).sentence.count("it is on node other, not on pve") == 2
     guests = lab.site.guests
     said = {name: getattr(guests, name).model_copy(update={"node": "other"}) for name in ("old", "new")}
     lab.site = lab.site.model_copy(update={"guests": guests.model_copy(update=said)})
@@ -98,7 +98,7 @@ def test_guests_on_another_node_are_found_there_and_not_assumed(lab: Host) -> No
     assert run.proxmox.of(lab.site.guests.new) == "nodes/other/qemu/1001"
     assert guest_checks.as_named(run).ok is not False  # their names stand for nothing on this computer
     assert host_checks.room(run).ok is True
-    assert not [said for said in decommission.survey(run)[1] if "node" in said]
+    assert not [said for said in decommission_survey.take(run)[1] if "node" in said]
 
 
 def test_a_guest_that_moves_between_two_looks_is_found_again(lab: Host) -> None:
@@ -128,7 +128,7 @@ def test_a_guest_on_a_node_that_does_not_answer_is_named(lab: Host, vmid: int) -
     assert owner.ok is None
     assert f"{vmid} on node other" in owner.sentence
     with pytest.raises(CutoverError, match="node other"):
-        decommission.survey(run)
+        decommission_survey.take(run)
     if vmid == 952:
         assert guest_checks.as_named(run).ok is None
         with pytest.raises(Unreachable, match="node other"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core.errors import Unreachable
-from cutover.proxmox import inventory
+from cutover.proxmox import identity, inventory
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -70,21 +70,6 @@ def _nodes_addresses(context: Context) -> tuple[list[str], list[str]]:
     return [address for address in found if address], mute
 
 
-def mismatches(seen: Sequence[inventory.Seen], wanted: Guest, node: str) -> list[str]:
-    """Where a guest is not the one that the plan names. Pure."""
-    found = next((guest for guest in seen if guest.vmid == wanted.vmid), None)
-    if found is None:
-        return [f"{wanted} does not exist"]
-    said = []
-    if found.kind != wanted.kind:
-        said.append(f"{wanted.vmid} is {'an LXC' if found.kind == 'lxc' else 'a VM'}, the plan says {wanted.kind.upper()}")
-    if found.name != wanted.name:
-        said.append(f"{wanted.vmid} is called {found.name}, the plan says {wanted.name}")
-    if found.node != (wanted.node or node):
-        said.append(f"{wanted} is on node {found.node}, the plan says {wanted.node or node}")
-    return said
-
-
 @check(
     "A3", "Every server is the one that the plan names: id, kind, name, address", moments={Moment.BEFORE, Moment.BEFORE_DELETING}
 )
@@ -99,20 +84,16 @@ def as_named(context: Context) -> Finding:
         if approval(context, guest) is not None:
             continue  # decommissioning compares it with what was approved; it is stopped, and may be gone by now
         own = next((one for one in seen if one.vmid == guest.vmid), None)
-        if own is not None and own.unread:
+        if own is None:
+            said.append(f"{guest} does not exist")
+            continue
+        if own.unread:
             unknown.append(f"{guest} is on node {own.node}, which does not answer")
             continue
-        wrong = mismatches(seen, guest, context.proxmox.node)
-        said += wrong
-        if wrong or own is None:
-            continue
-        means = inventory.resolved(guest.address)
-        if not means:
-            unknown.append(f"the name {guest.address} of {guest} stands for no address")
-        elif not own.addresses:
+        wrong = identity.not_as_planned(guest, context.proxmox.node, own, own.addresses)
+        said += [f"{guest}: {', '.join(wrong)}"] if wrong else []
+        if not wrong and not own.addresses:
             unknown.append(f"{guest} does not say which address it has")
-        elif not means & set(own.addresses):
-            said.append(f"{guest} has {', '.join(sorted(own.addresses))}, the plan says {guest.address}")
     if said:
         return Finding(
             False, f"Not every server is the one that the plan names: {'; '.join(said)}.", "Correct site.yaml, or look again."

@@ -10,9 +10,9 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cutover.core.errors import Unreachable
 from cutover.proxmox import vzdump
@@ -101,9 +101,9 @@ def networks(config: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def static_addresses(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The addresses that a container's configuration states, without prefix lengths."""
-    stated = [net[key] for net in networks(config) for key in ("ip", "ip6") if "/" in net.get(key, "")]
-    return clean(stated)
+    """The addresses that a configuration states (``net0`` of containers, ``ipconfig0`` of VMs), without prefix lengths. Pure."""
+    stated = [str(value) for key, value in config.items() if re.fullmatch(r"(net|ipconfig)\d+", key)]
+    return clean(found[1] for value in stated for found in re.finditer(r"(?:^|,)ip6?=([^,/]+)/\d+", value))
 
 
 def clean(addresses: Iterable[str]) -> tuple[str, ...]:
@@ -143,23 +143,45 @@ def resolved(host: str) -> tuple[str, ...]:
         return ()
 
 
-def not_as_planned(guest: Guest, node: str, found: Identity, addresses: Sequence[str], named: Sequence[str]) -> list[str]:
-    """In which ways a guest is not the one of ``site.yaml``. Pure.
+class Described(Protocol):
+    """A guest as far as ``site.yaml`` names it. ``kind`` is ``lxc`` or ``vm``."""
 
-    ``addresses`` is what it has (none known where it is stopped and takes them by DHCP), ``named`` what ``site.yaml`` says.
-    """
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def node(self) -> str: ...
+
+
+_KINDS = {"lxc": "an LXC", "vm": "a VM"}
+
+
+def not_named(guest: Guest, found: Described) -> list[str]:
+    """In which ways a guest has not the kind and name of ``site.yaml``. Pure."""
     wrong = []
     if found.kind != guest.kind:
-        wrong.append(f"it is a {found.kind}, not a {guest.kind}")
+        wrong.append(f"it is {_KINDS.get(found.kind, found.kind)}, not {_KINDS[guest.kind]}")
+    if found.name != guest.name:
+        wrong.append(f"its name is {found.name or 'unknown'}, not {guest.name}")
+    return wrong
+
+
+def not_as_planned(guest: Guest, node: str, found: Described, addresses: Collection[str]) -> list[str]:
+    """In which ways a guest is not the one of ``site.yaml``: kind, name, node, address.
+
+    ``addresses`` is what it has (none known where it is stopped and takes them by DHCP), ``node`` the site's.
+    """
+    wrong, named = not_named(guest, found), resolved(guest.address)
     if found.node != (guest.node or node):
         may = f"`node: {found.node}` under it in site.yaml says that it may be"
         wrong.append(f"it is on node {found.node}, not on {guest.node or node} ({may})")
-    if found.name != guest.name:
-        wrong.append(f"its name is {found.name}, not {guest.name}")
     if not named:
         wrong.append(f"its address {guest.address} in site.yaml cannot be resolved; write the address itself there")
     elif addresses and not set(named) & set(addresses):
-        wrong.append(f"its address is {', '.join(addresses)}, not {', '.join(named)}")
+        wrong.append(f"its address is {', '.join(sorted(addresses))}, not {', '.join(named)}")
     return wrong
 
 
@@ -187,10 +209,8 @@ def not_meant(session: ProxmoxSession, guest: Guest) -> list[str]:
     if here is None:
         return ["it does not exist"]
     found, known = here[2], remembered(session, guest)
-    if found.kind != guest.kind:
-        return [f"it is a {found.kind}, not a {guest.kind}"]
-    wrong = [f"its name is {found.name}, not {guest.name}"] if found.name != guest.name else []
-    if known is not None:
+    wrong = not_named(guest, found)
+    if known is not None and found.kind == guest.kind:
         wrong += [one for one in known.differences(found) if one.startswith(("its MAC address", "its root volume"))]
     return wrong
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import CutoverError
+from cutover.proxmox import identity
 
 if TYPE_CHECKING:
     from cutover.proxmox.client import ProxmoxSession
@@ -36,15 +35,6 @@ class Seen:
         return f"{'LXC' if self.kind == 'lxc' else 'VM'} {self.vmid} ({self.name})"
 
 
-def configured(config: Mapping[str, Any]) -> list[str]:
-    """The fixed addresses that a guest's configuration gives it (net0 of containers, ipconfig0 of VMs). Pure."""
-    found = []
-    for key, value in sorted(config.items()):
-        if re.fullmatch(r"(net|ipconfig)\d+", key):
-            found += [match[1] for match in re.finditer(r"(?:^|,)ip6?=([^,/]+)/\d+", str(value))]
-    return found
-
-
 def look(session: ProxmoxSession) -> list[Seen]:
     """Every guest of the cluster that we may see, with every address that Proxmox knows of it."""
     found = []
@@ -52,7 +42,7 @@ def look(session: ProxmoxSession) -> list[Seen]:
         vmid, kind = int(row["vmid"]), "lxc" if row.get("type") == "lxc" else "vm"
         running = row.get("status") == "running"
         path = f"nodes/{row['node']}/{'lxc' if kind == 'lxc' else 'qemu'}/{vmid}"
-        addresses = dict.fromkeys(configured(row.get("config") or {}), "its configuration")
+        addresses = dict.fromkeys(identity.static_addresses(row.get("config") or {}), "its configuration")
         # Of a guest whose node does not answer nobody knows whether it runs, and with which address.
         silent = "unread" in row
         if running:
@@ -86,14 +76,3 @@ def _interfaces(session: ProxmoxSession, path: str, kind: str) -> list[str]:
 def _before_9(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """What older versions say of a container's interface: one address of each kind, with its prefix."""
     return [{"ip-address": str(row[key]).split("/")[0]} for key in ("inet", "inet6") if row.get(key)]
-
-
-def resolved(address: str) -> frozenset[str]:
-    """An address as addresses: itself, or what its name stands for; empty where the name stands for nothing."""
-    try:
-        return frozenset({str(ipaddress.ip_address(address))})
-    except ValueError:
-        try:
-            return frozenset(str(info[4][0]) for info in socket.getaddrinfo(address, None))
-        except OSError:
-            return frozenset()

@@ -1,0 +1,86 @@
+"""Since when the old guests are down, and how long the site still has to live without them.
+
+Two clocks tell it, ours and that of Proxmox; the one by which less time has passed is believed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cutover.state import approvals
+
+if TYPE_CHECKING:
+    from cutover.context import Context
+    from cutover.site.schema import Guest
+
+
+def started(context: Context, guest: Guest) -> float:
+    """When the guest was last started, or its disk replaced, by whomever, by Proxmox' own clock; 0 where nothing is known."""
+    tasks = [
+        task for task in context.proxmox.tasks(vmid=guest.vmid) if task.get("type") in {"vzstart", "vzrollback", "vzrestore"}
+    ]
+    return max((float(task.get("starttime") or 0) for task in tasks), default=0.0)
+
+
+def their_time(context: Context) -> float:
+    """What time it is for Proxmox, seconds since 1970."""
+    return float(context.proxmox.record(f"nodes/{context.site.proxmox.node}/time")["time"])
+
+
+@dataclass(frozen=True)
+class Down:
+    """When a guest was first seen stopped: by our clock, and by Proxmox' (0: not written down)."""
+
+    ours: float
+    theirs: float
+
+
+def stopped_since(context: Context, guest: Guest) -> Down | None:
+    """Since when the guest is known to be down: the first time that this tool saw it so after its last start, or None."""
+    last = started(context, guest)
+    lines = [e for e in approvals.lines(context, guest.vmid) if e.act in approvals.DOWN and e.kind in {"done", "note"}]
+    for entry in lines:
+        said = entry.after or entry.extra
+        # Each line has the start that was known then, because our clock and Proxmox' may differ.
+        if float(said.get("started", -1)) >= last:
+            return Down(seconds(entry.at), float(said.get("there") or 0))
+    return None
+
+
+def see_stopped(context: Context, guest: Guest) -> None:
+    """Write down that the guest is down where we did not stop it ourselves: the soak time begins when that is known."""
+    if stopped_since(context, guest) is None:
+        facts = {"vmid": guest.vmid, "started": started(context, guest), "there": their_time(context)}
+        context.journal.note("decommission.seen-stopped", f"{guest} is stopped", **facts)
+
+
+def soak_left(down: Sequence[Down], soak: float, ours: float, theirs: float) -> float:
+    """How many seconds the site still has to live without guests that are down since then. Pure.
+
+    A clock may have been set meanwhile, ours or Proxmox'. The one by which less time has passed is believed: waiting too long
+    deletes nothing.
+    """
+    passed = [min(ours - one.ours, theirs - one.theirs if one.theirs else ours - one.ours) for one in down]
+    return max((soak - max(0.0, seconds) for seconds in passed), default=0.0)
+
+
+def soaking(context: Context, guests: Sequence[Guest]) -> str | None:
+    """Until when the site still has to live without these guests, or None."""
+    soak = context.site.limits.soak_hours * 3600
+    if soak <= 0:
+        return None
+    ours, theirs = time.time(), their_time(context)
+    left = soak_left([stopped_since(context, guest) or Down(ours, theirs) for guest in guests], soak, ours, theirs)
+    return utc(ours + left) if left > 0 else None
+
+
+def seconds(at: str) -> float:
+    return datetime.fromisoformat(at).timestamp()
+
+
+def utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
