@@ -21,12 +21,11 @@ from gherkin.parser import Parser
 
 from acceptance.criteria import CRITERIA
 from cutover.report import model
-from cutover.report.model import Evidence, Place, Report, Run, Verdict
+from cutover.report.model import TAKES_LONG, Evidence, Place, Report, Run, Verdict
 
 __all__ = ["CATALOGUE", "GROUND", "Evidence", "Known", "Report", "Verdict", "begin", "commit", "complete", "known", "now"]
 
 ROOT = Path(__file__).resolve().parent.parent
-TAKES_LONG = "it takes more than half a minute, and runs with --thorough only"
 
 #: What the lab stands on in this run, for the header and the report; the plugin decides it, a ground adds what it knows.
 GROUND = pytest.StashKey[dict[str, str]]()

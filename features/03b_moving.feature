@@ -55,6 +55,15 @@ Feature: Moving the traffic
       And no request failed and no write was lost
       And no write waited longer than 1 second
 
+    @changes
+    Scenario: The operator's computer dies while writes wait
+      Given both servers hold the same data
+      And an application reads and writes through Nginx
+      When the operator's computer dies while writes wait, and the operator starts again
+      And the application has ended
+      Then the new server serves
+      And nothing that was acknowledged was lost
+
     @changes @slow
     Scenario: The operator's computer dies at every point of the move
       Given both servers hold the same data

@@ -106,6 +106,15 @@ Feature: Going back without loss
       Then it is refused because "The old server is NOT up to date"
       And the status is watching
 
+    @lab
+    Scenario: The operator's computer dies twice while going back without the new server
+      Given traffic moved to the new server
+      And an application wrote through Nginx for a while
+      And the new server is lost for good
+      When the operator's computer dies twice during the back, and each time the operator starts again
+      Then the old server serves
+      And nothing that was acknowledged was lost
+
     @lab @slow
     Scenario: The operator's computer dies while going back without the new server
       Given traffic moved to the new server

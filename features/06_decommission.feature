@@ -82,6 +82,14 @@ Feature: Giving back the old servers
       Then exactly the approved servers are gone
       And every other server, backup job and access rule is as it was, except for what was announced
 
+    @lab
+    Scenario: A computer that dies twice on the way deletes nothing twice, and nothing else
+      Given a finished move, with no time to live without the old servers
+      And the operator types every name
+      When the operator's computer dies twice during the decommission, and each time the operator starts again
+      Then each old server was backed up once and deleted once
+      And every rule and name that went can be put back in its place
+
     @lab @slow
     Scenario: A computer that dies on the way deletes nothing twice, and nothing else
       Given a finished move, with no time to live without the old servers

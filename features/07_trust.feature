@@ -32,6 +32,22 @@ Feature: Trust
   @G2
   Rule: Interrupted at any step, a run continues where it was or goes back; nothing is done twice
 
+    @changes
+    Scenario: The operator's computer dies during each step of the plan
+      Given the site before the move
+      When the operator's computer dies twice during each step of the plan, and each time the operator starts again
+      Then the back is complete
+      And nothing was done twice
+      And applications still find every record
+
+    @changes
+    Scenario: A server loses its power during each step of the plan
+      Given the site before the move
+      When a server that it needs loses its power during each step of the plan, and each time the operator starts again
+      Then the back is complete
+      And nothing was done twice
+      And applications still find every record
+
     @changes @slow
     Scenario Outline: The operator's computer dies again and again during the <step>
       Given the site right before the <step>

@@ -23,18 +23,19 @@ from cutover.core.ui import ConfirmedInAdvance
 from cutover.site.load import load
 
 
-def die_at(line: int, *, before: bool) -> None:
-    """Arrange the death of this process at a line of the journal, counted from its start."""
+def die_at(line: int, *, before: bool, act: str = "") -> None:
+    """Arrange the death of this process at a line of the journal, counted from its start; with ``act``, only lines of that act count."""
     write = Journal._write
     count = 0
 
     def counted(self: Journal, *args: Any, **rest: Any) -> Any:
         nonlocal count
-        count += 1
-        if count == line and before:
+        count += not act or act in args
+        here = count == line and (not act or act in args)
+        if here and before:
             os.kill(os.getpid(), signal.SIGKILL)
         entry = write(self, *args, **rest)
-        if count == line:
+        if here:
             os.kill(os.getpid(), signal.SIGKILL)
         return entry
 
@@ -51,8 +52,9 @@ def main() -> int:
     parser.add_argument("--agree", action="append", default=[])
     parser.add_argument("--at", type=int, default=0, help="die at this line of the journal; 0: live")
     parser.add_argument("--before", action="store_true")
+    parser.add_argument("--act", default="", help="of the lines of this act only")
     options = parser.parse_args()
-    die_at(options.at, before=options.before)
+    die_at(options.at, before=options.before, act=options.act)
     confirm = ConfirmedInAdvance(*options.agree)
     run = Context(load(options.site), Credentials.from_env(), options.state_dir, execute=True, confirm=confirm)
     run.proxmox.poll = 0.05

@@ -115,6 +115,16 @@ def _there_and_back(operator: Operator, application: Application) -> None:
         application.goes_on()
 
 
+@when("the operator's computer dies while writes wait, and the operator starts again")
+def _dies_while_writes_wait(lab: Lab, operator: Operator, application: Application) -> None:
+    ended = _run_and_die(lab, operator, "switch", 1, before=False, act="switch.hold")
+    assert ended.returncode == -9, f"exit code {ended.returncode}\n{ended.stderr}"
+    tried(DIED)
+    _somebody_serves(lab)
+    application.goes_on()
+    operator.does("switch")
+
+
 @when("the operator's computer dies at every point of the move, and each time the operator starts again")
 def _dies_at_every_point(lab: Lab, operator: Operator, application: Application) -> None:
     lines = _lines_of_a_move(operator)

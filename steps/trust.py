@@ -101,32 +101,73 @@ def _dies_at_every_point(lab: Lab, operator: Operator, step: str) -> None:
     assert deaths, f"{step} has no journaled point at which it could be interrupted"
 
 
+@when("the operator's computer dies twice during each step of the plan, and each time the operator starts again")
+def _dies_during_each_step(lab: Lab, operator: Operator, before: Picture) -> None:
+    del before
+    for step in FORWARD:
+        dies_and_starts_again(lab, operator, step, intent=1)
+
+
+@when(parsers.parse("the operator's computer dies twice during the {step}, and each time the operator starts again"))
+def _dies_twice(lab: Lab, operator: Operator, step: str) -> None:
+    dies_and_starts_again(lab, operator, step, intent=3)
+
+
+def dies_and_starts_again(lab: Lab, operator: Operator, step: str, *, intent: int) -> None:
+    """Two deaths: once that line is on disk and before its act, and once an act is done and before its outcome is on disk."""
+    for line, before in ((intent, False), (2, True)):
+        ended = _run_and_die(lab, operator, step, line, before=before)
+        assert ended.returncode == -9, f"{step}: exit code {ended.returncode}\n{ended.stderr}"
+        tried(DIED)
+    operator.does(step)
+
+
+#: For each step a server that it needs.
+NEEDED = {
+    "backup": "old server", "resize": "new VM", "deploy": "new VM", "gate": "Nginx host",
+    "copy": "old server", "switch": "new VM", "back": "old server",
+}  # fmt: skip
+
+
+@when("a server that it needs loses its power during each step of the plan, and each time the operator starts again")
+def _power_lost_during_each_step(lab: Lab, operator: Operator, before: Picture) -> None:
+    del before
+    for step in FORWARD:
+        assert _power_lost_at(lab, operator, NEEDED[step], step, line=3), f"{step} has no third line in the journal"
+        operator.does(step)
+
+
 @when(parsers.parse("the {server} loses its power at every point of the {step}, and each time the operator starts again"))
 def _power_lost_at_every_point(lab: Lab, operator: Operator, server: str, step: str) -> None:
-    guests = lab.site.guests
-    machine = lab.machines[{"old server": guests.old, "new VM": guests.new, "Nginx host": guests.nginx}[server].vmid]
     cuts = 0
     for line in range(1, MOST_DEATHS):
-        was = picture(lab)
-        cut = PowerCut(machine, line, ports=[QDRANT_PORT])
-        operator.prepare = cut.prepare
-        try:
-            operator.tries(step)
-        finally:
-            cut.wait()
-            operator.prepare = lambda run: None
-        code = operator.error.exit_code if operator.error is not None else 0
-        assert code in {0, 1, 3, 4}, f"after {cuts} cuts: {operator.error}"
-        if code == 1:
-            assert (left := _changed(was, lab)) == [], f"{operator.error} Nothing was changed, it says, but: {left}"
-        if not cut.happened:
+        if not _power_lost_at(lab, operator, server, step, line):
             assert operator.error is None, f"after {cuts} cuts, with the power on: {operator.error}"
             break
         cuts += 1
-        tried(POWER)
     else:
         raise AssertionError(f"{step} did not end after {MOST_DEATHS} starts")
     assert cuts, f"{step} has no journaled point at which the power could go"
+
+
+def _power_lost_at(lab: Lab, operator: Operator, server: str, step: str, line: int) -> bool:
+    """Cut a server's power at a line of the journal; False where the step had ended before that line."""
+    guests = lab.site.guests
+    machine = lab.machines[{"old server": guests.old, "new VM": guests.new, "Nginx host": guests.nginx}[server].vmid]
+    was = picture(lab)
+    cut = PowerCut(machine, line, ports=[QDRANT_PORT])
+    operator.prepare = cut.prepare
+    try:
+        operator.tries(step)
+    finally:
+        cut.wait()
+        operator.prepare = lambda run: None
+    code = operator.error.exit_code if operator.error is not None else 0
+    assert code in {0, 1, 3, 4}, f"{step}, cut at line {line}: {operator.error}"
+    if code == 1:
+        assert (left := _changed(was, lab)) == [], f"{operator.error} Nothing was changed, it says, but: {left}"
+    tried(POWER, cut.happened)
+    return cut.happened
 
 
 def _changed(was: Picture, lab: Lab) -> list[str]:
@@ -143,10 +184,12 @@ def _changed(was: Picture, lab: Lab) -> list[str]:
     return []
 
 
-def _run_and_die(lab: Lab, operator: Operator, verb: str, line: int, *, before: bool) -> subprocess.CompletedProcess[str]:
+def _run_and_die(
+    lab: Lab, operator: Operator, verb: str, line: int, *, before: bool, act: str = ""
+) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "lab.crash", verb, "--site", str(lab.site_file), "--state-dir", str(lab.state_dir)]
     words += [word for name in operator.agrees_to for word in ("--agree", name)]
-    words += ["--at", str(line), *(["--before"] if before else [])]
+    words += ["--at", str(line), *(["--before"] if before else []), *(["--act", act] if act else [])]
     env = {**os.environ, **lab.env, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
     return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.criteria import CRITERIA
-from acceptance.report import CATALOGUE, TAKES_LONG, Known, complete, known
+from acceptance.report import CATALOGUE, Known, complete, known
 from cutover.core.errors import WrongUsage
 from cutover.core.journal import Entry
 from cutover.gate.write_log import Line, Write
@@ -26,6 +26,7 @@ from cutover.report.model import (
     NOT_ALLOWED,
     NOT_ON_CONTAINERS,
     ONLY_LAB,
+    TAKES_LONG,
     Evidence,
     Place,
     Report,
@@ -75,6 +76,8 @@ def report(*runs: Run, waivers: tuple[Waiver, ...] = ()) -> Report:
         ("embedded lab", "A1", [passed("A1"), failed("A1")], "not met", "3 records differ"),
         ("embedded lab", "A1", [passed("A1"), skipped("A1", "no Docker answers")], "not shown", "no Docker answers"),
         ("embedded lab", "A1", [Evidence("A1", "Room", "unclear", reason="no answer")], "not shown", "no answer"),
+        ("embedded lab", "A1", [passed("A1"), skipped("A1", TAKES_LONG)], "met", "1 example not carried out here"),
+        ("embedded lab", "A1", [skipped("A1", TAKES_LONG)], "not shown", "--thorough"),
         ("container lab", "C1", [passed("C1"), skipped("C1", NOT_ON_CONTAINERS)], "met", "1 example shown"),
         ("container lab", "A1", [skipped("A1", NOT_ON_CONTAINERS)], "not shown", NOT_ON_CONTAINERS),
         ("container lab", "C1", [passed("C1"), skipped("C1", "it did not run")], "not shown", "it did not run"),

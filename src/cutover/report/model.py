@@ -32,6 +32,9 @@ NOT_ALLOWED = "changes things, and --allow-changes was not given"
 #: Why a scenario was left out on containers: nothing in it is of Docker, and its faults are made in processes.
 NOT_ON_CONTAINERS = "is shown on the embedded ground; containers would add nothing to it"
 
+#: Why a scenario was left out of a lab's run: it repeats at every point what others of its rule show at some.
+TAKES_LONG = "it takes more than half a minute, and runs with --thorough only"
+
 #: Criteria that a look at the site can show. The others speak of something that has to happen.
 BY_LOOKING = frozenset({"A1", "A2", "A3", "A4", "A5", "A6", "A7", "B1", "B2", "B4", "C1", "C3", "D1", "D2", "D3"})
 
@@ -131,9 +134,10 @@ class Row:
 def judge(place: Place, criterion: str, evidence: Sequence[Evidence]) -> tuple[Verdict, str]:
     """What the evidence of one run says of one criterion, with the reason. Pure.
 
-    In a lab everything can be shown, so one scenario that was left out leaves the criterion open - but on containers those do not
-    count to which containers would add nothing. On the live site what can only be shown in a lab is left out on purpose; and a
-    criterion that a look can show is not left open by examples that would change something.
+    In a lab everything can be shown, so one scenario that was left out leaves the criterion open - but not one that takes
+    long, of which others show a part, nor, on containers, one to which containers would add nothing. On the live site what
+    can only be shown in a lab is left out on purpose; and a criterion that a look can show is not left open by examples that
+    would change something.
     """
     if not evidence:
         return "not shown", "no scenario of it ran"
@@ -156,12 +160,14 @@ def judge(place: Place, criterion: str, evidence: Sequence[Evidence]) -> tuple[V
                 f"{passed[0].sentence or passed[0].name} But that was only looked at; it has to happen to be shown",
             )
         left_out = rest or left_out
+    takes_long = [e for e in left_out if passed and e.reason == TAKES_LONG]
+    left_out = [e for e in left_out if e not in takes_long]
     if place == "container lab" and passed:
         left_out = [e for e in left_out if e.reason != NOT_ON_CONTAINERS]
     if left_out:
         one = next((e for e in left_out if e.reason != ONLY_LAB), left_out[0])
         return "not shown", f"{one.name}: {one.reason or 'it was left out'}"
-    return "met", _counted(passed, [])
+    return "met", _counted(passed, takes_long)
 
 
 def _said(one: Evidence) -> str:
