@@ -92,6 +92,7 @@ def as_named(context: Context) -> Finding:
             continue
         wrong = identity.not_as_planned(guest, context.proxmox.node, own, own.addresses)
         said += [f"{guest}: {', '.join(wrong)}"] if wrong else []
+        unknown += [f"{guest}: {one}" for one in identity.unresolved(guest)]
         if not wrong and not own.addresses:
             unknown.append(f"{guest} does not say which address it has")
     if said:

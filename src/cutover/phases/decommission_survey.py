@@ -57,6 +57,7 @@ def take(context: Context) -> tuple[dict[int, Facts], list[str]]:
             reason = f"{guest} is not the guest that was approved on {agreed.at}"
         else:
             wrong = identity.not_as_planned(guest, context.site.proxmox.node, facts.identity, facts.addresses)
+            wrong += identity.unresolved(guest)
             reason = f"{guest} is not the guest of site.yaml"
             if not wrong and not facts.addresses and identity.networks(facts.config):
                 against.append(

@@ -170,7 +170,7 @@ def not_named(guest: Guest, found: Described) -> list[str]:
 
 
 def not_as_planned(guest: Guest, node: str, found: Described, addresses: Collection[str]) -> list[str]:
-    """In which ways a guest is not the one of ``site.yaml``: kind, name, node, address.
+    """In which ways a guest is not the one of ``site.yaml``: kind, name, node, address. See :func:`unresolved` as well.
 
     ``addresses`` is what it has (none known where it is stopped and takes them by DHCP), ``node`` the site's.
     """
@@ -178,11 +178,16 @@ def not_as_planned(guest: Guest, node: str, found: Described, addresses: Collect
     if found.node != (guest.node or node):
         may = f"`node: {found.node}` under it in site.yaml says that it may be"
         wrong.append(f"it is on node {found.node}, not on {guest.node or node} ({may})")
-    if not named:
-        wrong.append(f"its address {guest.address} in site.yaml cannot be resolved; write the address itself there")
-    elif addresses and not set(named) & set(addresses):
+    if named and addresses and not set(named) & set(addresses):
         wrong.append(f"its address is {', '.join(sorted(addresses))}, not {', '.join(named)}")
     return wrong
+
+
+def unresolved(guest: Guest) -> list[str]:
+    """That nobody knows which address ``site.yaml`` means, where its word for it is a name that stands for nothing here."""
+    if resolved(guest.address):
+        return []
+    return [f"its address {guest.address} in site.yaml cannot be resolved; write the address itself there"]
 
 
 def read(session: ProxmoxSession, guest: Guest) -> tuple[Mapping[str, Any], Mapping[str, Any], Identity] | None:
