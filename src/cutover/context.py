@@ -104,7 +104,7 @@ class Context:
         from cutover.gate.controller import Gate
 
         gate = Gate(self.site, self.credentials, self.guard)
-        gate.tell = self.ui.say
+        gate.proof.tell = self.ui.say
         return gate
 
     @cached_property

@@ -7,13 +7,13 @@ import os
 import subprocess
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from cutover.core.shell import Shell
 from cutover.core.write_guard import WriteGuard
-from cutover.gate.controller import Gate
+from cutover.gate.bodies import Bodies
+from cutover.gate.folder import Folder
 from cutover.gate.write_log import Damaged, Write
 
 WORKER = "nobody"
@@ -22,46 +22,45 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose fil
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Gate:
+def folder(tmp_path: Path) -> Folder:
     for folder in (tmp_path, *tmp_path.parents[:3]):  # where only root may pass, nothing would be shown
         folder.chmod(folder.stat().st_mode | 0o011)
     (tmp_path / "gate" / "bodies").mkdir(parents=True)
     (tmp_path / "gate" / "bodies").chmod(0o700)
     subprocess.run(["chown", WORKER, str(tmp_path / "gate" / "bodies")], check=True)
-    made = Gate.__new__(Gate)
-    made.shell = Shell([], WriteGuard())
-    vars(made).update(
-        _folder=str(tmp_path / "gate"), _cd=f"cd {tmp_path}/gate || exit 9\n", _lost=[],
-        _site=SimpleNamespace(nginx=SimpleNamespace(worker_user=WORKER)),
-    )  # fmt: skip
-    return made
+    return Folder(str(tmp_path / "gate"), Shell([], WriteGuard()))
+
+
+@pytest.fixture
+def bodies(folder: Folder) -> Bodies:
+    return Bodies(folder, WORKER)
 
 
 def _write(body: str) -> Write:
     return Write(1, 1.0, "PUT", "/collections/a/points", 200, "old", body)
 
 
-def test_a_body_is_read(gate: Gate, tmp_path: Path) -> None:
+def test_a_body_is_read(bodies: Bodies, tmp_path: Path) -> None:
     file = tmp_path / "gate/bodies/0000000001"
     file.write_bytes(b"body")
     os.chown(file, 65534, 65534)
     file.chmod(0o600)
-    assert gate.body(_write("0000000001")) == b"body"
+    assert bodies.one(_write("0000000001")) == b"body"
 
 
-def test_a_link_in_the_place_of_a_body_leads_nowhere(gate: Gate, tmp_path: Path) -> None:
+def test_a_link_in_the_place_of_a_body_leads_nowhere(bodies: Bodies, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("root's")
     secret.chmod(0o600)
     (tmp_path / "gate/bodies/0000000001").symlink_to(secret)
     with pytest.raises(Damaged) as told:
-        gate.body(_write("0000000001"))
+        bodies.one(_write("0000000001"))
     assert "root's" not in str(told.value)
 
 
-def test_what_is_swapped_while_it_is_removed_stays_roots(gate: Gate, tmp_path: Path) -> None:
+def test_what_is_swapped_while_it_is_removed_stays_roots(folder: Folder, bodies: Bodies, tmp_path: Path) -> None:
     """A folder of the worker user's is exchanged for a link to one of root's, all the time, while everything is removed."""
-    precious, bodies = tmp_path / "precious", tmp_path / "gate/bodies"
+    precious, there = tmp_path / "precious", tmp_path / "gate/bodies"
     precious.mkdir(mode=0o755)
     kept = [precious / f"{number:010}" for number in range(200)]
     stop = threading.Event()
@@ -70,15 +69,15 @@ def test_what_is_swapped_while_it_is_removed_stays_roots(gate: Gate, tmp_path: P
         while not stop.is_set():
             # Any of it may be gone already: removing it is what the other side does all the time.
             with contextlib.suppress(FileNotFoundError):
-                (bodies / "swapped").mkdir(exist_ok=True)
+                (there / "swapped").mkdir(exist_ok=True)
                 for file in kept[:50]:
-                    (bodies / "swapped" / file.name).touch()
-                os.chown(bodies / "swapped", 65534, 65534)
-                (bodies / "swapped").rename(bodies / "aside")
-                (bodies / "swapped").symlink_to(precious)
+                    (there / "swapped" / file.name).touch()
+                os.chown(there / "swapped", 65534, 65534)
+                (there / "swapped").rename(there / "aside")
+                (there / "swapped").symlink_to(precious)
             with contextlib.suppress(FileNotFoundError):
-                (bodies / "swapped").unlink()
-            subprocess.run(["rm", "-rf", str(bodies / "aside")], check=False)
+                (there / "swapped").unlink()
+            subprocess.run(["rm", "-rf", str(there / "aside")], check=False)
 
     for file in kept:
         file.touch()
@@ -86,20 +85,20 @@ def test_what_is_swapped_while_it_is_removed_stays_roots(gate: Gate, tmp_path: P
     thread.start()
     try:
         for _ in range(15):
-            gate.shell.read(gate._cd + gate._empty())
+            folder.shell.read(folder.cd + bodies.emptied())
     finally:
         stop.set()
         thread.join()
     assert all(file.exists() for file in kept)
 
 
-def test_everything_is_removed(gate: Gate, tmp_path: Path) -> None:
-    bodies = tmp_path / "gate/bodies"
+def test_everything_is_removed(folder: Folder, bodies: Bodies, tmp_path: Path) -> None:
+    there = tmp_path / "gate/bodies"
     for number in range(5):
-        (bodies / f"{number:010}").write_text("x")
-    (bodies / "link").symlink_to("/etc/passwd")
+        (there / f"{number:010}").write_text("x")
+    (there / "link").symlink_to("/etc/passwd")
     (tmp_path / "gate/log").mkdir()
-    answer = gate.shell.read(gate._cd + gate._empty())
+    answer = folder.shell.read(folder.cd + bodies.emptied())
     assert answer.code == 0, answer.err
-    assert list(bodies.iterdir()) == []
+    assert list(there.iterdir()) == []
     assert Path("/etc/passwd").exists()

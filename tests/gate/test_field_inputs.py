@@ -169,7 +169,7 @@ class TestByHand:
                     file.write_text(original.replace(way.old.address, way.host.gate_address))
                     way.reload()
 
-                gate.tell = put
+                gate.proof.tell = put
                 assert gate.install().changed
                 assert way.host.gate_address in told[0]
                 assert gate.loaded() is not None
@@ -187,7 +187,7 @@ class TestByHand:
             with stage.stack:
                 files = stage.files()
                 gate = stage.client(edit=False)
-                gate.by_hand_seconds = 0.5
+                gate.proof.by_hand_seconds = 0.5
                 with pytest.raises(CutoverError, match="does not pass its requests there"):
                     gate.install()
                 stage.client(edit=False).remove()

@@ -23,7 +23,6 @@ from cutover.checks.registry import Finding
 from cutover.core import events, files
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import Journal, now
-from cutover.gate.installer import Installer
 from cutover.portainer import client
 from cutover.portainer.client import Picture
 from cutover.proxmox import firewall, identity
@@ -202,10 +201,10 @@ def _same_vllm(context: Context, before: Any, done: set[str]) -> Finding:
 # -- Nginx ------------------------------------------------------------------------------------------------------------
 def _nginx(context: Context) -> dict[str, str]:
     """Checksums of Nginx's files, with the old server's address wherever the plan has put another."""
-    installer = Installer(context.gate)
+    installer = context.gate.installer
     return {
         path: hashlib.sha256(text.strip().encode("utf-8", errors="surrogateescape")).hexdigest()
-        for path, text in installer.as_before(installer.host.configuration()).items()
+        for path, text in installer.addresses.as_before(installer.host.configuration()).items()
     }
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def able(context: Context) -> Finding:
     """Version, modules, worker user, includes, room, and every way to the old server: each can be led through the gate."""
     installer = context.gate.installer
-    facts = installer.facts()
+    facts = installer.host.facts()
     if wrong := installer.refusals(facts):
         return Finding(False, f"Nginx cannot be the gate: {' '.join(wrong)}")
     version = facts.version.removeprefix("nginx version: ")
@@ -47,8 +47,8 @@ def around(context: Context) -> Finding:
     """Nginx's files as they are now: whoever rewrote one since (a tool, a colleague) may send users past the gate."""
     old, new = netloc(context.site.qdrant.old_url), netloc(context.site.qdrant.new_url)
     installer = context.gate.installer
-    facts = installer.facts()
-    found = installer.around(facts.configuration)
+    facts = installer.host.facts()
+    found = installer.addresses.around(facts.configuration)
     if not found:
         return Finding(True, f"Nothing in Nginx's configuration passes requests to http://{old} past the gate.")
     serves = (
@@ -67,19 +67,19 @@ def around(context: Context) -> Finding:
 def restorable(context: Context) -> Finding:
     """Without a gate: the operator's own files lead to the old server. With it: the kept copies lead to what is there."""
     installer = context.gate.installer
-    facts = installer.facts()
+    facts = installer.host.facts()
     old = netloc(context.site.qdrant.old_url)
     if not facts.backed_up:
         if context.gate.loaded() is not None:
             return Finding(False, "There is a gate that this tool did not put in, so what was there before is not known.")
-        files = installer.ways(facts.configuration, old).files
+        files = installer.addresses.ways(facts.configuration, old).files
         if files or not context.site.nginx.edit:
             return Finding(
                 True, f"{', '.join(files) or 'The proxy'} is the operator's own, and passes requests to the old server."
             )
         if facts.settled:
             kept = f"{context.site.nginx.gate_folder}/was"
-            if installer.ways(facts.configuration, netloc(context.site.qdrant.new_url)).places:
+            if installer.addresses.ways(facts.configuration, netloc(context.site.qdrant.new_url)).places:
                 return Finding(True, f"The gate was taken out for good; the Nginx host keeps the files from before it in {kept}.")
             return Finding(
                 False,

@@ -35,7 +35,7 @@ def plan(context: Context) -> Sequence[Sentence]:
     if _is_in(context):
         return []
     nginx, installer = context.site.nginx, context.gate.installer
-    facts = installer.facts()
+    facts = installer.host.facts()
     if wrong := installer.refusals(facts):
         raise Refused(f"The gate cannot be installed: {' '.join(wrong)}", "Nothing was changed.")
     context.gate.through_the_door(writes=False)  # whoever cannot be asked before cannot prove anything afterwards
@@ -49,9 +49,9 @@ def plan(context: Context) -> Sequence[Sentence]:
     if nginx.edit:
         sentences += [
             Sentence(f"Replace the address {old} in {path} by the gate's, and nothing else", path, _UNDO)
-            for path in installer.ways(facts.configuration, old).files
+            for path in installer.addresses.ways(facts.configuration, old).files
         ]
-    reload = f"Nginx's workers are replaced; requests under way end normally. {installer.cost_of_a_reload(facts)}"
+    reload = f"Nginx's workers are replaced; requests under way end normally. {installer.reload.cost(facts)}"
     sentences.append(Sentence("Test the configuration, then reload Nginx once", reload))
     if not nginx.edit:
         sentences.append(

@@ -24,13 +24,13 @@ def plan(context: Context) -> Sequence[Sentence]:
         return []
     installer = context.gate.installer
     new = netloc(context.site.qdrant.new_url)
-    facts = installer.facts()
-    files = installer.settled(facts.configuration) if context.site.nginx.edit else {}
+    facts = installer.host.facts()
+    files = installer.addresses.settled(facts.configuration) if context.site.nginx.edit else {}
     return [
         *(Sentence(f"Replace the gate's address in {path} by {new}, and nothing else", path) for path in files),
         Sentence(
             "Test the configuration, reload Nginx, and prove that users are answered as before",
-            installer.cost_of_a_reload(facts),
+            installer.reload.cost(facts),
         ),
         Sentence("Remove the gate's files; the copy of the configuration from before stays", context.site.nginx.gate_folder),
     ]

@@ -39,7 +39,7 @@ def why_new_may_serve(context: Context) -> str:
             return "Nginx asks the new server, whatever the folder nginx.gate_folder of site.yaml says." if asks_new else ""
         new = netloc(context.site.qdrant.new_url)
         installer = context.gate.installer
-        seen = installer.ways(installer.host.configuration(), new)
+        seen = installer.addresses.ways(installer.host.configuration(), new)
         if seen.places or seen.refused:
             return f"Nginx's configuration names {new}, and there is no gate that says which server it asks."
     except CutoverError as error:

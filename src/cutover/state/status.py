@@ -21,7 +21,7 @@ from cutover.replication.position import CannotFollow, Position
 
 if TYPE_CHECKING:
     from cutover.context import Context
-    from cutover.gate.controller import State
+    from cutover.gate.folder import State
     from cutover.gate.interface import Flags
 
 Name = Literal["planned", "copying", "ready", "moving", "watching", "finished", "unknown"]

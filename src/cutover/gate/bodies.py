@@ -1,0 +1,101 @@
+"""The recorded bodies on the Nginx host: reading and removing them, with no more rights than who can write there."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
+
+from cutover.core.errors import Failed
+from cutover.gate.folder import Folder
+from cutover.gate.interface import BODY_MOST, TOO_LARGE, Written
+from cutover.gate.write_log import BEGIN_ANEW, Damaged
+
+#: Bytes of bodies fetched in one go.
+PIECE = 8 << 20
+NAMES_AT_ONCE = 400
+
+
+class Bodies:
+    """What lies in ``bodies/`` of the gate's folder. ``user``: who Nginx's workers are."""
+
+    def __init__(self, folder: Folder, user: str) -> None:
+        self._folder, self._user = folder, user
+
+    def one(self, entry: Written) -> bytes:
+        """One recorded body."""
+        return next(iter(self.of([entry])))[1]
+
+    def of(self, entries: Iterable[Written]) -> Iterator[tuple[Written, bytes]]:
+        """The recorded bodies in the given order, fetched in batches of some megabytes."""
+        rest = iter(entries)
+        while batch := list(islice(rest, NAMES_AT_ONCE)):
+            sizes = self._sizes([_safe(entry.body) for entry in batch if entry.body])
+            large = {name for name, size in sizes.items() if size > BODY_MOST}
+            sizes = {name: 0 if name in large else size for name, size in sizes.items()}
+            group: list[Written] = []
+            size = 0
+            for entry in batch:
+                mine = sizes.get(entry.body, 0)
+                if group and size + mine > PIECE:
+                    yield from self._fetch(group, sizes, large)
+                    group, size = [], 0
+                group.append(entry)
+                size += mine
+            yield from self._fetch(group, sizes, large)
+
+    def _in_bodies(self, script: str) -> str:
+        """A script that works in `bodies` with the rights of the user that can write there, and no more.
+
+        That user can put a link in the place of a body or a folder at any moment, between looking and doing as well; so nothing
+        is read or removed there that it could not read or remove by itself.
+        """
+        user, quoted = shlex.quote(self._user), shlex.quote(f"cd bodies || exit 9\n{script}")
+        return (
+            f'if [ "$(id -u)" = 0 ] && [ "$(id -u {user} 2>/dev/null || echo 0)" != 0 ]; then\n'
+            f"if command -v su >/dev/null; then su -s /bin/sh {user} -c {quoted}\n"  # small containers have only the other
+            f'else setpriv --reuid {user} --regid "$(id -g {user})" --clear-groups sh -c {quoted}; fi\n'
+            f"else sh -c {quoted}; fi"
+        )
+
+    def emptied(self) -> str:
+        """A script for the gate's folder that removes all of them; by `find`: a million names are too many for a command line."""
+        remove = self._in_bodies("find . -mindepth 1 ! -type d -exec rm -f {} +")
+        return f"{{ [ ! -d bodies ] || {{ {remove}; }} ; }}"
+
+    def _sizes(self, names: list[str]) -> dict[str, int]:
+        if not names:
+            return {}
+        answer = self._folder.shell.read(self._folder.cd + self._in_bodies(f"wc -c {' '.join(names)}"))
+        if answer.code != 0:
+            raise Damaged(f"A recorded body is gone from {self._folder.path}/bodies: {answer.reason}.", BEGIN_ANEW)
+        found = (line.split() for line in answer.text.splitlines())
+        return {words[1]: int(words[0]) for words in found if len(words) == 2 and words[1] != "total"}
+
+    def _fetch(self, group: list[Written], sizes: Mapping[str, int], large: Collection[str]) -> Iterator[tuple[Written, bytes]]:
+        names = [entry.body for entry in group if entry.body and entry.body not in large]
+        data = b""
+        if names:
+            answer = self._folder.shell.read(self._folder.cd + self._in_bodies(f"cat {' '.join(names)}"), deadline=120)
+            data = answer.out
+            if answer.code != 0 or len(data) != sum(sizes[name] for name in names):
+                raise Damaged(
+                    f"Recorded bodies in {self._folder.path}/bodies could not be read whole: {answer.reason}.", BEGIN_ANEW
+                )
+        at = 0
+        for entry in group:
+            size = sizes[entry.body] if entry.body else 0
+            yield entry, TOO_LARGE if entry.body in large else data[at : at + size]
+            at += size
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove these; what is gone already is fine."""
+        rest = iter(names)
+        while batch := list(islice(rest, NAMES_AT_ONCE)):
+            self._folder.change(self._in_bodies(f"rm -f {' '.join(map(_safe, batch))}"), f"remove {len(batch)} recorded bodies")
+
+
+def _safe(name: str) -> str:
+    if not name.isalnum():
+        raise Failed(f"The gate's log names a body {name!r}, which is none of nginx's.")
+    return name

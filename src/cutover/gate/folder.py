@@ -1,0 +1,95 @@
+"""The gate's folder on the Nginx host: what its flags say, how much room there is, and changing something in it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cutover.core.errors import Failed, Refused, Unreachable
+from cutover.gate.interface import Side
+
+if TYPE_CHECKING:
+    from cutover.core.shell import Shell
+
+#: Free room below which lines of the log may be missing: nginx drops them when the disk is full.
+LEAST_FREE_MB = 16
+
+
+@dataclass(frozen=True)
+class State:
+    """What the gate is doing now; satisfies :class:`cutover.gate.interface.Flags`.
+
+    ``installed``: the gate's files were put in by this tool and not yet taken out. ``free_mb``: room for bodies on the
+    Nginx host, -1 where it does not say. ``log_bytes``: size of the log.
+    """
+
+    side: Side
+    held: bool
+    recording: bool
+    installed: bool
+    log_bytes: int
+    free_mb: int
+
+
+class Folder:
+    """The folder ``path``, reached through a shell. ``cd``: how a script begins that works in it."""
+
+    def __init__(self, path: str, shell: Shell) -> None:
+        self.path, self.shell = path, shell
+        self.cd = f"cd {shlex.quote(path)} || exit 9\n"
+
+    def state(self) -> State:
+        """What the flags say now. Without a gate: nothing is held or recorded, and the old server is asked."""
+        answer = self.shell.read(
+            f"cd {shlex.quote(self.path)} 2>/dev/null || {{ echo end; exit 0; }}\n"
+            "for f in hold new record; do if [ -f flags/$f ]; then echo $f; fi; done\n"
+            "if [ -f before/list ]; then echo installed; fi\n"
+            # Settled: the operator's own file names the new server, and there are no flags any more.
+            "if [ ! -f before/list ] && [ -d was ]; then echo new; fi\n"
+            "if [ -f log/writes.jsonl ]; then printf 'log '; wc -c < log/writes.jsonl; fi\n"
+            "df -Pk .\n"
+            "echo end"
+        )
+        lines = [line.split() for line in answer.text.splitlines() if line.strip()]
+        if answer.code != 0 or lines[-1:] != [["end"]]:  # silence would look like a host without a gate
+            why = answer.reason if answer.code else "its shell answers something else"
+            raise Unreachable(f"The gate's flags on {self.shell.where} cannot be read: {why}.", "See nginx.shell in site.yaml.")
+        words = {line[0]: line[1] if len(line) == 2 else "" for line in lines if len(line) <= 2}
+        return State(
+            side="new" if "new" in words else "old",
+            held="hold" in words,
+            recording="record" in words,
+            installed="installed" in words,
+            log_bytes=int(words.get("log") or 0),
+            free_mb=_free_mb(lines),
+        )
+
+    def change(self, script: str, what: str, deadline: float = 20.0) -> None:
+        """Run a script in the folder; :class:`Failed` with ``what`` it could not do. ``deadline`` in seconds."""
+        answer = self.shell.change(self.cd + script, what, deadline=deadline)
+        if answer.code == 9:
+            raise Refused(f"There is no folder {self.path} on {self.shell.where}.", "Install the gate first.")
+        if answer.code != 0:
+            raise Failed(f"The Nginx host could not {what}: {answer.reason}.", self._no_room())
+
+    def _no_room(self) -> str:
+        """That the disk is full, where it is: a shell's own words for it are often "I/O error"."""
+        free = self.state().free_mb
+        return f"Its disk is full ({free} MB left): make room there." if 0 <= free < LEAST_FREE_MB else ""
+
+    def free_mb(self) -> int:
+        """Free megabytes there; -1 where the host does not say."""
+        return _free_mb([line.split() for line in self.shell.read(f"{self.cd}df -Pk .").text.splitlines()])
+
+
+def _free_mb(lines: Sequence[Sequence[str]]) -> int:
+    """Free megabytes in the output of ``df -Pk``; -1 where there is none."""
+    found = [line[3] for line in lines if len(line) >= 6 and line[4].endswith("%") and line[3].isdigit()]
+    return int(found[-1]) // 1024 if found else -1
+
+
+def synced(path: str) -> str:
+    """On the disk, so that a power cut cannot take it back. The folder as well; where `sync` takes no names, everything."""
+    return f"{{ sync {path} flags 2>/dev/null || sync; }}"
