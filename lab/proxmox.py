@@ -1021,7 +1021,12 @@ class LabPve(Cluster):
             guest.config.pop("lock", None)
             if mode == "stop" and was_running and machine is not None:
                 await self._elsewhere(machine.start)
-        if not pbs:
+        if pbs:
+            log += [
+                f"INFO: root.pxar: had to backup {size / MIB:.3f} MiB of {size / MIB:.3f} MiB (compressed {size / MIB:.3f} MiB) in 0.5s",
+                "INFO: Duration: 0.6s",
+            ]  # fmt: skip
+        else:
             log.append(f"INFO: Total bytes written: {size} ({size / MIB:.1f}MiB, 400MiB/s)")
             log.append(f"INFO: archive file size: {max(1, size // MIB)}MB")
         note = str(v.get("notes-template") or "").replace("\\n", "\n")
@@ -1129,6 +1134,15 @@ class LabPve(Cluster):
         except (tarfile.TarError, OSError, KeyError, EOFError, ValueError) as error:
             raise TaskError(f"unable to extract config from archive '{volid}' - {error}") from error
 
+    def _parse_volname(self, store: Values, volname: str) -> Any:
+        """A Proxmox Backup Server names a snapshot by kind, guest and time."""
+        made = re.fullmatch(r"backup/(vm|ct)/(\d+)/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", volname)
+        if store.get("type") != "pbs":
+            return super()._parse_volname(store, volname)
+        if made is None:
+            raise PveError(500, f"unable to parse PBS volume name '{volname}'")
+        return "backup", int(made[2]), f"pbs-{made[1]}"
+
     async def _extract_config(self, v: Values, user: str) -> str:
         sid, _volname, volid, _store, vtype, owner, _fmt = self._volume_target({"volume": v["volume"]})
         self._check_access(user, sid, vtype, owner, volid)
@@ -1220,7 +1234,9 @@ class LabPve(Cluster):
                     if not self.allowed(user, f"/sdn/zones/localnetwork/{bridge}", "SDN.Use"):
                         raise TaskError(f"403 Permission check failed (/sdn/zones/localnetwork/{bridge}, SDN.Use)")
                 self._log_of_formatting(log, vmid, storage, config)
-                log += [f"restoring '{volid}' now..", f"extracting archive '/var/lib/vz/dump/{volid.rsplit('/', 1)[-1]}'"]
+                log.append(f"restoring '{volid}' now..")
+                pbs = self.storages[sid].get("type") == "pbs"
+                log += [] if pbs else [f"extracting archive '/var/lib/vz/dump/{volid.rsplit('/', 1)[-1]}'"]
                 await self.pause(self.restore_seconds)
                 await self._elsewhere(self._unpack, vmid, volid)
             except TaskError as error:
@@ -1228,7 +1244,8 @@ class LabPve(Cluster):
                     self._drop(placeholder)
                 raise TaskError(f"{what} {error}") from error
             size = self.archive(volid).stat().st_size
-            log += [f"Total bytes read: {size} ({size / MIB:.1f}MiB, 400MiB/s)", "merging backed-up and given configuration.."]
+            log += [] if pbs else [f"Total bytes read: {size} ({size / MIB:.1f}MiB, 400MiB/s)"]
+            log.append("merging backed-up and given configuration..")
             taken = self._taken_volumes()
             final: Values = {}
             for key, value in config.items():

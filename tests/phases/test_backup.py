@@ -18,8 +18,9 @@ from cutover.phases import backup, restore
 from cutover.proxmox import privileges, vzdump
 from cutover.proxmox.client import Proxmox, TaskEnd
 from cutover.qdrant import snapshots
+from cutover.site.load import load
 from cutover.state import backup_manifest
-from lab.proxmox_host import Host, host
+from lab.proxmox_host import SITE, Host, host
 
 
 def quick(made: Host) -> Host:
@@ -130,8 +131,8 @@ def test_other_backups_are_not_pruned(lab: Host) -> None:
         (lambda lab: lab.pve.ct(952).config.update(mp0="/srv/data,mp=/data"), "mp0 is a folder or device of the host"),
         (lambda lab: lab.pve.snapshot_lock(952, "backup"), r"is locked \(backup\)"),
         (lambda lab: lab.pve.ct(952).config.pop("unprivileged"), "is privileged"),
-        (lambda lab: lab.pve.storages["local"].update(avail=2**30), "Storage local has 1 GB free"),
-        (lambda lab: lab.pve.storages["local-lvm"].update(allocated=799 * 2**30), "Storage local-lvm has 1 GB free"),
+        (lambda lab: lab.pve.storages["local"].update(avail=2**30), r"Storage local has 1\.0 GB free, and .* needs more than the reserve of 16 GB"),
+        (lambda lab: lab.pve.storages["local-lvm"].update(allocated=799 * 2**30), r"Storage local-lvm has 1\.0 GB free"),
     ],
 )  # fmt: skip
 def test_what_a_backup_would_not_hold_is_refused_before_anything_is_done(
@@ -340,11 +341,12 @@ def test_what_came_out_of_an_archive_is_compared_with_what_went_in() -> None:
     end = TaskEnd("UPID", "ok", "OK", ("Total bytes read: 9 (9B, 1B/s)",))
     context = SimpleNamespace(
         site=SimpleNamespace(proxmox=SimpleNamespace(node="pve", storages=SimpleNamespace(restore="x"))),
-        proxmox=SimpleNamespace(record=lambda _path: {"avail": 50, "total": 100}),
+        proxmox=SimpleNamespace(record=lambda _path: {"avail": 50, "total": 100}, node_of=lambda _vmid: "pve"),
     )
-    assert vzdump._whole(context, end, 9) == ["9 bytes went into the archive and came out of it"]
+    guest = load(SITE).guests.old
+    assert vzdump._whole(context, guest, end, 9) == ["9 bytes went into the archive and came out of it"]
     with pytest.raises(Failed, match="9 bytes came out of the archive, and 10 went in"):
-        vzdump._whole(context, end, 10)
+        vzdump._whole(context, guest, end, 10)
 
 
 def without_snapshots(lab: Host) -> None:
@@ -369,7 +371,7 @@ def test_mode_suspend_needs_the_room_twice(lab: Host, monkeypatch: pytest.Monkey
     real = Proxmox.status
     monkeypatch.setattr(Proxmox, "status", lambda self, guest: {**real(self, guest), "disk": 20 * 2**30})
     lab.pve.storages["local"]["avail"] = 45 * 2**30
-    with pytest.raises(Refused, match="the archive and the copy that mode suspend makes first needs up to 40 GB"):
+    with pytest.raises(Refused, match=r"LXC 952 .*, copied once beside it, needs up to 40\.0 GB"):
         backup.plan(lab.run())
 
 

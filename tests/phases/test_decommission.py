@@ -244,6 +244,13 @@ def one_at_a_time(world: World) -> None:
 
 # -- refusals: nothing is changed -------------------------------------------------------------------
 
+
+def five_protected(world: World) -> None:
+    for day in range(1, 6):
+        entry = {"content": "backup", "format": "tar.zst", "size": 1, "vmid": 953, "ctime": day, "protected": True}
+        world.pve.storages["local"]["volumes"][f"backup/vzdump-lxc-953-2026_01_0{day}-02_00_00.tar.zst"] = entry
+
+
 Change = Callable[[World], Any]
 REFUSALS: dict[str, tuple[Change, str]] = {
     "protected by somebody": (lambda w: w.config(951).update(protection=1), "LXC 951 .* somebody protected it"),
@@ -286,6 +293,14 @@ REFUSALS: dict[str, tuple[Change, str]] = {
     ),
     "gone already": (lambda w: w.pve.cts.remove(w.pve.ct(953)), "LXC 953 .* does not exist, and this tool did not delete it"),
     "another node": (lambda w: setattr(w.pve.ct(953), "node", "pve2"), "it is on node pve2"),
+    "as many protected backups as there may be": (
+        five_protected,
+        r"Storage local keeps at most 5 protected backups of LXC 953 .* and has 5",
+    ),
+    "a storage that takes no backups": (
+        lambda w: w.pve.storages["local"].update(content="iso"),
+        "Storage local takes no backups",
+    ),
 }
 
 
@@ -308,6 +323,7 @@ def test_a_key_that_may_not_delete_is_refused_before_anything_is_stopped(world: 
     with pytest.raises(Refused, match=r"The token lacks .*VM.Allocate.* on /vms/950"):
         decommission.do(world.run())
     assert world.pve.writes() == []
+    assert any("VM.Allocate" in s.text and s.refused for s in decommission.plan(world.run(execute=False)))
 
 
 def test_without_the_typed_names_nothing_happens(world: World) -> None:

@@ -23,7 +23,7 @@ from cutover.core import files
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.journal import now
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
-from cutover.proxmox import identity, privileges, references, vzdump
+from cutover.proxmox import identity, privileges, references, storages, vzdump
 from cutover.qdrant import snapshots
 from cutover.state import backup_manifest
 
@@ -55,26 +55,11 @@ def speaks_against(context: Context, facts: references.Facts | None) -> list[str
     return said
 
 
-def _room(context: Context) -> list[str]:
-    """Whether the storages have room for the archive and for one more copy of the container.
-
-    In mode suspend Proxmox copies the files beside the archive first, so that takes the room twice.
-    """
-    api, storages = context.proxmox, context.site.proxmox.storages
-    used = int(api.status(context.site.guests.old).get("disk") or 0)
-    reserve = context.site.limits.disk_reserve_gb * GIB
-    said = []
-    times = 1 if _can_snapshot(context) else 2
-    archive = "the archive" if times == 1 else "the archive and the copy that mode suspend makes first"
-    for storage, what, wanted in ((storages.backup, archive, times * used), (storages.restore, "the test restore", used)):
-        node = api.node_of(context.site.guests.old.vmid)
-        free = int(dict(api.get(f"nodes/{node}/storage/{storage}/status")).get("avail") or 0)
-        if free < wanted + reserve:
-            said.append(
-                f"Storage {storage} has {free / GIB:.0f} GB free, and {what} needs up to {wanted / GIB:.0f} GB plus the reserve "
-                f"of {context.site.limits.disk_reserve_gb} GB."
-            )
-    return said
+def _storages(context: Context) -> storages.Verdict:
+    """Whether the storages can take the archive, where it is still to be made, and one more copy of the container."""
+    old = context.site.guests.old
+    new = [] if vzdump.find(context, old, backup_manifest.PURPOSE) is not None else [old]
+    return storages.judge(context, [old], new, twice=_mode(context) == "suspend")
 
 
 def _done(context: Context) -> dict[str, Any] | None:
@@ -106,7 +91,8 @@ def plan(context: Context) -> list[Sentence]:
         return []
     old, site = context.site.guests.old, context.site
     against = speaks_against(context, references.collect(context, old))
-    against += [] if against else _room(context)
+    seen = storages.Verdict() if against else _storages(context)
+    against += seen.against
     if against:
         raise Refused(f"{old} is not backed up: {' '.join(against)}", "Remove the reason and run the command again.")
     if _begun(context):
@@ -132,7 +118,7 @@ def plan(context: Context) -> list[Sentence]:
         ),
         Sentence(f"Restore it as LXC {site.proxmox.scratch_vmid}, compare, and remove that again", "Nothing that stays"),
     ]
-    return found
+    return found + [Sentence(f"Not seen beforehand: {one}; a storage that runs full is noticed") for one in seen.unsure]
 
 
 def _mode(context: Context) -> vzdump.Mode:

@@ -21,7 +21,7 @@ from cutover.phases import decommission_survey as survey
 from cutover.phases.decommission_guest import give_back
 from cutover.phases.decommission_undo import STOP_SECONDS, plan_undo, restart, undo, wait_for, write_undo
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
-from cutover.proxmox import firewall, privileges, references, vzdump
+from cutover.proxmox import firewall, references, storages, vzdump
 from cutover.replication import left_behind
 from cutover.state import approvals, soak
 
@@ -43,6 +43,7 @@ def overview(context: Context) -> dict[str, Any]:
     verdict = firewall.resolve(rules, going, survey.begun(context))
     names = context.dns.find(sorted(going.addresses), [g.name for g in guests])
     against += survey.unasked(context, verdict.removal, names)
+    seen = storages.Verdict() if against else survey.room(context, facts)
     states = {guest.vmid: _state(context, guest, facts.get(guest.vmid)) for guest in guests}
     return {
         "table": [
@@ -50,7 +51,8 @@ def overview(context: Context) -> dict[str, Any]:
             _row("firewall entries", str(len(firewall.sentences(verdict.removal))), "0"),
             _row("names", str(len(names.records)), "0"),
         ],
-        "against": [*against, *verdict.in_the_way],
+        "against": [*against, *verdict.in_the_way, *seen.against],
+        "unsure": seen.unsure,
         "guests": [
             {
                 "guest": str(guest),
@@ -113,6 +115,7 @@ def plan(context: Context) -> Sequence[Sentence]:
         along = "".join(f"; {sentence}" for sentence in row["goes_along"])
         volumes = ", ".join(vzdump.options(v)["volume"] for v in row["volumes"].values())
         lines.append(Sentence(f"Delete {guest} with {volumes}{along}", f"{guest} is gone", "Restore its final backup"))
+    lines += [Sentence(f"Not seen beforehand: {one}; a storage that runs full is noticed") for one in data["unsure"]]
     put_back = "The undo record puts it back in its place"
     for guest, row in zip(guests, data["guests"], strict=True):
         lines += [Sentence(f"Left behind by {guest}, for you to judge: {sentence}") for sentence in row["stays"]]
@@ -142,9 +145,7 @@ def do(context: Context) -> Outcome:
     verdict = firewall.resolve(rules, going, survey.begun(context))
     names = context.dns.find(sorted(going.addresses), [g.name for g in guests])
     against += [*verdict.in_the_way, *survey.unasked(context, verdict.removal, names)]
-    if not any(approvals.deletion_begun(context, guest) for guest in guests):
-        # Deleting a guest takes the rights on its id along, so this can only be asked before the first one.
-        against += [f"The token lacks {sentence}." for sentence in privileges.missing(context, "decommission")]
+    against += [] if against else survey.room(context, facts).against
     if against:
         raise Refused("\n".join(against), "Nothing was changed.")
     survey.site_works(context)

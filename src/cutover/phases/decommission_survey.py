@@ -10,7 +10,7 @@ from cutover.checks.registry import Moment
 from cutover.core import events
 from cutover.core.errors import Refused
 from cutover.dns.names import Found
-from cutover.proxmox import firewall, identity, references, vzdump
+from cutover.proxmox import firewall, identity, privileges, references, storages, vzdump
 from cutover.state import approvals
 
 if TYPE_CHECKING:
@@ -67,7 +67,21 @@ def take(context: Context) -> tuple[dict[int, Facts], list[str]]:
         against += [f"{reason}: {references.in_words(wrong)}."] if wrong else []
         against += [f"{guest}: {sentence}." for sentence in speaks_against(context, guest, facts, agreed)]
         against += _running_again(context, guest, facts)
+    if not any(approvals.deletion_begun(context, guest) for guest in context.site.guests.to_decommission()):
+        # Deleting a guest takes the rights on its id along, so this can only be asked before the first one.
+        against += [f"The token lacks {sentence}." for sentence in privileges.missing(context, "decommission")]
     return found, against
+
+
+def room(context: Context, facts: Mapping[int, Facts]) -> storages.Verdict:
+    """Whether the storages can take the final backups that are still to be made, all of them before the first deletion."""
+    left = [g for g in context.site.guests.to_decommission() if g.vmid in facts and facts[g.vmid].identity.kind == "lxc"]
+    new = []
+    for guest in left:
+        agreed = approvals.approval(context, guest)
+        if agreed is None or vzdump.find(context, guest, agreed.purpose) is None:
+            new.append(guest)
+    return storages.judge(context, left, new)
 
 
 def speaks_against(context: Context, guest: Guest, facts: Facts, agreed: approvals.Approval | None) -> list[str]:

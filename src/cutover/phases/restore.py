@@ -206,12 +206,13 @@ def _go_on(context: Context, begun: Mapping[str, Any]) -> Outcome:
 
 def _restore(context: Context, archive: Archive, *, over: bool) -> None:
     old, api = context.site.guests.old, context.proxmox
-    there = float(api.record(f"nodes/{api.node}/time")["time"])
+    node = api.node_of(old.vmid) if over else archive.node
+    there = float(api.record(f"nodes/{node}/time")["time"])
     before = {"exists": over, "archive": archive.volid, "ctime": archive.ctime, "there": there}
     with context.guard.act("restore.guest", f"Restore {old} from {archive.volid}", before=before) as act:
         api.do_task(
             "POST",
-            f"nodes/{api.node_of(old.vmid)}/lxc",
+            f"nodes/{node}/lxc",
             kind="vzrestore",
             vmid=old.vmid,
             what=f"Restoring {old}",

@@ -329,7 +329,9 @@ class Proxmox:
         self, method: Literal["POST", "PUT", "DELETE"], path: str, /, *, kind: str, vmid: int | None, what: str, **parameters: Any
     ) -> str:
         """Send a change that becomes a task, and return the task's UPID, also when the answer was lost on the way."""
-        before = {task["upid"] for task in self.tasks(kind, vmid)}
+        # What is made anew is on no node yet: its task is on the node that is asked to make it.
+        node = path.strip("/").split("/")[1]
+        before = {task["upid"] for task in self.tasks(kind, vmid, node=node)}
         if kind in {"vzdump", "vzrestore", "qmrestore"}:
             parameters["vmid"] = vmid  # these name their guest in the body, not in the path
         try:
@@ -340,16 +342,16 @@ class Proxmox:
             lost: CutoverError = Failed(f"{what}: Proxmox answered something else instead of a task, and lists none.")
         except OutcomeUnknown as error:
             lost = OutcomeUnknown(f"{what}: {error.sentence.rstrip('.')}; no task for it can be found.", error.hint)
-        begun = self._begun(kind, vmid, before)
+        begun = self._begun(kind, vmid, before, node)
         if begun is None:
             raise lost
         return begun
 
-    def _begun(self, kind: str, vmid: int | None, before: set[str]) -> str | None:
+    def _begun(self, kind: str, vmid: int | None, before: set[str], node: str) -> str | None:
         """The task that a lost answer would have named, waited for during a few seconds."""
 
         def look() -> str | Not:
-            new = [task["upid"] for task in self.tasks(kind, vmid) if task["upid"] not in before]
+            new = [task["upid"] for task in self.tasks(kind, vmid, node=node) if task["upid"] not in before]
             return new[0] if new else Not("no such task")
 
         try:
@@ -381,9 +383,12 @@ class Proxmox:
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
-    def tasks(self, kind: str | None = None, vmid: int | None = None, *, limit: int = 200) -> Rows:
-        """Finished and running tasks, newest first. A token without Sys.Audit on the node sees only its own."""
-        node = self.node if vmid is None else self.node_of(vmid)
+    def tasks(self, kind: str | None = None, vmid: int | None = None, *, limit: int = 200, node: str = "") -> Rows:
+        """Finished and running tasks of a node (a guest's, unless one is named), newest first.
+
+        A token without Sys.Audit on the node sees only its own.
+        """
+        node = node or (self.node if vmid is None else self.node_of(vmid))
         found = self.list(f"nodes/{node}/tasks", source="all", limit=limit, **({"vmid": vmid} if vmid else {}))
         return [task for task in found if kind is None or task.get("type") == kind]
 

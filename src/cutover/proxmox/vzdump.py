@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from cutover.core.errors import Failed, OutcomeUnknown, Refused, Unreachable
@@ -50,13 +50,19 @@ _VOLUME_KEY = re.compile(r"^(rootfs|mp\d+)$")
 
 @dataclass(frozen=True)
 class Archive:
-    """One archive as the storage lists it. ``size`` in bytes, ``ctime`` in seconds since 1970."""
+    """One archive as the storage lists it. ``size`` in bytes, ``ctime`` in seconds since 1970.
+
+    ``node`` has it (of a shared storage any node). ``verified`` is what a Proxmox Backup Server found when it read it again:
+    ``ok``, ``failed``, or empty.
+    """
 
     volid: str
     size: int
     ctime: int
     note: str
     protected: bool
+    node: str = ""
+    verified: str = ""
     log: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def as_json(self) -> dict[str, Any]:
@@ -162,27 +168,59 @@ def note(site: str, vmid: int, purpose: str) -> str:
 
 
 def listed(session: ProxmoxSession, vmid: int) -> list[Archive]:
-    """The backups of a guest in the site's backup storage, newest first."""
-    storage = session.site.proxmox.storages.backup
-    rows = session.proxmox.list(f"nodes/{session.proxmox.node_of(vmid)}/storage/{storage}/content", content="backup", vmid=vmid)
-    found = [
-        Archive(
-            str(row["volid"]),
-            int(row.get("size") or 0),
-            int(row.get("ctime") or 0),
-            str(row.get("notes") or "").split("\n")[0],
-            bool(int(row.get("protected") or 0)),
-        )
-        for row in rows
-        if int(row.get("vmid") or vmid) == vmid
-    ]
-    if not found and (lacks := _hidden(session, vmid)):
+    """The backups of a guest in the site's backup storage, newest first.
+
+    Those of a guest that is gone are looked for on every node, because a storage of one name may be another one on each.
+    """
+    storage, nodes = session.site.proxmox.storages.backup, _nodes_of(session, vmid)
+    found: dict[str, Archive] = {}
+    silent: list[str] = []
+    for node in nodes:
+        try:
+            rows = session.proxmox.list(f"nodes/{node}/storage/{storage}/content", content="backup", vmid=vmid)
+        except Unreachable as error:
+            silent.append(f"node {node} does not answer ({error.sentence.rstrip('.')})")
+            continue
+        except Refused as error:
+            if len(nodes) == 1 or "is not available on node" not in error.sentence:
+                raise Refused(
+                    f"The backups on storage {storage} cannot be listed: {error.sentence}",
+                    error.hint or f"Look at storage {storage} in Proxmox, and at proxmox.storages.backup in site.yaml.",
+                ) from None
+            continue
+        for row in rows:
+            if int(row.get("vmid") or vmid) == vmid:
+                one = _archive(row, node)
+                found.setdefault(one.volid, one)
+    lacks = _hidden(session, vmid)
+    if not found and (lacks or silent):
+        why = [f"the token {session.proxmox.token} lacks {lacks}, and Proxmox hides from it what it may not see"] if lacks else []
         raise Refused(
-            f"Nobody knows whether there is a backup of guest {vmid} on {storage}: the token {session.proxmox.token} lacks "
-            f"{lacks}, and Proxmox hides from it what it may not see.",
-            "`cutover rights` has the commands that give these rights.",
+            f"Nobody knows whether there is a backup of guest {vmid} on {storage}: {'; '.join([*why, *silent])}.",
+            "`cutover rights` has the commands that give these rights." if lacks else "Bring that node back.",
         )
-    return sorted(found, key=lambda archive: archive.ctime, reverse=True)
+    return sorted(found.values(), key=lambda archive: archive.ctime, reverse=True)
+
+
+def _nodes_of(session: ProxmoxSession, vmid: int) -> list[str]:
+    """The node of a guest; of one that is gone every node, the site's first."""
+    own = session.proxmox.node_of(vmid)
+    if any(place.vmid == vmid for place in session.proxmox.places(fresh=False)):
+        return [own]
+    others = {str(row["node"]) for row in session.proxmox.list("nodes")} - {own}
+    return [own, *sorted(others)]
+
+
+def _archive(row: Mapping[str, Any], node: str) -> Archive:
+    return Archive(
+        str(row["volid"]),
+        int(row.get("size") or 0),
+        int(row.get("ctime") or 0),
+        str(row.get("notes") or "").split("\n")[0],
+        bool(int(row.get("protected") or 0)),
+        node,
+        str(dict(row.get("verification") or {}).get("state") or ""),
+    )
 
 
 def _hidden(session: ProxmoxSession, vmid: int) -> str:
@@ -249,7 +287,7 @@ def make(
             act.after = existing.as_json()
     log = _log_of(session, guest, existing)
     _made_well(session, guest, existing, log, accept)
-    return Archive(existing.volid, existing.size, existing.ctime, existing.note, existing.protected, log)
+    return replace(existing, log=log)
 
 
 def _log_of(session: ProxmoxSession, guest: Guest, archive: Archive) -> tuple[str, ...]:
@@ -310,7 +348,6 @@ def verify(session: ProxmoxSession, guest: Guest, archive: Archive, config: Mapp
 
     ``config`` is the guest's configuration as it was before the backup. :class:`Refused` where the archive does not hold it.
     """
-    node = session.proxmox.node_of(guest.vmid)
     found = next((one for one in listed(session, guest.vmid) if one.volid == archive.volid), None)
     if found is None:
         raise Refused(f"The backup {archive.volid} of {guest} is not in the storage.", "Make a new one.")
@@ -321,8 +358,12 @@ def verify(session: ProxmoxSession, guest: Guest, archive: Archive, config: Mapp
             f"The backup {archive.volid} of {guest} is not protected, so a schedule may delete it.",
             "Protect it in Proxmox.",
         )
+    if found.verified == "failed":
+        raise Refused(
+            f"The Proxmox Backup Server read the backup {archive.volid} of {guest} again and found it damaged.", "Make a new one."
+        )
     try:
-        text = str(session.proxmox.get(f"nodes/{node}/vzdump/extractconfig", volume=archive.volid))
+        text = str(session.proxmox.get(f"nodes/{found.node}/vzdump/extractconfig", volume=archive.volid))
     except (Refused, Unreachable) as error:
         raise Refused(f"The backup {archive.volid} of {guest} cannot be read: {error.sentence}", "Make a new one.") from None
     inside = parse_config(text)
@@ -383,7 +424,7 @@ def try_restore(
                 pool=pool,
             )
             found = session.proxmox.config(place)
-            proofs += _whole(session, end, written)
+            proofs += _whole(session, guest, end, written)
             proofs += _mounts(session, place)
             act.after = shape(found)
         except OutcomeUnknown:
@@ -430,7 +471,7 @@ _FULL = 0.005
 
 def _need_room(session: ProxmoxSession, guest: Guest, needed: int) -> None:
     """:class:`Refused` where the storage has no room for a second copy of the guest (``needed`` bytes; 0: not known)."""
-    storage, (free, _) = session.site.proxmox.storages.restore, _space(session)
+    storage, (free, _) = session.site.proxmox.storages.restore, _space(session, guest)
     reserve = session.site.limits.disk_reserve_gb * 2**30 if needed else 0
     if free is not None and free < needed + reserve:
         raise Refused(
@@ -440,17 +481,17 @@ def _need_room(session: ProxmoxSession, guest: Guest, needed: int) -> None:
         )
 
 
-def _space(session: ProxmoxSession) -> tuple[int | None, int]:
-    """(free, total) bytes of the storage that restores go to; free is None where it is not told."""
-    node, storage = session.site.proxmox.node, session.site.proxmox.storages.restore
+def _space(session: ProxmoxSession, guest: Guest) -> tuple[int | None, int]:
+    """(free, total) bytes of the storage that restores of a guest go to, on its node; free is None where it is not told."""
+    node, storage = session.proxmox.node_of(guest.vmid), session.site.proxmox.storages.restore
     found = session.proxmox.record(f"nodes/{node}/storage/{storage}/status")
     free, total = found.get("avail"), int(found.get("total") or 0)
     return (None if free is None or not total else int(free)), total
 
 
-def _whole(session: ProxmoxSession, end: TaskEnd, written: int) -> list[str]:
+def _whole(session: ProxmoxSession, guest: Guest, end: TaskEnd, written: int) -> list[str]:
     """That as many bytes came out of the archive as went in, and that the storage did not run full meanwhile."""
-    free, total = _space(session)
+    free, total = _space(session, guest)
     if free is not None and free <= total * _FULL:
         storage = session.site.proxmox.storages.restore
         raise Failed(
@@ -459,7 +500,7 @@ def _whole(session: ProxmoxSession, end: TaskEnd, written: int) -> list[str]:
         )
     read = restored_bytes(end.log)
     if not written or not read:
-        return []
+        return ["the logs do not say how many bytes went in and came out, so nobody compared how many bytes these are"]
     if read != written:
         raise Failed(f"{read} bytes came out of the archive, and {written} went in")
     return [f"{read} bytes went into the archive and came out of it"]
