@@ -75,7 +75,6 @@ Feature: Before the data is moved
       Examples:
         | obstacle                               | reason                       |
         | a collection with custom shards        | has custom shards            |
-        | cosine vectors stored in half precision | comes out a step off        |
         | writers that use gRPC                  | write to the old server through gRPC |
 
     @lab

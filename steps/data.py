@@ -255,11 +255,6 @@ def _custom_shards(lab: Lab) -> None:
     _ask(lab, lab.site.qdrant.old_url, "PUT", "/collections/tenants", settings)
 
 
-def _half_precision(lab: Lab) -> None:
-    settings = {"vectors": {"size": 4, "distance": "Cosine", "datatype": "float16"}}
-    _ask(lab, lab.site.qdrant.old_url, "PUT", "/collections/halves", settings)
-
-
 def _grpc(lab: Lab) -> None:
     switches = lab.folder / "old-switches.json"
     switches.write_text(json.dumps({"grpc_per_second": {"/qdrant.Points/Upsert": 20}}))
@@ -268,7 +263,6 @@ def _grpc(lab: Lab) -> None:
 
 _OBSTACLES: dict[str, Callable[[Lab], None]] = {
     "a collection with custom shards": _custom_shards,
-    "cosine vectors stored in half precision": _half_precision,
     "writers that use gRPC": _grpc,
 }
 

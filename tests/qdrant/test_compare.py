@@ -1,6 +1,7 @@
 """What "the same data" means: each difference is found and named, and equal data is never called different."""
 
 import json
+import math
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from cutover.qdrant import compare
 from cutover.qdrant.affected import Depth
 from cutover.qdrant.compare import Difference, Schema, compare_answers, compare_schemas
-from cutover.qdrant.pages import Size
+from cutover.qdrant.pages import Limits, Size
 from tests.support.qdrant_pair import READ_KEY, pair_of_servers
 
 
@@ -152,6 +153,10 @@ KINDS: dict[str, tuple[dict[str, Any], Callable[[int], Any]]] = {
         {"vectors": {"a": {"size": 3, "distance": "Dot"}, "m": {"size": 2, "distance": "Dot", "multivector_config": {"comparator": "max_sim"}}}, "sparse_vectors": {"s": {}}},
         lambda i: {"a": [i, -0.0, 1], "m": [[1.5, i + 0.5], [0.5, 0.25]], "s": {"indices": [i, i + 7], "values": [0.1, 0.2]}} if i % 3 else {"a": [i, 0, 1]},
     ),
+    "half, cosine": (
+        {"vectors": {"a": {"size": 5, "distance": "Cosine", "datatype": "float16"}, "m": {"size": 3, "distance": "Cosine", "datatype": "float16", "multivector_config": {"comparator": "max_sim"}}}},
+        lambda i: {"a": [math.sin(i * k) for k in range(1, 6)], "m": [[math.sin(i * k), math.cos(i + k), 0.1] for k in range(1 + i % 3)]},
+    ),
     "half": ({"vectors": {"size": 4, "distance": "Dot", "datatype": "float16"}}, lambda i: [0.1 * i, 1 / 3, -0.0, 3]),
     "bytes": ({"vectors": {"size": 4, "distance": "Dot", "datatype": "uint8"}}, lambda i: [i % 255, 0, 255, 3]),
     "quantized": ({"vectors": {"size": 8, "distance": "Euclid"}, "quantization_config": {"scalar": {"type": "int8"}}}, lambda i: [0.1 * i] * 8),
@@ -186,7 +191,7 @@ def test_records_read_and_written_back_are_the_same_bit_by_bit(copied: Any) -> N
     ids = [r["id"] for r in copied.old.scroll("c", vectors=False)]
     copied.new.delete("c", ids)
     assert compare.compare_collection(copied.old, copied.new, "c").count == 298
-    assert bring(copied.old, copied.new, "c", ids, Size(500)) == []
+    assert bring(copied.old, copied.new, "c", ids, Size(500, Limits.of(copied.old.info("c")))) == []
     assert compare.compare_collection(copied.old, copied.new, "c").differences == []
 
 

@@ -22,7 +22,7 @@ def info(**params: Any) -> Any:
         (info(sharding_method="custom"), "custom shards"),
         (info(vectors={"size": 4, "distance": "Cosine"}), ""),
         (info(vectors={"size": 4, "distance": "Dot", "datatype": "float16"}), ""),
-        (info(vectors={"a": {"size": 4, "distance": "Cosine", "datatype": "float16"}}), "vector a of docs"),
+        (info(vectors={"a": {"size": 4, "distance": "Cosine", "datatype": "float16"}}), ""),
         (info(vectors={"size": 4, "distance": "Dot", "datatype": "uint8"}), ""),
         (info(vectors={"size": 4, "distance": "Dot", "datatype": "turbo4"}), "turbo4"),
         (info(sparse_vectors={"s": {}}), ""),

@@ -188,6 +188,48 @@ def test_the_limits_of_strict_mode_are_kept(pair: Pair, limits: dict[str, Any]) 
     same(pair)
 
 
+def nested(levels: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"end": True}
+    for _ in range(levels - 1):
+        found = {"a": found}
+    return found
+
+
+def test_a_payload_nested_deeper_than_a_record_may_be_is_written_alone(pair: Pair) -> None:
+    fill(pair, [{"id": 1, "vector": [1, 1]}, {"id": 2, "vector": [2, 2], "payload": {"x": 1}}])
+    pair.old.set_payload(C, 1, nested(125))
+    with pytest.raises(Answered, match="recursion limit"):
+        pair.new.upsert(C, [{"id": 1, "vector": [1, 1], "payload": nested(125)}])
+    assert bring(pair.old, pair.new, C, [1, 2], Size(500)) == []
+    same(pair)
+
+
+def test_a_record_that_its_own_server_cannot_read_is_named_and_stands_in_no_others_way(pair: Pair, tmp_path: Path) -> None:
+    fill(pair, [{"id": i, "vector": [i, 1]} for i in range(1, 41)])
+    path = {"key": ".".join("b" * 150), "payload": {"x": 1}, "points": [7]}
+    pair.old.upsert(C, [{"id": i, "vector": [i, 2]} for i in (6, 8)])
+    with pytest.raises(Answered, match="500"):  # it stores that all the same, and from then on takes no write at all
+        pair.old.ask("POST", f"/collections/{C}/points/payload", path, params={"wait": "true"})
+    follower = following(pair, tmp_path, may_replace=True)
+    follower._bring_ids(C, range(1, 41))
+    (said,) = follower.left_out()
+    assert "record 7 (the server itself cannot read its payload" in said
+    assert follower.unreadable() == {C: [7]}
+    assert not follower.bring_by_snapshot(), "no snapshot brings it"
+    compared, differences = prove_everything(follower)
+    assert (compared[0].records, compared[0].unsayable, differences) == (40, [7], [])
+    assert prove_quickly(follower, {C: {6, 7, 8}}, counts=True, timeout=5) == []
+    assert compare.look_through(pair.old, C, float("inf")).unreadable == [7]
+    assert json.loads(compare.some(pair.old, C, 100))["result"]["points"]
+
+
+def test_numbers_that_a_server_rewrites_are_followed_and_no_difference(pair: Pair) -> None:
+    fill(pair, [{"id": i, "vector": [i, 1], "payload": {"p": float(f"{i}.{i * 77}e-{20 + i}")}} for i in range(1, 60)])
+    assert bring(pair.old, pair.new, C, range(1, 60), Size(500)) == []
+    assert bring(pair.old, pair.new, C, range(1, 60), Size(500)) == []
+    same(pair)
+
+
 def test_a_limit_that_is_off_is_none() -> None:
     assert Limits.of({"config": {"strict_mode_config": {"enabled": False, "max_query_limit": 1}}}) == Limits()
     assert Limits.of({"config": {}}) == Limits()

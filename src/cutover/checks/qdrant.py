@@ -163,19 +163,26 @@ def movable_data(context: Context) -> Finding:
     if reasons:
         return Finding(False, f"This cannot be moved safely: {'; '.join(reasons)}.", "Remove these reasons before beginning.")
     names = context.old.collections()
-    odd, seen = odd_records(context.old, names)
+    odd, unreadable, seen = odd_records(context.old, names)
+    if unreadable:
+        hint = f"Delete those records, or overwrite their payload; a restart of {context.old.name} may fail because of them, too."
+        return Finding(False, " ".join(unreadable), hint)
     said = f"All {len(names)} collections of {context.old.name} can be moved: {', '.join(names) or 'none'}."
     return Finding(True, " ".join([said, *odd, seen]).strip(), facts={"only_by_snapshot": odd} if odd else {})
 
 
-def odd_records(server: Qdrant, names: Sequence[str], seconds: float = LOOK_SECONDS) -> tuple[list[str], str]:
-    """Records that can be brought only by a snapshot, or only in parts, a sentence a collection; and how far was looked."""
-    end, said, cut = time.monotonic() + seconds, [], []
+def odd_records(server: Qdrant, names: Sequence[str], seconds: float = LOOK_SECONDS) -> tuple[list[str], list[str], str]:
+    """Records that can be brought only by a snapshot, or only in parts; those that nothing brings, because the server cannot read
+    them; a sentence a collection. And how far was looked.
+    """
+    end, said, unreadable, cut = time.monotonic() + seconds, [], [], []
     for name in names:
         with suppress(NotThere):
             found = look_through(server, name, end)
             if found.unsayable:
                 said.append(f"Only a snapshot brings {_ids(found.unsayable)} of {name}: {NO_NUMBER}.")
+            if found.unreadable:
+                unreadable.append(f"{server.name.capitalize()} cannot read the payload of {_ids(found.unreadable)} of {name}.")
             if found.large:
                 shown = _ids(found.large)
                 said.append(f"Larger than a request may be, and written in parts: {shown} of {name}.")
@@ -184,7 +191,7 @@ def odd_records(server: Qdrant, names: Sequence[str], seconds: float = LOOK_SECO
     seen = (
         f"Within {seconds:g} s only these records were looked at: {', '.join(cut)}; `copy` looks at all of them." if cut else ""
     )
-    return said, seen
+    return said, unreadable, seen
 
 
 def _ids(ids: Sequence[PointId], shown: int = 5) -> str:

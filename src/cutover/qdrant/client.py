@@ -338,9 +338,16 @@ class Qdrant:
             if offset is None:
                 return
 
-    def records(self, collection: str, ids: Sequence[PointId], *, timeout: tuple[float, float] | None = None) -> bytes:
-        """These records with payload and vectors, as the bytes Qdrant sent; absent ones are left out."""
-        body = {"ids": list(ids), "with_payload": True, "with_vector": True}
+    def records(
+        self,
+        collection: str,
+        ids: Sequence[PointId],
+        *,
+        payload: bool = True,
+        timeout: tuple[float, float] | None = None,
+    ) -> bytes:
+        """These records with their vectors, as the bytes Qdrant sent; absent ones are left out."""
+        body = {"ids": list(ids), "with_payload": payload, "with_vector": True}
         return self._records(f"/collections/{_q(collection)}/points", body, len(ids), timeout)
 
     def query(self, collection: str, question: Mapping[str, Any]) -> list[dict[str, Any]]:

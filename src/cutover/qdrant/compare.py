@@ -20,12 +20,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from cutover.qdrant.affected import Depth, PointId
 from cutover.qdrant.client import MAX_BODY, Answered, NotThere, Qdrant, TooLarge, side_by_side
-from cutover.qdrant.pages import Limits, Size, in_pieces, less_may_do
+from cutover.qdrant.numbers import settled_in
+from cutover.qdrant.pages import Limits, Size, broken, in_pieces, less_may_do
 from cutover.qdrant.records import unsayable
 
 Kind = Literal["missing", "extra", "vector", "payload", "setting", "index", "alias", "collection"]
@@ -123,13 +125,18 @@ def _canonical(payload: Any) -> str:
 
 
 def compare_record(collection: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterable[Difference]:
-    """How two versions of one record differ. A missing payload and an empty one are the same to Qdrant."""
+    """How two versions of one record differ. A missing payload and an empty one are the same to Qdrant; and so are numbers that
+    it makes of one another (:mod:`cutover.qdrant.numbers`).
+    """
     if mine.get("vector") != theirs.get("vector"):
         yield Difference("vector", collection, mine["id"], _vector_names(mine.get("vector"), theirs.get("vector")))
     left, right = mine.get("payload") or {}, theirs.get("payload") or {}
     if left != right or _canonical(left) != _canonical(right):
+        left, right = settled_in(left), settled_in(right)
         keys = sorted(k for k in {*left, *right} if _canonical({0: left.get(k)}) != _canonical({0: right.get(k)}))
-        yield Difference("payload", collection, mine["id"], "field " + ", ".join(keys[:5]) if keys else "")
+        keys = keys or sorted(k for k in {*left, *right} if (k in left) != (k in right))
+        if keys:
+            yield Difference("payload", collection, mine["id"], "field " + ", ".join(keys[:5]))
 
 
 def _vector_names(mine: Any, theirs: Any) -> str:
@@ -180,7 +187,7 @@ class Compared:
     count: int = 0
     differences: list[Difference] = field(default_factory=list)
     unsayable: list[PointId] = field(default_factory=list)
-    """Records of the source with a vector that JSON cannot carry, as far as they are kept."""
+    """Records of the source with a vector that JSON cannot carry, or that it cannot read, as far as they are kept."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, found: Sequence[Difference]) -> None:
@@ -229,6 +236,16 @@ def compare_collection(
     return result
 
 
+def _readable(server: Qdrant, collection: str, one: PointId) -> bool:
+    try:
+        server.records(collection, [one])
+    except Answered as error:
+        if not broken(error):
+            raise
+        return False
+    return True
+
+
 def _ranges(source: Qdrant, collection: str, threads: int) -> list[tuple[PointId | None, PointId | None]]:
     """Ranges of ids with about the same number of records each: [start, end)."""
     found = sorted(set(source.sample(collection, 32 * threads)), key=_order) if threads > 1 else []
@@ -251,21 +268,27 @@ def _compare_range(
     advance: Callable[[int], None],
 ) -> None:
     cursor = start
+
+    def read(limit: int, *, payload: bool) -> list[bytes]:
+        both = [partial(s.page, collection, cursor, limit, payload=payload, vectors=vectors) for s in (source, target)]
+        return side_by_side(both, 2)
+
     while True:
         limit = size.now
         try:
-            pages = side_by_side(
-                [
-                    lambda s=s, c=cursor, n=limit: s.page(collection, c, n, payload=payload, vectors=vectors)
-                    for s in (source, target)
-                ],
-                2,
-            )
+            pages = read(limit, payload=payload)
         except (Answered, TooLarge) as error:
-            if limit == 1 or not less_may_do(error):
+            if not (less_may_do(error) or broken(error)) or (limit == 1 and not (payload and broken(error))):
                 raise
-            size.halve(limit)
-            continue
+            if limit > 1:
+                size.halve(limit)
+                continue
+            # This record, or the next one, which is read as well to say where the next page begins, has a payload that the
+            # server cannot read: the rest of it is compared, and the payload by itself.
+            pages = read(1, payload=False)
+            here = [r["id"] for r in _records(pages[0], exact=False)[0]]
+            result.cannot_be_written([one for one in here if not _readable(source, collection, one)])
+            result.add([d for d in compare_ids(source, target, collection, here) if d.kind == "payload"])
         if vectors and (odd := unsayable(pages[0])):
             result.cannot_be_written(odd)
         following = _next_of_same(pages)
@@ -329,14 +352,24 @@ def compare_ids(
     size = size or Size(MOST_BY_ID)
 
     def one_chunk(chunk: list[PointId]) -> list[Difference]:
+        def read(*, payload: bool) -> list[bytes]:
+            return side_by_side(
+                [partial(s.records, collection, chunk, payload=payload, timeout=timeout) for s in (source, target)], 2
+            )
+
         try:
-            answers = side_by_side([lambda s=s: s.records(collection, chunk, timeout=timeout) for s in (source, target)], 2)
+            try:
+                answers = read(payload=True)
+            except Answered as error:
+                if len(chunk) > 1 or not broken(error):
+                    raise
+                answers = read(payload=False)
         except NotThere as error:
             return [Difference("collection", "", collection, error.reason)]
         size.learn(len(chunk), len(answers[0]))
         return compare_answers(collection, answers[0], answers[1], chunk)
 
-    return [d for found in in_pieces(list(ids), size, one_chunk) for d in found]
+    return [d for found in in_pieces(list(ids), size, one_chunk, halves=lambda e: less_may_do(e) or broken(e)) for d in found]
 
 
 # -- schema -------------------------------------------------------------------------------------------
@@ -442,8 +475,12 @@ def some(server: Qdrant, collection: str, how_many: int) -> bytes:
         try:
             return server.page(collection, None, how_many, vectors=False)
         except (Answered, TooLarge) as error:
-            if isinstance(error, NotThere) or how_many == 1 or not less_may_do(error):
+            if isinstance(error, NotThere) or not (less_may_do(error) or broken(error)):
                 raise
+            if how_many == 1 and not broken(error):
+                raise
+            if how_many == 1:
+                return server.page(collection, None, 1, payload=False, vectors=False)
             how_many //= 2
 
 
@@ -454,6 +491,7 @@ class Looked:
     records: int = 0
     whole: bool = False
     unsayable: list[PointId] = field(default_factory=list)
+    unreadable: list[PointId] = field(default_factory=list)
     large: list[PointId] = field(default_factory=list)
 
 
@@ -465,10 +503,14 @@ def look_through(server: Qdrant, collection: str, end: float) -> Looked:
         try:
             page = server.page(collection, cursor, asked)
         except (Answered, TooLarge) as error:
-            if isinstance(error, NotThere) or asked == 1 or not less_may_do(error):
+            if isinstance(error, NotThere) or not (less_may_do(error) or broken(error)) or (asked == 1 and not broken(error)):
                 raise
-            size.halve(asked)
-            continue
+            if asked > 1:
+                size.halve(asked)
+                continue
+            page = server.page(collection, cursor, 1, payload=False)
+            here = [r["id"] for r in _records(page, exact=False)[0]]
+            found.unreadable += [one for one in here if not _readable(server, collection, one)]
         records, cursor = _records(page, exact=False)
         size.learn(len(records), len(page))
         found.records += len(records)

@@ -1,8 +1,8 @@
 """What cannot be moved safely, and why; and what makes two servers alike. Pure: facts in, sentences out.
 
 Said before anything starts, because each of these would otherwise end in data that silently differs: custom shards are restored
-empty through the interface of Qdrant 1.18, a cosine vector stored in half precision is normalised again when it is written back
-and comes out a step off, other storage formats lose bits in a round trip, and gRPC writes cannot be recorded by Nginx.
+empty through the interface of Qdrant 1.18, some storage formats lose bits in a round trip, and gRPC writes cannot be recorded by
+Nginx.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ def reasons_against(name: str, info: Mapping[str, Any], shard_keys: Sequence[Any
         kind = one.get("datatype")
         if kind not in _EXACT:
             found.append(f"{which} is stored as {kind}, which does not survive being read and written back")
-        elif kind == "float16" and one.get("distance") == "Cosine":
-            found.append(f"{which} is stored in half precision with cosine distance: written back it comes out a step off")
     for vector, one in (params.get("sparse_vectors") or {}).items():
         kind = ((one or {}).get("index") or {}).get("datatype")
         if kind not in (None, "float32"):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cutover.core.errors import CutoverError
-from cutover.qdrant.client import Answered, TooLarge, side_by_side
+from cutover.qdrant.client import Answered, TooLarge, side_by_side, vectors_of
 
 T = TypeVar("T")
 
@@ -28,18 +28,24 @@ _REFUSALS = frozenset({400, 403, 413, 422})
 
 @dataclass(frozen=True)
 class Limits:
-    """What a collection's strict mode allows in one request, in records; None where there is no limit."""
+    """What a collection's strict mode allows in one request, in records (None where there is no limit); and what has to be known
+    of its vectors when records are written.
+    """
 
     query: int | None = None
     upsert: int | None = None
+    halves: frozenset[str] = frozenset()
+    """Names of vectors that come out as they are only in another form (:mod:`cutover.qdrant.half`); one without a name is ''."""
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Limits:
         """Read from what Qdrant says of a collection."""
+        vectors = vectors_of(info["config"].get("params") or {})
+        halves = {n for n, v in vectors.items() if v.get("datatype") == "float16" and v.get("distance") == "Cosine"}
         strict = info["config"].get("strict_mode_config") or {}
         if not strict.get("enabled"):
-            return cls()
-        return cls(strict.get("max_query_limit"), strict.get("upsert_max_batchsize"))
+            strict = {}
+        return cls(strict.get("max_query_limit"), strict.get("upsert_max_batchsize"), frozenset(halves))
 
 
 def less_may_do(error: CutoverError) -> bool:
@@ -47,11 +53,17 @@ def less_may_do(error: CutoverError) -> bool:
     return isinstance(error, TooLarge) or (isinstance(error, Answered) and error.status in _REFUSALS)
 
 
+def broken(error: CutoverError) -> bool:
+    """Whether the server failed at a read, which one record alone may cause: a payload nested deeper than it can read."""
+    return isinstance(error, Answered) and error.status == 500
+
+
 class Size:
     """How many records make up about ``PAGE_BYTES``, learnt from the answers. Shared by threads."""
 
     def __init__(self, most: int, limits: Limits | None = None) -> None:
-        self.most = max(1, min(most, (limits and limits.query) or most))
+        self.limits = limits or Limits()
+        self.most = max(1, min(most, self.limits.query or most))
         self.now = min(FIRST, self.most)
 
     def learn(self, records: int, size: int) -> None:
@@ -64,8 +76,14 @@ class Size:
         self.now = max(1, min(self.now, asked // 2))
 
 
-def in_pieces(items: Sequence[Any], size: Size, do: Callable[[list[Any]], T], threads: int = 4) -> list[T]:
-    """``do`` for all items, as many at a time as ``size`` says, in threads; halved where that is refused.
+def in_pieces(
+    items: Sequence[Any],
+    size: Size,
+    do: Callable[[list[Any]], T],
+    threads: int = 4,
+    halves: Callable[[CutoverError], bool] = less_may_do,
+) -> list[T]:
+    """``do`` for all items, as many at a time as ``size`` says, in threads; halved where that is refused (``halves``).
 
     The first error that halving does not cure is raised, when the pieces under way have ended.
     """
@@ -75,7 +93,7 @@ def in_pieces(items: Sequence[Any], size: Size, do: Callable[[list[Any]], T], th
         try:
             found = do(part)
         except (Answered, TooLarge) as error:
-            if len(part) == 1 or not less_may_do(error):
+            if len(part) == 1 or not halves(error):
                 raise
             size.halve(len(part))
             half = len(part) // 2

@@ -12,19 +12,27 @@ import json
 import math
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cutover.core.errors import OutcomeUnknown
+from cutover.qdrant import half
 from cutover.qdrant.affected import PointId
 from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of
-from cutover.qdrant.pages import Size, in_pieces, less_may_do
+from cutover.qdrant.pages import Size, broken, in_pieces, less_may_do
 
 #: Bytes of a request that carries a part of a record.
 PART = 8 * 1024 * 1024
 #: A smaller record is not refused for its size.
 LARGE = 1024 * 1024
 NO_NUMBER = "its vector holds a number that JSON cannot carry (Inf or NaN)"
+NOT_AS_STORED = "its vector is stored in half precision and would come out a step off"
+#: Neither can such a record be recovered from a snapshot (seen on 1.18.3).
+UNREADABLE = "the server itself cannot read its payload"
+#: More records that a server cannot read are no matter of records.
+MOST_UNREADABLE = 100
+#: How Qdrant refuses a body that is nested too deeply; a payload alone is nested less than in its record.
+_TOO_DEEP = "recursion limit"
 
 
 class Left(NamedTuple):
@@ -54,32 +62,48 @@ def bring(
     def piece(part: list[PointId]) -> None:
         go_on()
         try:
-            answer = source.records(collection, part)
+            try:
+                answer = source.records(collection, part)
+            except Answered as error:
+                if len(part) > 1 or not broken(error) or len(left) >= MOST_UNREADABLE:
+                    raise
+                with lock:
+                    left[part[0]] = f"{UNREADABLE}: {' '.join(error.reason.split())}"
+                return
             found = points_of(answer)
             size.learn(len(found), len(answer))
             # First what goes: a collection may be allowed so many records and no more.
             target.delete(collection, set(part) - {record["id"] for record in found})
-            refused = write(target, collection, found)
+            refused = write(target, collection, found, size.limits.halves)
         except NotThere:
             return
         with lock:
             left.update(refused)
 
     chosen = list(ids)
-    in_pieces(chosen, size, piece)
+    in_pieces(chosen, size, piece, halves=lambda e: less_may_do(e) or broken(e))
     if left and len(left) < len(chosen):
         # A limit on the whole collection may have stood in the way of one piece until another had deleted.
         again, left = list(left), {}
-        in_pieces(again, size, piece)
+        in_pieces(again, size, piece, halves=lambda e: less_may_do(e) or broken(e))
     return [Left(*one) for one in left.items()]
 
 
-def write(target: Qdrant, collection: str, records: Iterable[Mapping[str, Any]]) -> dict[PointId, str]:
-    """Write records as Qdrant answered them. Returns those that were not written, with the reason."""
+def write(
+    target: Qdrant, collection: str, records: Iterable[Mapping[str, Any]], halves: Collection[str] = ()
+) -> dict[PointId, str]:
+    """Write records as Qdrant answered them. Returns those that were not written, with the reason.
+
+    ``halves``: names of vectors that are stored in half precision with cosine distance.
+    """
     sayable, refused = [], dict[PointId, str]()
     for record in records:
         if sayable_in_json(record.get("vector")):
-            sayable.append(as_written(record))
+            written = as_written(record)
+            if halves and not _restore(written, halves):
+                refused[record["id"]] = NOT_AS_STORED
+            else:
+                sayable.append(written)
         elif why := _payload_alone(target, collection, record):
             refused[record["id"]] = why
     return refused | _upsert(target, collection, sayable)
@@ -88,6 +112,15 @@ def write(target: Qdrant, collection: str, records: Iterable[Mapping[str, Any]])
 def as_written(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as Qdrant answers it, in the form in which it is written; an absent payload or vector is written as empty."""
     return {"id": record["id"], "payload": record.get("payload") or {}, "vector": record.get("vector") or {}}
+
+
+def _restore(record: dict[str, Any], halves: Collection[str]) -> bool:
+    """Put the vectors ``halves`` into the form in which they come out as they are; whether that is possible."""
+    vector = record["vector"]
+    several = vector if isinstance(vector, dict) else {"": vector}
+    found = {name: half.restored(of_name) for name, of_name in several.items() if name in halves and of_name}
+    record["vector"] = several | found if isinstance(vector, dict) else found.get("", vector)
+    return None not in found.values()
 
 
 def sayable_in_json(vector: Any) -> bool:
@@ -123,6 +156,7 @@ def _upsert(target: Qdrant, collection: str, records: list[dict[str, Any]]) -> d
         return {}
     except (Answered, OutcomeUnknown) as error:
         large = len(json.dumps(records[0], ensure_ascii=False).encode()) > LARGE if alone else True
+        large = large or _TOO_DEEP in _reason(error)
         # A server may also close the connection while a body comes that is larger than it takes.
         if isinstance(error, NotThere) or not (less_may_do(error) or (isinstance(error, OutcomeUnknown) and large)):
             raise

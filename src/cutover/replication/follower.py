@@ -281,12 +281,18 @@ class Follower:
 
     def bring_by_snapshot(self) -> bool:
         """Copy again the collections with records that are not taken one by one, where they may be replaced; whether any was."""
-        names = sorted(self.position.left_out) if self.may_replace else []
+        names = sorted(set(self.position.left_out) - set(self.unreadable())) if self.may_replace else []
         for name in names:
             self.say(f"Copying {name} again by snapshot: {'; '.join(self.left_out([name]))}.")
             self._copy(name)
             self.position.save(self.path)
         return bool(names)
+
+    def unreadable(self) -> dict[str, list[PointId]]:
+        """Records, by collection, that the source itself cannot read: nothing brings them, a snapshot neither."""
+        left = self.position.left_out.items()
+        found = {name: [one for one, why in several if why.startswith(records.UNREADABLE)] for name, several in left}
+        return {name: ids for name, ids in found.items() if ids}
 
     def left_out(self, names: Iterable[str] | None = None) -> list[str]:
         """What the target does not have as the source has it, and why; a sentence each, the first few by id."""

@@ -144,9 +144,20 @@ def catch_up(context: Context, verb: str, following: Follower) -> Round:
                     before, copies = float("inf"), copies + 1
                     continue
                 act.after = dict(total)
-                return last
+                break
             before = last.seconds
-    raise Refused(
+        else:
+            raise _too_slow(following, last)
+    if following.may_replace and following.unreadable():
+        raise Refused(
+            f"{'; '.join(following.left_out(following.unreadable()))}. No copy can hold that.",
+            f"Delete those records on {following.source.name}, or overwrite their payload; then run this again.",
+        )
+    return last
+
+
+def _too_slow(following: Follower, last: Round) -> Refused:
+    return Refused(
         f"{following.target.name} does not catch up: after {ROUNDS} rounds one still takes {last.seconds:.1f} s "
         f"for {last.lines} writes.",
         "Applications write faster than can be followed; wait for a quieter hour, or raise limits.round_seconds.",
