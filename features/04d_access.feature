@@ -40,6 +40,14 @@ Feature: Who is let in
         | lacks a read-only key  | a caller with QDRANT_READ_ONLY_API_KEY may only read on the old server    |
 
     @lab
+    Scenario: Traffic does not move back to a server that has another key by now
+      Given traffic moved to the new server
+      And meanwhile the old server has another key
+      When the operator goes back
+      Then it is refused because "a caller with QDRANT_API_KEY may read and write on the new server"
+      And the new server serves
+
+    @lab
     Scenario: After the move it is noticed when the key that applications use is not accepted any more
       Given traffic moved to the new server
       And meanwhile the new server has another key

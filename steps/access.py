@@ -37,6 +37,11 @@ def _old_server(lab: Lab, what: str) -> None:
     _start_old_with(lab, what)
 
 
+@given(parsers.re(f"meanwhile the old server (?P<what>{'|'.join(SETTINGS)})"))
+def _old_server_meanwhile(lab: Lab, what: str) -> None:
+    _start_old_with(lab, what)
+
+
 @given(parsers.re(f"meanwhile the new server (?P<what>{'|'.join(SETTINGS)})"))
 def _new_server(new_server: Process, what: str) -> None:
     new_server.stop()

@@ -94,6 +94,15 @@ def test_a_dangerous_change_is_named(text: str, ours: schema.Site, was: str, bec
     assert any(said in mistake for mistake in found), found
 
 
+def test_a_site_that_lets_everybody_in_has_no_keys_in_its_file(text: str, ours: schema.Site) -> None:
+    open_site = ours.model_copy(update={"qdrant": ours.qdrant.model_copy(update={"access": "open"})})
+    found = compose_file.mistakes(compose_file.read(text), open_site)
+    assert [mistake.split()[0] for mistake in found] == ["QDRANT__SERVICE__API_KEY", "QDRANT__SERVICE__READ_ONLY_API_KEY"]
+    without = "".join(line for line in text.splitlines(keepends=True) if "_API_KEY: ${" not in line)
+    assert compose_file.mistakes(compose_file.read(without), open_site) == []
+    assert len(compose_file.mistakes(compose_file.read(without), ours)) == 2
+
+
 @pytest.mark.parametrize(
     ("broken", "said"),
     [

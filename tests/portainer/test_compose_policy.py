@@ -242,6 +242,8 @@ def test_every_key_that_compose_knows_is_listed_or_refused(text: str, ours: sche
         ("      nofile: 65536", "      nofile: {soft: 65536, hard: 65536}"),
         ('security_opt: ["no-new-privileges:true"]', 'security_opt: ["no-new-privileges=true"]'),
         ("\nvolumes:\n  qdrant_storage:", "\nnetworks:\n  default: {internal: false}\nvolumes:\n  qdrant_storage:"),
+        ("      QDRANT__TELEMETRY_DISABLED:",
+         "      QDRANT__SERVICE__ALT_API_KEY: ${QDRANT_ALT_API_KEY:?}\n      QDRANT__TELEMETRY_DISABLED:"),
         ("restart: unless-stopped", "restart: always"),
         ("services:\n", "x-note: anything\nname: qdrant\nservices:\n"),
         ("- qdrant_storage:/qdrant/storage\n", "- {type: volume, source: qdrant_storage, target: /qdrant/storage}\n"),

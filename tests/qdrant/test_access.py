@@ -183,3 +183,21 @@ def test_a_key_that_no_application_could_send_is_named_by_its_variable(key: str)
 def test_a_neighbour_is_never_the_key_itself_and_always_one_that_can_be_sent(key: str) -> None:
     assert key not in access.neighbours(key)
     assert all(one.isascii() and one.isprintable() and one == one.strip() and one for one in access.neighbours(key))
+
+
+@pytest.mark.parametrize(
+    ("caller", "here", "there", "way"),
+    [
+        (Caller.FULL, Right.WRITES, Right.OUT, "QDRANT__SERVICE__API_KEY"),
+        (Caller.READ_ONLY, Right.READS, Right.OUT, "QDRANT__SERVICE__READ_ONLY_API_KEY"),
+        (Caller.ALT, Right.WRITES, Right.OUT, "QDRANT__SERVICE__ALT_API_KEY"),
+        (Caller.TOKEN, Right.READS, Right.OUT, "JWT_RBAC"),
+        (Caller.KEYLESS, Right.WRITES, Right.OUT, "take the keys off the old server"),
+    ],
+)
+def test_who_may_do_less_after_going_back_is_named_with_both_ways_out(caller: Any, here: Any, there: Any, way: str) -> None:
+    (found,) = access.lost({caller: here}, {caller: there}, names=("the new server", "the old server"))
+    assert str(caller) in found.sentence
+    assert way in found.way_out
+    assert "; or " in found.way_out
+    assert access.lost({caller: there}, {caller: here}, names=("the new server", "the old server")) == []

@@ -14,6 +14,7 @@ from cutover.core.errors import Refused
 from cutover.gate.write_log import Damaged
 from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.phases.switch import move, plan_move
+from cutover.qdrant import access
 from cutover.replication import hold, replay, switchover
 from cutover.replication.position import CannotFollow
 from cutover.replication.replay import Account, counted
@@ -28,6 +29,8 @@ def plan(context: Context) -> Sequence[Sentence]:
     if replay.unfinished(context, flags.side, flags.recording):
         return [Sentence("Stop recording and remove what was recorded", "Nginx host: log and bodies of writes", "None")]
     if flags.side == "old" or not flags.recording or not (reason := replay.gone(context.new)):
+        if flags.side == "new":
+            _refuse_lost_access(context)
         return plan_move(context, "old")
     found = _account(context)
     first, *rest = found.sentences(context.old.name, context.new.name)
@@ -47,8 +50,17 @@ def do(context: Context) -> Outcome:
     if replay.unfinished(context, flags.side, flags.recording):
         return Outcome(True, [f"{context.old.name.capitalize()} serves.", *replay.end(context), _AFTER])
     if flags.side == "old" or not flags.recording or not (reason := replay.gone(context.new)):
+        if flags.side == "new":
+            _refuse_lost_access(context)
         return move(context, "back", "old")
     return _without_the_new_one(context, reason)
+
+
+def _refuse_lost_access(context: Context) -> None:
+    """Refused where applications that the new server lets in would be turned away from the moment of the move."""
+    here, there = (access.access_of(server, context.credentials) for server in (context.new, context.old))
+    found = access.lost(here, there, names=(context.new.name, context.old.name))
+    access.refuse(found, doing="The traffic was not moved back")
 
 
 _AFTER = "The new one is not followed any more; nothing is recorded. `copy` begins anew when it is there again."

@@ -294,7 +294,7 @@ def _mistakes(file: StackFile, site: Site) -> Iterator[str]:
     yield from _image_mistakes(file, site)
     yield from _port_mistakes(file, site)
     yield from _volume_mistakes(file)
-    yield from _key_mistakes(file)
+    yield from _key_mistakes(file, open_to_all=site.qdrant.access == "open")
     yield from _hardening_mistakes(service)
     yield from _life_mistakes(service)
     yield from _portainer_mistakes(file)
@@ -344,14 +344,23 @@ def _volume_mistakes(file: StackFile) -> Iterator[str]:
             )
 
 
-def _key_mistakes(file: StackFile) -> Iterator[str]:
+def _key_mistakes(file: StackFile, *, open_to_all: bool) -> Iterator[str]:
     environment = file.service.get("environment") or {}
     if isinstance(environment, list):
         environment = dict(str(entry).partition("=")[::2] for entry in environment)
-    for name, variable in (("API_KEY", "QDRANT_API_KEY"), ("READ_ONLY_API_KEY", "QDRANT_READ_ONLY_API_KEY")):
+    for name in ("API_KEY", "READ_ONLY_API_KEY", "ALT_API_KEY"):
+        variable = f"QDRANT_{name}"
         value = str(environment.get(f"QDRANT__SERVICE__{name}") or "")
         found = _VARIABLE.fullmatch(value)
-        if not value:
+        if open_to_all:
+            if value:
+                yield (
+                    f"QDRANT__SERVICE__{name} is set, but site.yaml lets everybody in (`access: open`). Take it out, "
+                    "or write `access: keys`: with a key every application without one is turned away."
+                )
+        elif not value and name == "ALT_API_KEY":
+            continue
+        elif not value:
             yield f"QDRANT__SERVICE__{name} is not set: anyone could open the database."
         elif found is None or not found["name"]:
             yield f"QDRANT__SERVICE__{name} stands in the file. A key in Git is no secret: write ${{{variable}:?...}}."

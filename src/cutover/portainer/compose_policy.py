@@ -22,7 +22,7 @@ Wrong = tuple[str, str]
 Rule = Callable[[Any, str], Iterator[Wrong]]
 
 #: The only values that may come from outside the file: a variable that decides anything else would decide it after the review.
-VARIABLES = frozenset({"QDRANT_API_KEY", "QDRANT_READ_ONLY_API_KEY"})
+VARIABLES = frozenset({"QDRANT_API_KEY", "QDRANT_READ_ONLY_API_KEY", "QDRANT_ALT_API_KEY"})
 #: What the variables are while the file is looked at, so that it can be seen where they go.
 PLACEHOLDERS = {name: f"placeholder-of-{name.lower().replace('_', '-')}" for name in sorted(VARIABLES)}
 
@@ -39,7 +39,7 @@ _SHELL = re.compile(r"bash -c '(?P<text>[^']*)'( \|\| exit 1)?")
 _SETTINGS = (
     r"QDRANT_INIT_FILE_PATH|QDRANT__LOG_LEVEL|QDRANT__TELEMETRY_DISABLED|RUST_BACKTRACE|RUST_LOG|TZ"
     r"|QDRANT__LOGGER__[A-Z0-9_]+"
-    r"|QDRANT__SERVICE__(API_KEY|READ_ONLY_API_KEY|JWT_RBAC|MAX_REQUEST_SIZE_MB|MAX_WORKERS|ENABLE_CORS|SLOW_QUERY_SECS"
+    r"|QDRANT__SERVICE__(API_KEY|READ_ONLY_API_KEY|ALT_API_KEY|JWT_RBAC|MAX_REQUEST_SIZE_MB|MAX_WORKERS|ENABLE_CORS|SLOW_QUERY_SECS"
     r"|ENABLE_SNAPSHOT_URL_RECOVERY|HARDWARE_REPORTING|METRICS_PREFIX)"
     r"|QDRANT__STORAGE__(ON_DISK_PAYLOAD|UPDATE_CONCURRENCY|NODE_TYPE|UPDATE_RATE_LIMIT|MAX_COLLECTIONS|MMAP_ADVICE"
     r"|SHARD_TRANSFER_METHOD|(WAL|PERFORMANCE|OPTIMIZERS|HNSW_INDEX|COLLECTION|QUANTIZATION)(__[A-Z0-9_]+)?)"
@@ -162,7 +162,7 @@ def _environment(value: Any, path: str) -> Iterator[Wrong]:
     )
     for name, content in value.items() if isinstance(value, dict) else ():
         where = f"{path}.{_shown(name)}"
-        wanted = PLACEHOLDERS["QDRANT_" + name.removeprefix("QDRANT__SERVICE__")] if name.endswith("API_KEY") else None
+        wanted = PLACEHOLDERS.get("QDRANT_" + name.removeprefix("QDRANT__SERVICE__")) if name.endswith("API_KEY") else None
         if wanted is not None and content != wanted:
             yield where, f"may only be the variable QDRANT_{name.removeprefix('QDRANT__SERVICE__')}"
         elif wanted is None and any(key in str(content) for key in PLACEHOLDERS.values()):

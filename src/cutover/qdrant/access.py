@@ -330,6 +330,28 @@ def _no_read_only_key(name: str) -> str:
     )
 
 
+def lost(here: Access, there: Access, *, names: tuple[str, str]) -> list[Objection]:
+    """Who may do less on the server that applications are to go back to (there) than on the one that serves (here). Pure."""
+    rank = [Right.OUT, Right.READS, Right.WRITES]
+    return [
+        Objection(one.sentence(*names), _way_back(one, names))
+        for one in differences(here, there)
+        if rank.index(one.there) < rank.index(one.here)
+    ]
+
+
+def _way_back(one: Difference, names: tuple[str, str]) -> str:
+    here, there = names
+    if one.caller in {Caller.KEYLESS, Caller.STRANGER}:
+        return f"Either take the keys off {there}; or give every application its key first, and then {here} the same ones."
+    if one.caller is Caller.TOKEN:
+        return f"Either start {there} with QDRANT__SERVICE__JWT_RBAC=true; or give those applications a key."
+    return (
+        f"Either start {there} with {SETTINGS[one.caller]} set to the value of {KEYS[one.caller]}; or deploy on {here} the key "
+        f"that {there} has, and give it to the applications."
+    )
+
+
 def objections_now(old: Qdrant, new: Qdrant, site: Site, keys: Credentials) -> list[Objection]:
     """:func:`objections`, asked of both servers now. The old one has to answer; the new one may not run yet."""
     wrong = [Objection(one.rstrip("."), "Give every server and application the new key.") for one in unusable(keys)]
