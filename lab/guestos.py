@@ -35,6 +35,7 @@ class Volume:
     mount: str = ""
     fs_size: int = 0
     kind: str = "lvm"
+    keeps: float | None = None
 
     def __post_init__(self) -> None:
         self.fs_size = self.fs_size or self.size
@@ -53,6 +54,8 @@ class Partition:
     volumes: list[Volume] = field(default_factory=list)
     pool: str = ""
     """The dataset of a ZFS pool that is mounted."""
+    keeps: float | None = None
+    """The part that the file system does not show: reserves, tables, other datasets of a pool. None: as it is by default."""
 
     def __post_init__(self) -> None:
         self.fs_size = self.fs_size or self.size
@@ -98,6 +101,14 @@ def lvm_root(size: int, *, fs: FsType = "ext4", device: str = "sda", drive: str 
     return Disk(device, drive, [boot, Partition(3, boot.end, rest, "LVM2_member", volumes=[Volume("vg0-root", rest, fs, "/")])])
 
 
+def debian_lvm(size: int, *, device: str = "sda", drive: str = "scsi0") -> Disk:
+    """What Debian's installer makes with LVM: a boot partition, and swap on a volume of its own in front of nothing."""
+    boot = Partition(2, FIRST, 2 * GIB, "ext4", "/boot")
+    rest, swap = size - boot.end - LAST, 8 * GIB
+    volumes = [Volume("debian--vg-root", rest - swap, "ext4", "/"), Volume("debian--vg-swap_1", swap, "swap")]
+    return Disk(device, drive, [boot, Partition(3, boot.end, rest, "LVM2_member", volumes=volumes)])
+
+
 def encrypted_root(size: int, *, device: str = "sda", drive: str = "scsi0") -> Disk:
     """Root inside LUKS on the last partition."""
     boot = Partition(1, FIRST, GIB, "ext4", "/boot")
@@ -139,12 +150,11 @@ class GuestOs:
         for disk in self.disks:
             where = {"bus-type": "scsi", "bus": 0, "target": 0, "unit": 0, "serial": f"0QEMU_QEMU_HARDDISK_drive-{disk.drive}"}
             for part in disk.partitions:
-                for name, fs, mount, size in [
-                    (part.pool or f"{disk.device}{part.number}", part.fs, part.mount, part.fs_size),
-                    *((self._mapped(volume), volume.fs, volume.mount, volume.fs_size) for volume in part.volumes),
-                ]:
+                held: list[tuple[str, Partition | Volume]] = [(part.pool or f"{disk.device}{part.number}", part)]
+                for name, one in [*held, *((self._mapped(volume), volume) for volume in part.volumes)]:
+                    fs, mount, size = one.fs, one.mount, one.fs_size
                     if mount:
-                        keeps = EXT4_KEEPS if fs == "ext4" else OVERHEAD
+                        keeps = one.keeps if one.keeps is not None else EXT4_KEEPS if fs == "ext4" else OVERHEAD
                         found.append(
                             {
                                 "name": name,
@@ -175,11 +185,11 @@ class GuestOs:
             rows = [f"   8 {n:8d} {size // 1024:10d} {name}" for n, (name, (_, size)) in enumerate(sorted(names.items()))]
             return "\n".join(["major minor  #blocks  name", "", *rows, ""])
         if path == "/proc/swaps":
-            used = [
-                f"/dev/{disk.device}{part.number}   partition {part.size // 1024} 0 -2"
-                for disk, part in parts
-                if part.fs == "swap"
+            swaps: list[tuple[str, Partition | Volume]] = [
+                (f"{disk.device}{part.number}", part) for disk, part in parts if part.fs == "swap"
             ]
+            swaps += [(self._mapped(volume), volume) for volume in self._volumes() if volume.fs == "swap"]
+            used = [f"/dev/{name}   partition {one.size // 1024} 0 -2" for name, one in swaps]
             return "\n".join(["Filename Type Size Used Priority", *used, ""])
         if (match := re.fullmatch(r"/sys/class/block/([\w-]+)/(start|size)", path)) and match[1] in names:
             start, size = names[match[1]]

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: How long another one's hold on the configuration is waited for. (Proxmox itself waits 10 s.)
 BUSY_SECONDS = 60.0
+#: The part of a disk's new room that a file system shows at least as its own: the rest is its reserve and its tables.
+LEAST_OF_ROOM = 0.75
 
 
 # -- the phase -----------------------------------------------------------------------------------
@@ -143,7 +145,7 @@ def do(context: Context) -> Outcome:
         vm_inside.need_growable(context, seen)
     identity.remember(context, vm)
     said += _set_sizes(context, before, wanted)
-    said += _grow_disk(context, wanted.disk_gb)
+    said += _grow_disk(context, wanted.disk_gb, seen.fs_bytes)
     state = vm_state.look(context)
     if vm_state.sizes_of(state.config, resize.disk)[:2] != (wanted.cores, wanted.memory_mb):
         said += vm_restart.reboot(context)
@@ -153,14 +155,14 @@ def do(context: Context) -> Outcome:
     cores, memory, size = vm_state.sizes_of(state.config, resize.disk)
     if (cores, memory, size) != (wanted.cores, wanted.memory_mb, wanted.disk_gb):
         raise Failed(f"{vm} runs with {cores} cores, {memory} MB and {size} GB after its reboot.", "Look at it in Proxmox.")
-    if vm_state.not_yet(vm_state.seen_inside(context), wanted, resize.mount_point):
-        with context.guard.act(
-            "resize.grow-inside", f"Grow the file system inside {vm}", before=vm_state.facts(vm_state.seen_inside(context))
-        ) as act:
+    small = vm_state.seen_inside(context)
+    if vm_state.not_yet(small, wanted, resize.mount_point):
+        with context.guard.act("resize.grow-inside", f"Grow the file system inside {vm}", before=vm_state.facts(small)) as act:
             grown = vm_inside.grow_inside(context)
             act.after = grown
         if grown:
             said.append(f"Inside it, the file system was given the new room ({', '.join(one.split(':')[0] for one in grown)}).")
+        _note_filled(context, wanted)
     inside = vm_state.seen_inside(context)
     missing = vm_state.not_yet(inside, wanted, resize.mount_point)
     if missing:
@@ -173,6 +175,23 @@ def do(context: Context) -> Outcome:
     return Outcome(
         True, said, "`cutover undo resize` sets cores and memory back; the disk stays grown.", {"inside": vm_state.facts(inside)}
     )
+
+
+def _note_filled(context: Context, wanted: Sizes) -> None:
+    """Write down how large the file system shows itself now that every program inside said that it has all of its disk.
+
+    Not where it did not grow with its disk: then something else than a reserve keeps it small.
+    """
+    now = vm_state.seen_inside(context)
+    if now.disk_bytes is None or now.disk_bytes < wanted.disk_gb * vm_state.GIB:
+        return
+    begun = [e.before for e in context.journal.acts("resize.disk") if e.kind == "intent" and "fs_bytes" in (e.before or {})]
+    if begun:
+        room, grew = now.disk_bytes - begun[-1]["gb"] * vm_state.GIB, now.fs_bytes - begun[-1]["fs_bytes"]
+        if grew < room * LEAST_OF_ROOM:
+            return
+    about = {"fs_bytes": now.fs_bytes, "disk_bytes": now.disk_bytes}
+    context.journal.note(vm_state.FILLED, f"The file system inside {context.site.guests.new} has all of its disk", **about)
 
 
 def _set_sizes(context: Context, state: vm_state.State, wanted: Sizes) -> list[str]:
@@ -201,7 +220,7 @@ def _set_sizes(context: Context, state: vm_state.State, wanted: Sizes) -> list[s
     return [f"{vm} has {wanted.cores} cores and {wanted.memory_mb} MB from its next start on."]
 
 
-def _grow_disk(context: Context, wanted_gb: int) -> list[str]:
+def _grow_disk(context: Context, wanted_gb: int, fs_bytes: int) -> list[str]:
     """The disk, by its absolute size: asking twice for 132 GB is harmless, asking twice for 32 more would not be."""
     vm, api, disk = context.site.guests.new, context.proxmox, context.site.resize.disk
     config = api.config(vm)
@@ -209,7 +228,8 @@ def _grow_disk(context: Context, wanted_gb: int) -> list[str]:
     if size >= wanted_gb:
         return []
     what = f"Grow disk {disk} of {vm} from {size} to {wanted_gb} GB"
-    with context.guard.act("resize.disk", what, before={"disk": disk, "gb": size, "value": str(config[disk])}) as act:
+    before = {"disk": disk, "gb": size, "value": str(config[disk]), "fs_bytes": fs_bytes}
+    with context.guard.act("resize.disk", what, before=before) as act:
         api.do_task(
             "PUT", f"{api.of(vm)}/resize", kind="resize", vmid=vm.vmid, what=what, deadline=vm_restart.TASK_SECONDS,
             disk=disk, size=f"{wanted_gb}G", digest=config.get("digest"),

@@ -23,7 +23,7 @@ SECTOR = 512
 SLACK = 64 * MIB
 #: What is grown, and the program that does it. (What else is mounted at the place is refused.)
 PROGRAMS = {"ext2": "resize2fs", "ext3": "resize2fs", "ext4": "resize2fs", "xfs": "xfs_growfs", "btrfs": "btrfs", "zfs": "zpool"}
-#: lvextend gives the room on to these itself.
+#: What is grown on a logical volume.
 _ON_LVM = frozenset({"ext2", "ext3", "ext4", "xfs"})
 GROWN = "ext4, XFS, btrfs, ZFS on one partition, and ext4 or XFS on LVM"
 
@@ -84,6 +84,13 @@ class Place:
     others: tuple[Part, ...] = ()
     mapper: str = ""
     """What the device mapper makes of it: ``LVM``, ``CRYPT`` or another word; empty where it lies on the partition itself."""
+    volumes: int = 0
+    """Bytes of the other logical volumes in its volume group."""
+
+    @property
+    def beside(self) -> int:
+        """How many bytes of the disk belong to other partitions and other logical volumes."""
+        return sum(part.size for part in self.others) + self.volumes
 
     @property
     def unused(self) -> int:
@@ -122,14 +129,20 @@ def place(read: Reader, fs: Mounted) -> Place | None:
     whole = _number(read, disk, "size")
     if whole is None:
         return None
-    mapper = ""
+    mapper, volumes = "", 0
     if fs.name.startswith(("dm-", "mapper/")) or (fs.name and fs.name not in names and fs.fs_type != "zfs"):
-        uuids = [read(f"/sys/class/block/{name}/dm/uuid") for name in names if name.startswith("dm-")]
-        kinds = {(uuid or "").partition("-")[0].strip() for uuid in uuids}
+        uuids = {name: (read(f"/sys/class/block/{name}/dm/uuid") or "").strip() for name in names if name.startswith("dm-")}
+        kinds = {uuid.partition("-")[0] for uuid in uuids.values()}
+        group = uuids.get(fs.name, "")[:36]
+        # What LVM uses for itself (pools, snapshots) has a word behind its id, and lies inside what is counted.
+        beside = [
+            name for name, uuid in uuids.items() if re.fullmatch(r"LVM-\w+", uuid) and uuid[:36] == group and name != fs.name
+        ]
+        volumes = sum(_number(read, name, "size") or 0 for name in beside)
         mapper = "CRYPT" if "CRYPT" in kinds else "LVM" if kinds == {"LVM"} else " and ".join(sorted(kinds)) or "device mapper"
     elif fs.name.startswith("md"):
         mapper = "RAID"
-    return Place(disk, whole, parts.get(device), tuple(p for name, p in parts.items() if name != device), mapper)
+    return Place(disk, whole, parts.get(device), tuple(p for name, p in parts.items() if name != device), mapper, volumes)
 
 
 def _number(read: Reader, name: str, what: str) -> int | None:
@@ -268,8 +281,9 @@ def commands(found: Layout, mount: str, pool: str = "", vdev: str = "") -> list[
         if found.fs_type not in _ON_LVM:
             raise Refused(f"{mount} is {found.fs_type} on LVM; this tool grows {GROWN}.", "Grow it by hand.")
         steps.append(["/usr/sbin/pvresize", found.partition or found.disk])
-        steps.append(["/usr/sbin/lvextend", "-r", "-l", "+100%FREE", found.volume])
-    elif found.fs_type in {"ext2", "ext3", "ext4"}:
+        # Not with "-r": where a killed run has extended the volume only, lvextend has nothing to do and leaves it at that.
+        steps.append(["/usr/sbin/lvextend", "-l", "+100%FREE", found.volume])
+    if found.fs_type in {"ext2", "ext3", "ext4"}:
         steps.append(["/usr/sbin/resize2fs", found.fs_device])
     elif found.fs_type == "xfs":
         steps.append(["/usr/sbin/xfs_growfs", mount])

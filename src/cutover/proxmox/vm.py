@@ -28,6 +28,10 @@ MIB = 1024**2
 FS_TOLERANCE = 0.08
 
 
+#: The journal's note that the file system was grown to all of its disk, and how large it shows itself then.
+FILLED = "resize.filled"
+
+
 @dataclass(frozen=True)
 class State:
     """The VM as Proxmox shows it: ``config`` is what it runs with, ``pending`` what waits for its next start."""
@@ -88,8 +92,9 @@ def sizes_of(config: Mapping[str, Any], disk: str) -> tuple[int, int, int]:
 class Inside:
     """What the guest agent says: CPUs online, memory in MiB, and the file system at the mount point (bytes, type, device).
 
-    ``disk_bytes`` is the disk below it as the VM sees it, ``unused`` what of that belongs to no partition; None where the
-    kernel's files inside cannot be read.
+    ``disk_bytes`` is the disk below it as the VM sees it, ``unused`` what of that belongs to no partition, ``beside`` what other
+    partitions and volumes have; None where the kernel's files inside cannot be read. ``filled``: how large the file system showed
+    itself when it was last grown to all of that disk, or 0.
     """
 
     cores: int
@@ -100,6 +105,8 @@ class Inside:
     fs: guest_disk.Mounted = field(default=guest_disk.Mounted("", "", "", 0), repr=False)
     disk_bytes: int | None = None
     unused: int | None = None
+    beside: int | None = None
+    filled: int = 0
 
 
 def seen_inside(session: ProxmoxSession) -> Inside:
@@ -135,14 +142,23 @@ def seen_inside(session: ProxmoxSession) -> Inside:
         found,
         where.size if where is not None else None,
         where.unused if where is not None else None,
+        where.beside if where is not None else None,
+        _filled(session, where.size if where is not None else None),
     )
+
+
+def _filled(session: ProxmoxSession, disk: int | None) -> int:
+    """How large the file system showed itself when it was grown to all of a disk of this size; 0 where that is not known."""
+    notes = [e.extra for e in session.journal.acts(FILLED) if e.kind == "note" and e.extra.get("disk_bytes") == disk]
+    return int(notes[-1]["fs_bytes"]) if notes else 0
 
 
 def not_yet(inside: Inside, wanted: Sizes, mount: str) -> list[str]:
     """What the VM does not see of what was wanted, as sentences. Pure.
 
-    A file system says less than its disk has (an ext4 that fills 132 GiB says 123), so the disk and what of it is unused are
-    what counts, and the file system only has to have most of it.
+    A file system says less than its disk has (an ext4 that fills 132 GiB says 123, one with a larger reserve less, and the other
+    datasets of a ZFS pool have their share), so the disk and what of it is unused are what counts. The file system has to have
+    most of what is not other partitions' and volumes', or what it had when the programs inside had grown it.
     """
     said = []
     if inside.cores != wanted.cores:
@@ -154,8 +170,8 @@ def not_yet(inside: Inside, wanted: Sizes, mount: str) -> list[str]:
         said.append(f"it sees a disk of {inside.disk_bytes / GIB:.1f} GB instead of {wanted.disk_gb} GB")
     elif inside.unused is not None and inside.unused > guest_disk.SLACK:
         said.append(f"{inside.unused / GIB:.1f} GB of its {wanted.disk_gb} GB disk belong to no partition")
-    least = int(wanted.disk_gb * GIB * (1 - FS_TOLERANCE))
-    if inside.fs_bytes < least:
+    least = int((wanted.disk_gb * GIB - (inside.beside or 0)) * (1 - FS_TOLERANCE))
+    if inside.fs_bytes < (min(least, inside.filled) or least):
         said.append(f"the file system at {mount} has {inside.fs_bytes / GIB:.1f} GB of the {wanted.disk_gb} GB disk")
     return said
 
