@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cutover.context import Context
 from cutover.core.errors import CutoverError, Failed, Refused, WritesRefused
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.core.wait import Not, wait_until
@@ -296,8 +297,8 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("kind", ["qmreboot", "resize"])
-def test_a_run_that_is_killed_while_proxmox_works_is_gone_on_with(lab: Host, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def killed_at(lab: Host, monkeypatch: pytest.MonkeyPatch, kind: str, act: Callable[[Context], Any]) -> None:
+    """The process ends when Proxmox has just begun a task of this kind."""
     real = Proxmox.start_task
 
     def start_task(self: Proxmox, *words: Any, **values: Any) -> str:
@@ -306,11 +307,16 @@ def test_a_run_that_is_killed_while_proxmox_works_is_gone_on_with(lab: Host, mon
             raise Killed
         return upid
 
-    lab.pve.time_scale = 0.2
     with monkeypatch.context() as patch:
         patch.setattr(Proxmox, "start_task", start_task)
         with pytest.raises(Killed):
-            resize.do(lab.run(execute=True))
+            act(lab.run(execute=True, confirm=ConfirmedInAdvance("portainer")))
+
+
+@pytest.mark.parametrize("kind", ["qmreboot", "resize"])
+def test_a_run_that_is_killed_while_proxmox_works_is_gone_on_with(lab: Host, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    lab.pve.time_scale = 0.2
+    killed_at(lab, monkeypatch, kind, resize.do)
     again = resize.plan(lab.run())
     assert again, "there is nothing left to do"
     outcome = resize.do(lab.run(execute=True))
@@ -420,7 +426,8 @@ def test_undo_gives_cores_and_memory_back_and_says_that_the_disk_stays(lab: Host
     assert not resize.undo(lab.run(execute=True)).changed
 
 
-def test_a_rollback_of_the_disk_is_asked_for_by_name_and_says_what_is_lost(lab: Host) -> None:
+def snapshot_from_before(lab: Host) -> None:
+    """The VM has a snapshot from before its disk grew."""
     vm = lab.site.guests.new
     run = lab.run(execute=True, token=lab.root)
     with run.guard.act("test", "a snapshot"):
@@ -428,6 +435,10 @@ def test_a_rollback_of_the_disk_is_asked_for_by_name_and_says_what_is_lost(lab: 
             "POST", f"{run.proxmox.of(vm)}/snapshot", kind="qmsnapshot", vmid=1001, what="x", deadline=5, snapname="before"
         )
     lab.pve.vm(1001).config["scsi0"] = "local-lvm:vm-1001-disk-0,size=132G"
+
+
+def test_a_rollback_of_the_disk_is_asked_for_by_name_and_says_what_is_lost(lab: Host) -> None:
+    snapshot_from_before(lab)
     with pytest.raises(
         Refused, match=r"confirm by typing the name portainer\. Everything written to VM 1001 \(portainer\) since 20"
     ):
@@ -440,15 +451,33 @@ def test_a_rollback_of_the_disk_is_asked_for_by_name_and_says_what_is_lost(lab: 
         rollback.roll_disk_back(lab.run(execute=True), "nonesuch")
 
 
+def test_a_rollback_that_is_killed_while_proxmox_works_is_gone_on_with(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot_from_before(lab)
+    lab.pve.time_scale = 0.2
+    killed_at(lab, monkeypatch, "qmrollback", rollback.do)
+    assert "Wait for the rollback" in rollback.plan(lab.run())[0].text
+    outcome = rollback.do(lab.run(execute=True))
+    assert outcome.changed
+    assert lab.pve.vm(1001).drive_size("scsi0") == 100 * GIB
+    assert lab.pve.vm(1001).status == "running"
+    assert len([task for task in lab.pve.tasklog if task["type"] == "qmrollback"]) == 1
+    assert len([task for task in lab.pve.tasklog if task["type"] == "qmstart"]) == 1
+    assert rollback.plan(lab.run()) == [] and not rollback.do(lab.run(execute=True)).changed
+
+
+def test_an_undo_that_is_killed_while_proxmox_works_is_gone_on_with(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    resize.do(lab.run(execute=True))
+    lab.pve.time_scale = 0.2
+    killed_at(lab, monkeypatch, "qmreboot", resize.undo)
+    resize.undo(lab.run(execute=True))
+    assert vm_state.seen_inside(lab.run()).cores == 4
+    assert lab.machines[1001].boots == 3, "restarted once for the resize and once for its undo"
+    assert not resize.undo(lab.run(execute=True)).changed
+
+
 def test_a_rollback_whose_start_fails_is_not_called_done(lab: Host) -> None:
     """Its task ends well before the VM is started; the start is a task of its own."""
-    vm = lab.site.guests.new
-    run = lab.run(execute=True, token=lab.root)
-    with run.guard.act("test", "a snapshot"):
-        run.proxmox.do_task(
-            "POST", f"{run.proxmox.of(vm)}/snapshot", kind="qmsnapshot", vmid=1001, what="x", deadline=5, snapname="before"
-        )
-    lab.pve.vm(1001).config["scsi0"] = "local-lvm:vm-1001-disk-0,size=132G"
+    snapshot_from_before(lab)
     lab.pve.vm(1001).start_error = "start failed: out of memory"
     with pytest.raises(Failed, match="could not be started: start failed: out of memory"):
         rollback.roll_disk_back(lab.run(execute=True, confirm=ConfirmedInAdvance("portainer")), "before")

@@ -19,6 +19,7 @@ from cutover.proxmox import vm as vm_state
 
 if TYPE_CHECKING:
     from cutover.context import Context
+    from cutover.core.journal import Entry
 
 
 def snapshot(context: Context) -> str | None:
@@ -41,9 +42,42 @@ def snapshot(context: Context) -> str | None:
     )
 
 
+def _begun(context: Context) -> Entry | None:
+    """The rollback that an earlier run began, where it did not see its end; None otherwise."""
+    lines = context.journal.acts("resize.rollback")
+    intent = next((e for e in reversed(lines) if e.kind == "intent"), None)
+    # Whoever stops the tool while it waits leaves a "failed", and Proxmox goes on all the same.
+    return None if intent is None or any(e.of == intent.seq and e.kind == "done" for e in lines) else intent
+
+
+def _task(context: Context) -> str | None:
+    """The task of that rollback, running or ended; None where Proxmox lists none."""
+    begun, vm = _begun(context), context.site.guests.new
+    since = float((begun.before or {}).get("there") or 0) if begun is not None else 0.0
+    tasks = context.proxmox.tasks("qmrollback", vm.vmid) if since else []
+    return next((str(task["upid"]) for task in tasks if float(task.get("starttime") or 0) >= since), None)
+
+
+def _see_end(context: Context, upid: str) -> Outcome:
+    """Wait for the rollback that was begun, and until the VM runs; it is started where nothing starts it."""
+    vm, api, begun = context.site.guests.new, context.proxmox, _begun(context)
+    before = dict(begun.before or {}) if begun is not None else {}
+    context.ui.say(f"{vm} is being rolled back already; waiting for that.")
+    with context.guard.act("resize.rollback", f"See that {vm} is rolled back", before=before) as act:
+        api.wait_task(upid, deadline=vm_restart.TASK_SECONDS).must(f"Rolling {vm} back")
+        vm_restart.up(context)
+        cores, memory, size = vm_state.sizes_of(api.config(vm), context.site.resize.disk)
+        act.after = {"cores": cores, "memory": memory, "disk_gb": size}
+    said = f"{vm} was rolled back by the run that was interrupted: {cores} cores, {memory} MB, {size} GB."
+    return Outcome(True, [said])
+
+
 def plan(context: Context) -> list[Sentence]:
     """Which snapshot, and what it would lose."""
-    vm, name = context.site.guests.new, snapshot(context)
+    vm = context.site.guests.new
+    if _task(context) is not None:
+        return [Sentence(f"Wait for the rollback of {vm} that was begun, and until it runs", f"{vm} runs", "None")]
+    name = snapshot(context)
     if name is None:
         return []
     if wrong := identity.not_meant(context, vm):
@@ -61,6 +95,8 @@ def plan(context: Context) -> list[Sentence]:
 
 def do(context: Context) -> Outcome:
     """Roll back, once the VM's name was typed."""
+    if (upid := _task(context)) is not None:
+        return _see_end(context, upid)
     name = snapshot(context)
     if name is None:
         return Outcome(False, [f"The disk of {context.site.guests.new} has its old size already."])
@@ -102,9 +138,9 @@ def roll_disk_back(context: Context, snapshot: str) -> Outcome:
         raise Refused(f"{vm} is not the guest that is meant: {'; '.join(wrong)}.", "Look at it in Proxmox.")
     since, lost = _when(rows[snapshot].get("snaptime")), lost_by(context, snapshot)
     context.confirm.by_name(vm.name, lost + " would be lost, and the VM would be cut off as by a power failure.")
-    with context.guard.act(
-        "resize.rollback", f"Roll {vm} back to snapshot {snapshot}", before={"config": dict(api.config(vm))}
-    ) as act:
+    there = float(api.record(f"nodes/{api.node_of(vm.vmid)}/time")["time"])
+    before = {"config": dict(api.config(vm)), "snapshot": snapshot, "there": there}
+    with context.guard.act("resize.rollback", f"Roll {vm} back to snapshot {snapshot}", before=before) as act:
         api.roll_back(vm, snapshot, deadline=vm_restart.TASK_SECONDS, start_deadline=context.site.limits.reboot_seconds)
         cores, memory, size = vm_state.sizes_of(api.config(vm), context.site.resize.disk)
         act.after = {"cores": cores, "memory": memory, "disk_gb": size}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cutover.core import events
@@ -66,11 +67,34 @@ def await_begun(context: Context) -> None:
             act.after = "up"
 
 
+#: How long a start that Proxmox begins by itself is waited for.
+OWN_START_SECONDS = 10.0
+
+
+def up(context: Context) -> None:
+    """Wait for a start that is under way; where nothing starts the VM, start it. Needs an open act."""
+    vm, api, limit = context.site.guests.new, context.proxmox, context.site.limits.reboot_seconds
+
+    def begun() -> bool | Not:
+        if api.status(vm).get("status") == "running" or api.running_tasks(("qmstart",), vm.vmid):
+            return True
+        return Not("nothing starts it")
+
+    with suppress(TimedOut):
+        wait_until(begun, deadline=min(limit, OWN_START_SECONDS), what=f"A start of {vm}", every=api.poll)
+    for upid in api.running_tasks(("qmstart",), vm.vmid):
+        api.wait_task(upid, deadline=limit)
+    if api.status(vm).get("status") == "running":
+        api.wait_for_agent(vm, limit)
+    else:
+        api.start(vm, deadline=limit)
+
+
 def start(context: Context) -> list[str]:
     """Start a VM that did not come up, and look whether what ran on it before runs again."""
-    vm, api, limit = context.site.guests.new, context.proxmox, context.site.limits.reboot_seconds
+    vm = context.site.guests.new
     with context.guard.act("resize.start", f"Start {vm}") as act:
-        api.start(vm, deadline=limit)
+        up(context)
         act.after = "up"
     return [f"{vm} was started.", *compared(context, left_to_compare(context))]
 

@@ -553,15 +553,17 @@ class Proxmox:
             wait_until(again, deadline=max(1.0, end - time.monotonic()), what=f"{guest} running again", every=self.poll)
         except TimedOut as late:
             raise Failed(late.sentence, f"Look at {guest} in Proxmox, then run the command again.") from None
-        self._wait_for_agent(guest, max(1.0, end - time.monotonic()))
+        self.wait_for_agent(guest, max(1.0, end - time.monotonic()))
 
     def start(self, guest: Guest, *, deadline: float) -> None:
         """Start a VM that is down, and return when its agent answers."""
         path = f"{self.of(guest)}/status/start"
         self.do_task("POST", path, kind="qmstart", vmid=guest.vmid, what=f"Starting {guest}", deadline=deadline)
-        self._wait_for_agent(guest, deadline)
+        self.wait_for_agent(guest, deadline)
 
-    def _wait_for_agent(self, guest: Guest, deadline: float) -> None:
+    def wait_for_agent(self, guest: Guest, deadline: float) -> None:
+        """Wait until the guest agent of a VM that runs answers."""
+
         def answers() -> bool | Not:
             try:
                 self.get(f"{self.of(guest)}/agent/info")
