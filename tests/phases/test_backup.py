@@ -21,6 +21,7 @@ from cutover.qdrant import snapshots
 from cutover.site.load import load
 from cutover.state import backup_manifest
 from lab.proxmox_host import SITE, Host, host
+from tests.support.asked_before import read_later
 
 
 def quick(made: Host) -> Host:
@@ -94,6 +95,7 @@ def test_without_execute_nothing_is_saved(lab: Host) -> None:
 def test_everything_is_saved_and_proved_and_a_second_run_adds_nothing(lab: Host) -> None:
     outcome = backup.do(lab.run(execute=True))
     assert outcome.changed
+    assert read_later(lab.pve) == []
     assert len(archives(lab)) == 1
     assert lab.pve.storages["local"]["volumes"][archives(lab)[0]]["protected"] is True
     assert lab.pve.ct(9952) is None, "the scratch guest is removed again"

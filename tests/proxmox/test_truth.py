@@ -150,6 +150,12 @@ def test_volumes_that_the_token_may_not_see_are_not_said_to_be_gone(lab: Host) -
     assert all("nobody knows" in sentence and "pvesm list" in sentence for sentence in left)
 
 
+def test_storages_that_cannot_be_looked_at_at_the_end_stop_nothing(lab: Host) -> None:
+    lab.pve.fail("GET", "/nodes/pve/storage", 500, "boom")
+    (said,) = references.left_behind(lab.run(), 952)
+    assert "nobody knows what of it is left" in said
+
+
 def test_purge_is_said_to_take_a_guest_out_of_what_a_job_excludes(lab: Host) -> None:
     lab.pve.backup_jobs["allbut"] = {"all": 1, "exclude": "950,110", "storage": "local"}
     facts = references.collect(lab.run(), next(g for g in lab.site.guests.legacy if g.vmid == 950))

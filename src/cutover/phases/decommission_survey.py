@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from cutover.checks import registry
 from cutover.checks.registry import Moment
 from cutover.core import events
-from cutover.core.errors import Refused
+from cutover.core.errors import Refused, Unreachable
 from cutover.dns.names import Found
-from cutover.proxmox import firewall, identity, privileges, references, storages, vzdump
-from cutover.state import approvals
+from cutover.proxmox import activity, firewall, identity, privileges, references, storages, vzdump
+from cutover.state import approvals, soak
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -44,6 +44,7 @@ def take(context: Context) -> tuple[dict[int, Facts], list[str]]:
     found: dict[int, Facts] = {}
     against: list[str] = []
     seen = references.look(context)
+    against += _unseen(context)
     for guest in context.site.guests.to_decommission():
         facts = None if approvals.deleted(context, guest) else references.collect(context, guest, seen)
         agreed = approvals.approval(context, guest)
@@ -71,6 +72,19 @@ def take(context: Context) -> tuple[dict[int, Facts], list[str]]:
         # Deleting a guest takes the rights on its id along, so this can only be asked before the first one.
         against += [f"The token lacks {sentence}." for sentence in privileges.missing(context, "decommission")]
     return found, against
+
+
+def _unseen(context: Context) -> list[str]:
+    """What Proxmox would not tell later, in the middle: the time on it, and who used a guest."""
+    found: list[str] = []
+    for guest in context.site.guests.to_decommission():
+        try:
+            soak.their_time(context)
+            activity.may_see(context, guest.vmid)
+            context.proxmox.tasks(vmid=guest.vmid, limit=1)
+        except (Refused, Unreachable) as error:
+            found.append(error.sentence)
+    return list(dict.fromkeys(found))
 
 
 def room(context: Context, facts: Mapping[int, Facts]) -> storages.Verdict:

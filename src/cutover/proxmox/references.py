@@ -8,11 +8,11 @@ whether or not any backup holds them; so whatever no backup would hold is a reas
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cutover.core.errors import Unreachable
+from cutover.core.errors import CutoverError, Unreachable
 from cutover.proxmox import identity, inventory, privileges, vzdump
 from cutover.proxmox.identity import Identity
 
@@ -228,25 +228,27 @@ def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
 def left_behind(session: ProxmoxSession, vmid: int) -> list[str]:
     """Volumes that still carry a deleted guest's id, except its backups: listed, never deleted, they may be somebody's.
 
-    For a storage whose volumes the token may not see, a sentence that says so.
+    For a storage whose volumes the token may not see, a sentence that says so; it is only told, so nothing fails because of it.
     """
-    found: list[str] = []
-    node, held = session.proxmox.node_of(vmid), privileges.held_by(session)
-    for storage in session.proxmox.list(f"nodes/{node}/storage"):
-        kinds = set(str(storage.get("content", "")).split(","))
-        wanted = sorted(kinds & {"images", "rootdir"})
-        if not wanted:
-            continue
-        name = str(storage["storage"])
-        if "Datastore.Allocate" not in held(f"/storage/{name}") and "VM.Config.Disk" not in held(f"/vms/{vmid}"):
-            # Proxmox hides what a token may not see, so an empty list would say nothing.
-            found.append(f"nobody knows what of it is left on {name}, because this token cannot see volumes there: "
-                         f"`pvesm list {name} --vmid {vmid}` in the host's shell")  # fmt: skip
-            continue
-        for kind in wanted:
-            path = f"nodes/{node}/storage/{name}/content"
-            found += [str(volume["volid"]) for volume in session.proxmox.list(path, content=kind, vmid=vmid)]
-    return sorted(set(found))
+    try:
+        node, held = session.proxmox.node_of(vmid), privileges.held_by(session)
+        rows = session.proxmox.list(f"nodes/{node}/storage")
+        return sorted({one for row in rows for one in _left_on(session, node, row, vmid, held)})
+    except CutoverError as error:
+        return [f"nobody knows what of it is left, because the storages cannot be looked at: {error.sentence.rstrip('.')}"]
+
+
+def _left_on(
+    session: ProxmoxSession, node: str, storage: Mapping[str, Any], vmid: int, held: Callable[[str], frozenset[str]]
+) -> list[str]:
+    name = str(storage["storage"])
+    wanted = sorted(set(str(storage.get("content", "")).split(",")) & {"images", "rootdir"})
+    if wanted and "Datastore.Allocate" not in held(f"/storage/{name}") and "VM.Config.Disk" not in held(f"/vms/{vmid}"):
+        # Proxmox hides what a token may not see, so an empty list would say nothing.
+        why = "because this token cannot see volumes there"
+        return [f"nobody knows what of it is left on {name}, {why}: `pvesm list {name} --vmid {vmid}` in the host's shell"]
+    path = f"nodes/{node}/storage/{name}/content"
+    return [str(one["volid"]) for kind in wanted for one in session.proxmox.list(path, content=kind, vmid=vmid)]
 
 
 def in_words(sentences: Sequence[str]) -> str:
