@@ -6,6 +6,7 @@ Clients are made when they are first needed, so a command contacts only what it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from cutover.core.write_guard import WriteGuard
 if TYPE_CHECKING:
     from cutover.core.credentials import Credentials
     from cutover.core.http import Tls
+    from cutover.core.journal import Entry
     from cutover.dns.names import Names
     from cutover.gate.controller import Gate
     from cutover.portainer.client import Portainer
@@ -37,11 +39,14 @@ class Context:
     execute: bool = False
     ui: Ui = field(default_factory=SilentUi)
     confirm: Confirmation = field(default_factory=lambda: ConfirmedInAdvance(yes=False))
+    #: Told of every line of the journal (notifications).
+    heard: Callable[[Entry], None] = field(default=lambda _: None)
 
     @cached_property
     def journal(self) -> Journal:
         """The journal of this site; locked for this process when the run may change something."""
         journal = Journal(self.state_dir, self.site.name, redact=self.credentials.redact)
+        journal.heard = self.heard
         if self.execute:
             journal.lock()
         return journal
@@ -50,6 +55,11 @@ class Context:
     def guard(self) -> WriteGuard:
         """Open with ``--execute``, closed without."""
         return WriteGuard(self.journal if self.execute else None)
+
+    def anew(self) -> Context:
+        """The same, and its journal is read again when it is asked next; for who looks again and again."""
+        self.__dict__.pop("journal", None)
+        return self
 
     def close(self) -> None:
         """Give back the journal and the shell."""

@@ -36,6 +36,7 @@ NAMES: Mapping[str, str] = {
     "ADGUARD_PASSWORD": "AdGuard Home's password",
     "GIT_USERNAME": "user for a private Git repository",
     "GIT_TOKEN": "token for a private Git repository",
+    "NOTIFY_URL": "webhook that is told what happens, JSON by POST; whoever has the address can send to it",
 }
 
 #: Names whose value is an identity, not a secret: they may be shown.

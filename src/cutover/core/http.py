@@ -28,6 +28,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError
 from urllib3.exceptions import SSLError as Urllib3SSLError
 
+from cutover.core import trace
 from cutover.core.credentials import cut
 from cutover.core.errors import CutoverError, OutcomeUnknown, Unreachable, WrongUsage
 from cutover.core.write_guard import WriteGuard
@@ -137,6 +138,7 @@ class DoorAdapter(HTTPAdapter):
             kwargs["timeout"] = (self._timeout[0], max(self._timeout[1], given or 0))
         if self.longest is not None:
             kwargs["timeout"] = (self._timeout[0], min(kwargs["timeout"][1], self.longest))
+        asked = trace.Asked(shown)
         try:
             kept = request.headers.get("Connection", "").lower() != "close"
             answer = self._sent(request, args, kwargs, again=reads and kept)
@@ -148,7 +150,9 @@ class DoorAdapter(HTTPAdapter):
             sorted_ = _sorted(error, shown, reads=reads, timeout=kwargs["timeout"])
             if isinstance(sorted_, OutcomeUnknown):
                 self._guard.happened(shown)
+            asked.answered(f"no answer: {sorted_.sentence.removeprefix(shown).lstrip(': ')}")
             raise sorted_ from None
+        asked.answered(str(answer.status_code))
         self._guard.hears(shown, parts.netloc)
         answer.cutover_reads = reads  # type: ignore[attr-defined]
         return answer

@@ -83,6 +83,8 @@ class Journal:
         self._redact = redact
         self._lock_file: int | None = None
         self._entries: list[Entry] = self._read()
+        #: Told of every line when it is on the disk; returns at once and raises nothing.
+        self.heard: Callable[[Entry], None] = lambda _: None
 
     def _read(self) -> list[Entry]:
         try:
@@ -202,6 +204,7 @@ class Journal:
         # What later readers see is what is on the disk, redacted and through JSON.
         entry = _entry(json.loads(line))
         self._entries.append(entry)
+        self.heard(entry)
         return entry
 
     def _unwritable(self, error: OSError, what: str) -> Refused:

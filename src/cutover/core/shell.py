@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cutover.core import children
+from cutover.core import children, trace
 from cutover.core.errors import CutoverError, OutcomeUnknown, Unreachable
 from cutover.core.write_guard import WriteGuard
 
@@ -250,7 +250,14 @@ class Shell:
                 ) from None
 
     def _asked(self, session: _Session, script: str, deadline: float) -> Answer:
-        answer = session.ask(f"export LC_ALL=C\n{script}", self._bounded(deadline))
+        first = next((line for line in script.splitlines() if not line.startswith("PATH=")), "")
+        asked = trace.Asked(f"sh on {self.where}: {first[:100]}{'' if first == script and len(first) <= 100 else ' ...'}")
+        try:
+            answer = session.ask(f"export LC_ALL=C\n{script}", self._bounded(deadline))
+        except _LostError as lost:
+            asked.answered(f"no answer: {lost.reason}")
+            raise
+        asked.answered(f"exit code {answer.code}")
         self._guard.hears(f"a command on {self.where}", self.where)
         return answer
 

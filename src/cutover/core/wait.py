@@ -7,13 +7,33 @@ the deadline passes it ends with the last reason why it was not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 from cutover.core.errors import CutoverError
 
 T = TypeVar("T")
+#: Told while something is waited for: what, why not yet, seconds so far and at most; and ``None`` when that has ended.
+Observer = Callable[[tuple[str, str, float, float] | None], None]
+_OBSERVERS: list[Observer] = []
+
+
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Tell ``observer`` of every wait while the block lasts. What it cannot show is nobody's failure."""
+    _OBSERVERS.append(observer)
+    try:
+        yield
+    finally:
+        _OBSERVERS.remove(observer)
+
+
+def _tell(of: tuple[str, str, float, float] | None) -> None:
+    for observer in tuple(_OBSERVERS):
+        with suppress(Exception):
+            observer(of)
 
 
 @dataclass(frozen=True)
@@ -33,13 +53,18 @@ def wait_until(fact: Callable[[], T | Not], *, deadline: float, what: str, every
     ``fact`` is asked at least once, and once more after the deadline has passed while it was being waited for, so
     that an answer that arrived during the last pause is not thrown away. Exceptions of ``fact`` pass through.
     """
-    end = time.monotonic() + deadline
-    while True:
-        late = time.monotonic() >= end
-        found = fact()
-        if not isinstance(found, Not):
-            return found
-        if late:
-            msg = f"{what} did not happen within {deadline:g} s: {found.reason}."
-            raise TimedOut(msg)
-        time.sleep(max(0.0, min(every, end - time.monotonic())))
+    began = time.monotonic()
+    end = began + deadline
+    try:
+        while True:
+            late = time.monotonic() >= end
+            found = fact()
+            if not isinstance(found, Not):
+                return found
+            if late:
+                msg = f"{what} did not happen within {deadline:g} s: {found.reason}."
+                raise TimedOut(msg)
+            _tell((what, found.reason, time.monotonic() - began, deadline))
+            time.sleep(max(0.0, min(every, end - time.monotonic())))
+    finally:
+        _tell(None)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from cutover.core import trace
 from cutover.core.credentials import Credentials, cut
 from cutover.core.errors import Failed, Refused, Unreachable
 from cutover.core.write_guard import WriteGuard
@@ -71,6 +72,7 @@ class Repository:
         return {f"http.{where.scheme}://{where.netloc}/.extraHeader": header}
 
     def _run(self, words: Sequence[str], environment: Mapping[str, str], folder: Path | None) -> str:
+        asked = trace.Asked(f"git {' '.join(words)}")
         try:
             done = subprocess.run(
                 ["git", *words], capture_output=True, text=True, check=False, timeout=GIT_SECONDS, env=environment,
@@ -80,6 +82,7 @@ class Repository:
             raise Refused("There is no `git` on this machine.", "Install it.") from None
         except subprocess.TimeoutExpired:
             raise Unreachable(f"{self.url} did not answer Git within {GIT_SECONDS:g} s.") from None
+        asked.answered(f"exit code {done.returncode}")
         if done.returncode == 0:
             return done.stdout
         told = self.credentials.redact(done.stderr).strip()
