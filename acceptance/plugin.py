@@ -34,6 +34,7 @@ pytest_plugins = [
     "steps.nginx",
     "steps.portainer",
     "steps.proxmox",
+    "steps.site_file",
     "steps.vllm",
     "steps.availability",
     "steps.dns_firewall",

@@ -83,6 +83,26 @@ Feature: Before anything is changed on the host
         | a virtual machine has an old server's id | is a VM                       |
         | an old server moved to another address   | its address is                |
 
+    @lab
+    Scenario: A site that nobody has written down is found out, down to the first check
+      Given a site that nobody has written down
+      When the operator answers the questions about it
+      Then the site file says what the lab's own says, and who told it
+      And every line of the first check is evaluated
+      And every server is as it was
+
+    @lab
+    Scenario Outline: A site file that has come apart from the site, because <trouble>, is found out
+      Given a site that nobody has written down
+      And the operator answers the questions about it
+      And after that <trouble>
+      When the operator checks that the site file says what the servers say
+      Then the check is not met because "<reason>"
+
+      Examples:
+        | trouble                             | reason                  |
+        | the new server's machine has shrunk | resize.before is cores  |
+
   @A6
   Rule: The keys can do what the plan needs, and no more
 

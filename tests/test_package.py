@@ -22,7 +22,8 @@ def installed(tmp_path: Path) -> Path:
     for package in wheel["packages"]:
         shutil.copytree(ROOT / package, tmp_path / Path(package).name, ignore=shutil.ignore_patterns("__pycache__"))
     for source, target in wheel.get("force-include", {}).items():
-        shutil.copytree(ROOT / source, tmp_path / target)
+        put = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+        put(ROOT / source, tmp_path / target)
     return tmp_path
 
 

@@ -152,7 +152,11 @@ class TestUndo:
 
 def test_every_command_speaks_json(site: Path) -> None:
     keys = json.loads(cutover(site, "keys", "--json", QDRANT_API_KEY=KEY).stdout)
-    assert keys["keys"]["QDRANT_API_KEY"] == {"set": True, "meaning": NAMES["QDRANT_API_KEY"]}
+    assert keys["keys"]["QDRANT_API_KEY"] == {
+        "set": True,
+        "from": "the environment",
+        "meaning": NAMES["QDRANT_API_KEY"],
+    }
     assert keys["keys"]["GIT_TOKEN"]["set"] is False
     report = cutover(site, "report", "nowhere", "--json")
     assert report.returncode == 2

@@ -7,6 +7,7 @@ changed, then it failed (run it again); 4 the outcome is unknown (look first).
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from cutover import __version__, plan, runner
 from cutover.checks import registry as checks
 from cutover.checks.registry import Check, Finding, Moment
 from cutover.cli.output import Output
+from cutover.cli.settings import Settings, exports, plain_asked
 from cutover.cli.terminal import AskingTerminal
 from cutover.context import Context
 from cutover.core import crash_log
@@ -78,9 +80,17 @@ def _guarded(
                 output.terminal.say(sentence)
         usable(state_dir, writing=execute)
         confirm = AskingTerminal(output.terminal, *names, yes=yes)
-        context = Context(site, output.credentials, state_dir, execute=execute, ui=output.terminal, confirm=confirm)
+        told = output.notices
+        told.site = site.name
+        context = Context(
+            site, output.credentials, state_dir, execute=execute, ui=output.terminal, confirm=confirm, heard=told.heard
+        )
         try:
             return work(context, output)
+        except CutoverError as error:
+            if execute:
+                told.tell(_EVENTS[error.exit_code], f"{error.sentence} {error.hint}".strip(), verb)
+            raise
         finally:
             with suppress(CutoverError):
                 context.close()
@@ -88,14 +98,20 @@ def _guarded(
     _end(verb, as_json, with_a_run, execute=execute, state_dir=state_dir)
 
 
+_EVENTS = {1: "refused", 2: "refused", 3: "failed", 4: "outcome unknown"}
+
+
 def _end(
     verb: str, as_json: bool, work: Callable[[Output], int], *, execute: bool = False, state_dir: Path | None = None
 ) -> None:
     """Every outcome becomes a sentence and an exit code, never a traceback."""
-    output = Output.of(verb, as_json, execute)
+    output = Output.of(verb, as_json, execute, plain=plain_asked())
     shown = output.terminal.shown
     try:
-        code = work(output)
+        settings = Settings.current()
+        output.use(settings.keys().credentials)
+        with settings.told(output), settings.notices(output) as output.notices:
+            code = work(output)
     except CutoverError as error:
         code = error.exit_code
         output.data["error"] = {
@@ -220,6 +236,48 @@ def undo_command(
     _guarded(f"undo {step}", site, state_dir, as_json, work, execute=execute, yes=yes, names=yes_destroy or [])
 
 
+@app.command("init", help="Find out what the site is and write site.yaml; asks at most three addresses, changes no server.")
+def init_command(
+    site: SiteFile = SITE,
+    proxmox: Annotated[str, typer.Option("--proxmox", metavar="ADDRESS", envvar="CUTOVER_PROXMOX", help="Proxmox.")] = "",
+    nginx_shell: Annotated[
+        str,
+        typer.Option(
+            "--nginx-shell",
+            metavar="WORDS",
+            envvar="CUTOVER_NGINX_SHELL",
+            help="What leads to a shell on the Nginx host, such as 'ssh root@nginx', or 'here'.",
+        ),
+    ] = "",
+    portainer: Annotated[str, typer.Option("--portainer", metavar="ADDRESS", envvar="CUTOVER_PORTAINER", help="Portainer.")] = "",
+    trust: Annotated[
+        list[str] | None,
+        typer.Option("--trust", metavar="SHA256", help="A certificate's fingerprint that you compared. Can be repeated."),
+    ] = None,
+    guest: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--guest", metavar="PART=ID", help="Which guest is nginx, vllm, old, new or legacy (legacy=950,951). Can be repeated."
+        ),
+    ] = None,
+    name_server: Annotated[
+        list[str] | None,
+        typer.Option("--name-server", metavar="HOST[:PORT]", help="A name server that knows the guests. Can be repeated."),
+    ] = None,
+    repository: Annotated[
+        str, typer.Option("--repository", metavar="URL", help="What Portainer pulls; default: `git remote` here.")
+    ] = "",
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Reads everywhere; writes one file."""
+    from cutover.cli import init
+
+    said = {"proxmox": proxmox, "nginx": nginx_shell, "portainer": portainer, "repository": repository}
+    work = lambda output: init.run(output, site, said, trust or [], guest or [], name_server or [], yes=yes)  # noqa: E731
+    _end("init", as_json, work)
+
+
 @app.command("plan", help="The whole move as numbered steps, with what is done.")
 def plan_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
     """Print the plan of the site. Contacts nothing."""
@@ -336,15 +394,32 @@ def report_command(
 
 
 @app.command("status", help="Where the move is, what it waits for, and what you can do.")
-def status_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
+def status_command(
+    site: SiteFile = SITE,
+    state_dir: StateDir = STATE,
+    watch: Annotated[
+        float | None, typer.Option("--watch", metavar="SECONDS", min=1, help="Look again every so many seconds, until Ctrl-C.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Journal and a look at the world."""
 
-    def work(context: Context, output: Output) -> int:
+    def look(context: Context, output: Output) -> list[str]:
         from cutover.state import status as state
 
         status = state.status(context, glance=True)
         output.data["status"] = asdict(status)
-        for line in status.lines():
+        output.notices.way_back(
+            status.behind_seconds if status.state == "watching" else None, Settings.current().way_back_minutes
+        )
+        return status.lines()
+
+    def work(context: Context, output: Output) -> int:
+        if watch is not None and not as_json:
+            with suppress(KeyboardInterrupt):
+                output.again_and_again(lambda: look(context.anew(), output), watch)
+            return 0
+        for line in look(context, output):
             output.line(line)
         return 0
 
@@ -426,14 +501,28 @@ def rights_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: 
 
 
 @app.command("keys", help="Which keys this tool reads from the environment, and which are set.")
-def keys_command(as_json: AsJson = False) -> None:
+def keys_command(
+    shell: Annotated[bool, typer.Option("--shell", help="Print the lines to fill in, for a shell or an --env-file.")] = False,
+    step: Annotated[str, typer.Option("--step", help="With --shell: whose Proxmox token, as `rights` makes it.")] = "check",
+    as_json: AsJson = False,
+) -> None:
     """Names only, never values."""
 
     def work(output: Output) -> int:
-        there = {name: output.credentials.get(name) is not None for name in NAMES}
-        output.data["keys"] = {name: {"set": there[name], "meaning": meaning} for name, meaning in NAMES.items()}
-        words = {True: ("set", "green"), False: ("not set", "dim")}
-        output.rows([((name, ""), words[there[name]], (meaning, "")) for name, meaning in NAMES.items()])
+        keys = Settings.current().keys()
+        if step not in privileges.STEPS:
+            raise WrongUsage(f"No token is made for {step}.", f"`rights` makes one for {', '.join(privileges.STEPS)}.")
+        if shell:
+            output.data["lines"] = list(exports(keys, step))
+            for line in output.data["lines"]:
+                output.whole(line)
+            return 0
+        from_ = {name: keys.origin.get(name, "") for name in NAMES}
+        output.data["keys"] = {
+            name: {"set": bool(from_[name]), "from": from_[name], "meaning": meaning} for name, meaning in NAMES.items()
+        }
+        words = {name: (f"set (from {where})", "green") if where else ("not set", "dim") for name, where in from_.items()}
+        output.rows([((name, ""), words[name], (meaning, "")) for name, meaning in NAMES.items()])
         return 0
 
     _end("keys", as_json, work)
@@ -448,6 +537,23 @@ def _version(value: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    env_file: Annotated[
+        Path | None,
+        typer.Option("--env-file", envvar="CUTOVER_ENV_FILE", help="A file with keys (NAME=value) that only you can read."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every request in a line.")] = False,
+    log: Annotated[
+        Path | None, typer.Option("--log", metavar="FILE", envvar="CUTOVER_LOG", help="Keep every request and sentence there.")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="No colours, bars or moving lines.")] = False,
+    notify_command: Annotated[
+        str,
+        typer.Option("--notify-command", envvar="CUTOVER_NOTIFY_COMMAND", help="Is told as JSON what happens, as is NOTIFY_URL."),
+    ] = "",
+    way_back_minutes: Annotated[
+        float, typer.Option("--way-back-minutes", envvar="CUTOVER_WAY_BACK_MINUTES", help="`status` tells when it is older.")
+    ] = 10.0,
 ) -> None:
     """Options before the verb."""
     del version
+    Settings(env_file, verbose, log, plain, shlex.split(notify_command), way_back_minutes).apply()

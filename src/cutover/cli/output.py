@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,9 @@ from rich.text import Text
 
 from cutover.cli.terminal import Terminal, marked
 from cutover.core.credentials import Credentials
+from cutover.core.errors import CutoverError
+from cutover.core.journal import now
+from cutover.core.notify import Notifier
 
 
 @dataclass
@@ -25,12 +29,21 @@ class Output:
     as_json: bool
     out: Console
     data: dict[str, Any]
+    notices: Notifier = field(default_factory=Notifier)
 
     @classmethod
-    def of(cls, verb: str, as_json: bool, execute: bool = False) -> Output:
+    def of(cls, verb: str, as_json: bool, execute: bool = False, *, plain: bool = False) -> Output:
         credentials = Credentials.from_env()
-        out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-        return cls(credentials, Terminal(credentials, quiet=as_json), as_json, out, {"verb": verb, "executed": execute})
+        out = Console(
+            highlight=False, soft_wrap=plain or not sys.stdout.isatty(), force_terminal=False if plain else None,
+        )  # fmt: skip
+        terminal = Terminal(credentials, quiet=as_json, plain=plain)
+        return cls(credentials, terminal, as_json, out, {"verb": verb, "executed": execute})
+
+    def use(self, credentials: Credentials) -> None:
+        """Go on with other keys, such as were typed: they are taken out of everything that is shown from now on."""
+        self.credentials = credentials
+        self.terminal.use(credentials)
 
     def line(self, text: str = "", style: str = "", *, indent: int = 0, mark: str = "") -> None:
         """One line for people, after a ``mark``; on a terminal what wraps stays indented, in a pipe a line is a line."""
@@ -60,6 +73,23 @@ class Output:
         for row in rows:
             table.add_row(*(Text.from_markup(self.terminal.shown(text), style=style) for text, style in row))
         self.out.print(table)
+
+    def again_and_again(self, look: Callable[[], list[str]], seconds: float) -> None:
+        """Show what ``look`` says, again every so many seconds; where nobody looks at a terminal, only when it is otherwise."""
+        shown: list[str] = []
+        while True:
+            try:
+                lines = look()
+            except CutoverError as error:
+                lines = [str(error)]
+            if self.out.is_terminal:
+                self.out.clear()
+                self.line(f"{now()}, every {seconds:g} s, until Ctrl-C", "dim")
+            if self.out.is_terminal or lines != shown:
+                for line in lines:
+                    self.line(line)
+            shown = lines
+            time.sleep(seconds)
 
     def whole(self, text: str) -> None:
         """A line to copy: never broken, however narrow the terminal is."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +24,9 @@ from cutover.core.credentials import Credentials
 from cutover.core.errors import Refused
 from cutover.core.text import for_log
 from cutover.core.ui import Advance, ConfirmedInAdvance
+
+#: Seconds after which something that goes on is shown to who waits for it.
+PATIENCE = 2.0
 
 
 class _Steady(Console):
@@ -44,11 +49,21 @@ def marked(mark: str, text: Text, *, indent: int = 0, style: str = "") -> Paddin
 class Terminal:
     """What a person sees meanwhile: one line a step, a bar for long work when a person looks."""
 
-    def __init__(self, credentials: Credentials, *, quiet: bool = False) -> None:
+    def __init__(self, credentials: Credentials, *, quiet: bool = False, plain: bool = False) -> None:
+        """``quiet``: only errors are shown. ``plain``: no colours, bars or moving lines, as in a pipe."""
         self._credentials = credentials
         self._quiet = quiet
         # Where a person looks, lines break between words; in a file or a pipe a line is a line.
-        self.err = _Steady(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+        looked_at = sys.stderr.isatty() and not plain
+        self.err = _Steady(stderr=True, highlight=False, soft_wrap=not looked_at, force_terminal=False if plain else None)
+        #: Who also hears what is said (a log).
+        self.also: Callable[[str], None] = lambda _: None
+        self._moving: Status | None = None
+        self._busy = False
+
+    def use(self, credentials: Credentials) -> None:
+        """Take these keys out of what is shown."""
+        self._credentials = credentials
 
     def shown(self, text: str) -> str:
         """What may be shown of a text: no secrets, no control characters, no markup."""
@@ -56,6 +71,7 @@ class Terminal:
 
     def say(self, sentence: str) -> None:
         """One line on stderr."""
+        self.also(sentence)
         if self._quiet:
             return
         if self.err.is_terminal:
@@ -69,12 +85,33 @@ class Terminal:
         if self._quiet or not self.err.is_terminal:
             yield self.say
             return
-        with self.err.status("") as status:
-            yield lambda sentence: status.update(self.shown(sentence))
+        self._busy = True
+        try:
+            with self.err.status("") as status:
+                yield lambda sentence: status.update(self.shown(sentence))
+        finally:
+            self._busy = False
+
+    def waits(self, of: tuple[str, str, float, float] | None) -> None:
+        """What is waited for longer than :data:`PATIENCE`, why, and how long it may still take; gone when it has come."""
+        if of is None:
+            if self._moving is not None:
+                self._moving.stop()
+                self._moving = None
+            return
+        what, reason, so_far, most = of
+        if so_far < PATIENCE or self._busy or self._quiet or not self.err.is_terminal:
+            return
+        said = self.shown(f"{what}: {reason} ({so_far:.0f} s so far, {most:.0f} s at most)")
+        if self._moving is None:
+            self._moving = self.err.status(said)
+            self._moving.start()
+        else:
+            self._moving.update(said)
 
     @contextmanager
     def progress(self, what: str, total: int | None, unit: str) -> Iterator[Advance]:
-        """A bar while a person looks, nothing otherwise."""
+        """A bar with the time that is left, while a person looks and it takes longer than :data:`PATIENCE`."""
         if self._quiet or not self.err.is_terminal:
             yield lambda _done: None
             return
@@ -84,10 +121,26 @@ class Terminal:
             MofNCompleteColumn(),
             TextColumn(self.shown(unit)),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.err, transient=True) as bar:
-            task = bar.add_task(self.shown(what), total=total)
-            yield lambda done: bar.advance(task, done)
+        began = time.monotonic()
+        bar = Progress(*columns, console=self.err, transient=True)
+        task = bar.add_task(self.shown(what), total=total)
+
+        def advance(done: int) -> None:
+            bar.advance(task, done)
+            if time.monotonic() - began > PATIENCE and not bar.live.is_started and not self._busy:
+                self.waits(None)
+                self._busy = True
+                bar.start()
+
+        try:
+            yield advance
+        finally:
+            if bar.live.is_started:
+                bar.stop()
+                self._busy = False
 
 
 class AskingTerminal(ConfirmedInAdvance):

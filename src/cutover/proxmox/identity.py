@@ -66,7 +66,7 @@ def _shown(value: object) -> str:
 def of(row: Mapping[str, Any], config: Mapping[str, Any]) -> Identity:
     """The identity that a guest's place (type, vmid, node) and its configuration describe. Pure."""
     nets = networks(config)
-    root = config.get("rootfs") or config.get(_boot_disk(config))
+    root = config.get("rootfs") or config.get(boot_disk(config))
     rootfs = vzdump.options(str(root))["volume"] if root else ""
     return Identity(
         "lxc" if row.get("type") == "lxc" else "vm",
@@ -79,7 +79,7 @@ def of(row: Mapping[str, Any], config: Mapping[str, Any]) -> Identity:
     )
 
 
-def _boot_disk(config: Mapping[str, Any]) -> str:
+def boot_disk(config: Mapping[str, Any]) -> str:
     """The disk that a VM boots from, by its boot order; else its first one."""
     disks = [
         key for key in sorted(config) if re.fullmatch(r"(scsi|virtio|sata|ide)\d+", key) and "media=cdrom" not in str(config[key])

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cutover.core.errors import CutoverError
 from cutover.proxmox import identity
 
 if TYPE_CHECKING:
-    from cutover.proxmox.client import ProxmoxSession
+    from cutover.proxmox.client import Proxmox
+
+
+class HasProxmox(Protocol):
+    """Whatever holds a client of Proxmox."""
+
+    @property
+    def proxmox(self) -> Proxmox: ...
 
 
 @dataclass(frozen=True)
@@ -35,10 +42,10 @@ class Seen:
         return f"{'LXC' if self.kind == 'lxc' else 'VM'} {self.vmid} ({self.name})"
 
 
-def look(session: ProxmoxSession) -> list[Seen]:
-    """Every guest of the cluster that we may see, with every address that Proxmox knows of it."""
+def look(session: HasProxmox, rows: Sequence[Mapping[str, Any]] | None = None) -> list[Seen]:
+    """Every guest of the cluster that we may see, with every address that Proxmox knows of it. ``rows``: asked a moment ago."""
     found = []
-    for row in session.proxmox.guests():
+    for row in session.proxmox.guests() if rows is None else rows:
         vmid, kind = int(row["vmid"]), "lxc" if row.get("type") == "lxc" else "vm"
         running = row.get("status") == "running"
         path = f"nodes/{row['node']}/{'lxc' if kind == 'lxc' else 'qemu'}/{vmid}"
@@ -58,7 +65,7 @@ def look(session: ProxmoxSession) -> list[Seen]:
     return found
 
 
-def _interfaces(session: ProxmoxSession, path: str, kind: str) -> list[str]:
+def _interfaces(session: HasProxmox, path: str, kind: str) -> list[str]:
     """The addresses that a running guest has, from inside; not those that every machine has."""
     if kind == "lxc":
         rows = session.proxmox.list(f"{path}/interfaces")

@@ -1,0 +1,151 @@
+"""Which name servers know the guests that leave, in which zones, and by which way their records can be changed.
+
+Asked are those that Proxmox' node, the Nginx host and this machine use, and those that the operator names.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.query
+import dns.rdatatype
+import dns.reversename
+import requests
+
+from cutover.core import http
+from cutover.core.credentials import Credentials
+from cutover.core.errors import CutoverError
+from cutover.core.write_guard import WriteGuard
+from cutover.discovery.facts import Found
+
+_PATIENCE = 2.0
+
+
+def servers_in(resolv_conf: str) -> tuple[list[str], list[str]]:
+    """(name servers, search domains) of a resolv.conf, without what only its own machine can ask. Pure."""
+    servers, domains = [], []
+    for line in resolv_conf.splitlines():
+        words = line.split()
+        if words[:1] == ["nameserver"] and len(words) > 1 and not words[1].startswith(("127.", "::1", "fe80")):
+            servers.append(words[1])
+        elif words[:1] in (["search"], ["domain"]):
+            domains += words[1:]
+    return servers, domains
+
+
+def own() -> str:
+    """The resolv.conf of the operator's own machine."""
+    try:
+        return Path("/etc/resolv.conf").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def say(
+    asked: Iterable[str], domains: Iterable[str], guests: Sequence[tuple[str, str]], credentials: Credentials, found: Found
+) -> None:
+    """The servers (``host`` or ``host:port``) that know one of ``guests`` (name, address), for ``dns`` of ``site.yaml``."""
+    tried, rows, silent = [], [], []
+    for text in dict.fromkeys(asked):
+        server, port = _split(text)
+        tried.append(text)
+        zones, authoritative = _zones(server, port, guests, list(dict.fromkeys(domains)))
+        if zones is None:
+            silent.append(text)
+        elif zones:
+            rows.append(_row(server, port, zones, authoritative, credentials))
+    if rows:
+        found.add("dns", rows, "name servers that know the guests by name or address", chosen=True)
+    elif not tried or silent:
+        why = f"{', '.join(silent)} did not answer" if silent else "no name server is known"
+        found.gap("dns", why, "cat /etc/resolv.conf")
+    else:
+        found.add("dns", [], f"{', '.join(tried)} know no name of a guest that leaves", chosen=True)
+
+
+def _split(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if host and port.isdigit() and (":" not in host or host.startswith("[")):
+        return host.strip("[]"), int(port)
+    return text.strip("[]"), 53
+
+
+def _ask(server: str, port: int, name: dns.name.Name, kind: str) -> dns.message.Message | None:
+    from cutover.dns.names import _resolve
+
+    try:
+        return dns.query.udp(dns.message.make_query(name, kind), _resolve(server), port=port, timeout=_PATIENCE)
+    except (dns.exception.DNSException, OSError, ValueError, CutoverError):
+        return None
+
+
+def _zones(server: str, port: int, guests: Sequence[tuple[str, str]], domains: Sequence[str]) -> tuple[list[str] | None, bool]:
+    """(the zones in which it has one of the guests, whether it is their own server); None where it does not answer."""
+    zones, authoritative, heard = set(), False, False
+    more = set(domains)
+    questions = [(dns.reversename.from_address(address), "PTR") for _, address in guests if _is_ip(address)]
+    for name, kind in questions:
+        answer = _ask(server, port, name, kind)
+        if answer is None and not heard:
+            return None, False
+        heard = True
+        for rrset in answer.answer if answer is not None else ():
+            authoritative |= bool(answer.flags & dns.flags.AA) if answer is not None else False
+            zones.add(_zone(server, port, name))
+            more |= {item.target.parent().to_text() for item in rrset if rrset.rdtype == dns.rdatatype.PTR}
+    for label, address in guests:
+        for domain in more:
+            name = dns.name.from_text(label, dns.name.from_text(domain))
+            answer = _ask(server, port, name, "AAAA" if ":" in address else "A")
+            heard |= answer is not None
+            if answer is not None and answer.answer:
+                authoritative |= bool(answer.flags & dns.flags.AA)
+                zones.add(_zone(server, port, name))
+    return (sorted(zone for zone in zones if zone) if heard else None), authoritative
+
+
+def _zone(server: str, port: int, name: dns.name.Name) -> str:
+    """The zone that a name is in, by its SOA."""
+    answer = _ask(server, port, name, "SOA")
+    for section in (answer.answer, answer.authority) if answer is not None else ():
+        for rrset in section:
+            if rrset.rdtype == dns.rdatatype.SOA:
+                return rrset.name.to_text(omit_final_dot=True)
+    return ""
+
+
+def _row(server: str, port: int, zones: Sequence[str], authoritative: bool, credentials: Credentials) -> dict[str, Any]:
+    for kind, path in (("pihole", "/api/auth"), ("adguard", "/control/status")):
+        for scheme in ("https", "http"):
+            if _is(f"{scheme}://{server}{path}", kind):
+                return {"kind": kind, "url": f"{scheme}://{server}"} | ({"insecure": True} if scheme == "http" else {})
+    if authoritative and credentials.get("DNS_TSIG_NAME"):
+        return {"kind": "rfc2136", "server": server, "port": port, "zones": list(zones)}
+    return {"kind": "report", "server": server, "port": port}
+
+
+def _is(url: str, kind: str) -> bool:
+    try:
+        with http.session(WriteGuard(), timeout=(1.0, _PATIENCE)) as session:
+            answer = session.get(url)
+            said = answer.json() if kind == "pihole" else {}
+    except (CutoverError, requests.RequestException, ValueError):
+        return False
+    if kind == "pihole":
+        return isinstance(said, dict) and "session" in said
+    return answer.status_code in {200, 401, 403} and "adguard" in (answer.text + str(answer.headers)).lower()
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

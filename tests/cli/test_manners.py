@@ -1,0 +1,185 @@
+"""What stands before the verb: keys from files, every request in a line, a log, and plain output."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cutover.cli import init, terminal
+from cutover.cli.app import app
+from cutover.cli.output import Output
+from cutover.cli.terminal import Terminal
+from cutover.core import trace, wait
+from cutover.core.credentials import NAMES, Credentials
+from cutover.core.errors import Refused, WrongUsage
+from cutover.core.key_files import of_env_file
+from cutover.discovery.facts import Found
+from cutover.phases import registry as phases
+from cutover.proxmox import privileges
+from cutover.site.load import load
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "hush-hush-0123"
+EMPTY = dict.fromkeys(NAMES, "") | {"CREDENTIALS_DIRECTORY": "", "CUTOVER_STATE_DIR": ""}
+
+
+def run(*words: str, **env: str) -> tuple[int, str]:
+    ended = CliRunner().invoke(app, list(words), env=EMPTY | env)
+    return ended.exit_code, ended.output
+
+
+class TestKeys:
+    def test_the_lines_for_a_shell_are_a_file_that_is_read(self, tmp_path: Path) -> None:
+        code, lines = run("keys", "--shell", "--step", "resize", QDRANT_API_KEY=KEY)
+        assert code == 0
+        assert KEY not in lines
+        file = tmp_path / "keys.env"
+        file.write_text(lines.replace("PORTAINER_API_KEY=''", "PORTAINER_API_KEY='ptr_x'"))
+        file.chmod(0o600)
+        assert of_env_file(file) == {"PROXMOX_TOKEN_ID": "cutover@pve!resize", "PORTAINER_API_KEY": "ptr_x"}
+        done = subprocess.run(["sh", "-euc", f". {file}; echo $PROXMOX_TOKEN_ID"], capture_output=True, text=True, check=True)
+        assert done.stdout == "cutover@pve!resize\n"
+
+    @pytest.mark.parametrize("step", privileges.STEPS)
+    def test_keys_and_rights_name_the_same_token(self, step: privileges.Step) -> None:
+        _, lines = run("keys", "--shell", "--step", step)
+        (token,) = re.findall(r"PROXMOX_TOKEN_ID='([^']+)'", lines)
+        user, _, name = token.partition("!")
+        assert f"pveum user token add {user} {name} --privsep 1" in privileges.commands(load(ROOT / "site.yaml"), step)
+
+    def test_every_step_that_acts_on_proxmox_has_such_a_token(self) -> None:
+        assert {one.privileges for one in phases.PHASES if one.privileges is not None} <= set(privileges.STEPS)
+        assert run("keys", "--step", "switch")[0] == 2
+
+    def test_a_file_that_others_can_read_stops_every_command(self, tmp_path: Path) -> None:
+        file = tmp_path / "keys.env"
+        file.write_text(f"QDRANT_API_KEY={KEY}\n")
+        file.chmod(0o644)
+        code, said = run("--env-file", str(file), "keys")
+        assert code == 2
+        assert "is not used: others can read it" in said
+        file.chmod(0o600)
+        code, said = run("--env-file", str(file), "keys")
+        assert f"set (from {file})" in said.replace("\n", "")
+        assert KEY not in said
+
+
+class TestWhatIsSent:
+    def test_every_request_is_a_line_without_keys_and_the_log_is_the_operators_alone(self, tmp_path: Path) -> None:
+        site = tmp_path / "site.yaml"
+        text = (ROOT / "site.yaml").read_text(encoding="utf-8")
+        site.write_text(text.replace("http://nginx.home.arpa:8000", f"http://127.0.0.1:9/{KEY}"))
+        log = tmp_path / "log"
+        words = ["--verbose", "--log", str(log), "check", "--criterion", "D3", "--site", str(site)]
+        _, said = run(*words, "--state-dir", str(tmp_path / "state"), VLLM_API_KEY=KEY)
+        (line,) = re.findall(r"GET http://127\.0\.0\.1:9/\S+ -> no answer: connection refused", said)[:1]
+        kept = log.read_text(encoding="utf-8")
+        assert line in kept
+        assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z D3 ", kept)
+        assert log.stat().st_mode & 0o777 == 0o600
+        assert KEY not in said + kept
+
+    def test_a_log_that_cannot_be_written_is_said_before_anything_is_asked(self) -> None:
+        code, said = run("--log", "/proc/none/log", "keys")
+        assert code == 2
+        assert "The log /proc/none/log cannot be written" in said
+
+    def test_nobody_hears_after_the_end(self) -> None:
+        heard: list[str] = []
+        with trace.listening(heard.append):
+            trace.Asked("GET a").answered("200")
+        trace.Asked("GET b").answered("200")
+        assert [re.sub(r"\d+ ms", "0 ms", one) for one in heard] == ["GET a -> 200 (0 ms)"]
+
+
+@pytest.mark.parametrize("words", [["--plain"], []])
+def test_plain_and_no_color_leave_no_colours(words: list[str]) -> None:
+    env = os.environ | EMPTY | {"PYTHONPATH": str(ROOT / "src"), "FORCE_COLOR": "1"} | ({} if words else {"NO_COLOR": "1"})
+    done = subprocess.run(
+        [sys.executable, "-m", "cutover", *words, "keys"], env=env, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", done.stdout)
+
+
+class TestProgress:
+    @pytest.fixture
+    def shown(self, monkeypatch: pytest.MonkeyPatch) -> tuple[Terminal, io.StringIO]:
+        monkeypatch.setattr(terminal, "PATIENCE", 0.0)
+        made, out = Terminal(Credentials({})), io.StringIO()
+        made.err = Console(file=out, force_terminal=True, width=100)  # type: ignore[assignment]
+        return made, out
+
+    def test_long_work_shows_how_far_it_is_and_what_is_left(self, shown: tuple[Terminal, io.StringIO]) -> None:
+        with shown[0].progress("Comparing digits", 1000, "records") as advance:
+            advance(500)
+        assert "Comparing digits" in shown[1].getvalue()
+        assert "left" in shown[1].getvalue()
+
+    def test_short_work_shows_nothing(self, shown: tuple[Terminal, io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(terminal, "PATIENCE", 60.0)
+        with shown[0].progress("Comparing digits", 1000, "records") as advance:
+            advance(500)
+        assert shown[1].getvalue() == ""
+
+    def test_a_wait_says_for_what_why_and_how_long_it_may_take(self, shown: tuple[Terminal, io.StringIO]) -> None:
+        answers = [wait.Not("the task runs"), wait.Not("the task runs"), 7]
+        with wait.observed(shown[0].waits):
+            assert wait.wait_until(lambda: answers.pop(0), deadline=60, what="The backup", every=0.001) == 7
+        assert "The backup: the task runs (0 s so far, 60 s at most)" in shown[1].getvalue()
+        assert shown[0]._moving is None
+
+    def test_a_wait_inside_of_a_bar_does_not_disturb_it(self, shown: tuple[Terminal, io.StringIO]) -> None:
+        answers = [wait.Not("not yet"), 7]
+        with wait.observed(shown[0].waits), shown[0].progress("Copying", 10, "records") as advance:
+            advance(1)
+            wait.wait_until(lambda: answers.pop(0), deadline=60, what="A snapshot", every=0.001)
+        assert "Copying" in shown[1].getvalue()
+
+
+class TestInit:
+    def test_without_a_token_nothing_is_asked(self, tmp_path: Path) -> None:
+        code, said = run("init", "--proxmox", "127.0.0.1", "--site", str(tmp_path / "site.yaml"))
+        assert code == 2
+        assert "PROXMOX_TOKEN_ID is not set" in said
+        assert not (tmp_path / "site.yaml").exists()
+
+    def test_an_address_that_nobody_says_is_asked_for_by_its_option(self, tmp_path: Path) -> None:
+        code, said = run("init", "--site", str(tmp_path / "site.yaml"), PROXMOX_TOKEN_ID="a@pve!b", PROXMOX_TOKEN_SECRET=KEY)
+        assert code == 2
+        assert "Give --proxmox" in said
+
+    @pytest.mark.parametrize("said", ["elsewhere=1", "old=", "old"])
+    def test_a_part_that_the_plan_does_not_have_is_a_mistake(self, said: str) -> None:
+        with pytest.raises(WrongUsage, match="is not PART=ID or PART=NAME"):
+            init.of_guests([said])
+
+    @pytest.mark.parametrize("text", ["- a\n", "a: [\n", "\x00"])
+    def test_a_file_that_is_no_site_file_is_left_alone(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "site.yaml").write_text(text)
+        with pytest.raises(WrongUsage, match="is there and"):
+            init.earlier(tmp_path / "site.yaml")
+
+    def test_another_file_is_shown_as_a_difference_and_written_only_after_a_yes(self, tmp_path: Path) -> None:
+        file = tmp_path / "site.yaml"
+        text = (ROOT / "site.yaml").read_text(encoding="utf-8")
+        file.write_text(text)
+        file.chmod(0o640)
+        found = Found()
+        found.add("resize.before", {"cores": 5, "memory_mb": 8192, "disk_gb": 100}, "what VM 1001 has now")
+        output = Output.of("init", as_json=False)
+        tree = init.earlier(file)[1]
+        with pytest.raises(Refused, match="Write that into"):
+            init._over(output, file, text, found, tree, yes=False)
+        assert file.read_text(encoding="utf-8") == text
+        assert init._over(output, file, text, found, tree, yes=True) == 0
+        assert load(file).resize.before.cores == 5
+        assert file.stat().st_mode & 0o777 == 0o640
+        assert init._over(output, file, file.read_text(), found, init.earlier(file)[1], yes=False) == 0

@@ -1,0 +1,176 @@
+"""What is made of the servers' answers: which guest is which, where users come in, and what of a file is changed."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from cutover.discovery import edit, guests, names, nginx, portainer, survey
+from cutover.discovery.facts import Fact, Found, differences
+from cutover.gate import nginx_conf
+from cutover.proxmox.inventory import Seen
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = (ROOT / "site.yaml").read_text(encoding="utf-8")
+
+
+def seen(vmid: int, name: str, kind: str = "lxc", *addresses: str) -> Seen:
+    return Seen(vmid, kind, name, "pve", running=True, addresses=dict.fromkeys(addresses, "its own interfaces"))
+
+
+class TestWhichGuestIsWhich:
+    def test_a_name_that_one_guest_alone_has_comes_before_an_id(self) -> None:
+        roles, legacy = guests.assign(
+            [seen(101, "postgres"), seen(207, "nginx-edge"), seen(310, "vllm"), seen(400, "qdrant"), seen(952, "mail"), seen(1001, "docker", "vm")],
+            {},
+        )  # fmt: skip
+        assert {role: guest.vmid for role, (guest, _) in roles.items()} == {"nginx": 207, "vllm": 310, "old": 400, "new": 1001}
+        assert "look twice" in roles["new"][1]
+        assert legacy == []
+
+    def test_of_several_with_the_name_the_plans_id_counts_and_else_nobody_is_chosen(self) -> None:
+        roles, _ = guests.assign([seen(952, "qdrant"), seen(12, "qdrant"), seen(13, "nginx"), seen(14, "nginx")], {})
+        assert {role: guest.vmid for role, (guest, _) in roles.items()} == {"old": 952}
+
+    def test_what_the_operator_says_counts(self) -> None:
+        everybody = [seen(952, "qdrant"), seen(12, "vectors"), seen(950, "keep-me"), seen(13, "cache")]
+        roles, legacy = guests.assign(everybody, {"old": "vectors", "legacy": "13"})
+        assert roles["old"][0].vmid == 12
+        assert [guest.vmid for guest, _ in legacy] == [13]
+
+    def test_a_virtual_machine_with_a_legacy_id_is_not_one_that_is_deleted(self) -> None:
+        assert guests.assign([seen(950, "important", "vm"), seen(951, "old-stuff")], {})[1] == [
+            (seen(951, "old-stuff"), "the plan's id")
+        ]
+
+    @pytest.mark.parametrize(
+        ("addresses", "config", "wanted"),
+        [
+            (["172.17.0.1", "10.1.2.3"], {}, "10.1.2.3"),
+            (["fd00::5", "10.9.0.4"], {}, "10.9.0.4"),
+            (["10.1.2.3", "192.168.7.7"], {"net0": "name=eth0,ip=192.168.7.7/24"}, "192.168.7.7"),
+            (["fd00::5"], {}, "fd00::5"),
+            ([], {}, ""),
+        ],
+    )
+    def test_its_address_is_the_given_one_or_one_in_its_nodes_network(
+        self, addresses: list[str], config: Any, wanted: str
+    ) -> None:
+        guest = seen(1, "a", "vm", *addresses)
+        known = guests.Guests([guest], {}, [], {1: config}, [ipaddress.ip_network("10.1.2.0/24")])
+        assert known.address_of(guest)[0] == wanted
+
+
+class TestWhereUsersComeIn:
+    @pytest.mark.parametrize(
+        ("server", "urls"),
+        [
+            ("listen 6333; location / { proxy_pass http://10.0.0.5:6333; }", ["http://10.0.0.1:6333"]),
+            ("listen 10.0.0.9:80; location / { proxy_pass http://10.0.0.5:6333; }", ["http://10.0.0.9"]),
+            ("location / { proxy_pass http://10.0.0.5:6333; }", ["http://10.0.0.1"]),
+            (
+                "listen 443 ssl; listen [::]:443 ssl; server_name _ q.example.org; location / { proxy_pass http://10.0.0.5:6333; }",
+                ["https://q.example.org", "https://10.0.0.1"],
+            ),
+            ("listen 80; location /qdrant/ { proxy_pass http://10.0.0.5:6333/; }", ["http://10.0.0.1/qdrant"]),
+            ("listen unix:/run/q.sock; listen *:8080; location / { proxy_pass http://10.0.0.5:6333; }", ["http://10.0.0.1:8080"]),
+            ("listen 80; location ~ ^/c { proxy_pass http://10.0.0.5:6333; }", ["http://10.0.0.1"]),
+        ],
+    )
+    def test_listen_name_and_path_make_the_address(self, server: str, urls: list[str]) -> None:
+        text = f"http {{ server {{ {server} }} }}"
+        configuration = nginx_conf.assembled("/n.conf", {"/n.conf": text})
+        assert list(dict.fromkeys(nginx._urls(configuration, ["/n.conf:1"], "10.0.0.1"))) == urls
+
+    def test_upstreams_are_targets_as_well(self) -> None:
+        text = "http { upstream q { server 10.0.0.5:6333; } server { location / { proxy_pass http://q; } } }"
+        assert "10.0.0.5:6333" in nginx._targets(nginx_conf.assembled("/n.conf", {"/n.conf": text}))
+
+
+@pytest.mark.parametrize(
+    ("remote", "url"),
+    [
+        ("git@github.com:you/site.git", "https://github.com/you/site.git"),
+        ("ssh://git@git.home.arpa:2222/infra/site.git", "https://git.home.arpa/infra/site.git"),
+        ("ssh://git@git.home.arpa/infra/site.git", "https://git.home.arpa/infra/site.git"),
+        ("https://me:hush@git.home.arpa/a.git", "https://git.home.arpa/a.git"),
+        ("http://10.0.0.20:8418/site.git", "http://10.0.0.20:8418/site.git"),
+        ("/srv/git/site.git", ""),
+    ],
+)
+def test_a_remote_for_ssh_is_one_for_https_and_no_password_stays(remote: str, url: str) -> None:
+    assert portainer.over_https(remote) == url
+
+
+def test_a_resolver_that_only_its_own_machine_can_ask_is_left_out() -> None:
+    text = "nameserver 127.0.0.53\nnameserver 10.0.0.53\n# nameserver 1.1.1.1\nsearch home.arpa lan\n"
+    assert names.servers_in(text) == (["10.0.0.53"], ["home.arpa", "lan"])
+
+
+@pytest.mark.parametrize(
+    ("said", "url"),
+    [
+        ("pve", "https://pve:8006"), ("10.0.0.2", "https://10.0.0.2:8006"), ("pve:443", "https://pve:443"),
+        ("https://pve.home.arpa", "https://pve.home.arpa"), ("https://pve:8006/", "https://pve:8006"),
+    ],
+)  # fmt: skip
+def test_an_address_may_be_typed_short(said: str, url: str) -> None:
+    assert survey.with_scheme(said, 8006) == url
+
+
+class TestTheFile:
+    def test_only_the_value_is_changed_and_a_line_says_who_told_it(self) -> None:
+        fact = Fact(("resize", "before"), {"cores": 3, "memory_mb": 1, "disk_gb": 2}, "what VM 7 has now")
+        made = edit.change(SHIPPED, [fact])
+        added = "  # found: what VM 7 has now\n  before: {cores: 3, memory_mb: 1, disk_gb: 2}\n"
+        assert made == SHIPPED.replace("  before: {cores: 4, memory_mb: 8192, disk_gb: 100}\n", added)
+        assert edit.change(made, [fact]) == made
+
+    @pytest.mark.parametrize(
+        ("where", "value"),
+        [
+            ("dns", []), ("dns", [{"kind": "report", "server": "10.0.0.1"}, {"kind": "report", "server": "::1"}]),
+            ("guests.legacy", [{"vmid": 7, "kind": "lxc", "name": "a", "address": "10.0.0.9"}]), ("guests.legacy", []),
+            ("guests.old.node", "pve2"), ("proxmox.insecure", True), ("nginx.shell", ["ssh", "root@x", "101", "--", "a b", "#"]),
+            ("proxmox.ca_file", "/etc/: #x"), ("name", "null"), ("portainer.auto_update", {"mode": "none"}), ("new.part", 1),
+            ("qdrant.version", "1.20.0"), ("resize.after.cores", 12), ("limits.overcommit", 1.5), ("name", "ünicode"), ("name", "1e3"),
+        ],
+    )  # fmt: skip
+    def test_every_kind_of_value_is_read_back_as_it_was_meant(self, where: str, value: Any) -> None:
+        path = tuple(where.split("."))
+        made = edit.change(SHIPPED, [Fact(path, value, "somebody")])
+        node, expected = YAML(typ="safe").load(made), YAML(typ="safe").load(SHIPPED)
+        inner = expected
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1]] = value
+        assert node == expected
+        assert made.count("#") >= SHIPPED.count("#") + 1, "a comment was lost"
+
+    def test_a_gap_is_marked_with_the_command_and_no_value(self) -> None:
+        found = Found()
+        found.gap("qdrant.image", "no registry answers", "docker buildx imagetools inspect qdrant/qdrant")
+        text = survey.fresh(found, "2026-01-01")
+        assert (
+            "  # GAP: no registry answers. This would tell: docker buildx imagetools inspect qdrant/qdrant\n  image: null\n"
+            in text
+        )
+
+    def test_a_file_that_says_the_same_in_other_words_is_no_difference(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            socket, "getaddrinfo", lambda name, *_, **__: [(0, 0, 0, "", ("10.0.0.7" if name == "q.lan" else name, 0))]
+        )
+        found = Found()
+        found.add("guests.old", {"vmid": 952, "kind": "lxc", "name": "qdrant", "address": "10.0.0.7"}, "Proxmox")
+        found.add("portainer.url", "https://p:9443", "you")
+        found.add("name", "chosen-otherwise", "the cluster's name", chosen=True)
+        tree = {"guests": {"old": {"vmid": 952, "kind": "lxc", "name": "qdrant", "address": "q.lan", "node": "pve"}}}
+        assert differences(found, {**tree, "portainer": {"url": "https://p:9443/"}, "name": "home"}) == []
+        tree["guests"]["old"]["address"] = "10.0.0.8"
+        (apart, _) = differences(found, tree)
+        assert str(apart) == "guests.old is address 10.0.0.8 in site.yaml and address 10.0.0.7 by Proxmox"
