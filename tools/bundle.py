@@ -65,7 +65,7 @@ def linters() -> Sequence[Linter]:
     """Every linter with its files. Those without files are left out."""
     composes = tuple(sorted((ROOT / "stacks").glob("*/docker-compose.yml")))
     yamls = (*workflows(), *sorted((ROOT / ".github").glob("*.yaml")), *composes, ROOT / "site.yaml")
-    recipes = tuple(sorted((ROOT / "lab/images").glob("*.Dockerfile")))
+    recipes = (ROOT / "Containerfile", *sorted((ROOT / "lab/images").glob("*.Dockerfile")))
     schema = ("check-jsonschema", "--quiet", "--builtin-schema")
     every = (
         Linter("zizmor, pedantic", ("zizmor", "--quiet", "--offline", "--persona", "pedantic"), (ROOT / ".github",), "zizmor"),

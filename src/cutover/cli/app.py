@@ -452,6 +452,20 @@ def pin_command(
     _guarded("pin", site, state_dir, as_json, work)
 
 
+@app.command("stack", help="Print the stack's compose file for this site: commit it where Portainer reads it.")
+def stack_command(site: SiteFile = SITE, as_json: AsJson = False) -> None:
+    """Contacts nothing."""
+
+    def work(output: Output) -> int:
+        from cutover.portainer import shipped
+
+        output.data["compose_file"] = shipped.compose_file(load(site))
+        output.whole(output.data["compose_file"].rstrip("\n"))
+        return 0
+
+    _end("stack", as_json, work)
+
+
 @app.command("history", help="The journal, readable.")
 def history_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
     """Every act with its outcome."""

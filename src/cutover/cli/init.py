@@ -153,7 +153,6 @@ def _say_rest(output: Output, file: Path, found: Found) -> None:
     new = found.get("guests.new")
     published = re.findall(r'- "?([\w.\[\]:]+):\d+:6333"?', compose.read_text(encoding="utf-8")) if compose.is_file() else []
     if new and published and new["address"] not in published:
-        output.line(
-            f"{compose} publishes Qdrant on {shown(published)}; this VM has {new['address']}: change and merge it.", mark="!"
-        )
+        said = f"{compose} publishes Qdrant on {shown(published)}; `cutover stack` prints it for this site."
+        output.line(said, "yellow", mark="!")
     output.line("Next: `cutover check --moment before`.")

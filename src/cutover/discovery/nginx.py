@@ -203,7 +203,8 @@ def _say_public(
         return
     best, tried = (proved or urls)[0], "; it answers there" if proved else ""
     where = passing[0] if passing else ""
-    found.add(name, best, f"the server block of {where}{tried}", also=urls)
+    # Users may have another name for it, which no file here knows.
+    found.add(name, best, f"the server block of {where}{tried}", chosen=True)
 
 
 def _urls(configuration: Configuration, passing: Sequence[str], address: str) -> Iterator[str]:

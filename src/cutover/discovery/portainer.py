@@ -62,8 +62,8 @@ def say_repository(stack: Stack | None, found: Found, credentials: Credentials, 
         found.add("portainer.repository", stack.repository, f"Portainer's stack {stack.name}")
         found.add("portainer.reference", stack.reference, f"Portainer's stack {stack.name}")
         found.add("portainer.compose_file", stack.file, f"Portainer's stack {stack.name}")
-        if update := _auto_update(stack.auto_update):
-            found.add("portainer.auto_update", update, f"Portainer's stack {stack.name}")
+        if stack.source is None:  # newer versions keep the interval with the source
+            found.add("portainer.auto_update", _auto_update(stack.auto_update), f"Portainer's stack {stack.name}")
         return
     url = repository or over_https(_origin(folder))
     source = "you" if repository else f"`git remote` of {folder}"
