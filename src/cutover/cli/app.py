@@ -24,7 +24,7 @@ from cutover.cli.output import Output
 from cutover.cli.settings import Settings, exports, plain_asked
 from cutover.cli.terminal import AskingTerminal
 from cutover.context import Context
-from cutover.core import crash_log
+from cutover.core import crash_log, files
 from cutover.core.credentials import NAMES
 from cutover.core.errors import CutoverError, Refused, WrongUsage
 from cutover.core.journal import Journal, usable
@@ -366,31 +366,56 @@ def _compared(criterion: str, title: str, finding: Finding) -> Check:
     return Check(criterion, title, frozenset({Moment.AFTER}), lambda _: finding)
 
 
-@app.command("report", help="Merge acceptance reports: the latest of the live site, the container lab and the embedded lab.")
+@app.command("report", help="Merge acceptance reports, and make the page of the evening for who decides (evening.html).")
 def report_command(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders with an acceptance.json.")],
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FOLDER...]", help="Folders with an acceptance.json; none: the journal alone.")
+    ] = None,
     into: Annotated[Path, typer.Option("--into", help="Where acceptance.html, .md and .json are written.")] = Path("acceptance"),
     waivers: Annotated[
         Path | None, typer.Option("--waivers", help="The waivers; default: waivers.yaml beside the site file.")
     ] = None,
     site: SiteFile = SITE,
+    state_dir: StateDir = STATE,
     as_json: AsJson = False,
 ) -> None:
     """Contacts nothing."""
 
     def work(output: Output) -> int:
-        from cutover.report import files, model
+        from cutover.report import files as reports_of
+        from cutover.report import model
 
-        reports = [files.read(folder) for folder in folders]
+        if not folders:
+            said = _evening(site, state_dir, into, "")
+            output.data["files"] = [said]
+            output.line(f"Written: {said}")
+            return 0
+
+        reports = [reports_of.read(folder) for folder in folders]
         known = {c.id for report in reports for c in report.criteria}
-        merged = model.merge(reports, files.waivers_of(waivers or site.parent / "waivers.yaml", known))
-        written = [str(file) for file in files.write(merged, into)]
+        merged = model.merge(reports, reports_of.waivers_of(waivers or site.parent / "waivers.yaml", known))
+        written = [str(file) for file in reports_of.write(merged, into)]
+        if site.exists() and (state_dir / "journal.jsonl").exists():
+            written.append(_evening(site, state_dir, into, f"{merged.headline()} {merged.summary()}"))
         output.data |= {"headline": merged.headline(), "summary": merged.summary(), "files": written}
         for said in (merged.headline(), merged.summary(), f"Written: {', '.join(written)}"):
             output.line(said)
         return 1 if any(row.verdict == "not met" and not row.waived for row in merged.rows()) else 0
 
     _end("report", as_json, work)
+
+
+def _evening(site_file: Path, state_dir: Path, into: Path, criteria: str) -> str:
+    """The page of the evening, from the journal; where it was written."""
+    from cutover.report import evening
+
+    site = load(site_file)
+    usable(state_dir, writing=False)
+    entries = Journal(state_dir, site.name).entries()
+    made = evening.of(site.name, entries, [(name, step.title) for name, step in plan.steps(site)], criteria)
+    into.mkdir(parents=True, exist_ok=True)
+    files.replace(into / "evening.html", evening.page(made), mode=files.PUBLIC)
+    return str(into / "evening.html")
 
 
 @app.command("status", help="Where the move is, what it waits for, and what you can do.")

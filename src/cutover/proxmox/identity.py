@@ -11,6 +11,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -137,6 +138,8 @@ def seen_addresses(interfaces: Sequence[Mapping[str, Any]] | None, config: Mappi
 
 def resolved(host: str) -> tuple[str, ...]:
     """The addresses of ``site.yaml``'s word for a guest: an address as it is, a name by this machine's resolver."""
+    with suppress(ValueError):
+        return clean([str(ipaddress.ip_address(host))])
     try:
         return clean([str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)])
     except OSError:

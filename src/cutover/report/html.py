@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from cutover import __version__
 from cutover.core.text import plain
 from cutover.report.chart import BIN, Move, describe, svg
 from cutover.report.model import MARK, PLACES, Evidence, Place, Report, Row, Run, headline, said_of_waiver, summary
@@ -13,7 +14,7 @@ from cutover.report.model import MARK, PLACES, Evidence, Place, Report, Row, Run
 #: More pictures than these say nothing new.
 MOST_PICTURES = 3
 
-_STYLE = """
+STYLE = """
 :root{color-scheme:light dark;--ink:#1b1b1b;--soft:#575757;--paper:#fff;--raised:#f5f5f3;--line:#d6d6d2;
 --met:#0b6b2e;--un:#a8071a;--open:#7a4d00;--old:#3d6fb4;--new:#c2571a;--wait:#6b6b6b;--hold:#f3e7b8}
 @media screen and (prefers-color-scheme:dark){:root{--ink:#ececea;--soft:#b3b3ae;--paper:#141413;--raised:#20201e;--line:#3f3f3b;
@@ -97,9 +98,9 @@ def page(report: Report) -> str:
     return (
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width,initial-scale=1'>"
-        f"<title>Acceptance of {e(site or 'the move')}</title><style>{_STYLE}</style></head><body>\n"
+        f"<title>Acceptance of {e(site or 'the move')}</title><style>{STYLE}</style></head><body>\n"
         + "\n".join(body)
-        + "\n</main></body></html>\n"
+        + f"\n</main><footer class=soft>Made by cutover {e(__version__)}.</footer></body></html>\n"
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, Literal
 
+from cutover import __version__
 from cutover.core.errors import WrongUsage
 
 FORMAT = 1
@@ -257,6 +258,7 @@ class Report:
         found = self.rows()
         return {
             "format": FORMAT,
+            "tool": f"cutover {__version__}",
             "headline": headline(found),
             "summary": summary(found, self.site),
             "criteria": [_plain(row) for row in found],
