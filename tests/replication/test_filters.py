@@ -43,6 +43,9 @@ class Log:
     def end(self) -> int:
         return self.lines[-1].offset if self.lines else 0
 
+    def log_end(self) -> int:
+        return self.end()
+
     def add(self, began: int, method: str, uri: str, body: Any, status: int) -> None:
         name = f"{len(self.lines):08d}"
         self.content[name] = b"" if body is None else json.dumps(body).encode()

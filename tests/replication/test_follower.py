@@ -43,6 +43,9 @@ class Record:
         """The last write began when the one before had ended."""
         self.lines[-1] = replace(self.lines[-1], began=self.lines[-1].offset - 10)
 
+    def log_end(self) -> int:
+        return self.lines[-1].offset if self.lines else 0
+
     def read_log(self, from_offset: Any) -> Any:
         return [line for line in self.lines if line.offset > from_offset]
 
@@ -103,6 +106,29 @@ def stage(servers: Any, tmp_path: Any) -> Any:
 
         follower = Follower(record, old, new, Position(), tmp_path / "follow.json", copy_collection=copy, may_replace=True)
         yield Stage(old, new, record, follower, Application(old, record, "old"))
+
+
+def test_what_may_be_on_the_other_server_before_its_line_was_read_is_known(stage: Any) -> None:
+    """A record is read as it is, not as the line left it; a way back from the records has to know how far that reaches."""
+    stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"tag": "a"}, "points": [1]})
+    saved: list[Any] = []
+    plain: Any = stage.old.records
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        saved.append(Position.load(stage.follower.path))
+        vars(stage.old).pop("records")
+        stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"tag": "b"}, "points": [1]})
+        return plain(*args, **kwargs)
+
+    stage.old.records = meanwhile
+    stage.follower.round()
+    assert (saved[0].ahead, saved[0].offset) == (None, 0), "a tool that is killed here leaves word of it"
+    found: Any = Position.load(stage.follower.path)
+    assert (found.offset, found.ahead) == (100, 200)
+    assert json.loads(stage.new.records("docs", [1]))["result"][0]["payload"]["tag"] == "b"
+    stage.follower.round()
+    found = Position.load(stage.follower.path)
+    assert (found.offset, found.ahead) == (200, 200)
 
 
 def same(stage: Any) -> Any:

@@ -80,6 +80,16 @@ def _write(began: int, ended: int, body: Any, uri: str = f"{DOCS}/points/delete"
     return Write(ended, 0.0, "POST", uri, status, side, "x", began), json.dumps(body).encode()
 
 
+def test_writes_by_filter_that_may_meet_a_later_state_are_named() -> None:
+    early, late = _write(1, 4, {"filter": {"must": []}}), _write(8, 9, {"filter": {"must": []}})
+    plain = _write(1, 5, {"points": [1]})
+    found = replay.account([early, plain, late], {}, since=0.0, ahead=7)
+    assert found.unsure == [early[0]]
+    assert any("may mean other records" in one for one in found.sentences("the old server", "the new server"))
+    assert replay.account([early, plain, late], {}, since=0.0, ahead=None).unsure == [early[0], late[0]]
+    assert replay.account([early, plain, late], {}, since=0.0).unsure == []
+
+
 NOW = "/collections/now/points/delete"
 
 

@@ -86,11 +86,10 @@ def _account(context: Context) -> Account:
 def _without_the_new_one(context: Context, reason: str) -> Outcome:
     context.old.collections()  # the one that is needed has to answer, before anybody is asked anything
     found = _account(context)
-    kept = replay.keep_overlaps(context, found.overlapping, anew=True)
+    doubtful = {write.offset: write for write in [*found.overlapping, *found.unsure]}
+    kept = replay.keep_overlaps(context, [doubtful[offset] for offset in sorted(doubtful)], anew=True)
     said = ". ".join(found.sentences(context.old.name, context.new.name))
-    context.confirm.by_name(
-        context.site.name, f"{reason} {said}.{f' Which overlapped is in {kept}.' if found.overlapping else ''}"
-    )
+    context.confirm.by_name(context.site.name, f"{reason} {said}.{f' Which these are is in {kept}.' if doubtful else ''}")
     hold.end_abandoned(context, "back")
     switchover.need_one_that_writes(context, "back", context.old)
     done = replay.rescue(context, found, switchover.position(context, "new"))

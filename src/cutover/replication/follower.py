@@ -146,6 +146,9 @@ class Follower:
             batch, rest = rest[:taken], rest[taken:]
             for observe in self.observers:
                 observe(batch)
+            if work.collections and not held and self.position.ahead is not None:
+                self.position.ahead = None
+                self.position.save(self.path)
             self._batch(batch, work, done, passed, ends=ends, budget=budget)
             self.position.offset = batch[-1].offset
             if not held:
@@ -159,6 +162,8 @@ class Follower:
         done.lines = len(entries)
         done.seconds = time.monotonic() - began
         self.position.at = at
+        if self.position.ahead is None:
+            self.position.ahead = self.gate.log_end()
         self.position.save(self.path)
         return done
 

@@ -44,6 +44,10 @@ class Position:
     """The server that serves from then on was brought up to date from the records, without the other one."""
     doubt: str = ""
     """Why the other server is not the copy that this position takes it for; empty where it is."""
+    ahead: int | None = 0
+    """Up to where in the log the other server may hold what ``offset`` does not cover yet, because records are read as they are
+    and not as a line left them; None while a round is under way, when nobody knows.
+    """
     schema_at: dict[str, int] = field(default_factory=dict)
     """Up to where in the log indexes or settings of a collection were changed: a write that began before may have chosen its
     records by other indexes than the other server has now."""

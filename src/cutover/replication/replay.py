@@ -158,6 +158,8 @@ class Account:
     unacknowledged: int = 0
     end: int = 0
     cannot: list[str] = field(default_factory=list)
+    unsure: list[Write] = field(default_factory=list)
+    """Writes that chose records by what they hold, where the old server may hold a later state of some records already."""
     #: What later looks go on with, so that overlaps across looks are found.
     seen: Overlaps = field(default_factory=Overlaps)
 
@@ -183,6 +185,11 @@ class Account:
                 f"{len(self.overlapping)} of them were under way at the same time as another on the same records, so their order "
                 f"is not known: {shown}"
             )
+        if self.unsure:
+            said.append(
+                f"{counted(len(self.unsure), 'write')} chose records by what they hold, and {old} may hold a later state of some "
+                "of them already, so they may mean other records there"
+            )
         if self.unacknowledged:
             said.append(f"{counted(self.unacknowledged, 'write')} left out, because they were never acknowledged")
         said.append(f"Nothing can be compared with {new}")
@@ -201,11 +208,13 @@ def account(
     side: Side = "new",
     *,
     replayed: int = 0,
+    ahead: int | None = 0,
     seen: Overlaps | None = None,
 ) -> Account:
     """Read the records, in the order of the log. Changes nothing but ``seen``. ``holders`` is what every alias has pointed to.
 
     What ended before the position ``replayed`` was sent by a run before this one; it counts only where another overlaps with it.
+    ``ahead``: what began before it may be on the old server already, of single records (:class:`Position`).
     """
     found = Account(since=since, seen=seen or Overlaps())
     known = {alias: set(names) for alias, names in holders.items()}
@@ -225,6 +234,8 @@ def account(
         except NotUnderstood as error:
             found.cannot.append(f"{error} (recorded {_clock(entry.at)})")
         found.writes.append(entry)
+        if (what.filters or what.whole) and (ahead is None or entry.began < ahead):
+            found.unsure.append(entry)
     found.since = since or (found.writes[0].at if found.writes else 0.0)
     return found
 
@@ -276,7 +287,9 @@ def look(context: Context, position: Position, seen: Overlaps | None = None) -> 
     for alias, names in position.holders.items():
         holders[alias] = [*holders.get(alias, []), *names]
     replayed = max(position.offset, position.replayed)
-    return account(_only_acknowledged_have_bodies(context, entries), holders, position.at, replayed=replayed, seen=seen)
+    return account(
+        _only_acknowledged_have_bodies(context, entries), holders, position.at, replayed=replayed, ahead=position.ahead, seen=seen
+    )
 
 
 def _only_acknowledged_have_bodies(context: Context, entries: Sequence[Any]) -> Iterator[tuple[Any, bytes]]:
