@@ -524,5 +524,10 @@ class _Application:
         return wrong
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Be the application that the environment describes, until it is told to stop."""
     _Application(json.loads(os.environ["LOAD"]), os.environ["LOAD_KEY"]).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 Ready = Callable[[], str | None]
 """Answers None when the process is ready, else the reason why it is not yet."""
@@ -39,6 +40,21 @@ for group in groups:
     except (ProcessLookupError, PermissionError):
         pass
 """
+
+
+class Child(Protocol):
+    """A started program, as :class:`subprocess.Popen` and :class:`lab.forkserver.Forked` are asked."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once it has ended."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send it a signal."""
 
 
 class DidNotStart(Exception):
@@ -116,7 +132,7 @@ class Process:
         self.name = name or Path(self.argv[0]).name
         self.stop_signal = stop_signal
         self.starts = 0
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._lock = threading.RLock()
 
     @property
@@ -138,17 +154,10 @@ class Process:
             if self.alive:
                 return
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            base = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR", "TZ") if key in os.environ}
-            with self.log.open("ab") as out:
-                self._child = subprocess.Popen(
-                    self.argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    cwd=self.cwd,
-                    env={**base, **self.env},
-                    start_new_session=True,
-                )
+            base = {
+                key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "LAB_FORKSERVER") if key in os.environ
+            }
+            self._child = self._spawn({**base, **self.env})
             _alive.add(self)
             _reaper.watch(self._child.pid)
             self.starts += 1
@@ -157,6 +166,23 @@ class Process:
             except BaseException:
                 self.kill()
                 raise
+
+    def _spawn(self, env: Mapping[str, str]) -> Child:
+        with contextlib.suppress(ImportError):  # an image of the lab has this module alone
+            from lab import forkserver
+
+            if forkserver.forks(self.argv):
+                return forkserver.Forked(self.argv, env=env, cwd=self.cwd, log=self.log)
+        with self.log.open("ab") as out:
+            return subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=self.cwd,
+                env=env,
+                start_new_session=True,
+            )
 
     def wait_ready(self) -> None:
         """Wait until `ready` says so. Raises DidNotStart with the last reason when the process ends or time is up."""
@@ -193,7 +219,7 @@ class Process:
             if self._child is not None:
                 self._end_group(self._child)
 
-    def _end_group(self, child: subprocess.Popen[bytes]) -> None:
+    def _end_group(self, child: Child) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait(timeout=10)
