@@ -7,6 +7,7 @@ import pytest
 
 from cutover.qdrant.client import writes_counted
 from cutover.qdrant.limits import bytes_needed, defaults_differ, reasons_against
+from cutover.qdrant.routes import route
 from cutover.replication.bypass import Bypass, by_route, unexplained
 
 
@@ -64,3 +65,25 @@ def test_room_is_reckoned_generously() -> None:
     assert bytes_needed(info(vectors={"a": {"size": 100, "datatype": "uint8"}}, sparse_vectors={"s": {}}), 1, 0) == 2 * (
         300 + 100 + 1000
     )
+
+
+@pytest.mark.parametrize("braces", ["{name}", "{collection_name}"])
+def test_a_write_is_counted_under_the_name_of_its_route_whatever_a_release_calls_the_collection_in_it(braces: str) -> None:
+    """Seen on 1.15.5, which says {name}: every write that passed Nginx was taken for one that went round it."""
+    passed = [
+        ("PUT", "/collections/docs/points?wait=true"),
+        ("POST", "/collections/docs/points/batch"),
+        ("POST", "/collections/docs/points/payload/clear"),
+        ("PUT", "/collections/docs"),
+        ("DELETE", "/collections/docs/index/lang"),
+    ]
+    templates = [
+        f"PUT /collections/{braces}/points",
+        f"POST /collections/{braces}/points/batch",
+        f"POST /collections/{braces}/points/payload/clear",
+        f"PUT /collections/{braces}",
+        f"DELETE /collections/{braces}/index/{{field_name}}",
+    ]
+    telemetry = {"requests": {"rest": {"responses": {one: {"200": {"count": 1}} for one in templates}}}}
+    counted = by_route(writes_counted(telemetry))
+    assert counted == Counter(route(method, uri) for method, uri in passed)

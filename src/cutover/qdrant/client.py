@@ -503,11 +503,12 @@ def writes_counted(telemetry: Mapping[str, Any]) -> Counter[tuple[str, int]]:
     requests_ = telemetry.get("requests", {})
     for name, by_status in requests_.get("rest", {}).get("responses", {}).items():
         method, _, path = name.partition(" ")
-        # A template's braces match like a name does, except for the shard's number.
+        # A template's braces match like a name does, except for the shard's number. What stands in them differs between
+        # releases: {name} up to 1.15, {collection_name} since.
         path = re.sub(r"\{shard(_id)?\}", "0", path)
         if not is_read(method, path) and not leaves_data_alone(method, path):
             for status, numbers in by_status.items():
-                found[name, int(status)] += int(numbers.get("count", 0))
+                found[route(method, path), int(status)] += int(numbers.get("count", 0))
     for name, by_status in (requests_.get("grpc") or {}).get("responses", {}).items():
         if is_grpc_write(name):
             for status, numbers in by_status.items():
