@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "docs" / "guide.md", ROOT / "docs" / "threat-model.md"]
 #: Commands that are not a step of the plan.
-OTHERS = {"plan", "check", "report", "status", "history", "rights", "keys", "undo", "pin"}
+OTHERS = {"plan", "check", "report", "status", "history", "rights", "keys", "undo", "pin", "init", "stack"}
 
 
 def test_every_state_is_listed_with_what_can_be_done() -> None:
@@ -27,7 +27,7 @@ def test_every_state_is_listed_with_what_can_be_done() -> None:
 
 def test_every_command_of_the_pages_exists() -> None:
     for page in PAGES:
-        named = set(re.findall(r"\./scripts/cutover ([a-z]+)", page.read_text(encoding="utf-8")))
+        named = set(re.findall(r"\./scripts/cutover (?:--\S+ \S+ )?([a-z]+)", page.read_text(encoding="utf-8")))
         assert named <= OTHERS | set(registry.NAMES), named - OTHERS - set(registry.NAMES)
 
 

@@ -21,6 +21,7 @@ from cutover.core import trace, wait
 from cutover.core.credentials import NAMES, Credentials
 from cutover.core.errors import Refused, WrongUsage
 from cutover.core.key_files import of_env_file
+from cutover.discovery import survey
 from cutover.discovery.facts import Found
 from cutover.phases import registry as phases
 from cutover.proxmox import privileges
@@ -183,3 +184,15 @@ class TestInit:
         assert load(file).resize.before.cores == 5
         assert file.stat().st_mode & 0o777 == 0o640
         assert init._over(output, file, file.read_text(), found, init.earlier(file)[1], yes=False) == 0
+
+    def test_the_file_of_a_clone_as_it_ships_says_nothing_about_this_site(self, tmp_path: Path) -> None:
+        file = tmp_path / "site.yaml"
+        file.write_text(survey.template(), encoding="utf-8")
+        found = Found()
+        found.add("name", "mine", "the cluster's name", chosen=True)
+        text, tree = init.earlier(file)
+        fresh = survey.fresh(found, "2026-01-01")
+        with pytest.raises(Refused):
+            init._over(Output.of("init", as_json=False), file, text, found, tree, fresh, yes=False)
+        assert init._over(Output.of("init", as_json=False), file, text, found, tree, fresh, yes=True) == 0
+        assert load(file).name == "mine"

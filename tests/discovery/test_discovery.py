@@ -124,6 +124,15 @@ def test_an_address_may_be_typed_short(said: str, url: str) -> None:
 
 
 class TestTheFile:
+    def test_the_template_has_the_fields_of_the_file_that_ships(self) -> None:
+        """The values of a clone's own file are its operator's."""
+
+        def fields(node: Any) -> Any:
+            return {key: fields(inner) for key, inner in node.items()} if isinstance(node, dict) else None
+
+        ours, shipped = (YAML(typ="safe").load(text) for text in (survey.template(), SHIPPED))
+        assert fields(ours) == fields(shipped)
+
     def test_only_the_value_is_changed_and_a_line_says_who_told_it(self) -> None:
         fact = Fact(("resize", "before"), {"cores": 3, "memory_mb": 1, "disk_gb": 2}, "what VM 7 has now")
         made = edit.change(SHIPPED, [fact])
@@ -174,3 +183,17 @@ class TestTheFile:
         tree["guests"]["old"]["address"] = "10.0.0.8"
         (apart, _) = differences(found, tree)
         assert str(apart) == "guests.old is address 10.0.0.8 in site.yaml and address 10.0.0.7 by Proxmox"
+
+    def test_the_order_of_guests_and_a_name_that_nobody_can_resolve_are_none_either(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def nobody(*_: object, **__: object) -> None:
+            raise OSError
+
+        monkeypatch.setattr(socket, "getaddrinfo", nobody)
+        found = Found()
+        rows = [{"vmid": 950, "address": "10.0.0.50"}, {"vmid": 951, "address": "10.0.0.51"}]
+        found.add("guests.legacy", rows, "the plan's ids")
+        written = [{"vmid": 951, "address": "b.home.arpa"}, {"vmid": 950, "address": "10.0.0.50"}]
+        assert differences(found, {"guests": {"legacy": written}}) == []
+        assert len(differences(found, {"guests": {"legacy": [written[1], {"vmid": 952, "address": "10.0.0.51"}]}})) == 1

@@ -109,17 +109,19 @@ def run(
 ) -> int:
     """Find out, show, write. 0 where it is written or was right, 1 where the operator does not want it."""
     text, tree = earlier(file)
+    untouched = text == survey.template()  # of the plan's site, whose ids and addresses say nothing about this one
     wished = of_guests(named)
     output.use(with_keys(output))
     survey.need_token(output.credentials)
-    wishes = survey.Wishes(wished, name_servers, said.get("repository", ""), tree)
+    wishes = survey.Wishes(wished, name_servers, said.get("repository", ""), {} if untouched else tree)
     answers = AtTerminal(output.terminal, said, trusted)
     found = survey.survey(answers, wishes, output.credentials, file.absolute().parent)
     output.data["found"] = [asdict(one) | {"where": one.name} for one in found.facts.values()]
+    fresh = survey.fresh(found, f"{datetime.now(UTC):%Y-%m-%d}")
     if text:
-        code = _over(output, file, text, found, tree, yes=yes)
+        code = _over(output, file, text, found, tree, fresh if untouched else "", yes=yes)
     else:
-        files.replace(file, survey.fresh(found, f"{datetime.now(UTC):%Y-%m-%d}"), mode=0o644)
+        files.replace(file, fresh, mode=files.PUBLIC)
         told = [one for one in found.facts.values() if not one.gap]
         output.line(f"{file} is written: {len(told)} values were found out.", "b")
         code = 0
@@ -127,13 +129,14 @@ def run(
     return code
 
 
-def _over(output: Output, file: Path, text: str, found: Found, tree: Mapping[str, Any], *, yes: bool) -> int:
+def _over(output: Output, file: Path, text: str, found: Found, tree: Mapping[str, Any], fresh: str = "", *, yes: bool) -> int:
+    """Show the difference to a file that is there, and write it after a yes. ``fresh``: a whole new text in its place."""
     apart = differences(found, tree)
     output.data["differences"] = [{"where": one.fact.name, "written": one.written, "found": one.fact.value} for one in apart]
-    if not apart:
+    if not apart and not fresh:
         output.line(f"{file} says what the servers say.", "green", mark="✔")
         return 0
-    new = survey.changed(text, found, tree)
+    new = fresh or survey.changed(text, found, tree)
     for line in difflib.unified_diff(text.splitlines(), new.splitlines(), str(file), f"{file} (found)", lineterm="", n=1):
         output.line(line, {"+": "green", "-": "red"}.get(line[:1], "dim"))
     AskingTerminal(output.terminal, yes=yes).to(f"Write that into {file}?")

@@ -108,14 +108,22 @@ def differences(found: Found, tree: Mapping[str, Any], *, chosen: bool = False) 
 
 
 def same(written: Any, value: Any) -> bool:
-    """Whether a file says this, in whichever spelling: a name for its address, keys that were not found out left aside."""
+    """Whether a file says this, in whichever spelling: a name for its address, keys that were not found out left aside.
+
+    A name that stands for no address here contradicts nothing; that it cannot be resolved is what another check says.
+    """
     if isinstance(value, Mapping):
         return isinstance(written, Mapping) and all(same(written.get(key), inner) for key, inner in value.items())
     if isinstance(value, list):
-        return isinstance(written, list) and len(written) == len(value) and all(map(same, written, value))
+        fits = isinstance(written, list) and len(written) == len(value)
+        if fits and all(isinstance(inner, Mapping) for inner in value):  # guests, in whichever order
+            return all(any(same(one, inner) for one in written) for inner in value)
+        return fits and all(map(same, written, value))
     if written == value or str(written).rstrip("/") == str(value).rstrip("/"):
         return True
     try:
-        return isinstance(written, str) and str(ipaddress.ip_address(value)) in identity.resolved(written)
+        address = str(ipaddress.ip_address(value))
     except ValueError:
         return False
+    means = identity.resolved(written) if isinstance(written, str) else (None,)
+    return not means or address in means

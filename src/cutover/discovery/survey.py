@@ -23,7 +23,6 @@ from cutover.core.shell import Shell
 from cutover.core.write_guard import WriteGuard
 from cutover.discovery import guests, names, nginx, portainer, trust
 from cutover.discovery.facts import Found
-from cutover.gate import templates
 from cutover.portainer.client import Portainer
 from cutover.proxmox.client import Proxmox
 from cutover.site import schema
@@ -298,9 +297,8 @@ def _say_names(
 
 
 def template() -> str:
-    """The ``site.yaml`` that ships, into which the values are put."""
-    shipped = templates.SHIPPED / "site.yaml"
-    return (shipped if shipped.exists() else templates.SHIPPED.parent / "site.yaml").read_text(encoding="utf-8")
+    """The ``site.yaml`` that ships, into which the values are put. (The one of a clone is the operator's, and may be edited.)"""
+    return Path(__file__).with_name("template.yaml").read_text(encoding="utf-8")
 
 
 def fresh(found: Found, at: str) -> str:
