@@ -11,7 +11,10 @@ import re
 from cutover.core.errors import WrongUsage
 
 #: Release -> what was run on real servers of it.
-MEASURED = {"1.18.3": "copies, moves there and back under load, kills inside the hold, and who is let in"}
+MEASURED = {
+    "1.18.3": "copies, moves there and back under load, kills inside the hold, and who is let in",
+    "1.15.5": "a copy, moves there, back and there again under load, writes by filter with kills, and who is let in",
+}
 #: Older ones lack a route that the move needs.
 OLDEST, OLDEST_REASON = (1, 12, 0), "before 1.12.0 there is no route by which a server says whether a key may write"
 
@@ -35,4 +38,6 @@ def warning(version: str) -> str:
     """Why to be careful with this release, a sentence; empty where it was measured."""
     if version in MEASURED:
         return ""
-    return f"Qdrant {version} was not measured on real servers ({', '.join(MEASURED)} was); rehearse the move on a copy first."
+    return (
+        f"Qdrant {version} was not measured on real servers ({' and '.join(MEASURED)} were); rehearse the move on a copy first."
+    )
