@@ -1,10 +1,12 @@
 """The Qdrant client, against the real engine."""
 
 import random
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from cutover.checks.qdrant import alike
 from cutover.core.errors import Unreachable, WritesRefused
 from cutover.core.write_guard import WriteGuard
 from cutover.qdrant.client import Answered, NotThere, Qdrant, writes_counted
@@ -124,3 +126,12 @@ def test_missing_things_are_not_there(pair: Any) -> None:
 
 def test_a_server_says_how_much_it_takes_in_one_request(pair: Any) -> None:
     assert pair.old.largest_body() == 32 * 1024 * 1024
+
+
+def test_what_two_servers_do_not_say_of_themselves_is_named(pair: Any) -> None:
+    site = SimpleNamespace(qdrant=SimpleNamespace(version=pair.old.version()))
+    found = alike(cast("Any", SimpleNamespace(old=pair.old, new=pair.new, site=site)))
+    assert found.ok is True
+    assert "Not compared: what new collections get where they leave it open (strict mode, storage)" in found.sentence
+    assert "keys that this tool was not given" in found.sentence
+    assert "the largest request" not in found.sentence, "both say how much they take"
