@@ -34,6 +34,8 @@ from lab.processes import Process
 SERVER_VERSION, API_VERSION, MIN_API_VERSION, COMPOSE_VERSION = "27.3.1", "1.47", "1.24", "2.29.2"
 ENGINE_ID = "CB7R:CIRE:GOIK:JD7Z:RRO7:CM7X:MOYJ:VEBN:TRKN:TSJK:6EHT:4LH2"
 TICK = 0.05
+#: For so long the knob ``stop_held`` keeps a container from ending.
+STOP_HELD_SECONDS = 120.0
 
 
 class EngineError(Exception):
@@ -447,7 +449,9 @@ class Engine:
         with self._lock:
             process = self._processes.pop(container.id, None)
         if process is not None:
-            time.sleep(float(self.knobs.get("stop_seconds", 0)))  # a large database takes its time
+            until = time.monotonic() + STOP_HELD_SECONDS
+            while self.knobs.get("stop_held") and time.monotonic() < until:  # a large database takes its time
+                time.sleep(TICK)
             process.stop(container.grace)
             code = process.exit_code or 0
             container.exit_code = 128 - code if code < 0 else code
@@ -602,6 +606,15 @@ class Engine:
                 "read_only": bool(service.get("read_only")),
                 "cap_drop": service.get("cap_drop"),
                 "security": service.get("security_opt"),
+                "pids": int(service.get("pids_limit") or 0),
+                "ulimits": [
+                    {"Name": name, "Soft": (pair := v if isinstance(v, dict) else {"soft": v, "hard": v})["soft"], "Hard": pair["hard"]}
+                    for name, v in (service.get("ulimits") or {}).items()
+                ],
+                "log": service.get("logging") or {},
+                "tmpfs": dict((entry.partition(":")[::2]) for entry in service.get("tmpfs") or []),
+                "user": service.get("user") or "",
+                "grace": service.get("stop_grace_period") is not None,
             },
             grace=seconds(service.get("stop_grace_period"), 10.0),
         )  # fmt: skip
@@ -670,16 +683,46 @@ class Engine:
                 "NetworkMode": container.network, "PortBindings": bindings, "RestartPolicy": {"Name": container.restart, "MaximumRetryCount": 0},
                 "Memory": host.get("memory", 0), "MemoryReservation": host.get("reservation", 0), "NanoCpus": host.get("cpus", 0),
                 "ReadonlyRootfs": host.get("read_only", False), "CapDrop": host.get("cap_drop"), "SecurityOpt": host.get("security"),
-                "Privileged": False,
+                "Privileged": False, "PidsLimit": host.get("pids") or None, "Ulimits": host.get("ulimits") or [],
+                "CapAdd": None, "Tmpfs": host.get("tmpfs") or {},
+                "LogConfig": {
+                    "Type": (host.get("log") or {}).get("driver", "json-file"), "Config": (host.get("log") or {}).get("options") or {},
+                },
             },
             "Mounts": self._mounts(container),
             "Config": {
                 "Image": container.image, "Env": [f"{k}={v}" for k, v in container.environment.items()], "Cmd": container.command,
-                "Labels": container.labels, "Healthcheck": {"Test": container.health.get("test")} if container.health else None,
-                "StopTimeout": int(container.grace),
+                "Labels": container.labels, "Healthcheck": self._healthcheck(container.health), "User": host.get("user", ""),
+                **({"StopTimeout": int(container.grace)} if host.get("grace") else {}),
             },
             "NetworkSettings": {"Ports": bindings if container.state == "running" else {}, "Networks": {container.network: {}}},
         }  # fmt: skip
+
+    @staticmethod
+    def _healthcheck(said: Mapping[str, Any]) -> dict[str, Any] | None:
+        """As Docker keeps it: times in billionths of a second."""
+        if not said:
+            return None
+        times = {"interval": "Interval", "timeout": "Timeout", "start_period": "StartPeriod", "start_interval": "StartInterval"}
+        shown = {docker: int(seconds(said[name], 0.0) * 1e9) for name, docker in times.items() if said.get(name)}
+        test = said.get("test")
+        retries = {"Retries": int(said["retries"])} if said.get("retries") else {}
+        return {"Test": test if isinstance(test, list) else ["CMD-SHELL", test], **shown, **retries}
+
+    def update(self, container: Container, body: Mapping[str, Any]) -> None:
+        """``POST /containers/{id}/update``: limits and restart policy of a container that goes on running."""
+        with self._lock:
+            for name, ours in (
+                ("Memory", "memory"),
+                ("MemoryReservation", "reservation"),
+                ("NanoCpus", "cpus"),
+                ("PidsLimit", "pids"),
+            ):
+                if body.get(name):
+                    container.host[ours] = int(body[name])
+            if policy := (body.get("RestartPolicy") or {}).get("Name"):
+                container.restart = policy
+        self.save()
 
     def shown_image(self, image: Image) -> dict[str, Any]:
         """GET /images/{reference}/json."""

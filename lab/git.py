@@ -117,6 +117,10 @@ class Repository:
         """Make ``ref`` (``refs/tags/...`` or ``refs/heads/...``) point to ``commit``."""
         self._git("update-ref", ref, commit)
 
+    def annotate(self, name: str, commit: str) -> None:
+        """Make a tag that is an object of its own, with a message."""
+        self._git("tag", "--annotate", "--message", name, name, commit)
+
     def read(self, commit: str, path: str) -> str:
         """A file's text at a commit."""
         done = subprocess.run(

@@ -222,7 +222,7 @@ class Portainer:
             os.environ.update(config["docker"]["environment"])
             self.engine = DockerEngine(
                 self.folder / "compose", owner=config["docker"]["owner"], compose=compose_binary(), cores=cores, memory_mb=memory,
-                knobs=self.knobs, most_files=config["docker"].get("most_files"),
+                knobs=self.knobs,
             )  # fmt: skip
         else:
             self.engine = Engine(
@@ -842,7 +842,7 @@ class _Handler(BaseHTTPRequestHandler):
                 portainer._take_snapshot()
                 return 204, ""
             if rest.startswith("/docker/"):
-                return self._docker(portainer, method, unquote(rest.removeprefix("/docker")), query)
+                return self._docker(portainer, method, unquote(rest.removeprefix("/docker")), query, raw)
         if what == "POST /api/backup":
             self._body(raw)
             return 200, b"\x1f\x8b" + os.urandom(64)
@@ -944,7 +944,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return 204, ""
         return 405, "Method Not Allowed\n"
 
-    def _docker(self, portainer: Portainer, method: str, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
+    def _docker(self, portainer: Portainer, method: str, path: str, query: Mapping[str, str], raw: bytes) -> tuple[int, Any]:
         engine = portainer.engine
         if portainer.knobs.get("docker_down"):
             raise Answer(
@@ -993,6 +993,9 @@ class _Handler(BaseHTTPRequestHandler):
             if found[2] == "stats":
                 return 200, engine.stats(container)
             return 200, engine.log(container, int(query.get("tail") or 200))
+        if (found := re.fullmatch(r"/containers/([^/]+)/update", path)) and method == "POST":
+            engine.update(engine.find(found[1]), self._body(raw))
+            return 200, {"Warnings": None}
         if found := re.fullmatch(r"/volumes/([^/]+)", path):
             if method == "DELETE":
                 engine.remove_volume(found[1])

@@ -20,6 +20,7 @@ from cutover.gate.controller import Gate
 from cutover.phases import deploy, deploy_back, deploy_submit, deploy_undo
 from cutover.portainer import compose_file, deployment
 from cutover.portainer.client import Stack
+from cutover.portainer.git import References
 from cutover.site import schema as sites
 from cutover.state import deployment as state_of
 from lab.processes import Process, listening, running
@@ -657,7 +658,7 @@ def test_a_qdrant_without_keys_is_found_out(one: Vm1001, tmp_path: Path) -> None
     ],
 )
 def test_a_commit_is_found_by_its_references(references: dict[str, str], found: str | None) -> None:
-    assert deployment.reference_for(references, "a", preferred="refs/heads/follow") == found
+    assert deployment.reference_for(References(references, {"refs/tags/noted": "t"}), "a", preferred="refs/heads/follow") == found
 
 
 @pytest.mark.parametrize(
@@ -737,8 +738,8 @@ def test_done_means_all_of_it(want: deployment.Wanted) -> None:
 def test_how_a_container_ended_is_what_docker_knows(want: deployment.Wanted, state: dict[str, Any], said: str) -> None:
     """A memory limit, somebody's SIGKILL and a program's own end are three things; of one that runs again nobody knows."""
     seen = replace(good_seen(want), container={"Id": "c2", "RestartCount": 9, "State": state})
-    assert said in deployment.hopeless(seen)
-    assert ("exit code" in deployment.hopeless(seen)) is (state["Status"] != "running")
+    assert said in deployment.hopeless(want, seen)
+    assert ("exit code" in deployment.hopeless(want, seen)) is (state["Status"] != "running")
     if state["Status"] != "running":
         assert said in " ".join(deployment.shortfalls(want, seen))
 
@@ -748,5 +749,5 @@ def test_an_old_container_says_nothing_about_a_new_deployment(want: deployment.W
     ill = replace(
         good, container={"Id": "c1", "RestartCount": 9, "State": {"Status": "running", "Health": {"Status": "unhealthy"}}}
     )
-    assert "again and again" in deployment.hopeless(ill)
-    assert deployment.hopeless(ill, not_this_container="c1") == ""
+    assert "again and again" in deployment.hopeless(want, ill)
+    assert deployment.hopeless(want, ill, not_this_container="c1") == ""

@@ -199,8 +199,8 @@ def test_the_repositorys_env_file_is_read_as_portainer_reads_it(one: Vm1001) -> 
 
 
 def slow_to_stop(vm: Vm1001) -> None:
-    """A server that takes its time to end, so that both containers are there meanwhile."""
-    vm.knobs(stop_seconds=5.0)
+    """A server that does not end before the knob is taken back, so that both containers are there meanwhile."""
+    vm.knobs(stop_held=True)
 
 
 def begun_by_itself(vm: Vm1001) -> threading.Thread:
@@ -223,8 +223,14 @@ def test_its_own_container_is_no_stranger_while_it_is_replaced(one: Vm1001) -> N
     commit = one.merge(HARMLESS)
     work = begun_by_itself(one)
     assert "Wait for the deployment of the stack qdrant that Portainer makes by itself" in planned(one)
+
+    class LetsItEnd(SilentUi):
+        def say(self, sentence: str) -> None:
+            super().say(sentence)
+            one.knobs()
+
     context = one.run()
-    context.ui = SilentUi()
+    context.ui = LetsItEnd()
     outcome = deploy.do(context)
     context.close()
     work.join()

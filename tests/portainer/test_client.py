@@ -14,6 +14,7 @@ from cutover.core.write_guard import WriteGuard
 from cutover.portainer.client import Answered, Behaviour, Picture, Portainer, Stack, differences
 from cutover.portainer.git import Repository
 from cutover.site import load as sites
+from lab.portainer import Git as GitOfPortainer
 from tests.support.vm1001 import KEY, ROOT, Vm1001
 
 
@@ -81,6 +82,12 @@ def test_an_unknown_environment_is_said_with_the_known_ones(vm: Vm1001) -> None:
         _ = client(vm, environment="production").endpoint
 
 
+def test_an_environment_without_a_docker_engine_is_said(vm: Vm1001, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Portainer, "environments", lambda _: [{"Id": 3, "Name": "local", "Type": 5}])
+    with pytest.raises(Refused, match="The environment 'local' of Portainer is Kubernetes, and has no Docker engine"):
+        _ = client(vm).endpoint
+
+
 def test_a_certificate_that_is_not_trusted_stops_everything(vm: Vm1001) -> None:
     with pytest.raises(Unreachable, match="the certificate was not accepted"):
         _ = client(vm, ca_file=None).version
@@ -114,7 +121,8 @@ def test_a_stack_is_read_with_all_its_nulls() -> None:
 
 def test_a_file_is_read_as_a_branch_has_it(vm: Vm1001) -> None:
     repository = Repository(vm.site.portainer.repository, Credentials({}))
-    commit, text = repository.file_at("refs/heads/main", "stacks/qdrant/docker-compose.yml")
+    at = repository.file_at("refs/heads/main", "stacks/qdrant/docker-compose.yml")
+    commit, text = at.commit, at.text
     assert (commit, text) == (vm.repository.head(), vm.compose())
     assert repository.commit_of("refs/heads/main") == commit
     with pytest.raises(Refused, match=r"has no refs/heads/nope. Its branches: refs/heads/main"):
@@ -125,6 +133,23 @@ def test_a_file_is_read_as_a_branch_has_it(vm: Vm1001) -> None:
         Repository(vm.site.portainer.repository.replace("site", "nope"), Credentials({})).references()
     with pytest.raises(WritesRefused):
         repository.tag("x", commit, WriteGuard())
+
+
+def test_a_branch_that_is_gone_is_said_with_those_that_are_there(vm: Vm1001) -> None:
+    repository = Repository(vm.site.portainer.repository, Credentials({}))
+    with pytest.raises(Refused, match=r"has no refs/heads/renamed\. Its branches: .*refs/heads/main"):
+        repository.file_at("refs/heads/renamed", "stacks/qdrant/docker-compose.yml")
+
+
+def test_an_annotated_tag_has_the_commit_and_an_id_of_its_own_which_portainer_shows(vm: Vm1001) -> None:
+    commit = vm.repository.head()
+    vm.repository.annotate("noted", commit)
+    repository = Repository(vm.site.portainer.repository, Credentials({}))
+    at = repository.file_at("refs/tags/noted", "stacks/qdrant/docker-compose.yml")
+    assert (at.commit, at.shown) == (commit, GitOfPortainer.hash_of(vm.site.portainer.repository, "refs/tags/noted", None))
+    references = repository.references()
+    assert references["refs/tags/noted"] == commit != at.shown
+    assert "refs/tags/noted" in references.at(at.shown)
 
 
 def test_a_token_is_not_in_gits_arguments_or_errors(vm: Vm1001, tmp_path: Path) -> None:

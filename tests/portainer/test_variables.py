@@ -54,6 +54,7 @@ def test_values_of_every_printable_character_arrive() -> None:
         ("a\u200bb", r"U\+200B"),
         (" lead", "begins or ends with a space"),
         ("trail ", "begins or ends with a space"),
+        ("x" * 4097, "has 4097 characters"),
     ],
 )
 def test_a_value_that_no_request_can_carry_is_refused_with_its_character(value: str, named: str) -> None:

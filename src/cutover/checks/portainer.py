@@ -128,6 +128,11 @@ def follows(context: Context) -> Finding:
     if stack.reference != settings.reference:
         said = f"The stack follows {stack.reference}, not {settings.reference}: a deployment was taken back."
         return Finding(False, said, "Merge the correction and run `cutover deploy`.")
+    if deployment.restarts_unasked(stack.auto_update or {}):
+        said = (
+            "Portainer may make the container anew without a new commit: re-pulling or forced redeployment is on for the stack."
+        )
+        return Finding(False, said, "Run `cutover deploy`: it switches that off, and does not touch the container.")
     if not deployment.updates_as_wanted(context.site, stack):
         return Finding(False, f"The stack does not follow new commits by {mode}, as site.yaml says.", "Run `cutover deploy`.")
     if mode == "polling" and context.portainer.behaviour.sources:

@@ -306,6 +306,11 @@ def _tls_sentence(error: Exception) -> str:
         cause = cause.reason
     if isinstance(cause, Urllib3SSLError) and cause.args:
         cause = cause.args[0]
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLCertVerificationError):
+        if cause.reason == "WRONG_VERSION_NUMBER":
+            return "it does not speak TLS there. Write its http address, or its https port."
+        if isinstance(cause, ssl.SSLEOFError):
+            return "the server ended the connection before TLS was agreed on."
     reason = getattr(cause, "verify_message", "") or str(cause)
     if "expired" in reason or "not yet valid" in reason:
         return f"the certificate was not accepted ({reason}). Look at its dates, and at the clock of this computer."

@@ -5,8 +5,8 @@ opinion of it, the variables, the image, the port, the volumes, the name, memory
 that fails takes the running service down, so a refusal here is worth more than an error there.
 
 Done means: the stack is active at the expected commit and holds that commit's file, its container is the new one, runs
-the pinned digest and is healthy, and Qdrant answers with the expected version, with the key and only with it. If that
-does not come true, the stack goes back to the commit before it, which is proved in the same way.
+the pinned digest as the file says and is healthy, and Qdrant answers with the expected version, with the key and only with
+it. If that does not come true, the stack goes back to the commit before it, which is proved in the same way.
 
 ``undo`` is the plan's way back: the container and its network are removed, the data stays until someone types its name.
 """
@@ -150,7 +150,7 @@ def _do(context: Context, once_more: int) -> Outcome:
     _need_docker(context)
     seen, waited = settled(context, want)
     if waited:
-        want = state_of.with_variables(want, seen.stack)
+        want = state_of.with_variables(context, want, seen.stack)
     if runs_as_wanted(want, seen):
         return _let_follow(context, want, seen, by_itself=waited)
     if by_itself := _deployed_by_itself(context, want, seen):
@@ -179,7 +179,9 @@ def _do(context: Context, once_more: int) -> Outcome:
         target = before_it(context, want, situation)
         if before is None or target is None:
             raise _nothing_before(context, error) from None
-        went_back = roll_back(context, before, target, situation.container, because=error.sentence)
+        went_back = roll_back(
+            context, before, target, situation.container, because=error.sentence, same_keys=situation.stored_in_use
+        )
         raise Failed(
             f"{error.sentence} {went_back}",
             "Correct the change and merge again, or revert it; until then new commits are not deployed by themselves.",
@@ -217,10 +219,10 @@ def _deployed_by_itself(context: Context, want: Wanted, seen: Seen) -> Outcome |
     None where it has not, or where the proof fails: then it is deployed again, and taken back if that fails too.
     """
     stack = seen.stack
-    if stack is None or seen.container is None or hopeless(seen):
+    if stack is None or seen.container is None or hopeless(want, seen):
         return None
     as_wanted = stack.reference == want.reference and all_variables(want, stack) == dict(stack.variables)
-    if stack.commit != want.commit or not as_wanted or not updates_as_wanted(context.site, stack):
+    if not want.is_at(stack) or not as_wanted or not updates_as_wanted(context.site, stack):
         return None
     try:
         seen = prove(context, want)

@@ -20,22 +20,25 @@ if TYPE_CHECKING:
 def before_it(context: Context, want: Wanted, situation: Situation) -> str | None:
     """The commit to go back to: what ran healthily until now, else the last one that was proved. None where neither is."""
     stack = situation.stack
-    changed = stack is not None and (stack.commit != want.commit or all_variables(want, stack) != dict(stack.variables))
+    changed = stack is not None and (not want.is_at(stack) or all_variables(want, stack) != dict(stack.variables))
     if stack is not None and healthy(situation.container) and stack.commit and changed:
         return stack.commit
     for entry in reversed(context.journal.entries()):
         if entry.act == events.STACK_DEPLOYED and entry.kind == "done" and isinstance(entry.after, dict):
             commit = str(entry.after.get("commit", ""))
-            if commit and commit != want.commit:
+            if commit not in {"", want.commit, want.shown}:
                 return commit
     return None
 
 
-def roll_back(context: Context, before: Stack, commit: str, container: Mapping[str, Any] | None, *, because: str) -> str:
+def roll_back(
+    context: Context, before: Stack, commit: str, container: Mapping[str, Any] | None, *, because: str, same_keys: bool = True
+) -> str:
     """Let the stack follow the commit that ran before, deploy it unless it still runs, and prove it; what was done.
 
     New commits are not followed until the next ``deploy``. Portainer only takes branches and tags: where none is at that
-    commit, a tag is made, which needs GIT_TOKEN.
+    commit, a tag is made, which needs GIT_TOKEN. It goes back to the variables that Portainer had;
+    ``same_keys``: whether those are the ones of the server that ran.
     """
     repository = Repository(context.site.portainer.repository, context.credentials)
     short, old_container = commit[:8], str((container or {}).get("Id", ""))
@@ -52,7 +55,7 @@ def roll_back(context: Context, before: Stack, commit: str, container: Mapping[s
             repository.tag(f"rollback-{short}", commit, context.guard)
             act.after = {"tag": f"rollback-{short}"}
         reference = f"refs/tags/rollback-{short}"
-    want = state_of.as_stored(state_of.wanted(context, reference), before)
+    want = state_of.as_stored(context, state_of.wanted(context, reference), before)
     try:
         stack = context.portainer.stack(before.name)
         if stack is not None and untouched(want, state_of.see(context, want), old_container):
@@ -64,4 +67,7 @@ def roll_back(context: Context, before: Stack, commit: str, container: Mapping[s
             f"{because} Going back to {short} did not work either: {error.sentence}",
             "Qdrant on the new server may be down. Its data is in its volumes. Look at the stack in Portainer.",
         ) from None
-    return f"The stack went back to {short}, which was proved: Qdrant answers as before."
+    went = f"The stack went back to {short}, which was proved"
+    if same_keys:
+        return f"{went}: Qdrant answers as before."
+    return f"{went} with the keys that Portainer had. The server that ran before took others: whoever uses those is refused now."

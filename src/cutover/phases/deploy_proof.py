@@ -71,7 +71,7 @@ def prove(
             return Not(error.sentence.rstrip("."))
         away_since = None
         missing = tuple(shortfalls(want, seen, not_this_container=not_this_container))
-        if missing and (why := hopeless(seen, not_this_container=not_this_container)):
+        if missing and (why := hopeless(want, seen, not_this_container=not_this_container)):
             raise Failed(f"{begun} failed: {why}.")
         if not missing:
             return seen

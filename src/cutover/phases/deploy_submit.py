@@ -21,6 +21,7 @@ from cutover.portainer.deployment import (
     auto_update,
     collided,
     in_words,
+    restarts_unasked,
 )
 
 if TYPE_CHECKING:
@@ -126,7 +127,12 @@ def _follow(context: Context, want: Wanted, stack: Stack, follow: Mapping[str, A
     now = stack.auto_update or {}
     should = follow or {}
     same = all((now.get(key) or "") == (should.get(key) or "") for key in ("Interval", "Webhook"))
-    if not same or stack.reference != want.reference or all_variables(want, stack) != dict(stack.variables):
+    if (
+        not same
+        or restarts_unasked(now)
+        or stack.reference != want.reference
+        or all_variables(want, stack) != dict(stack.variables)
+    ):
         given = all_variables(want, stack)
         context.portainer.set_git(stack, reference=want.reference, variables=given, auto_update=follow)
     if context.portainer.behaviour.sources:

@@ -31,6 +31,10 @@ from cutover.site.schema import Portainer as Settings
 ACTIVE, INACTIVE, DEPLOYING, ERROR = 1, 2, 3, 4
 STATUS_NAMES: Mapping[Any, str] = {ACTIVE: "active", INACTIVE: "stopped", DEPLOYING: "deploying", ERROR: "in error"}
 ADMINISTRATOR = 1
+SWARM, COMPOSE, KUBERNETES = 1, 2, 3
+KINDS: Mapping[int, str] = {SWARM: "Swarm", KUBERNETES: "Kubernetes"}
+#: Kinds of environments that have no Docker engine to run Compose with.
+_NO_DOCKER: Mapping[int, str] = {3: "Azure", 5: "Kubernetes", 6: "Kubernetes", 7: "Kubernetes"}
 PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 
 
@@ -80,6 +84,9 @@ class Stack:
     login: str | None = None
     """The user that Portainer has a password for; None where the repository is read without."""
     skip_tls: bool = False
+    kind: int = COMPOSE
+    more_files: tuple[str, ...] = ()
+    """Compose files that are read beside ``file``."""
 
     @classmethod
     def of(cls, shown: Mapping[str, Any]) -> Stack:
@@ -95,6 +102,7 @@ class Stack:
             variables={pair["name"]: pair.get("value", "") for pair in shown.get("Env") or []},
             message=told[-1] if told else "", source=shown.get("SourceID") or git.get("SourceID"),
             login=(git.get("Authentication") or {}).get("Username"), skip_tls=bool(git.get("TLSSkipVerify")),
+            kind=int(shown.get("Type") or COMPOSE), more_files=tuple(shown.get("AdditionalFiles") or ()),
         )  # fmt: skip
 
     @property
@@ -261,6 +269,11 @@ class Portainer:
         known = self.environments()
         for environment in known:
             if environment["Name"] == self._settings.environment:
+                if kind := _NO_DOCKER.get(int(environment.get("Type") or 0)):
+                    raise Refused(
+                        f"The environment {self._settings.environment!r} of Portainer is {kind}, and has no Docker engine.",
+                        "Correct portainer.environment in site.yaml.",
+                    )
                 return int(environment["Id"])
         self.need_sight()
         names = ", ".join(repr(e["Name"]) for e in known) or "none"

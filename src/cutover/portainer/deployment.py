@@ -16,8 +16,11 @@ from cutover.portainer.client import PROJECT, Stack
 from cutover.portainer.compose_file import StackFile
 
 if TYPE_CHECKING:
+    from cutover.portainer.git import References
     from cutover.site.schema import Site
 
+#: How what a Qdrant answers begins that is not the version which the file's tag promises.
+ANOTHER_VERSION = "Qdrant is version"
 #: A container that was restarted this often does not come up by waiting.
 RESTARTS = 3
 #: What the VM's own system needs beside its containers.
@@ -38,8 +41,26 @@ class Wanted:
     """The repository's own ``.env`` beside the compose file, which Portainer puts before the variables."""
     unfit: tuple[str, ...] = ()
     """Why a variable cannot arrive as it is meant, a sentence each."""
+    alone: bool = False
+    """Whether nothing else that Portainer has is sent with the variables: so it is on the way back."""
+    shown: str = ""
+    """What Portainer shows for the commit, where that is another id: an annotated tag's own."""
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What Compose makes of the file with what Portainer is sent; empty where it was not asked."""
+    problem: str = ""
+    """What Compose has against the file with what Portainer is sent."""
     replaced: tuple[str, ...] = ()
     """Variables for which Portainer has another value than the one that is wanted."""
+
+    def is_at(self, stack: Stack) -> bool:
+        """Whether Portainer has the stack at this commit."""
+        return bool(stack.commit) and stack.commit in {self.commit, self.shown}
+
+    @property
+    def external(self) -> set[str]:
+        """The volumes that the file takes as they are."""
+        volumes = (self.file.tree.get("volumes") or {}).values()
+        return {str(volume.get("name")) for volume in volumes if isinstance(volume, Mapping) and volume.get("external")}
 
     @property
     def version(self) -> str:
@@ -76,6 +97,10 @@ class Situation:
     stored_in_use: bool = True
     """Whether the variables that Portainer has are those of the running server: going back can only go back to them."""
 
+    def mounts(self, volume: str) -> bool:
+        """Whether the container of the stack uses a volume."""
+        return any(mount.get("Name") == volume for mount in (self.container or {}).get("Mounts") or [])
+
 
 # -- what speaks against it ---------------------------------------------------------------------------
 
@@ -87,6 +112,8 @@ def refusals(want: Wanted, seen: Situation, site: Site) -> list[str]:
         return [f"Portainer does not reach the Docker engine of {site.portainer.environment!r}: nothing can be deployed."]
     found = list(compose_file.mistakes(want.file, site))
     found += want.unfit
+    if (key := want.variables.get("QDRANT_API_KEY")) and key == want.variables.get("QDRANT_READ_ONLY_API_KEY"):
+        found.append("QDRANT_READ_ONLY_API_KEY is the same as QDRANT_API_KEY: whoever may read could write.")
     found += [f"{variable} is not set, and the stack cannot run without it." for variable in want.file.missing(want.variables)]
     accepted = not any(mistake.startswith(compose_file.NOT_ACCEPTED) for mistake in found)
     if seen.compose_says and accepted and not want.unfit and not want.file.missing(want.variables):
@@ -97,7 +124,7 @@ def refusals(want: Wanted, seen: Situation, site: Site) -> list[str]:
         found.append(f"The image {want.file.image} is not on the VM and cannot be pulled: {in_words(seen.image_problem)}.")
     found += _stack_refusals(seen, site)
     found += _port_refusals(want, seen, site)
-    found += _volume_refusals(seen, name)
+    found += _volume_refusals(want, seen, name)
     found += _room_refusals(want, seen)
     if seen.users and seen.stack is not None:
         short = seen.stack.commit[:8]
@@ -173,6 +200,9 @@ def _stack_refusals(seen: Situation, site: Site) -> Iterable[str]:
                 f"There are containers of a Compose project {settings.stack!r} that Portainer did not make. It would take "
                 "them over. Remove them, or choose another name for the stack."
             )
+        taken = f"{settings.stack}-{compose_file.SERVICE}-1"
+        if any(client.name_of(row) == taken and (row.get("Labels") or {}).get(PROJECT) != settings.stack for row in seen.others):
+            yield f"A container {taken} is there already, and is not the stack's: Docker gives a name once. Remove or rename it."
         return
     if reason := not_ours(stack, site):
         yield f"{reason} Delete it in Portainer (its volumes stay) and deploy again, or choose another name for the stack."
@@ -185,6 +215,8 @@ def _stack_refusals(seen: Situation, site: Site) -> Iterable[str]:
 def not_ours(stack: Stack, site: Site) -> str:
     """Why a stack of the site's name is not the one that this tool makes, a sentence; empty where it is. Pure."""
     settings = site.portainer
+    if stack.kind != client.COMPOSE:
+        return f"The stack {stack.name} is one of {client.KINDS.get(stack.kind, 'another kind')}, not of Compose."
     if not stack.from_git:
         return f"The stack {stack.name} is not one from Git."
     if _same_repository(stack.repository) != _same_repository(settings.repository):
@@ -192,6 +224,8 @@ def not_ours(stack: Stack, site: Site) -> str:
         return f"{said} Portainer cannot change that."
     if stack.file != settings.compose_file:
         return f"The stack {stack.name} reads {stack.file}, site.yaml says {settings.compose_file}."
+    if stack.more_files:
+        return f"The stack {stack.name} reads {', '.join(stack.more_files)} as well, which nobody has looked at."
     return ""
 
 
@@ -213,13 +247,18 @@ def _port_refusals(want: Wanted, seen: Situation, site: Site) -> Iterable[str]:
         yield f"Something already answers at {site.qdrant.new_url}, and it is not our container. Find out what it is."
 
 
-def _volume_refusals(seen: Situation, name: str) -> Iterable[str]:
+def _volume_refusals(want: Wanted, seen: Situation, name: str) -> Iterable[str]:
     for volume, found in seen.volumes.items():
         if found is None:
-            if seen.container is not None and any(m.get("Name") == volume for m in seen.container.get("Mounts") or []):
+            if seen.mounts(volume):
                 yield f"The volume {volume} of the running container is gone. A new container would start empty."
             continue
         owner = (found.get("Labels") or {}).get(PROJECT)
+        if owner is None and not seen.mounts(volume) and volume not in want.external:
+            yield (
+                f"The volume {volume} is there, and no stack made it: it may hold somebody else's data, and Qdrant would write "
+                "into it. Look at it and delete it, or, where its data is meant, write `external: true` for it into the file."
+            )
         if owner not in {None, name}:
             yield f"The volume {volume} belongs to the stack {owner}. Two servers on one volume destroy it."
         for row in seen.others:
@@ -255,6 +294,8 @@ class Seen:
     answers: str
     replacing: str = ""
     """The container that Compose is replacing, or the one that replaces it; empty where none is."""
+    differs: tuple[str, ...] = ()
+    """Where the container is not what the commit's file says, a clause each."""
 
     @property
     def under_way(self) -> bool:
@@ -273,7 +314,7 @@ def shortfalls(want: Wanted, seen: Seen, *, not_this_container: str = "") -> lis
     if stack.status != client.ACTIVE:
         status = client.STATUS_NAMES.get(stack.status, str(stack.status))
         found.append(f"the stack is {status}" + (f": {' '.join(stack.message.split())}" if stack.message else ""))
-    if stack.commit != want.commit:
+    if not want.is_at(stack):
         found.append(f"the stack is at commit {stack.commit[:8] or 'none'}, not {want.commit[:8]}")
     if seen.file_text is not None and seen.file_text != want.file.text:
         found.append("Portainer has another compose file than the commit")
@@ -290,6 +331,8 @@ def shortfalls(want: Wanted, seen: Seen, *, not_this_container: str = "") -> lis
         found.append(f"the container is {state['Status']} ({ended(state)})")
     elif health != "healthy":
         found.append(f"the container is {health or 'without a health check'}")
+    if seen.differs and seen.container["Id"] != not_this_container:
+        found.append(f"the container does not run as the file says: {', '.join(seen.differs)}")
     if seen.replacing:
         found.append(f"Portainer is still replacing a container ({seen.replacing})")
     if seen.answers:
@@ -305,7 +348,7 @@ def ended(state: Mapping[str, Any]) -> str:
     return f"{code}: it was killed, by a person or because memory was short" if state.get("ExitCode") == 137 else code
 
 
-def hopeless(seen: Seen, *, not_this_container: str = "") -> str:
+def hopeless(want: Wanted, seen: Seen, *, not_this_container: str = "") -> str:
     """Why waiting longer will not help; empty while it may. The container of before says nothing about it. Pure."""
     if seen.stack is not None and seen.stack.status == client.ERROR:
         return "Portainer reports: " + (" ".join(seen.stack.message.split()) or "an error without a reason")
@@ -317,12 +360,17 @@ def hopeless(seen: Seen, *, not_this_container: str = "") -> str:
             return f"the container ends again and again{how}"
         if state.get("Status") == "running" and (state.get("Health") or {}).get("Status") == "unhealthy":
             return "the container is unhealthy"
+        if seen.stack is not None and want.is_at(seen.stack) and healthy(seen.container) and not seen.under_way:
+            if seen.differs:
+                return f"the container does not run as the file says: {', '.join(seen.differs)}"
+            if seen.answers.startswith(ANOTHER_VERSION):
+                return seen.answers
     return ""
 
 
 def fetched(want: Wanted, seen: Seen) -> bool:
     """Whether Portainer has the commit's file on its disk, and another commit in its books: so it is while it deploys. Pure."""
-    return seen.stack is not None and seen.stack.commit != want.commit and seen.file_text == want.file.text
+    return seen.stack is not None and not want.is_at(seen.stack) and seen.file_text == want.file.text
 
 
 def runs_as_wanted(want: Wanted, seen: Seen) -> bool:
@@ -350,15 +398,20 @@ def auto_update(site: Site, stack: Stack | None) -> dict[str, Any] | None:
 
 def all_variables(want: Wanted, stack: Stack | None) -> dict[str, str]:
     """What to send: ours, and what somebody set in Portainer besides, because Portainer forgets what is not sent. Pure."""
-    return {**(stack.variables if stack else {}), **{n: want.encoded.get(n, value) for n, value in want.variables.items()}}
+    kept = stack.variables if stack and not want.alone else {}
+    return {**kept, **{n: want.encoded.get(n, value) for n, value in want.variables.items()}}
 
 
 def updates_as_wanted(site: Site, stack: Stack) -> bool:
     """Whether the stack follows new commits as site.yaml says."""
     now, should = stack.auto_update or {}, auto_update(site, stack) or {}
-    return (now.get("Interval") or "") == (should.get("Interval") or "") and bool(now.get("Webhook")) == bool(
-        should.get("Webhook")
-    )
+    same = (now.get("Interval") or "") == (should.get("Interval") or "")
+    return same and bool(now.get("Webhook")) == bool(should.get("Webhook")) and not restarts_unasked(now)
+
+
+def restarts_unasked(update: Mapping[str, Any]) -> bool:
+    """Whether automatic updates make the container anew at every poll, or pull an image by themselves, with no commit. Pure."""
+    return bool(update.get("ForceUpdate") or update.get("ForcePullImage"))
 
 
 # -- the way back -------------------------------------------------------------------------------------
@@ -375,9 +428,9 @@ def lets_in_others(want: Wanted, seen: Situation) -> list[str]:
     return sorted(set(seen.refused) if running else set(want.replaced))
 
 
-def reference_for(references: Mapping[str, str], commit: str, *, preferred: str) -> str | None:
+def reference_for(references: References, commit: str, *, preferred: str) -> str | None:
     """A branch or tag that is at ``commit``: Portainer takes no commits. Tags first, because they do not move. Pure."""
-    at = [name for name, found in references.items() if found == commit]
+    at = references.at(commit)
     if preferred in at:
         return preferred
     return min(at, key=lambda name: (not name.startswith("refs/tags/"), name), default=None)

@@ -34,6 +34,28 @@ def _settings(settings: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+class References(dict[str, str]):
+    """Every branch and tag with its commit. ``tags``: of an annotated tag, its own id, which is what Portainer shows for it."""
+
+    def __init__(self, found: Mapping[str, str], tags: Mapping[str, str] | None = None) -> None:
+        super().__init__(found)
+        self.tags = dict(tags or {})
+
+    def at(self, shown: str) -> list[str]:
+        """The branches and tags for which Portainer shows this."""
+        return [name for name, commit in self.items() if shown in {commit, self.tags.get(name)}]
+
+
+@dataclass(frozen=True)
+class At:
+    """A file as a branch or tag has it. ``shown``: what Portainer calls the commit; ``env``: the ``.env`` beside it, or empty."""
+
+    commit: str
+    shown: str
+    text: str
+    env: str
+
+
 @dataclass(frozen=True)
 class Repository:
     """The repository at ``url``; ``secrets`` may hold a user and a token for it."""
@@ -100,16 +122,17 @@ class Repository:
             return f"{held}. Set GIT_USERNAME and GIT_TOKEN for a private repository, or renew the token."
         return "Compare portainer.repository in site.yaml with the address that your Git host shows."
 
-    def references(self) -> dict[str, str]:
+    def references(self) -> References:
         """Every branch and tag with its commit (an annotated tag with the commit that it stands for)."""
         found: dict[str, str] = {}
+        own: dict[str, str] = {}
         for line in self._git("ls-remote", "--", self.url).splitlines():
             commit, _, name = line.partition("\t")
             if name.endswith("^{}"):
-                found[name[:-3]] = commit
+                own[name[:-3]], found[name[:-3]] = found[name[:-3]], commit
             elif name.startswith("refs/"):
-                found.setdefault(name, commit)
-        return found
+                found[name] = commit
+        return References(found, own)
 
     def commit_of(self, reference: str) -> str:
         """The commit that a branch or tag is at; :class:`Refused` where the repository has no such reference."""
@@ -119,22 +142,23 @@ class Repository:
             raise Refused(f"{self.url} has no {reference}. Its branches: {known}.", "Correct portainer.reference in site.yaml.")
         return found[reference]
 
-    def file_at(self, reference: str, path: str) -> tuple[str, str]:
-        """(commit, text) of a file as a branch or tag has it; :class:`Refused` where it is not there."""
-        return self.stack_at(reference, path)[:2]
-
-    def stack_at(self, reference: str, path: str) -> tuple[str, str, str]:
-        """(commit, text of the file, text of the ``.env`` beside it or empty) as a branch or tag has them."""
+    def file_at(self, reference: str, path: str) -> At:
+        """A file as a branch or tag has it; :class:`Refused` where there is no such reference, or no such file at it."""
         with tempfile.TemporaryDirectory(prefix="git-") as name:
             folder = Path(name)
             self._git("init", "--quiet", "--bare", name)
-            self._git("fetch", "--quiet", "--depth", "1", "--no-tags", "--", self.url, reference, folder=folder)
+            try:
+                self._git("fetch", "--quiet", "--depth", "1", "--no-tags", "--", self.url, reference, folder=folder)
+            except Unreachable:
+                self.commit_of(reference)
+                raise
+            shown = self._git("rev-parse", "FETCH_HEAD", folder=folder).strip()
             commit = self._git("rev-parse", "FETCH_HEAD^{commit}", folder=folder).strip()
             if not self._has(commit, path, folder):
                 raise Refused(f"{path} is not in {self.url} at {commit[:8]} ({reference}).", "Merge it first.")
             env = str(PurePosixPath(path).with_name(".env"))
             beside = self._git("show", f"{commit}:{env}", folder=folder) if self._has(commit, env, folder) else ""
-            return commit, self._git("show", f"{commit}:{path}", folder=folder), beside
+            return At(commit, shown, self._git("show", f"{commit}:{path}", folder=folder), beside)
 
     def _has(self, commit: str, path: str, folder: Path) -> bool:
         return bool(self._git("ls-tree", "--name-only", commit, "--", path, folder=folder).strip())

@@ -27,6 +27,8 @@ ENV_FILE = "stack.env"
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 #: What no version of Compose changes in an environment file.
 _PLAIN = re.compile(r"[A-Za-z0-9_.@%+=:,/-]+")
+#: Nginx reads a line of a request's head into 8 KB, unless it is told otherwise; other lines need room as well.
+MOST_CHARACTERS = 4096
 #: A run of a secret's characters that a sentence may share with it by chance: beside quotes, and in them.
 _LONG, _SHORT = 8, 3
 
@@ -71,10 +73,13 @@ def resolve(text: str, sent: Mapping[str, str], project: str = SERVICE, default:
             words += ["--env-file", str(folder / ENV_FILE)]
         elif default:
             (folder / ".env").write_text(default, encoding="utf-8", newline="")
-        done = subprocess.run(
-            [*words, "config", "--format", "json"], capture_output=True, text=True, check=False, timeout=COMPOSE_SECONDS,
-            cwd=folder, env={"PATH": os.environ.get("PATH", ""), "HOME": name},
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [*words, "config", "--format", "json"], capture_output=True, text=True, check=False, timeout=COMPOSE_SECONDS,
+                cwd=folder, env={"PATH": os.environ.get("PATH", ""), "HOME": name}, errors="replace", stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return Read(problem=f"Compose did not end within {COMPOSE_SECONDS} s over it")
     if done.returncode == 0:
         return Read(unescaped(json.loads(done.stdout)))
     errors = [line for line in done.stderr.splitlines() if "level=warning" not in line]
@@ -120,6 +125,10 @@ def unfit(name: str, value: str) -> str:
     for character in value:
         if not " " <= character <= "~":
             return f"{name} contains {_called(character)}, which a request cannot carry in its header: nobody could use that key."
+    if len(value) > MOST_CHARACTERS:
+        return (
+            f"{name} has {len(value)} characters; Nginx takes a header of {MOST_CHARACTERS} and little more: use a shorter key."
+        )
     if value != value.strip():
         return f"{name} begins or ends with a space, which a request's header loses: nobody could use that key."
     return ""

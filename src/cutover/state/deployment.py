@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from cutover.core.credentials import Credentials
 from cutover.core.errors import Refused, Unreachable
-from cutover.portainer import compose_file, compose_policy, variables
+from cutover.portainer import compose_file, compose_policy, running, variables
 from cutover.portainer.client import PROJECT, Answered, Stack, name_of, of_service
 from cutover.portainer.deployment import (
     Seen,
@@ -34,16 +34,16 @@ def wanted(context: Context, reference: str | None = None) -> Wanted:
     settings = context.site.portainer
     reference = reference or settings.reference
     repository = Repository(settings.repository, context.credentials)
-    commit, text, default = repository.stack_at(reference, settings.compose_file)
-    file = compose_file.read(text, f"{settings.compose_file} at {commit[:8]}")
+    at = repository.file_at(reference, settings.compose_file)
+    file = compose_file.read(at.text, f"{settings.compose_file} at {at.commit[:8]}")
     # Only Qdrant's own keys: a file that names another one would otherwise get it.
     ours = [name for name in file.required if name in compose_policy.VARIABLES]
     given = {name: value for name in ours if (value := context.credentials.get(name))}
     stack = context.portainer.stack(settings.stack)
-    return with_variables(Wanted(commit, reference, file, given, default=default), stack)
+    return with_variables(context, Wanted(at.commit, reference, file, given, default=at.env, shown=at.shown), stack)
 
 
-def with_variables(want: Wanted, stack: Stack | None) -> Wanted:
+def with_variables(context: Context, want: Wanted, stack: Stack | None) -> Wanted:
     """``want`` with what has to be sent for its variables, and with those that only Portainer has, which count as set.
 
     What Portainer has stays as it is written there where the same value arrives of it.
@@ -64,14 +64,35 @@ def with_variables(want: Wanted, stack: Stack | None) -> Wanted:
     for name in want.file.required:
         if name not in values and (had := (arrives or {}).get(name)):
             values[name], encoded[name] = had, stored[name]
-    return replace(want, variables=values, encoded=encoded, unfit=tuple(unfit), replaced=tuple(replaced))
+    want = replace(want, variables=values, encoded=encoded, unfit=tuple(unfit), replaced=tuple(replaced))
+    return _read(context, want, all_variables(want, stack))
 
 
-def as_stored(want: Wanted, stack: Stack) -> Wanted:
+def _read(context: Context, want: Wanted, sent: Mapping[str, str]) -> Wanted:
+    """``want`` with what Compose makes of the file with the very environment file that Portainer will write.
+
+    Not asked about a file that the policy does not let it read, nor with values that are refused anyhow.
+    """
+    if compose_policy.unread(want.file.tree) or want.unfit:
+        return replace(want, config={}, problem="")
+    read = variables.resolve(want.file.text, sent, context.site.portainer.stack, want.default)
+    return replace(want, config=read.config, problem=read.problem)
+
+
+def as_stored(context: Context, want: Wanted, stack: Stack) -> Wanted:
     """``want`` with the variables that a stack had: what going back goes back to."""
+    values = _stored(want, stack)
+    return _read(
+        context,
+        replace(want, variables=values, encoded=dict(stack.variables), unfit=(), replaced=(), alone=True),
+        stack.variables,
+    )
+
+
+def _stored(want: Wanted, stack: Stack) -> dict[str, str]:
+    """The value that a container gets of each variable that a stack has."""
     arrives = variables.arriving(stack.variables, want.default) or {}
-    values = {name: arrives.get(name, raw) for name, raw in stack.variables.items()}
-    return replace(want, variables=values, encoded=dict(stack.variables), unfit=(), replaced=())
+    return {name: arrives.get(name, raw) for name, raw in stack.variables.items()}
 
 
 def look(context: Context, want: Wanted) -> Situation:
@@ -91,11 +112,11 @@ def look(context: Context, want: Wanted) -> Situation:
     ask = up and image.is_pinned  # an engine answers 400 to a digest that cannot be one; the file's mistakes name it
     here = ask and server.image(str(image)) is not None
     info = server.info() if up else {}
-    running = container is not None and container.get("State") == "running"
+    is_running = container is not None and container.get("State") == "running"
     stack = server.stack(name)
     found = server.container(container["Id"]) if container else None
     way_back = _way_back(context, stack, found)
-    refused, stored_in_use = _keys_in_use(context, want, stack) if running and stack is not None else ((), True)
+    refused, stored_in_use = _keys_in_use(context, want, stack) if is_running and stack is not None else ((), True)
     return Situation(
         version=server.version,
         role=int(server.user().get("Role") or 0),
@@ -107,10 +128,10 @@ def look(context: Context, want: Wanted) -> Situation:
         volumes={m.volume: server.volume(m.volume) for m in want.file.mounts if m.volume} if up else {},
         image_here=here,
         image_problem=None if here or not ask else server.in_registry(f"{image.name}@{image.digest}"),
-        port_answers=not running and _answers(site.qdrant.new_url),
+        port_answers=not is_running and _answers(site.qdrant.new_url),
         cores=int(info.get("NCPU") or 0),
         memory=int(info.get("MemTotal") or 0),
-        compose_says=_compose_says(want, stack, name),
+        compose_says=_compose_says(want, name),
         way_back=way_back,
         users="" if way_back else serving.why_new_may_serve(context),
         replacing=name_of(own[1]) if len(own) > 1 else "",
@@ -119,18 +140,11 @@ def look(context: Context, want: Wanted) -> Situation:
     )
 
 
-def _compose_says(want: Wanted, stack: Stack | None, project: str) -> str | None:
-    """What Compose has against the file with the very environment file that Portainer will write; None where it accepts it.
-
-    Not asked about a file that the policy does not let it read, nor with values that are refused anyhow.
-    """
-    if compose_policy.unread(want.file.tree) or want.unfit:
-        return compose_file.compose_says(want.file.text, compose_policy.PLACEHOLDERS, project)
-    sent = all_variables(want, stack)
-    read = variables.resolve(want.file.text, sent, project, want.default)
-    if read.problem:
-        return read.problem
-    gets = (read.config["services"].get(SERVICE_NAME) or {}).get("environment") or {}
+def _compose_says(want: Wanted, project: str) -> str | None:
+    """What Compose has against the file with what Portainer will be sent; None where it accepts it."""
+    if not want.config:
+        return want.problem or compose_file.compose_says(want.file.text, compose_policy.PLACEHOLDERS, project)
+    gets = (want.config["services"].get(SERVICE_NAME) or {}).get("environment") or {}
     for caller, setting in access.SETTINGS.items():
         name = access.KEYS[caller]
         if setting in gets and name in want.variables and gets[setting] != want.variables[name]:
@@ -143,7 +157,7 @@ def _keys_in_use(context: Context, want: Wanted, stack: Stack) -> tuple[tuple[st
 
     A server that does not answer takes none, which says nothing about its keys: then what Portainer has is taken for it.
     """
-    stored = as_stored(want, stack).variables
+    stored = _stored(want, stack)
     server = new_server(context)
     refused, in_use = [], True
     try:
@@ -197,8 +211,11 @@ def see(context: Context, want: Wanted) -> Seen:
     rows = of_service(server.containers(name), name, SERVICE_NAME)
     container = server.container(rows[0]["Id"]) if rows else None
     digests: Sequence[str] = ()
+    differs: Sequence[str] = ()
     if container is not None:
-        digests = tuple((server.image(container["Image"]) or {}).get("RepoDigests") or ())
+        image = server.image(container["Image"]) or {}
+        digests = tuple(image.get("RepoDigests") or ())
+        differs = running.differences(want.config, SERVICE_NAME, container, image) if want.config else ()
     return Seen(
         stack,
         text,
@@ -206,6 +223,7 @@ def see(context: Context, want: Wanted) -> Seen:
         digests,
         qdrant_answers(context, want.version, want.variables) if container is not None else "there is no container",
         name_of(rows[1]) if len(rows) > 1 else "",
+        tuple(differs),
     )
 
 
