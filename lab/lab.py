@@ -11,6 +11,7 @@ import json
 import os
 import secrets as random_secrets
 import sys
+import unittest
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ from lab.machines import Kind, Machine, Machines, Service
 from lab.network import Authority, Network
 from lab.nginx import NginxHost
 from lab.portainer import idle_image, qdrant_image
-from lab.processes import Process, listening
+from lab.processes import Process, Ready, listening
 from lab.qdrant.sparse import copy_tree
 
 if TYPE_CHECKING:
@@ -60,8 +61,10 @@ class Keys:
         return cls(new(16), new(16), f"ptr_{new(16)}", new(16), f"ptr_{new(16)}")
 
 
-def python_process(module: str, *words: str, folder: Path, name: str, env: Mapping[str, str], host: str, port: int) -> Process:
-    """A stand-in of this package as a process, ready when it listens."""
+def python_process(
+    module: str, *words: str, folder: Path, name: str, env: Mapping[str, str], host: str = "", port: int = 0, ready: Ready | None = None
+) -> Process:  # fmt: skip
+    """A stand-in of this package as a process, ready when it listens at ``host:port``, or by ``ready``."""
     return Process(
         [sys.executable, "-m", module, *words],
         env={
@@ -74,9 +77,13 @@ def python_process(module: str, *words: str, folder: Path, name: str, env: Mappi
         },
         cwd=ROOT,
         log=folder / f"{name}.log",
-        ready=listening(host, port),
+        ready=ready or listening(host, port),
         name=name,
     )
+
+
+class NotShownHere(unittest.SkipTest):
+    """A scenario needs something of the lab that is not to be had on this ground; the sentence says what."""
 
 
 class _LabRun(Context):
@@ -129,6 +136,13 @@ class Lab:
     def portainer_config(self) -> dict[str, Any]:
         """What the stand-in for VM 1001 is told beyond the usual."""
         return {}
+
+    def need_own_qdrant(self) -> None:
+        """:class:`NotShownHere` where the old server is not the lab's own process, which can be told to misbehave."""
+
+    def idle_stack(self, service: str) -> str:
+        """The compose file of a stack of somebody else, whose only service does nothing."""
+        return f"services:\n  {service}:\n    image: prom/node-exporter:v1.8.2\n    restart: always\n"
 
     # -- the site ---------------------------------------------------------------------------------
     def _write_site(self) -> None:
@@ -275,7 +289,7 @@ class Lab:
                 idle_image("portainer/portainer-ce", "2.23.0"),
             ],
             "containers": {"portainer": "portainer/portainer-ce:2.23.0"},
-            "stacks": {"monitoring": "services:\n  node:\n    image: prom/node-exporter:v1.8.2\n    restart: always\n"},
+            "stacks": {"monitoring": self.idle_stack("node")},
         }
         config |= self.portainer_config()
         file = self.folder / "vm-1001.json"

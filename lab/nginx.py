@@ -154,6 +154,15 @@ class NginxHost:
     def vllm_url(self) -> str:
         return f"http://{self.address}:{self.vllm_port}"
 
+    def listen(self, port: int) -> str:
+        """What a `listen` directive says so that users reach a port of this host."""
+        return f"{self.address}:{port}"
+
+    @property
+    def shell(self) -> list[str]:
+        """The prefix that leads a command to this host."""
+        return []
+
     @property
     def reload(self) -> list[str]:
         """The command that makes this nginx read its configuration again."""
@@ -162,7 +171,7 @@ class NginxHost:
     def facts(self) -> dict[str, object]:
         """The part ``nginx`` of a site.yaml for this host."""
         return {
-            "shell": [],
+            "shell": self.shell,
             "binary": self.binary,
             "main_config": str(self.main_config),
             "http_folder": str(self.http_folder),

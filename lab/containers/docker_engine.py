@@ -1,7 +1,7 @@
 """The Docker engine of VM 1001 when it is a real one: what the Portainer stand-in deploys to and shows through its proxy.
 
 Stacks are brought up and down by the real Compose, with the file as it was cloned. Beside it goes a second file that adds the
-lab's labels and nothing else - except, where this machine cannot give a container as many open files as it asks for, what it can. The VM shows what carries its label and nothing else of this machine's engine. Shutting the VM down stops its
+lab's labels and nothing else. The VM shows what carries its label and nothing else of this machine's engine. Shutting the VM down stops its
 containers; when it comes up, those come back whose restart policy says so, as the engine of a machine that was rebooted does.
 """
 
@@ -69,14 +69,11 @@ class DockerEngine:
         cores: int,
         memory_mb: int,
         knobs: Mapping[str, Any],
-        most_files: int | None = None,
     ) -> None:
-        """``most_files``: how many open files this machine lets a container have, where that is less than stacks ask for."""
         self.compose_folder, self.compose = compose_folder, compose
         self.labels = {host.LABEL: owner, host.MACHINE: "1001"}
         self.cores, self.memory = cores, memory_mb * 2**20
         self.knobs = knobs
-        self.most_files = most_files
         self.client = host.client()
         self.api = self.client.api
         self._filter = {"label": [f"{host.LABEL}={owner}", f"{host.MACHINE}=1001"]}
@@ -147,6 +144,10 @@ class DockerEngine:
             found: dict[str, Any] = self.api.inspect_container(container.id)
         return found
 
+    def update(self, container: Seen, body: Mapping[str, Any]) -> None:
+        with _as_engine_errors():
+            self.api.update_container(container.id, mem_limit=body.get("Memory"), memswap_limit=body.get("MemorySwap"))
+
     def stats(self, container: Seen) -> dict[str, Any]:
         with _as_engine_errors():
             found: dict[str, Any] = self.api.stats(container.id, stream=False, one_shot=True)
@@ -187,10 +188,7 @@ class DockerEngine:
     def _files(self, config: Mapping[str, Any], project: str, folder: Path, file: str) -> list[str]:
         """The cloned file, the one that adds the lab's labels, and the variables."""
         labelled = {
-            "services": {
-                name: {"labels": self.labels, **self._possible(service), **self._broken(project)}
-                for name, service in config["services"].items()
-            },
+            "services": {name: {"labels": self.labels, **self._broken(project)} for name, service in config["services"].items()},
             "networks": {
                 name: {"labels": self.labels}
                 for name, network in (config.get("networks") or {"default": {}}).items()
@@ -205,14 +203,6 @@ class DockerEngine:
         (folder / LABELS_FILE).write_text(json.dumps(labelled))
         words = ["-f", str(folder / file), "-f", str(folder / LABELS_FILE)]
         return [*words, "--env-file", str(folder / "stack.env")] if (folder / "stack.env").exists() else words
-
-    def _possible(self, service: Mapping[str, Any]) -> dict[str, Any]:
-        """What this machine cannot give a container, lowered to what it can."""
-        asked = (service.get("ulimits") or {}).get("nofile")
-        most = max((asked or {}).values()) if isinstance(asked, Mapping) else asked
-        if most is None or self.most_files is None or int(most) <= self.most_files:
-            return {}
-        return {"ulimits": {"nofile": self.most_files}}
 
     def _broken(self, project: str) -> dict[str, Any]:
         """What a scenario wants to go wrong with the project's containers."""

@@ -37,6 +37,12 @@ def where() -> dict[str, str]:
     return {name: os.environ[name] for name in ("DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY") if name in os.environ}
 
 
+def socket() -> str:
+    """The path of the engine's socket; empty where it is reached by another way."""
+    kind, _, path = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").partition("://")
+    return path if kind == "unix" else ""
+
+
 @cache
 def why_not() -> str:
     """Empty when containers can be had here, else the reason in plain words."""

@@ -7,9 +7,11 @@ and was not made by a lab is never touched; the lab refuses to start instead.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-from dataclasses import dataclass, field
-from functools import partial
+import secrets
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,21 @@ import docker
 from docker.errors import APIError, DockerException
 from docker.types import IPAMConfig, IPAMPool
 
-from lab.containers import host, images
+from lab.containers import host, images, portainer
+from lab.containers.docker_engine import DockerEngine
 from lab.containers.service import ContainerNginx, ContainerService
-from lab.lab import QDRANT_PORT, ROOT, Lab, new_folder
+from lab.lab import QDRANT_PORT, ROOT, Lab, NotShownHere, new_folder, python_process
 from lab.machines import Service
 from lab.network import Network
 from lab.nginx import NginxHost
 from lab.processes import Process
 
 #: Last part of a machine's address -> its subnet of 16 addresses. The bridge's side of this machine has the machine's address.
-BRIDGES = {11: 0, 81: 80, 101: 96, 152: 144}
+BRIDGES = {11: 0, 20: 16, 81: 80, 101: 96, 152: 144}
 #: Servers that are processes on this ground too and that no container talks to stay on loopback.
-LOOPBACK = {2, 5, 20, 53}
+LOOPBACK = {2, 5, 53}
+#: Another Portainer than the pinned one, by any reference that this engine has or can pull.
+OTHER_PORTAINER = "LAB_PORTAINER_IMAGE"
 NAMES = {"qdrant_storage", "qdrant_snapshots"}
 PROJECTS = {"qdrant", "monitoring"}
 
@@ -138,6 +143,7 @@ class ContainerLab(Lab):
         """What a report says about this ground."""
         version = self.engine.version()
         said = {"ground": f"containers (Docker {version['Version']})", "Qdrant": self.images.sentence}
+        said["Portainer"] = self._portainer_is[1]
         if self._most_files is not None:
             said["not as in the file"] = f"open files: this machine lets a container have {self._most_files}"
         return said
@@ -152,11 +158,13 @@ class ContainerLab(Lab):
         # Apart, so that a merge which changes one of the two is that merge here as well.
         network.replaced = {f"{names[0]}": names[1], digests[0]: digests[1]} if names[0] != names[1] else {}
         self._most_files = host.most_files(self.engine, self._images.base)
+        if self._most_files is not None:  # what this machine cannot give a container is less in the lab's file
+            network.replaced["nofile: 65536"] = f"nofile: {self._most_files}"
         network.build(self.engine, self.owner)
         return network
 
     def _service(self, name: str, command: list[str], *, vmid: int, image: str = "", **facts: Any) -> ContainerService:
-        last = {101: 11, 952: 152}[vmid]
+        last = {101: 11, 952: 152, 1001: 101}[vmid]
         assert isinstance(self.network, Bridges)
         return ContainerService(
             name, image or self.images.base, command, owner=self.owner, vmid=vmid, network=self.network.bridge(last), **facts
@@ -190,17 +198,67 @@ class ContainerLab(Lab):
             environment=environment,
         )
 
+    @cached_property
+    def _portainer_is(self) -> tuple[str, str]:
+        return _portainer(os.environ.get(OTHER_PORTAINER) or portainer.IMAGE)
+
+    def need_own_qdrant(self) -> None:
+        raise NotShownHere("an image of Qdrant cannot be told to misbehave like this; the lab's own process can")
+
+    def idle_stack(self, service: str) -> str:
+        command = f"image: {self.images.base}\n    command: [sleep, infinity]"
+        return f"services:\n  {service}:\n    {command}\n    init: true\n    restart: always\n"
+
     def portainer_config(self) -> dict[str, Any]:
-        idle = f"services:\n  node:\n    image: {self.images.base}\n    command: [sleep, infinity]\n    init: true\n    restart: always\n"
         return {
-            "docker": {"owner": self.owner, "environment": host.where(), "most_files": self._most_files},
+            "docker": {"owner": self.owner, "environment": host.where()},
             "images": [],
             "containers": {f"lab-{self.network.number}-portainer": self.images.base},
-            "stacks": {"monitoring": idle},
+            "stacks": {"monitoring": self.idle_stack("node")},
         }
 
     def _portainer(self) -> list[Service]:
-        return [VirtualMachine(process, self.owner) for process in super()._portainer() if isinstance(process, Process)]
+        if not self._portainer_is[0]:
+            return [VirtualMachine(process, self.owner) for process in super()._portainer() if isinstance(process, Process)]
+        return [self._portainer_itself(self._portainer_is[0])]
+
+    def _portainer_itself(self, image: str) -> Service:
+        at, sockets, knobs = self.network.address, self.folder / "docker", self.disk(1001) / "portainer"
+        for folder in (sockets, knobs):
+            folder.mkdir(parents=True, exist_ok=True)
+        certificate, key = self.authority.issue("portainer", at(101))
+        password, file = secrets.token_hex(16), sockets / "password"
+        file.touch(mode=0o600)
+        file.write_text(password)
+        engine = DockerEngine(knobs, owner=self.owner, compose="", cores=0, memory_mb=0, knobs={})
+        config = portainer.view_config(
+            self.folder / "docker.json", sockets=sockets, engine=host.socket(), labels=engine.labels,
+            knobs=knobs / "knobs.json", machine=self.folder / "hardware-1001.json",
+        )  # fmt: skip
+        inside = {"cert": f"{portainer.CERTIFICATES}/{certificate.name}", "key": f"{portainer.CERTIFICATES}/{key.name}"}
+        words = [f"--ssl{name}={path}" for name, path in inside.items()]
+        service = self._service(
+            f"lab-{self.network.number}-portainer",
+            [*words, f"--admin-password-file={portainer.SOCKETS}/password", "--http-disabled", "--log-level=WARN", "--log-mode=NOCOLOR"],
+            vmid=1001, image=image, restart="always", ports={portainer.PORT: (at(101), portainer.PORT)},
+            folders={sockets: portainer.SOCKETS, certificate.parent: portainer.CERTIFICATES},
+        )  # fmt: skip
+        view = python_process(
+            "lab.containers.docker_view", "--config", str(config), folder=self._logs, name="docker-view", env={},
+            ready=lambda: None if (sockets / "docker.sock").exists() else "there is no socket yet",
+        )  # fmt: skip
+        return portainer.PortainerVm(
+            service, view, engine, url=self.site.portainer.url, authority=self.authority.file, password=password,
+            stacks={"monitoring": self.idle_stack("node")}, environment=self.site.portainer.environment, furnished=self._keys_of_portainer,
+        )  # fmt: skip
+
+    def _keys_of_portainer(self, administrator: str, viewer: str) -> None:
+        self.keys = replace(self.keys, portainer=administrator, portainer_viewer=viewer)
+
+    def knobs(self, **settings: Any) -> None:
+        if self._portainer_is[0]:
+            portainer.need_possible(settings)
+        super().knobs(**settings)
 
     def stop(self) -> None:
         try:
@@ -218,6 +276,13 @@ class ContainerLab(Lab):
                 self._images.registry.kill()
         self._keeper.close()
         self.engine.close()
+
+
+@cache
+def _portainer(wanted: str) -> tuple[str, str]:
+    """Asked once: where no registry answers, finding that out takes its time."""
+    with contextlib.closing(host.client()) as engine:
+        return portainer.available(engine, wanted)
 
 
 class Turns:

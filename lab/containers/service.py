@@ -22,7 +22,10 @@ DEADLINE = 60.0
 
 
 class ContainerService:
-    """One container; a :class:`lab.machines.Service`. ``ports`` are container port -> (address, port) of this machine."""
+    """One container; a :class:`lab.machines.Service`. ``ports`` are container port -> (address, port) of this machine.
+
+    ``env`` may be changed while it is stopped: then it is made anew.
+    """
 
     def __init__(
         self,
@@ -37,21 +40,39 @@ class ContainerService:
         folders: Mapping[Path, str],
         environment: Mapping[str, str] | None = None,
         ready: Ready | None = None,
+        restart: str = "no",
     ) -> None:
         self.name = name
         self._folders = dict(folders)
         first = next(iter(ports.values()))
         self._ready = ready or listening(*first)
-        self._container = DockerContainer(image)
-        self._container.with_name(name).with_command(list(command))
-        for variable, value in (environment or {}).items():
-            self._container.with_env(variable, value)
-        for folder, inside in folders.items():
-            self._container.with_volume_mapping(str(folder), inside, "rw")
-        published: dict[str, Any] = {f"{inside}/tcp": outside for inside, outside in ports.items()}
-        self._container.ports = published
-        self._container.with_kwargs(network=network, labels={host.LABEL: owner, host.MACHINE: str(vmid)}, init=False)
-        self._made = False
+        self.env = dict(environment or {})
+        self._image, self._command = image, list(command)
+        self._published: dict[str, Any] = {f"{inside}/tcp": outside for inside, outside in ports.items()}
+        self._rest: dict[str, Any] = {
+            "network": network, "labels": {host.LABEL: owner, host.MACHINE: str(vmid)}, "init": False, "restart_policy": {"Name": restart},
+        }  # fmt: skip
+        self._made_with: dict[str, str] | None = None
+        self._container: DockerContainer
+
+    @property
+    def _made(self) -> bool:
+        return self._made_with is not None
+
+    def _make(self) -> None:
+        """A container of what is wanted now; its disk is a folder here, so a new one has the same data."""
+        if self._made:
+            self.container.remove(force=True)
+        made = DockerContainer(self._image)
+        made.with_name(self.name).with_command(self._command).with_kwargs(**self._rest)
+        for variable, value in self.env.items():
+            made.with_env(variable, value)
+        for folder, inside in self._folders.items():
+            made.with_volume_mapping(str(folder), inside, "rw")
+        made.ports = self._published
+        self._container = made
+        made.start()
+        self._made_with = dict(self.env)
 
     @property
     def container(self) -> Any:
@@ -62,11 +83,10 @@ class ContainerService:
         """Create or start it; returns when it answers."""
         for folder in self._folders:
             folder.mkdir(parents=True, exist_ok=True)
-        if self._made:
+        if self._made_with == self.env:
             self.container.start()
         else:
-            self._container.start()
-            self._made = True
+            self._make()
         try:
             wait_until(self._answers, deadline=DEADLINE, what=f"the container {self.name} to answer")
         except Exception as error:
@@ -117,7 +137,14 @@ class ContainerNginx(NginxHost):
 
     def facts(self) -> dict[str, object]:
         """As an operator reaches a container: a prefix that leads into it."""
-        return super().facts() | {"shell": ["docker", "exec", "-i", self._name]}
+        return super().facts() | {"shell": self.shell}
+
+    def listen(self, port: int) -> str:
+        return str(port)
+
+    @property
+    def shell(self) -> list[str]:
+        return ["docker", "exec", "-i", self._name]
 
     def _write(self, file: Path, text: str) -> None:  # type: ignore[override]
         # Inside, the address that users come in by is not this machine's; Docker brings them from there.
