@@ -21,7 +21,7 @@ TAGS = {
     "lab": "can only be shown in the lab, because it needs something to be broken",
     "changes": "changes the servers it runs against",
     "slow": "takes more than half a minute",
-    "containers": "also shown on real containers, where Docker answers",
+    "containers": "also shown on real containers every day, where Docker answers",
 }
 MOST_STEPS = 7
 MOST_BACKGROUND = 4

@@ -58,6 +58,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--state-dir", default=str(state), help="where its journal is (default: CUTOVER_STATE_DIR, or .state)")
     group.addoption("--allow-changes", metavar="SITE", default="", help="let a live run change things; SITE is the site's name")
     group.addoption("--moment", choices=[str(m) for m in Moment], default="", help="facts of this moment (default: by the state)")
+    group.addoption(
+        "--daily",
+        action="store_true",
+        help="on containers, only what is tagged for them (@containers): the rest is for the night",
+    )
     group.addoption("--thorough", action="store_true", help="run what takes more than half a minute, too (@slow)")
     group.addoption("--report", metavar="FOLDER", default="", help="write acceptance.md, .html and .json there")
 
@@ -69,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "lab: can only be shown in the lab, because something has to be broken for it",
         "changes: changes the servers that it runs against",
         "slow: takes more than half a minute",
-        "containers: also shown on real containers, where Docker answers",
+        "containers: also shown on real containers every day, where Docker answers",
         "fact: asks one fact of the live site",
     ):
         config.addinivalue_line("markers", line)
@@ -125,7 +130,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--target") == "lab":
         elsewhere = set()
         if place(config) == "container lab":
-            elsewhere = {item for item in items if criterion_of(item) and not item.get_closest_marker("containers")}
+            daily = config.getoption("--daily")
+            elsewhere = {item for item in items if daily and criterion_of(item) and not item.get_closest_marker("containers")}
             for item in elsewhere:
                 item.add_marker(pytest.mark.skip(reason=NOT_ON_CONTAINERS))
         if not config.getoption("--thorough"):

@@ -31,6 +31,14 @@ Feature: Putting the container in place
       When the operator checks that Portainer runs what was merged
       Then the check is not met because "not"
 
+    @lab @containers
+    Scenario: A container that somebody edited in Portainer is noticed, and deploying puts it right
+      Given the stack is deployed
+      And somebody lowered its memory in Portainer
+      When the operator checks that Portainer runs what was merged
+      Then the check is not met because "memory limit is 1024 MB, and 3072 MB in the file"
+      And after deploying once more the container has what the file says
+
     @lab
     Scenario: A key with characters that Compose reads in its own way arrives as it was meant
       Given applications have a key with a dollar, quotes and a hash in it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pytest_bdd import given, parsers, then
 
@@ -25,10 +27,9 @@ def _settings(what: str) -> dict[str, str]:
 
 def _start_old_with(lab: Lab, what: str) -> None:
     machine = lab.machines[lab.site.guests.old.vmid]
-    (process,) = machine.services
-    assert isinstance(process, Process)
+    server: Any = machine.services[0]
     machine.stop()
-    process.env.update(_settings(what))
+    server.env.update(_settings(what))
     machine.start()
 
 

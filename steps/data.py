@@ -243,6 +243,7 @@ def _changes_without_ids(lab: Lab) -> None:
 
 # -- obstacles ----------------------------------------------------------------------------------------
 def _restart_old(lab: Lab, **env: str) -> None:
+    lab.need_own_qdrant()
     machine = lab.machines[952]
     for service in machine.services:
         if isinstance(service, Process):

@@ -109,7 +109,7 @@ def _passes_to_the_old(operator: Operator) -> None:
 
 def reload(lab: Lab) -> None:
     """Let Nginx read its configuration again."""
-    subprocess.run(lab.nginx.reload, check=True, timeout=10, capture_output=True)
+    subprocess.run([*lab.nginx.shell, *lab.nginx.reload], check=True, timeout=10, capture_output=True)
 
 
 # -- trouble -----------------------------------------------------------------------------------------------------------
@@ -122,16 +122,16 @@ def _trouble(lab: Lab, undoing: ExitStack, trouble: str) -> None:
         undoing.enter_context(nginx.blind())
     elif trouble == "passes gRPC on as well":
         old = lab.site.guests.old.address
-        text = f"server {{ listen {nginx.address}:6334; http2 on; location / {{ grpc_pass grpc://{old}:6334; }} }}\n"
+        text = f"server {{ listen {nginx.listen(6334)}; http2 on; location / {{ grpc_pass grpc://{old}:6334; }} }}\n"
         (nginx.http_folder / "grpc.conf").write_text(text.replace("; http2 on;", " http2;"))
     elif trouble == "sends clients to the old server itself":
         old = urlsplit(lab.site.qdrant.old_url).netloc
         (nginx.http_folder / "old.conf").write_text(
-            f"server {{ listen {nginx.address}:6336; return 307 http://{old}$request_uri; }}\n"
+            f"server {{ listen {nginx.listen(6336)}; return 307 http://{old}$request_uri; }}\n"
         )
     elif trouble == "asks a server that no file names":
         (nginx.http_folder / "any.conf").write_text(
-            f"server {{ listen {nginx.address}:6336; location / {{ proxy_pass http://$http_x_server; }} }}\n"
+            f"server {{ listen {nginx.listen(6336)}; location / {{ proxy_pass http://$http_x_server; }} }}\n"
         )
     elif trouble == "shows its users whom it asks":
         nginx.server_file.write_text(

@@ -187,13 +187,20 @@ def _another_key(operator: Operator) -> None:
 
 @given("somebody else made a stack of the same name")
 def _somebody_elses_stack(lab: Lab) -> None:
-    lab.repository.commit({"other.yml": "services:\n  web:\n    image: prom/node-exporter:v1.8.2\n"}, "Another", branch="other")
+    lab.repository.commit({"other.yml": lab.idle_stack("web")}, "Another", branch="other")
     body = {
         "Name": lab.site.portainer.stack, "RepositoryURL": lab.site.portainer.repository, "ComposeFile": "other.yml",
         "RepositoryReferenceName": "refs/heads/other", "Env": [],
     }  # fmt: skip
     made = ask(lab, "POST", "/stacks/create/standalone/repository?endpointId=1", body)
     assert made.ok, made.text
+
+
+@given("somebody lowered its memory in Portainer")
+def _lowered_memory(lab: Lab) -> None:
+    body = {"Memory": 1 << 30, "MemorySwap": 2 << 30}
+    edited = ask(lab, "POST", f"/endpoints/1/docker/containers/{container(lab)['Id']}/update", body)
+    assert edited.ok, edited.text
 
 
 def number_of(lab: Lab, name: str) -> int:
@@ -328,6 +335,12 @@ def _deploying_again(lab: Lab, operator: Operator) -> None:
     result = operator.does("deploy")
     assert result.outcome is None or not result.outcome.changed
     assert container(lab)["Id"] == was
+
+
+@then("after deploying once more the container has what the file says")
+def _as_the_file_says(lab: Lab, operator: Operator) -> None:
+    assert operator.does("deploy").outcome is not None
+    assert container(lab)["HostConfig"]["Memory"] == 3072 << 20
 
 
 @then(parsers.parse("Qdrant is healthy again within {seconds:d} seconds"))

@@ -99,3 +99,12 @@ def test_who_keeps_no_connection_hears_of_every_one_that_ends(tmp_path: Path) ->
         with pytest.raises(Unreachable):
             http.get(url)
         assert asked == [b"GET"]
+
+
+# -- TLS that does not come about --------------------------------------------------------------------------------------
+def test_a_server_that_ends_while_tls_is_agreed_on_is_not_one_with_a_wrong_certificate() -> None:
+    """A server that is just being stopped does that."""
+    with closing([0]) as (url, _), pytest.raises(Unreachable) as told:
+        session(WriteGuard()).get(url.replace("http:", "https:"))
+    assert "the server ended the connection before TLS was agreed on" in str(told.value)
+    assert "certificate" not in str(told.value)
