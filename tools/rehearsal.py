@@ -37,6 +37,9 @@ from lab.processes import stop_everything
 
 #: The steps in which traffic moves.
 MOVES = ("Move the traffic to the new server", "Go back to the old server", "Move the traffic")
+#: The steps that reload Nginx.
+RELOADS = ("Put the gate into Nginx", "Take the gate out of Nginx", "Gate", "Take the gate out of Nginx for good")
+_RELOADS = " It reloads Nginx, and its plan says that this may cost a request on a connection that a client keeps."
 Outcome = Literal["done", "refused as it should be", "failed"]
 
 
@@ -295,6 +298,12 @@ def conclude(rehearsal: Rehearsal, tally: Report | None, problem: str, seconds: 
             f"The application made {tally.requests:,} requests meanwhile: [b]{tally.failed} failed, {tally.lost} acknowledged "
             f"writes lost[/b]; a write waited {tally.longest_write:.2f} s at most."
         )
+        for step in rehearsal.steps:
+            if step.failed_requests:
+                console.print(
+                    f"  [red]{step.failed_requests} failed in the step: {escape(step.title)}.[/red]"
+                    f"{_RELOADS if step.title in RELOADS else ''}"
+                )
         for one in (*tally.failures, *tally.wrong):
             console.print(f"  [red]{escape(one)}[/red]")
     if problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,37 @@ class Addresses:
         found = ways.redirected(configuration, server, target, resolve=self._host.resolve, ours={self._host.gate_file})
         return {path: as_bytes(text) for path, text in found.items()}
 
+    def _line(self) -> str:
+        return f"    include {self._host.gate_file};  # the gate of Qdrant\n"
+
+    def included(self, configuration: Configuration) -> dict[str, str]:
+        """The file of the `http` block with a line that includes the gate's file; none where a folder of it is included."""
+        if any(one.context == ("http",) and one.takes(self._host.gate_file) for one in configuration.includes):
+            return {}
+        for one in configuration.top:
+            if one.name == "http" and one.block is not None:
+                text, at = configuration.files[one.file], one.end - 1
+                return {one.file: text[:at] + self._line() + text[at:]}
+        return {}
+
+    def not_included(self, files: Mapping[str, str]) -> dict[str, str]:
+        """Those of these files that have such a line, without it."""
+        return {path: text.replace(self._line(), "") for path, text in files.items() if self._line() in text}
+
+    def led_to_the_gate(self, configuration: Configuration, gate: str) -> dict[str, bytes]:
+        """The operator's files that change when the gate is put in; ``gate``: the text of its own file."""
+        added = self.included(configuration)
+        with_gate = configuration.with_files({**added, self._host.gate_file: gate})
+        found = self.pointed(with_gate, self.old, self.gate)
+        return {path: as_bytes(text) for path, text in added.items()} | found
+
+    def away_from_the_gate(self, configuration: Configuration, target: str) -> dict[str, bytes]:
+        """The operator's files that change when the gate is taken out; what passed requests to it passes them to ``target``."""
+        found = self.pointed(configuration, self.gate, target)
+        texts = {**configuration.files, **{path: as_text(content) for path, content in found.items()}}
+        texts.pop(self._host.gate_file, None)
+        return found | {path: as_bytes(text) for path, text in self.not_included(texts).items()}
+
     def around(self, configuration: Configuration | None = None) -> list[str]:
         """Where Nginx's configuration passes requests to the old server and not to the gate, or may: ``file:line`` sentences."""
         found = self.ways(configuration or self._host.configuration(), self.old)
@@ -55,8 +87,9 @@ class Addresses:
             with suppress(Refused):
                 found = self.pointed(configuration, address, self.old)
                 configuration = configuration.with_files({path: as_text(content) for path, content in found.items()})
-        return {path: text for path, text in configuration.files.items() if path != self._host.gate_file}
+        files = {path: text for path, text in configuration.files.items() if path != self._host.gate_file}
+        return files | self.not_included(files)
 
     def settled(self, configuration: Configuration) -> dict[str, bytes]:
         """The operator's files, naming the new server where they name the gate."""
-        return self.pointed(configuration, self.gate, self.new)
+        return self.away_from_the_gate(configuration, self.new)

@@ -23,6 +23,7 @@ from cutover.gate.addresses import Addresses, as_bytes, as_text
 from cutover.gate.copies import Copies
 from cutover.gate.nginx_host import Facts, Inspector, obstacles
 from cutover.gate.reload import Reload
+from cutover.gate.ways import split
 
 if TYPE_CHECKING:
     from cutover.core.write_guard import WriteGuard
@@ -62,7 +63,7 @@ class Installer:
         self._site, self._guard, self._folder = site, guard, folder
         self._nginx = site.nginx
         self.host, self.addresses, self._worker, self._proof, self._file = host, addresses, worker, proof, file
-        self.copies, self.reload = Copies(folder), Reload(site.nginx, folder, host)
+        self.copies, self.reload = Copies(folder), Reload(site.nginx, folder, host, proof.say)
 
     # --- Looking -----------------------------------------------------------------------------------------------------
 
@@ -75,6 +76,13 @@ class Installer:
         if self._nginx.edit:
             seen = self.addresses.ways(facts.configuration, self.addresses.old)
             found += seen.refused
+            host = split(self.addresses.old)[0]
+            found += [
+                f"{where} loads the program {path}, which names the old server; what comes of it cannot be seen here. Take it "
+                "out of there, or pass requests on by `proxy_pass`."
+                for where, path in seen.programs
+                if self.host.naming(path, facts.configuration.main, host)
+            ]
             if not seen.places and not seen.refused and not self.addresses.ways(facts.configuration, self.addresses.gate).places:
                 found.append(
                     f"No file of Nginx's configuration passes requests to http://{self.addresses.old}, so there is nothing "
@@ -88,14 +96,22 @@ class Installer:
                     found.append(str(refused))
         return found
 
+    def cost_of_a_reload(self, facts: Facts) -> str:
+        """What the reload of this step costs users, as a sentence."""
+        address = self.addresses.gate if facts.backed_up else self.addresses.old
+        return self.reload.cost(facts, self.addresses.ways(facts.configuration, address))
+
     def _changing(self, facts: Facts) -> list[str]:
-        return self.addresses.ways(facts.configuration, self.addresses.old).files if self._nginx.edit else []
+        if not self._nginx.edit:
+            return []
+        files = self.addresses.ways(facts.configuration, self.addresses.old).files
+        return [*files, *(path for path in self.addresses.included(facts.configuration) if path not in files)]
 
     def wanted(self, facts: Facts) -> dict[str, bytes]:
         """Path to content of every file that the gate still changes or adds: its own first, so that what names it finds it."""
         found = {self.host.gate_file: as_bytes(self._file(facts).text)}
         if self._nginx.edit:
-            found |= self.addresses.pointed(facts.configuration, self.addresses.old, self.addresses.gate)
+            found |= self.addresses.led_to_the_gate(facts.configuration, self._file(facts).text)
         return found
 
     # --- Putting in --------------------------------------------------------------------------------------------------
@@ -125,8 +141,9 @@ class Installer:
             self.copies.note(wanted)
             self.copies.note_door(before)
             self.reload.test()
-            loaded = True
+            loaded = loaded or not self.reload.by_hand  # who does not reload by hand has loaded nothing
             self.reload.now()
+            loaded = True
             self._proof.prove(self._file(None).checksum, before, again)
         except CutoverError as error:
             if in_use:  # without the gate users would be on the old server, or write unrecorded
@@ -204,7 +221,7 @@ class Installer:
         back = self.copies.unchanged()
         configuration = self.host.configuration()
         originals = {path: as_text(self.copies.before(path)) for path in back}
-        rest = self.addresses.pointed(configuration.with_files(originals), self.addresses.gate, self.addresses.old)
+        rest = self.addresses.away_from_the_gate(configuration.with_files(originals), self.addresses.old)
         foreign = [path for path in rest if path not in kept]
         if foreign and not self._nginx.edit:
             raise Refused(
@@ -262,6 +279,7 @@ class Installer:
                 f"{self._site.qdrant.public_url} still passes its requests to the gate.",
                 f"Let it pass them to http://{self.addresses.new} now, then try again.",
             )
+        loaded = False
         texts = self.addresses.settled(facts.configuration) if self._nginx.edit else {}
         gated = {path: as_bytes(facts.configuration.files[path]) for path in texts}
         before, again = self._proof.look(), self._proof.look()
@@ -269,14 +287,17 @@ class Installer:
             for path, content in texts.items():
                 self.copies.write(path, content)
             self.reload.test()
+            loaded = not self.reload.by_hand
             self.reload.now()
+            loaded = True
             if self._worker.loaded() is not None:
                 raise Failed("nginx still answers with the gate.")
             self._proof.same(before, again)
         except CutoverError as error:
             for path, content in gated.items():
                 self.copies.write(path, content)
-            self.reload.now()
+            if loaded:
+                self.reload.now()
             raise Failed(
                 f"The gate was not taken out: {error.sentence}", "It is in place again, and the new server serves."
             ) from None

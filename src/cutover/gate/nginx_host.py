@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -85,10 +85,13 @@ class Facts:
     unwritable: Sequence[str] = ()
     blind: str = ""  # a folder on the way to the gate's that the workers cannot pass
     runs: bool = True
+    stuck_as_root: bool = False  # nobody can become the workers' user, who may put anything in the place of a recorded body
+    no_folder: str = ""  # the folder of the gate's file, where there is none
 
     def built(self) -> templates.Build:
         """What the gate's file has to know of this nginx."""
-        http = [d.name for one in self.configuration.top if one.name == "http" for d in one.block or []]
+        blocks = [one.block or [] for one in self.configuration.top if one.name == "http"]
+        http = [d.name for block in blocks for d in block if not d.file.endswith(f"/{templates.NAME}")]
         return templates.Build.read(f"{self.version}\n{self.build}", frozenset(http))
 
 
@@ -112,12 +115,17 @@ def obstacles(facts: Facts, nginx: Nginx, gate_file: str) -> list[str]:
     user = next((d.words[1].text for d in configuration.said("user") if len(d.words) > 1), "")
     if facts.is_root and user and user != nginx.worker_user:
         found.append(f"Its workers run as {user}, but site.yaml says nginx.worker_user: {nginx.worker_user}.")
-    if not any(one.context == ("http",) and one.takes(gate_file) for one in configuration.includes):
+    included = any(one.context == ("http",) and one.takes(gate_file) for one in configuration.includes)
+    if not any(one.name == "http" for one in configuration.top):
+        found.append(f"{configuration.main} has no `http` block.")
+    elif not included and not nginx.edit:
         found.append(
-            f"Nothing from {PurePosixPath(gate_file).parent} is included in `http` of its configuration. Name a "
-            f"folder whose files "
-            f"are, as nginx.http_folder in site.yaml, or add `include {gate_file};` to the `http` block of {configuration.main}."
+            f"Nothing from {PurePosixPath(gate_file).parent} is included in `http` of its configuration. Name a folder whose "
+            f"files are, as nginx.http_folder in site.yaml, or add `include {gate_file};` to the `http` block of "
+            f"{configuration.main}."
         )
+    if any(d.words[-1].text == "off" for d in configuration.said("master_process")):
+        found.append("It runs without a master process (`master_process off`), so it cannot be reloaded. Take that out.")
     if facts.foreign:
         shown = ", ".join(facts.foreign[:3]) + (", ..." if len(facts.foreign) > 3 else "")
         found.append(
@@ -149,6 +157,13 @@ def _about_the_host(facts: Facts, nginx: Nginx) -> list[str]:
     found += [f"{path} cannot be written." for path in facts.unwritable]
     if facts.blind:
         found.append(blind_sentence(nginx, facts.blind))
+    if facts.stuck_as_root:
+        found.append(
+            f"Root cannot become {nginx.worker_user} there by `su` or `setpriv`, and recorded bodies are read and removed as "
+            "that user."
+        )
+    if facts.no_folder:
+        found.append(f"There is no folder {facts.no_folder}. Make it, or name another as nginx.http_folder in site.yaml.")
     if 0 <= facts.free_mb < _LEAST_FREE_MB:
         found.append(f"There are only {facts.free_mb} MB free where {nginx.gate_folder} would be; it needs {_LEAST_FREE_MB} MB.")
     if facts.newer:
@@ -217,15 +232,33 @@ class Inspector:
             )
         return nginx_conf.read_dump(tested.out.decode("utf-8", errors="surrogateescape"))
 
+    def fingerprint(self, configuration: Configuration) -> str:
+        """What changes when one of its files does, or another file comes into a folder that is included; empty where the host
+        cannot say.
+        """
+        included = {_folder_of(one.pattern) for one in configuration.includes}
+        folders = included | {str(PurePosixPath(path).parent) for path in configuration.files}
+        paths = " ".join(map(q, sorted({*configuration.files, *folders})))
+        # A folder that is not there yet may come.
+        return self._shell.read(f"stat -L -c '%n %i %s %Y %Z %z' {paths} 2>/dev/null; true").text
+
     def with_preflight(self, facts: Facts, changing: Sequence[str]) -> Facts:
         """The same with what would go wrong when these files are changed."""
-        unwritable = [file.path for file in self.files([*changing, self.gate_file]) if not (file.rename or file.in_place)]
+        folder = str(PurePosixPath(self.gate_file).parent)
+        there = self._shell.holds(f"[ -d {q(folder)} ]", f"{folder} on {self._shell.where} cannot be seen")
+        looked = self.files([*changing, *([self.gate_file] if there else [])])
+        unwritable = [file.path for file in looked if not (file.rename or file.in_place)]
         above = self._folder
         script = (
             f'd={q(above)}; while [ ! -d "$d" ]; do d=$(dirname "$d"); done\n'
             'echo "at $d"; [ -w "$d" ] && echo writable; df -Pk "$d" | sed 1d\n'
             f"su -s /bin/sh {q(self._nginx.worker_user)} -c \"[ -x '$d' ] && echo sees || echo blind\" 2>/dev/null "
             f"</dev/null || true\n"
+            f"u={q(self._nginx.worker_user)}; "
+            'if [ "$(id -u)" = 0 ] && [ "$(id -u "$u" 2>/dev/null || echo 0)" != 0 ]; then\n'
+            'if command -v su >/dev/null; then su -s /bin/sh "$u" -c true; '
+            'else setpriv --reuid "$u" --regid "$(id -g "$u")" --clear-groups true; fi </dev/null >/dev/null 2>&1 || echo stuck\n'
+            "fi\n"
             "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || true\n"
         )
         said = self._shell.output(script, f"The host {self._shell.where} cannot be looked at").decode(errors="replace")
@@ -243,6 +276,8 @@ class Inspector:
                 "blind": f"{at}" if facts.is_root and "\nblind" in said else "",
                 "newer": self._newer(facts) if running else (),
                 "runs": running,
+                "stuck_as_root": "\nstuck\n" in said,
+                "no_folder": "" if there else folder,
             }
         )
 
@@ -264,6 +299,11 @@ class Inspector:
             File(path, real, rename == "rename", in_place == "in-place")
             for path, real, rename, in_place in zip(paths, lines[::3], lines[1::3], lines[2::3], strict=True)
         ]
+
+    def naming(self, path: str, main: str, host: str) -> bool:
+        """Whether a program that Nginx loads names this host. ``main``: beside which a path that is not whole begins."""
+        whole = PurePosixPath(main).parent / path
+        return self._shell.read(f"grep -qF -e {q(host)} {q(str(whole))}").code == 0
 
     def resolve(self, name: str) -> frozenset[str]:
         """The addresses of a host name, as the Nginx host knows them; empty where it knows none."""
@@ -292,6 +332,11 @@ class Inspector:
         said = self._shell.read(script)
         return said.text.splitlines() if said.code == 0 else []
 
+    def connections(self, ports: Collection[int]) -> int:
+        """How many connections clients have open to these ports of this machine now."""
+        said = self._shell.read("cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; true").text
+        return sum(1 for state, _, port in _sockets(said) if state == "01" and port in ports)
+
     # --- Processes ------------------------------------------------------------------------------------------------------------
 
     def workers(self, facts: Facts | None = None) -> dict[int, bool]:
@@ -315,8 +360,7 @@ class Inspector:
         if not self._pid_path:
             facts = facts or self.facts()
             said = [d.words[1].text for d in facts.configuration.said("pid") if len(d.words) > 1]
-            built = re.search(r"--pid-path=(\S+)", facts.build)
-            self._pid_path = said[0] if said else built[1] if built else "/run/nginx.pid"
+            self._pid_path = pid_file(facts.build, said[0] if said else "")
         return self._pid_path
 
     def processes_ending(self, worker: int) -> list[int]:
@@ -355,13 +399,28 @@ def _listens(tables: str, address: str) -> bool:
     wanted = {"0" * 8, "0" * 32}
     if re.fullmatch(r"[\d.]+", host):
         wanted.add("".join(f"{int(part):02X}" for part in reversed(host.split("."))))
+    return any(state == "0A" and there == port and at in wanted for state, at, there in _sockets(tables))
+
+
+def _sockets(tables: str) -> Iterator[tuple[str, str, int]]:
+    """State, own address and own port of every line of /proc/net/tcp and tcp6."""
     for line in tables.splitlines():
         words = line.split()
-        if len(words) > 3 and words[3] == "0A" and ":" in words[1]:
-            at, _, there = words[1].rpartition(":")
-            if int(there, 16) == port and at.upper() in wanted:
-                return True
-    return False
+        if len(words) > 3 and ":" in words[1] and words[0] != "sl":
+            at, _, port = words[1].rpartition(":")
+            yield words[3], at.upper(), int(port, 16)
+
+
+def _folder_of(pattern: str) -> str:
+    """The last folder of an include's pattern that has one name."""
+    return re.split(r"[*?\[]", pattern)[0].rpartition("/")[0] or "/"
+
+
+def pid_file(build: str, said: str) -> str:
+    """Where an nginx writes its process: as ``pid`` says, or as it was built; below its prefix where that is no whole path."""
+    options = {name: re.search(rf"--{name}=(\S+)", build) for name in ("prefix", "pid-path")}
+    prefix, built = (found[1] if (found := options[name]) else "" for name in ("prefix", "pid-path"))
+    return str(PurePosixPath(prefix or "/usr/local/nginx") / (said or built or "logs/nginx.pid"))
 
 
 def emerg(answer: Answer) -> str:

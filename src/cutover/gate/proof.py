@@ -30,6 +30,10 @@ class Proof:
         self.by_hand_seconds = BY_HAND_SECONDS
         self.tell: Callable[[str], None] = lambda _: None
 
+    def say(self, sentence: str) -> None:
+        """Tell somebody who waits."""
+        self.tell(sentence)
+
     def look(self) -> dict[str, doorway.Answer]:
         """How users are answered now, through the operator's own server."""
         return self._worker.through_the_door(writes=self._guard.is_open)

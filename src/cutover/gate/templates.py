@@ -59,7 +59,7 @@ class Build:
             return self.version >= tuple(map(int, value.split(".")))
         if condition == "with":
             return f"--with-{value}" in self.options
-        return value in self.said
+        return (value in self.said) == (condition == "if")
 
     def lacks(self, directive: str) -> bool:
         """Whether the module that knows this directive was left out."""
@@ -74,7 +74,7 @@ class Gatefile:
     checksum: str
 
 
-_MARKED = re.compile(r"^( *)#(with|since|if) ([\w.]+): (.+)$")
+_MARKED = re.compile(r"^( *)#((?:(?:with|since|if|unless) [\w.]+(?: (?!:))?)+): (.+)$")
 
 
 def render(
@@ -97,6 +97,8 @@ def _for(line: str, build: Build) -> str:
     """One line of the file as this nginx needs it."""
     marked = _MARKED.match(line)
     if marked:
-        return f"{marked[1]}{marked[4]}\n" if build.has(marked[2], marked[3]) else line
+        words = marked[2].split()
+        wanted = all(build.has(*condition) for condition in zip(words[::2], words[1::2], strict=True))
+        return f"{marked[1]}{marked[3]}\n" if wanted else line
     name = line.split(maxsplit=1)[0] if line.strip() else ""
     return "" if build.lacks(name) else line

@@ -48,10 +48,13 @@ def plan(context: Context) -> Sequence[Sentence]:
     old = netloc(context.site.qdrant.old_url)
     if nginx.edit:
         sentences += [
+            Sentence(f"Add one line to `http` in {path}, which includes that file", path, _UNDO)
+            for path in installer.addresses.included(facts.configuration)
+        ] + [
             Sentence(f"Replace the address {old} in {path} by the gate's, and nothing else", path, _UNDO)
             for path in installer.addresses.ways(facts.configuration, old).files
         ]
-    reload = f"Nginx's workers are replaced; requests under way end normally. {installer.reload.cost(facts)}"
+    reload = f"Nginx's workers are replaced; requests under way end normally. {installer.cost_of_a_reload(facts)}"
     sentences.append(Sentence("Test the configuration, then reload Nginx once", reload))
     if not nginx.edit:
         sentences.append(
@@ -81,11 +84,15 @@ def plan_undo(context: Context) -> Sequence[Sentence]:
     """What taking it out would do."""
     if not context.gate.state().installed:
         return []
-    back, changed = context.gate.installer.undoing()
+    installer = context.gate.installer
+    back, changed = installer.undoing()
     return [
         *(Sentence(f"Restore {path} byte for byte", path) for path in back),
         *(Sentence(f"Put the old server's address back in {path}, which somebody changed since", path) for path in changed),
-        Sentence("Test the configuration, reload Nginx, and prove that the old server answers"),
+        Sentence(
+            "Test the configuration, reload Nginx, and prove that the old server answers",
+            installer.cost_of_a_reload(installer.host.facts()),
+        ),
     ]
 
 

@@ -30,7 +30,7 @@ def plan(context: Context) -> Sequence[Sentence]:
         *(Sentence(f"Replace the gate's address in {path} by {new}, and nothing else", path) for path in files),
         Sentence(
             "Test the configuration, reload Nginx, and prove that users are answered as before",
-            installer.reload.cost(facts),
+            installer.cost_of_a_reload(facts),
         ),
         Sentence("Remove the gate's files; the copy of the configuration from before stays", context.site.nginx.gate_folder),
     ]

@@ -255,6 +255,8 @@ class Qdrant(Part):
     public_url: Url
     ca_file: File | None = None
     fingerprint: Fingerprint | None = None
+    client_certificate: File | None = None
+    """PEM with certificate and key that is shown to ``public_url``, where Nginx asks clients for one."""
     access: Literal["keys", "open"] = "keys"
     """``open``: no keys on purpose, so everybody who reaches the server reads and writes."""
 
@@ -263,7 +265,8 @@ class Nginx(Part):
     """Nginx on its host. ``shell`` is the argument prefix that gives a shell there; empty means this machine.
 
     ``edit``: the tool replaces the old server's address in Nginx's files; False where the operator puts in ``gate_address``
-    himself. ``server_file`` was needed by earlier versions and says nothing any more.
+    himself. ``reload``: the command; empty where he reloads Nginx himself. ``server_file`` was needed by earlier versions and
+    says nothing any more.
     """
 
     shell: list[Text]
@@ -275,7 +278,7 @@ class Nginx(Part):
     gate_folder: GateFolder
     gate_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1:6339"
     worker_user: Name
-    reload: Annotated[list[Text], Field(min_length=1)]
+    reload: list[Text]
 
 
 class AutoUpdate(Part):

@@ -1,0 +1,72 @@
+"""What an Nginx host is like, read from what it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cutover.core.shell import Shell
+from cutover.core.write_guard import WriteGuard
+from cutover.gate import ways
+from cutover.gate.nginx_conf import assembled
+from cutover.gate.nginx_host import Facts, Inspector, obstacles, pid_file
+from cutover.site import load as sites
+from cutover.site.schema import Nginx
+
+MAIN = "/etc/nginx/nginx.conf"
+GATE = "/etc/nginx/conf.d/qdrant-gate.conf"
+
+
+@pytest.fixture(scope="module")
+def nginx() -> Nginx:
+    return sites.load(Path(__file__).resolve().parents[2] / "site.yaml").nginx
+
+
+def _said(nginx: Nginx, text: str, **more: object) -> list[str]:
+    facts = Facts("nginx/1.22.1", "--with-http_auth_request_module", assembled(MAIN, {MAIN: text}), False, False)
+    return obstacles(replace(facts, **more), nginx, GATE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("build", "said", "file"),
+    [
+        ("--prefix=/etc/nginx --pid-path=/run/nginx.pid", "", "/run/nginx.pid"),
+        ("--prefix=/etc/nginx --pid-path=/run/nginx.pid", "/var/run/n.pid", "/var/run/n.pid"),
+        ("configure arguments:", "", "/usr/local/nginx/logs/nginx.pid"),
+        ("--prefix=/opt/nginx", "", "/opt/nginx/logs/nginx.pid"),
+        ("--prefix=/opt/nginx", "run/n.pid", "/opt/nginx/run/n.pid"),
+    ],
+)
+def test_the_process_is_found_where_this_build_writes_it(build: str, said: str, file: str) -> None:
+    assert pid_file(build, said) == file
+
+
+def test_a_configuration_that_includes_nothing_is_no_obstacle_where_it_may_be_edited(nginx: Nginx) -> None:
+    assert _said(nginx, "http { }") == []
+    by_hand = _said(nginx.model_copy(update={"edit": False}), "http { }")
+    assert len(by_hand) == 1 and f"add `include {GATE};` to the `http` block of {MAIN}" in by_hand[0]
+
+
+def test_a_program_that_names_the_old_server_is_found_beside_the_configuration(nginx: Nginx, tmp_path: Path) -> None:
+    (tmp_path / "q.js").write_text("ngx.fetch('http://10.0.0.152:6333/')")
+    host = Inspector(Shell([], WriteGuard()), nginx)
+    main = str(tmp_path / "nginx.conf")
+    for path, named in (("q.js", True), (str(tmp_path / "q.js"), True), ("none.js", False)):
+        assert host.naming(path, main, "10.0.0.152") is named
+    text = "http { js_import q from q.js; server { location / { content_by_lua_file a.lua; } } }"
+    found = ways.find(assembled(MAIN, {MAIN: text}), ways.Server.of("10.0.0.152:6333"))
+    assert found.programs == [(f"{MAIN}:1", "q.js"), (f"{MAIN}:1", "a.lua")]
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "sentence"),
+    [
+        ("events { }", {}, f"{MAIN} has no `http` block."),
+        ("master_process off; http { }", {}, "It runs without a master process (`master_process off`)"),
+        ("http { }", {"no_folder": "/etc/nginx/conf.d"}, "There is no folder /etc/nginx/conf.d."),
+    ],
+)
+def test_what_stands_against_it_is_said(nginx: Nginx, text: str, more: dict[str, object], sentence: str) -> None:
+    assert any(sentence in one for one in _said(nginx, text, **more))
