@@ -35,6 +35,7 @@ class Echo:
         self.name, self.host, self.port = name, host, port
         self.asked: list[Asked] = []
         self.under_way = 0
+        self.headers: dict[str, str] = {}  # of every answer
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._runner: web.AppRunner | None = None
@@ -60,7 +61,7 @@ class Echo:
             request.transport.abort()
         status = int(request.headers.get("X-Lab-Status", "200"))
         body = {"side": self.name, "method": request.method, "path": request.raw_path, "length": length, "status": status}
-        return web.json_response(body, status=status)
+        return web.json_response(body, status=status, headers=self.headers)
 
     def start(self) -> None:
         """Listen; returns when it does."""

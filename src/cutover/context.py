@@ -6,7 +6,7 @@ Clients are made when they are first needed, so a command contacts only what it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -68,12 +68,12 @@ class Context:
         if "journal" in self.__dict__:
             self.journal.unlock()
 
-    def _qdrant(self, url: str, name: str, tls: Tls | None = None) -> Qdrant:
+    def _qdrant(self, url: str, name: str, tls: Tls | None = None, headers: Mapping[str, str] | None = None) -> Qdrant:
         from cutover.qdrant.client import Qdrant
 
         read_only = self.credentials.get("QDRANT_READ_ONLY_API_KEY")
         key = self.credentials.get("QDRANT_API_KEY") if self.execute or read_only is None else read_only
-        return Qdrant(url, self.guard, key=key, name=name, tls=tls)
+        return Qdrant(url, self.guard, key=key, name=name, tls=tls, headers=headers)
 
     @cached_property
     def old(self) -> Qdrant:
@@ -88,11 +88,9 @@ class Context:
     @cached_property
     def public(self) -> Qdrant:
         """Qdrant as the applications see it, through Nginx."""
-        from cutover.core.http import Tls
+        from cutover.gate.worker import door_of
 
-        place = self.site.qdrant
-        tls = Tls(Path(place.ca_file) if place.ca_file else None, place.fingerprint)
-        return self._qdrant(place.public_url, "Qdrant through Nginx", tls)
+        return self._qdrant(self.site.qdrant.public_url, "Qdrant through Nginx", *door_of(self.site, self.credentials))
 
     @cached_property
     def proxmox(self) -> Proxmox:

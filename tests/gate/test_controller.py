@@ -74,6 +74,7 @@ class Stage:
     def __init__(self, way: Gateway, folder: Path, *, public: str = "", qdrant: dict[str, str] | None = None) -> None:
         self.way, self.public, self.qdrant = way, public, qdrant
         self.folder = folder
+        self.environment = {"QDRANT_API_KEY": "key"}
         self.stack = ExitStack()
         self.guard = WriteGuard(Journal(folder / "state", "home-lab"))
         self.stack.enter_context(self.guard.act("test", "Try the gate"))
@@ -82,7 +83,7 @@ class Stage:
     def client(self, **controller: Any) -> Gate:
         gate = Gate(
             site_of(self.way, public=self.public, qdrant=self.qdrant, **controller),
-            Credentials.from_env({"QDRANT_API_KEY": "key"}),
+            Credentials.from_env(self.environment),
             self.guard,
         )
         self.stack.callback(gate.close)
@@ -361,6 +362,28 @@ class TestInstall:
             gate.settle()
         assert bare.put().json()["side"] == "new"
         assert bare.gate.loaded() is not None
+
+    def test_a_header_that_is_missing_after_settling_stops_it(self, bare: Stage) -> None:
+        bare.way.new.headers = {"Access-Control-Allow-Origin": "*"}
+        bare.gate.install()
+        bare.way.set("new")
+        reload = bare.gate.installer.reload.now
+
+        def reload_and_lose_it() -> None:
+            bare.way.new.headers = {}
+            reload()
+
+        bare.gate.installer.reload.now = reload_and_lose_it  # type: ignore[method-assign]
+        with pytest.raises(Failed, match=r"has the header access-control-allow-origin no more; before it was \*\."):
+            bare.gate.settle()
+        assert bare.gate.loaded() is not None
+
+    def test_what_the_new_server_would_answer_otherwise_is_known_before_it_serves(self, bare: Stage) -> None:
+        assert bare.gate.worker.foreseen() == []
+        bare.way.old.headers = {"Access-Control-Allow-Origin": "*", "X-Release": "1"}
+        said = bare.gate.worker.foreseen()
+        assert "A read would have the header access-control-allow-origin no more; now it is *." in said
+        assert not any("x-release" in one for one in said)
 
     @pytest.mark.parametrize("lost", ["reload nginx", "remove the gate's files"])
     def test_settling_that_lost_its_host_half_way_is_completed_by_the_next(

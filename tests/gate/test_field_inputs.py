@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from cutover.core.errors import CutoverError, Refused, Unreachable
+from cutover.core.shell import Answer, Shell
 from cutover.core.wait import Not, wait_until
 from cutover.phases import gate as gate_phase
 from tests.gate.shapes import Door, Shape, conf
@@ -74,6 +75,34 @@ class Test5AFileThatIsRewrittenWhileTheNewServerServes:
         wait_until(lambda: True if stage.gate.contradiction() else Not("not yet"), deadline=10, what="The reload", every=0.1)
 
 
+def test_following_reads_nginxs_whole_configuration_only_where_a_file_of_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, dumps = Shell.read, 0
+
+    def counted(self: Shell, script: str, *, deadline: float = 20.0) -> Answer:
+        nonlocal dumps
+        dumps += script.endswith(" -T")
+        return read(self, script, deadline=deadline)
+
+    with shaped("server { listen A; location / { proxy_pass http://OLD; } }", tmp_path) as way:
+        stage = Stage(way, tmp_path)
+        with stage.stack:
+            stage.gate.install()
+            monkeypatch.setattr(Shell, "read", counted)
+            for _ in range(8):
+                assert stage.gate.contradiction() == ""
+            assert dumps == 2, "once, and once more for what changed while it was read"
+            (way.host.http_folder / "z.conf").write_text(f"server {{ listen {way.values['B']}; }}")
+            for _ in range(8):
+                assert stage.gate.contradiction() == ""
+            assert dumps == 4
+            (way.host.http_folder / "z.conf").write_text(
+                f"server {{ listen {way.values['B']}; location / {{ proxy_pass http://{way.old.address}; }} }}"
+            )
+            assert all("leads past the gate" in stage.gate.contradiction() for _ in range(2))
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount")
 def test_7_a_file_that_is_mounted_by_itself_is_written_in_place(tmp_path: Path) -> None:
     with shaped("server { listen A; location / { proxy_pass http://OLD; } }", tmp_path) as way:
@@ -117,7 +146,12 @@ def test_9_a_door_that_lets_nobody_in_is_compared_as_it_is(tmp_path: Path) -> No
             files = stage.files()
             stage.gate.install()
             assert stage.gate.loaded() is not None
-            stage.gate.remove()
+            assert stage.gate.through_the_door(writes=False)["a read"].status == 401
+            stage.environment |= {"NGINX_USER": "u", "NGINX_PASSWORD": "p"}
+            let_in = stage.client()
+            assert (let_in.loaded() or {})["files"] == let_in.files().checksum
+            assert let_in.through_the_door(writes=True)["a read"].status == 200
+            let_in.remove()
             assert stage.files() == files
             assert stage.gate.state().installed is False
 

@@ -28,6 +28,8 @@ NAMES: Mapping[str, str] = {
     "QDRANT_API_KEY": "Qdrant's key; the applications keep the one they have, so both servers share it",
     "QDRANT_READ_ONLY_API_KEY": "Qdrant's read-only key",
     "QDRANT_ALT_API_KEY": "Qdrant's second key, where applications use one while keys are changed (alt_api_key)",
+    "NGINX_USER": "the user that Nginx asks for in front of Qdrant (auth_basic), where it does",
+    "NGINX_PASSWORD": "that user's password",
     "VLLM_API_KEY": "vLLM's key, where it has one",
     "DNS_TSIG_NAME": "name of the TSIG key for dynamic DNS updates",
     "DNS_TSIG_SECRET": "the TSIG key, base64",
@@ -40,7 +42,7 @@ NAMES: Mapping[str, str] = {
 }
 
 #: Names whose value is an identity, not a secret: they may be shown.
-_SHOWN = {"PROXMOX_TOKEN_ID", "DNS_TSIG_NAME", "ADGUARD_USER", "GIT_USERNAME"}
+_SHOWN = {"PROXMOX_TOKEN_ID", "DNS_TSIG_NAME", "ADGUARD_USER", "GIT_USERNAME", "NGINX_USER"}
 
 
 _HIDDEN = "<secret>"

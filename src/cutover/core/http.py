@@ -49,10 +49,14 @@ def reads_by_method(method: str, path: str) -> bool:
 
 @dataclass(frozen=True)
 class Tls:
-    """How a server proves who it is: the system's CAs, ``ca_file``, or its certificate's SHA-256 ``fingerprint``."""
+    """How a server proves who it is: the system's CAs, ``ca_file``, or its certificate's SHA-256 ``fingerprint``.
+
+    ``client``: a file with our own certificate and its key, where the server asks for one.
+    """
 
     ca_file: Path | None = None
     fingerprint: str | None = None
+    client: Path | None = None
 
     def context(self) -> ssl.SSLContext:
         """An SSL context that verifies.
@@ -65,11 +69,21 @@ class Tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-            return context
+            return self._with_our_own(context)
         try:
+            if self.client is not None:
+                return self._with_our_own(_verifying.__wrapped__(self.ca_file, 0))
             return _verifying(self.ca_file, self.ca_file.stat().st_mtime_ns if self.ca_file is not None else 0)
         except (OSError, ssl.SSLError) as error:
             raise WrongUsage(f"The CA file {self.ca_file} cannot be used: {error}.") from None
+
+    def _with_our_own(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        if self.client is not None:
+            try:
+                context.load_cert_chain(self.client)
+            except (OSError, ssl.SSLError) as error:
+                raise WrongUsage(f"The client certificate {self.client} cannot be used: {error}.") from None
+        return context
 
 
 @lru_cache(maxsize=8)

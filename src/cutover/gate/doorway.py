@@ -31,6 +31,10 @@ _SIZES = ((1 << 20) + 1, 24 << 20)
 _OF_ONE = {"date", "content-length", "connection", "keep-alive", "transfer-encoding", "x-request-id", "age", "etag"}
 
 
+#: Headers that decide whether an application, or a browser, takes an answer. Others differ between releases and harm nobody.
+_MATTERS = re.compile(r"access-control-.*|content-(type|encoding)|www-authenticate|location|set-cookie|retry-after")
+
+
 @dataclass(frozen=True)
 class Answer:
     """What came back: ``status`` 0 where an upload was not refused. ``varies``: headers whose values differ by themselves."""
@@ -81,11 +85,11 @@ def _probes(*, writes: bool) -> list[_Probe]:
     return found
 
 
-def look(session: Session, url: str, key: str | None, tls: Tls, *, writes: bool) -> dict[str, Answer]:
-    """The answers to all probes through ``url``, by name. Writes name a collection that is none."""
+def look(session: Session, url: str, key: str | None, tls: Tls, door: Mapping[str, str], *, writes: bool) -> dict[str, Answer]:
+    """The answers to all probes through ``url``, by name. Writes name a collection that is none. ``door``: headers for Nginx."""
     found: dict[str, Answer] = {}
     for probe in _probes(writes=writes):
-        headers = {**(probe.headers or {}), **({"api-key": key} if probe.key and key else {})}
+        headers = {**door, **(probe.headers or {}), **({"api-key": key} if probe.key and key else {})}
         answer = session.request(probe.method, url + probe.path, json=probe.body, headers=headers)
         found[probe.name] = Answer(
             answer.status_code,
@@ -96,7 +100,7 @@ def look(session: Session, url: str, key: str | None, tls: Tls, *, writes: bool)
         with ThreadPoolExecutor(len(_SIZES)) as pool:
             found |= zip(
                 (f"a body of {size >> 20} MiB" for size in _SIZES),
-                pool.map(lambda size: _too_large(url, size, key, tls), _SIZES),
+                pool.map(lambda size: _too_large(url, size, {**door, "api-key": key or ""}, tls), _SIZES),
                 strict=True,
             )
     return found
@@ -116,7 +120,7 @@ def _plain(content: bytes, path: str) -> str:
     return text
 
 
-def _too_large(url: str, size: int, key: str | None, tls: Tls) -> Answer:
+def _too_large(url: str, size: int, headers: Mapping[str, str], tls: Tls) -> Answer:
     """Announce a body of this size and send its first bytes: who has a limit says so at once. Nothing arrives anywhere."""
     parts = urlsplit(url)
     host, seconds = parts.hostname or "", 0.5
@@ -128,7 +132,7 @@ def _too_large(url: str, size: int, key: str | None, tls: Tls) -> Answer:
     with closing(made) as line:
         try:
             line.putrequest("PUT", f"{parts.path}/collections/gate-proof-{randomness.token_hex(8)}/points?wait=true")
-            for name, value in {"Content-Length": str(size), "Content-Type": "application/json", "api-key": key or ""}.items():
+            for name, value in {"Content-Length": str(size), "Content-Type": "application/json", **headers}.items():
                 if value:
                     line.putheader(name, value)
             line.endheaders()
@@ -161,6 +165,35 @@ def differences(before: Mapping[str, Answer], again: Mapping[str, Answer], now: 
         if was.body != is_.body and twin.body == was.body:
             found.append(f"{name} through Nginx has another body than before.")
     return [sentence[0].upper() + sentence[1:] for sentence in found]
+
+
+def mattering(answers: Mapping[str, Answer]) -> dict[str, Answer]:
+    """Of these answers what has to be the same whichever server is behind: the status, and headers that applications go by."""
+    return {
+        name: Answer(answer.status, {h: v for h, v in answer.headers.items() if _MATTERS.fullmatch(h)}, "")
+        for name, answer in answers.items()
+    }
+
+
+def foreseen(door: Mapping[str, Answer], serving: Mapping[str, Answer], other: Mapping[str, Answer]) -> list[str]:
+    """What users would be answered otherwise if ``other`` served, as sentences. Pure.
+
+    What Nginx itself answers, or says in place of the server, is no matter of the server's.
+    """
+    found = []
+    for name, now in mattering(door).items():
+        was, would = mattering(serving).get(name), mattering(other).get(name)
+        if was is None or would is None or now.status != was.status:
+            continue
+        shown = name[0].upper() + name[1:]
+        if was.status != would.status:
+            found.append(f"{shown} would be answered with {_said(would)}; now it is {_said(was)}.")
+            continue
+        for header in sorted({*was.headers, *would.headers}):
+            old, new = was.headers.get(header), would.headers.get(header)
+            if old != new and now.headers.get(header) == old:
+                found.append(f"{shown} would have the header {header} {new or 'no more'}; now it is {old or 'not there'}.")
+    return found
 
 
 def _said(answer: Answer) -> str:

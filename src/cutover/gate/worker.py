@@ -6,8 +6,10 @@ over HTTP, by a header (``X-Qdrant-Gate``), the way users come in.
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets as randomness
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +24,27 @@ if TYPE_CHECKING:
     from cutover.core.write_guard import WriteGuard
     from cutover.gate.addresses import Addresses
     from cutover.gate.folder import Folder
+    from cutover.gate.nginx_conf import Configuration
     from cutover.gate.nginx_host import Inspector
     from cutover.site.schema import Site
+
+
+#: After so many looks Nginx's files are read again although none of them changed.
+EVERY = 60
+
+
+def door_of(site: Site, credentials: Credentials) -> tuple[http.Tls, dict[str, str]]:
+    """How one comes in by ``public_url``: what proves the server and us, and the headers for Nginx itself (auth_basic)."""
+    place = site.qdrant
+    tls = http.Tls(_path(place.ca_file), place.fingerprint, _path(place.client_certificate))
+    user, password = credentials.get("NGINX_USER"), credentials.get("NGINX_PASSWORD")
+    if not user or not password:
+        return tls, {}
+    return tls, {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def _path(file: str | None) -> Path | None:
+    return Path(file) if file else None
 
 
 class Worker:
@@ -34,8 +55,9 @@ class Worker:
     ) -> None:
         self._site, self._credentials, self._guard = site, credentials, guard
         self._folder, self._host, self._addresses = folder, host, addresses
-        place = site.qdrant
-        self._tls = http.Tls(Path(place.ca_file) if place.ca_file else None, place.fingerprint)
+        self._read: Configuration | None = None
+        self._fingerprint, self._passed_over, self._leads = "", 0, False
+        self._tls, self._door = door_of(site, credentials)
         self._http = http.session(guard, tls=self._tls, headers={"Connection": "close"}, timeout=(5.0, 10.0))
 
     def close(self) -> None:
@@ -54,15 +76,14 @@ class Worker:
             answer = self._ask(path, "state")
             if (said := _gate_says(answer.content)) is not None and answer.status_code == 200:
                 return said
-            closed = closed or answer.status_code in {301, 302, 303, 307, 308, 401, 403, 407}
+            closed = closed or answer.status_code in {301, 302, 303, 307, 308, 400, 401, 403, 407}
         if not closed or not self._folder.state().installed:
             return None
         said = self.listening()
         if said is None:
             return None
-        configuration = self._host.configuration()
-        leads = self._addresses.ways(configuration, self._site.nginx.gate_address).passing
-        return said if leads and not self._addresses.around(configuration) else None
+        leads, around = self._led()
+        return said if leads and not around else None
 
     def contradiction(self) -> str:
         """Why what Nginx does is not what the flags on its host say, a sentence; empty where it is.
@@ -77,13 +98,32 @@ class Worker:
         flags = set(said["flags"].split())
         if ("new" in flags, "record" in flags) != (state.side == "new", state.recording):
             return f"Nginx's workers do not see the flags in {self._folder.path} as they are."
-        around = self._addresses.around()
+        _, around = self._led()
         return f"Nginx's configuration leads past the gate: {' '.join(around)}" if around else ""
+
+    def _led(self) -> tuple[bool, list[str]]:
+        """Whether Nginx's files lead to the gate, and where they lead past it.
+
+        Asked every second by `follow`, so the whole configuration is read only where one of its files or folders is another than
+        when it was read last, and every :data:`EVERY` times: a name may have got another address.
+        """
+        now = self._host.fingerprint(self._read) if self._read is not None else ""
+        if now and now == self._fingerprint and self._passed_over < EVERY:
+            self._passed_over += 1
+            return self._leads, []
+        found, before = self._host.configuration(), self._read
+        self._leads = bool(self._addresses.ways(found, self._addresses.gate).passing)
+        around = self._addresses.around(found)
+        self._read, self._passed_over = found, 0
+        # The files were looked at before they were read, so what changed in between is seen the next time.
+        same = before is not None and (found.files.keys(), found.includes) == (before.files.keys(), before.includes)
+        self._fingerprint = now if same and not around else ""
+        return self._leads, around
 
     def _ask(self, path: str, question: str) -> requests.Response:
         """Ask the gate something by a header, with a request that the operator's own server lets through."""
         key = self._credentials.get("QDRANT_READ_ONLY_API_KEY") or self._credentials.get("QDRANT_API_KEY")
-        headers = {"X-Qdrant-Gate": question} | ({"api-key": key} if key else {})
+        headers = {**self._door, "X-Qdrant-Gate": question} | ({"api-key": key} if key else {})
         url = f"{self._site.qdrant.public_url}{path}?gate={randomness.token_hex(8)}"  # a cache in between knows no answer to it
         return self._http.get(url, headers=headers)
 
@@ -101,10 +141,19 @@ class Worker:
 
     def through_the_door(self, *, writes: bool) -> dict[str, doorway.Answer]:
         """How users are answered now; ``writes``: also to a write that can change nothing."""
+        return self._look(self._site.qdrant.public_url, self._door, writes=writes)
+
+    def foreseen(self) -> list[str]:
+        """What users would be answered otherwise by the new server than by the old one, as sentences. Reads only."""
+        door = self.through_the_door(writes=False)
+        old, new = (self._look(url, {}, writes=False) for url in (self._site.qdrant.old_url, self._site.qdrant.new_url))
+        return doorway.foreseen(door, old, new)
+
+    def _look(self, url: str, headers: Mapping[str, str], *, writes: bool) -> dict[str, doorway.Answer]:
         try:
-            return doorway.look(self._http, self._site.qdrant.public_url, self._key(), self._tls, writes=writes)
+            return doorway.look(self._http, url, self._key(), self._tls, headers, writes=writes)
         except requests.RequestException as error:
-            raise Unreachable(f"{self._site.qdrant.public_url} does not answer: {error}.") from None
+            raise Unreachable(f"{url} does not answer: {error}.") from None
 
     def _key(self) -> str | None:
         return (

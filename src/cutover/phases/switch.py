@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cutover.core.errors import CutoverError, Failed, Refused
+from cutover.gate import doorway
 from cutover.gate.interface import Side
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.qdrant import access
@@ -28,20 +29,25 @@ if TYPE_CHECKING:
 def plan(context: Context) -> Sequence[Sentence]:
     """What would be done; empty when the new server serves already and nothing is left over."""
     if context.gate.state().side == "old":
-        _refuse_other_access(context)
+        _refuse_other_answers(context)
     return plan_move(context, "new")
 
 
-def _refuse_other_access(context: Context) -> None:
-    """Refused where applications would be turned away, or strangers let in, from the moment of the switch."""
+def _refuse_other_answers(context: Context) -> None:
+    """Refused where applications would be turned away, answered otherwise, or strangers let in, from the moment of the switch."""
     found = access.objections_now(context.old, context.new, context.site, context.credentials)
     access.refuse(found, doing="The traffic was not moved")
+    if context.gate.state().recording and (otherwise := context.gate.worker.foreseen()):
+        raise Refused(
+            f"The traffic was not moved: {' '.join(otherwise)}",
+            f"{context.new.name.capitalize()} answers otherwise than {context.old.name}; make it the same in its compose file.",
+        )
 
 
 def do(context: Context) -> Outcome:
     """Move the traffic to the new server."""
     if context.gate.state().side == "old":
-        _refuse_other_access(context)
+        _refuse_other_answers(context)
     return move(context, "switch", "new")
 
 
@@ -91,8 +97,18 @@ def move(context: Context, verb: str, to: Side) -> Outcome:
         hold.end_abandoned(context, verb)
         last = _after_the_move(context, verb, target.name)
         return Outcome(False, [f"{target.name.capitalize()} serves already."], facts={"late": last.late})
+    before, again = (context.gate.through_the_door(writes=False) for _ in range(2))
     moved, proved = switchover.move(context, verb, to)
     last = _after_the_move(context, verb, target.name)
+    try:
+        now = context.gate.through_the_door(writes=False)
+    except CutoverError as error:
+        raise Failed(f"{target.name.capitalize()} serves, but not through Nginx: {error.sentence}", error.hint) from error
+    if otherwise := doorway.differences(*map(doorway.mattering, (before, again, now))):
+        raise Failed(
+            f"{target.name.capitalize()} serves, and users are answered otherwise: {' '.join(otherwise)}",
+            f"Nothing is lost, and {'`back`' if to == 'new' else '`switch`'} moves the traffic back.",
+        )
     left = switchover.server(context, switchover.OTHER[to])
     counts = (
         ""

@@ -90,6 +90,7 @@ class Qdrant:
         name: str = "Qdrant",
         timeout: tuple[float, float] | None = None,
         tls: http.Tls | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         prefix = urlsplit(self.url).path  # Nginx may have Qdrant under a path
@@ -100,7 +101,7 @@ class Qdrant:
         self._lock = threading.Lock()
         self._last_used = time.monotonic()
         # Without identity Qdrant compresses every page, which costs more than the local network saves.
-        headers = {"Accept-Encoding": "identity"} | ({"api-key": key} if key else {})
+        headers = {"Accept-Encoding": "identity", **(headers or {})} | ({"api-key": key} if key else {})
         self._session = http.session(
             guard,
             is_read=lambda method, path: is_read(method, path.removeprefix(prefix)),
@@ -189,6 +190,9 @@ class Qdrant:
             )
         said = f"{self.name} ({urlsplit(self.url).netloc}) answered {answer.status_code} to {method} {path}: {told}"
         if answer.status_code in {401, 403}:
+            if "basic" in answer.headers.get("WWW-Authenticate", "").lower():
+                hint = "Nginx asks for a user and a password in front of it: give them in NGINX_USER and NGINX_PASSWORD."
+                return Answered(answer.status_code, said, told, hint)
             hint = "Give the server's key in QDRANT_API_KEY (or, for reading only, QDRANT_READ_ONLY_API_KEY)."
             return Answered(answer.status_code, said, told, hint)
         kind = NotThere if answer.status_code == 404 else Answered
