@@ -152,33 +152,43 @@ class Bench:
 
     # -- the hold -------------------------------------------------------------------------------------
     def holds(self, count: int) -> None:
-        """There and back under load, with ``count`` records on both servers."""
-        load = Load(
-            self.lab.site.qdrant.public_url, self.lab.keys.qdrant, self.lab.folder / "load", writers=2, readers=1, pace=0.004
-        )
-        load.start()
-        self.does("copy")
-        held = []
-        try:
-            for verb in ("switch", "back"):
+        """There and back under load, with ``count`` records on both servers: applications behind the operator's server, as they
+        are, and at the gate's own address, as if it stood in that server's place.
+        """
+        gate = f"http://{self.lab.site.nginx.gate_address}"
+        for name, url in (("", self.lab.site.qdrant.public_url), (", applications at the gate itself", gate)):
+            load = Load(url, self.lab.keys.qdrant, self.lab.folder / "load", writers=2, readers=1, pace=0.004)
+            load.start()
+            self.does("copy")
+            held = []
+            try:
+                for verb in ("switch", "back"):
+                    load.wait_for(100)
+                    held.append(self.does(verb)["held_seconds"])
                 load.wait_for(100)
-                held.append(self.does(verb)["held_seconds"])
-            load.wait_for(100)
-        finally:
-            report = load.stop()
-        self.does("copy", undo=True)
-        said = f"{report.requests} requests, {report.failed} failed, {report.lost} lost"
-        self.add(f"hold with {count} records: there / back", max(held), "s", " / ".join(f"{h:.3f}" for h in held))
-        self.add(f"longest wait of a write with {count} records", report.longest_write, "s", said)
+            finally:
+                report = load.stop()
+            self.does("copy", undo=True)
+            said = f"{report.requests} requests, {report.failed} failed, {report.lost} lost"
+            self.add(f"hold with {count} records{name}: there / back", max(held), "s", " / ".join(f"{h:.3f}" for h in held))
+            self.add(f"longest wait of a write with {count} records{name}", report.longest_write, "s", said)
 
     # -- the gate -------------------------------------------------------------------------------------
     def gate(self) -> None:
-        """One client, reads and writes in turn: straight to Qdrant, through the gate, and through the gate recording."""
-        direct, public = self.lab.site.qdrant.old_url, self.lab.site.qdrant.public_url
-        ways: list[tuple[str, str, Callable[[], None]]] = [
-            ("straight to Qdrant", direct, lambda: None),
-            ("through the gate", public, lambda: None),
-            ("through the gate, recording", public, self._record),
+        """One client, reads and writes in turn: straight to Qdrant and through the operator's server, before the gate and with it."""
+        site = self.lab.site
+        direct, public, gate = site.qdrant.old_url, site.qdrant.public_url, f"http://{site.nginx.gate_address}"
+
+        def nothing() -> None:
+            """Nothing changes before this row."""
+
+        ways: list[tuple[str, str, Callable[[], object]]] = [
+            ("straight to Qdrant", direct, nothing),
+            ("through the operator's server, before the gate", public, nothing),
+            ("straight to Qdrant, once more", direct, lambda: self.does("gate")),
+            ("through the gate alone", gate, nothing),
+            ("through the operator's server and the gate", public, nothing),
+            ("through the operator's server and the gate, recording", public, self._record),
         ]
         for name, url, before in ways:
             before()
@@ -288,7 +298,6 @@ def _refuse_full_servers(bench: Bench) -> None:
 
 def _measure(bench: Bench, sizes: list[int], console: Console) -> None:
     try:
-        bench.does("gate")
         bench.fill(sizes[0])
         with console.status("The gate ..."):
             bench.gate()

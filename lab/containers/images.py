@@ -72,7 +72,7 @@ def cache_folder() -> Path:
 
 def prepare(engine: docker.DockerClient, reference: str, folder: Path, address: str) -> Images:
     """Images for a lab whose stack pins ``reference``; ``address`` is where our own registry may listen."""
-    base = _base(engine)
+    base = base_image(engine)
     try:
         engine.api.inspect_distribution(reference)  # type: ignore[no-untyped-call]
     except (APIError, OSError) as error:
@@ -160,7 +160,7 @@ def _stand_in(engine: docker.DockerClient, base: str, version: str) -> str:
 # -- the base image -------------------------------------------------------------------------------------------------------
 
 
-def _base(engine: docker.DockerClient) -> str:
+def base_image(engine: docker.DockerClient) -> str:
     """This machine's programs as an image; made when what goes in has changed."""
     content = dict(sorted(_content()))
     stamp = hashlib.sha256(

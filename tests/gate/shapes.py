@@ -291,6 +291,64 @@ SHAPES: list[Shape] = [
         },
     ),
     Shape("sites-enabled", {"sites-enabled/qdrant": PLAIN}, main="include conf.d/*.conf; include sites-enabled/*;"),
+    Shape(
+        "a weight and a spare that is down",
+        conf(
+            "upstream q { server OLD weight=5 max_fails=0; server 127.0.0.1:9 down; } server { listen A; location / { proxy_pass http://q; } }"
+        ),
+        real=False,
+    ),
+    Shape(
+        "a name with a resolver",
+        conf("server { listen A; resolver 127.0.0.1; set $q OLDHOST; location / { proxy_pass http://$q:OLDPORT$request_uri; } }"),
+        real=False,
+    ),
+    Shape(
+        "several Qdrants behind one server, IPv6, a socket, a file name with spaces",
+        {
+            "conf.d/my site.conf": 'server { listen A; listen unix:ROOT/q.sock; listen [::1]:0; include "conf.d/with spaces/*.inc"; '
+            "location /other/ { proxy_pass http://127.0.0.1:9/; } }",
+            "conf.d/with spaces/q.inc": "location / { proxy_pass http://OLD; } location = /healthz { proxy_pass http://OLD/healthz; } ",
+        },
+        real=False,
+    ),
+    Shape(
+        "captures behind the address",
+        conf("server { listen A; location ~ ^/(.*)$ { proxy_pass http://OLD/$1$is_args$args; } }"),
+        real=False,
+    ),
+    Shape(
+        "files first, then Qdrant",
+        conf("server { listen A; location / { try_files /none @q; } location @q { proxy_pass http://OLD; } }"),
+        real=False,
+    ),
+    Shape(
+        "a map in a file of its own",
+        conf(
+            "map $host $b { include conf.d/backends.map; } server { listen A; location / { proxy_pass http://$b; } }",
+            conf_dot_d__backends_dot_map="default OLD;",
+        ),
+        real=False,
+    ),
+    Shape(
+        "the last six side by side",
+        {
+            "conf.d/my site.conf": "upstream q { server OLD weight=5 max_fails=0; server 127.0.0.1:9 down; } "
+            "map $host $b { include conf.d/backends.map; } "
+            "server { listen A; server_name weight; location / { proxy_pass http://q; } } "
+            "server { listen A; server_name resolver; resolver 127.0.0.1; set $q OLDHOST; "
+            "location / { proxy_pass http://$q:OLDPORT$request_uri; } } "
+            'server { listen A; listen unix:ROOT/q.sock; server_name spaces; include "conf.d/with spaces/*.inc"; '
+            "location /other/ { proxy_pass http://127.0.0.1:9/; } } "
+            "server { listen A; server_name captures; location ~ ^/(.*)$ { proxy_pass http://OLD/$1$is_args$args; } } "
+            "server { listen A; server_name files; location / { try_files /none @q; } location @q { proxy_pass http://OLD; } } "
+            "server { listen A; server_name map; location / { proxy_pass http://$b; } }",
+            "conf.d/with spaces/q.inc": "location / { proxy_pass http://OLD; } ",
+            "conf.d/backends.map": "default OLD;",
+        },
+        doors=tuple(Door(host=name) for name in ("weight", "resolver", "spaces", "captures", "files", "map")),
+    ),
+    Shape("nothing but one nginx.conf", {}, main=PLAIN),
     Shape("everything in nginx.conf", {}, main="include conf.d/*.conf;\n" + PLAIN),
     Shape(
         "methods by limit_except",
@@ -351,6 +409,33 @@ SHAPES: list[Shape] = [
         real=False,
     ),
     Shape(
+        "a spare server",
+        conf("upstream q { server OLD; server 127.0.0.1:9 backup; } server { listen A; location / { proxy_pass http://q; } }"),
+        "also ask 127.0.0.1:9",
+        real=False,
+    ),
+    Shape(
+        "a target that the door may change",
+        conf(
+            "server { listen A; set $b OLD; location / { auth_request /auth; auth_request_set $b $upstream_http_x_to; "
+            "proxy_pass http://$b; } location = /auth { internal; proxy_pass http://127.0.0.1:9; } }"
+        ),
+        "where $b says",
+        real=False,
+    ),
+    Shape(
+        "clients' own addresses",
+        conf("server { listen A; proxy_bind $remote_addr transparent; location / { proxy_pass http://OLD; } }"),
+        "transparent",
+        real=False,
+    ),
+    Shape(
+        "HTTP/2 to the old server",
+        conf("server { listen A; location / { proxy_http_version 2; proxy_pass http://OLD; } }"),
+        "speaks HTTP/2",
+        real=False,
+    ),
+    Shape(
         "a target from a request",
         conf(PLAIN + "server { listen B; resolver 127.0.0.1; location / { proxy_pass http://$http_x_to; } }"),
         "where $http_x_to says",
@@ -406,7 +491,6 @@ SHAPES: list[Shape] = [
         conf(PLAIN + "upstream qdrant_gate_old { server 127.0.0.1:9; }"),
         "names something `qdrant_gate_...`",
     ),
-    Shape("conf.d is not included", {}, "Nothing from", main=PLAIN),
 ]
 
 
@@ -442,6 +526,35 @@ by hand (`nginx.edit: false`).
 """
 
 
+#: What is pointed to the gate by hand (`nginx.edit: false`): what is in front, where the address goes, and what tried it.
+BY_HAND = (
+    ("Nginx Proxy Manager", "the proxy host's *Forward Hostname / IP* and *Forward Port*", "its generated file, above"),
+    ("files that Ansible owns", "the template, in place of the old address; then run the play", "`TestByHand`"),
+    ("HAProxy", "`server one ADDRESS` of the backend", "not tried"),
+    ("Caddy", "`reverse_proxy ADDRESS`", "not tried"),
+    ("Traefik", "`url: http://ADDRESS` under the service's `loadBalancer.servers`", "not tried"),
+)
+BY_HAND_SAYS = """
+## By hand
+
+Set `nginx.edit: false`. The tool writes only its own file into an Nginx, says the gate's address, and waits until requests come
+by it. On another machine the proxy needs a `gate_address` that it reaches.
+
+| in front | where the address goes | tried by |
+|---|---|---|
+"""
+WHERE = """
+## Where it runs
+
+| host | tried by |
+|---|---|
+| nginx 1.18.0, Debian's 1.22.1, 1.31.4 | the gate's whole tests |
+| busybox alone (Alpine): its shell and applets | `test_small_hosts` |
+| a container whose server file is mounted by itself | `test_nginx_in_docker`, a real container |
+| a file that cannot be renamed over | `test_7_a_file_that_is_mounted_by_itself_is_written_in_place` |
+"""
+
+
 def sentence(shape: Shape) -> str:
     """What the tool says about a shape, on the addresses of the plan; empty where it works."""
     files = {f"/etc/nginx/{name}": filled(text, SHOWN) for name, text in shape.files.items()}
@@ -463,7 +576,9 @@ def report() -> str:
         said = (sentence(shape) or f"... {shape.refused} ...").replace("|", "\\|") if shape.refused else ""
         lines.append(f"| {shape.name} | {'refused: ' + said if shape.refused else 'works'} |\n")
     works = sum(not shape.refused for shape in SHAPES)
-    return f"{DOCUMENT}{''.join(lines)}\n{len(SHAPES)} shapes: {works} work, {len(SHAPES) - works} are refused.\n"
+    total = f"\n{len(SHAPES)} shapes: {works} work, {len(SHAPES) - works} are refused.\n"
+    by_hand = "".join(f"| {front} | {where} | {tried} |\n" for front, where, tried in BY_HAND)
+    return f"{DOCUMENT}{''.join(lines)}{total}{BY_HAND_SAYS}{by_hand}{WHERE}"
 
 
 if __name__ == "__main__":

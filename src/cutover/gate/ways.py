@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cutover.core.errors import Refused
@@ -27,6 +27,10 @@ _PATH = re.compile(r"request_uri|uri|document_uri|is_args|args|query_string|\d|a
 _PASSES = {"proxy_pass", "grpc_pass"}
 _OTHER_PASSES = {"fastcgi_pass", "uwsgi_pass", "scgi_pass", "memcached_pass"}
 _SETS = {"map", "geo", "split_clients"}
+#: Give a variable a value that no file says.
+_ELSEWHERE = re.compile(r"auth_request_set|js_set|js_var|perl_set|set_by_lua\w*|set_\w+|keyval")
+#: Load programs from files; what those do, nobody sees here.
+_PROGRAMS = re.compile(r"js_import|js_include|\w+_by_lua_file|perl_require")
 _SENDS_AWAY = {"return", "rewrite", "error_page"}
 #: May name a server without leading anybody to it.
 _HARMLESS = {
@@ -94,7 +98,8 @@ class Place:
 @dataclass
 class Ways:
     """What was found of one server. ``places``: the addresses that lead to it; ``refused``: what cannot be pointed elsewhere;
-    ``notes``: what only names it; ``targets``: for every directive that passes requests on, where to.
+    ``notes``: what only names it; ``targets``: for every directive that passes requests on, where to; ``programs``: files of
+    programs that Nginx runs (``file:line``, path).
     """
 
     places: set[Place] = field(default_factory=set)
@@ -102,6 +107,7 @@ class Ways:
     refused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     targets: list[tuple[str, frozenset[str]]] = field(default_factory=list)
+    programs: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def files(self) -> list[str]:
@@ -179,11 +185,16 @@ class _Search:
         self._maps: dict[tuple[str, str], list[Directive]] = {}
         self._sets: dict[str, list[Directive]] = {}
         self._upstreams: dict[tuple[str, str], Directive] = {}
+        self._elsewhere: set[str] = set()
         for one in self._all:
             if one.name in _SETS and one.block is not None:
                 self._maps.setdefault((one.context, one.words[-1].text.lstrip("$")), []).append(one)
             elif one.name == "set" and len(one.words) == 3:
                 self._sets.setdefault(one.words[1].text.lstrip("$"), []).append(one)
+            elif _ELSEWHERE.fullmatch(one.name):
+                self._elsewhere |= {word.text.lstrip("$") for word in one.words[1:] if re.fullmatch(r"\$\w+", word.text)}
+            elif _PROGRAMS.fullmatch(one.name):
+                self._ways.programs.append((one.where, one.words[-1].text))
             elif one.name == "upstream" and len(one.words) > 1:
                 self._upstreams[one.context, one.words[1].text.lower()] = one
 
@@ -280,6 +291,10 @@ class _Search:
                     return (
                         f"passes connections on with `{name} on`, which the gate does not understand. Take that out, or this way."
                     )
+        elif any(d.words[-1].text == "transparent" for d in self._all_said(one, "proxy_bind")):
+            return "binds to the clients' addresses (`proxy_bind ... transparent`), which no gate on this machine can answer."
+        elif self._said(one, "proxy_http_version") == "2":
+            return "speaks HTTP/2 to it (`proxy_http_version 2`), which the gate does not understand."
         elif (patience := _seconds(self._said(one, "proxy_read_timeout"))) is not None and patience < 3:
             return f"waits only {patience:g} s for an answer (`proxy_read_timeout`); writes may be held for 1.4 s."
         return ""
@@ -367,11 +382,15 @@ class _Search:
 
     def _said(self, one: Directive, name: str) -> str:
         """What an inherited directive says for this one."""
+        return next((d.words[1].text for d in self._all_said(one, name)), "")
+
+    @staticmethod
+    def _all_said(one: Directive, name: str) -> list[Directive]:
+        """The directives of a name that hold for this one: those of the innermost block that has any."""
         for outer in one.chain():
-            for d in outer.block or []:
-                if d.name == name and len(d.words) > 1:
-                    return d.words[1].text
-        return ""
+            if found := [d for d in outer.block or [] if d.name == name and len(d.words) > 1]:
+                return found
+        return []
 
     # --- Where the address stands -------------------------------------------------------------------------------------
 
@@ -446,6 +465,8 @@ class _Search:
                     found += self._values(entry.words[1], entry, (*seen, name), at)
         for one in self._sets_for(name, at):
             found += self._values(one.words[2], one, (*seen, name), at)
+        if found and name in self._elsewhere:
+            found += unknown
         return [value for value in found if any(p.text or p.unknown for p in value)] or (unknown if not found else [])
 
     def _sets_for(self, name: str, at: Directive) -> list[Directive]:
@@ -515,8 +536,3 @@ def _shown(one: Directive) -> str:
     text = " ".join(words)
     text = re.sub(r"\s+", " ", text)
     return text if len(text) < 100 else f"{text[:97]}..."
-
-
-def same_texts(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether files are the same."""
-    return dict(one) == dict(other)
