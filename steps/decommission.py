@@ -213,11 +213,11 @@ def _use(lab: Lab, vmid: int) -> None:
 def _used_after_backup(lab: Lab, monkeypatch: pytest.MonkeyPatch, times: int) -> int:
     vmid, left, verify = lab.site.guests.legacy[0].vmid, [times], decommission_guest._forget
 
-    def then(context: Any, guest: Any) -> Any:
+    def then(context: Any, guest: Any, within: Any) -> Any:
         if guest.vmid == vmid and left[0]:
             left[0] -= 1
             _use(lab, vmid)
-        return verify(context, guest)
+        return verify(context, guest, within)
 
     monkeypatch.setattr(decommission_guest, "_forget", then)
     return vmid

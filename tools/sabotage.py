@@ -91,7 +91,7 @@ FAULTS = [
           "a key that trouble is found out", "none beyond the plan", "may do everything"),
     Fault("A7", "collections that cannot be moved are not named", {"cutover.qdrant.limits:reasons_against": _nothing},
           "the copy is not begun with", "custom shards", "custom shards"),
-    Fault("B1", "nobody tries whether the backup can be restored", {"cutover.proxmox.vzdump:try_restore": _nothing},
+    Fault("B1", "nobody tries whether the backup can be restored", {"cutover.proxmox.scratch:try_restore": _nothing},
           "a backup that trouble is not called one", "Nothing was refused", "cannot be restored"),
     Fault("B2", "what the server itself sees does not count", {"cutover.proxmox.vm:not_yet": _nothing},
           "before the resize the check says what is missing", "sees"),

@@ -15,7 +15,7 @@ from cutover.core.errors import CutoverError, Failed, Refused, WritesRefused
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.error_boundary import error_boundary
 from cutover.phases import backup, restore
-from cutover.proxmox import privileges, vzdump
+from cutover.proxmox import privileges, scratch, vzdump
 from cutover.proxmox.client import Proxmox, TaskEnd
 from cutover.qdrant import snapshots
 from cutover.site.load import load
@@ -346,9 +346,9 @@ def test_what_came_out_of_an_archive_is_compared_with_what_went_in() -> None:
         proxmox=SimpleNamespace(record=lambda _path: {"avail": 50, "total": 100}, node_of=lambda _vmid: "pve"),
     )
     guest = load(SITE).guests.old
-    assert vzdump._whole(context, guest, end, 9) == ["9 bytes went into the archive and came out of it"]
+    assert scratch._whole(context, guest, end, 9) == ["9 bytes went into the archive and came out of it"]
     with pytest.raises(Failed, match="9 bytes came out of the archive, and 10 went in"):
-        vzdump._whole(context, guest, end, 10)
+        scratch._whole(context, guest, end, 10)
 
 
 def without_snapshots(lab: Host) -> None:

@@ -83,7 +83,7 @@ def test_a_snapshot_that_an_interrupted_copy_left_is_removed(run: Any) -> None:
     known = {"collection": "docs", "snapshots": []}
     with run.guard.act("copy.snapshot", left._words("docs", run.old), before=known) as act:
         made = run.old.create_snapshot("docs")
-        act.after = {"collection": "docs", "snapshot": made["name"]}
+        act.after = {"collection": "docs", "snapshot": made["name"], "size": made["size"]}
     assert made["name"] in snapshots(run)
     left.remove_left(run, "copy", run.old)
     assert made["name"] not in snapshots(run)

@@ -26,7 +26,7 @@ from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused
 from cutover.core.journal import Journal
 from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.dns import names
-from cutover.phases import decommission, decommission_guest, decommission_survey
+from cutover.phases import decommission, decommission_guest, decommission_survey, departing
 from cutover.proxmox import activity, firewall, vzdump
 from cutover.proxmox.client import Proxmox
 from cutover.proxmox.firewall import changing as firewall_changes
@@ -397,7 +397,7 @@ def test_undo_puts_rules_and_names_back(world: World) -> None:
     with run.guard.act("test", "Remove the scratch guest"):
         run.proxmox.do_task("DELETE", "nodes/pve/lxc/9952", kind="vzdestroy", vmid=9952, what="x", deadline=10)
     guest = run.site.guests.to_decommission()[0]
-    decommission_guest._forget(run, guest)
+    decommission_guest._forget(run, guest, departing.scope(run, decommission_survey.take(run)[0]))
     assert world.everything()["names"] != before["names"]
     runner.carry_out("decommission", world.run(), undo=True)
     after = world.everything()
@@ -542,9 +542,9 @@ def test_the_soak_time_begins_anew_where_somebody_needed_one_meanwhile(world: Wo
 def test_one_that_is_used_again_and_again_is_not_deleted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     real = decommission_guest._forget
 
-    def forget(run: Context, guest: Any) -> Any:
+    def forget(run: Context, guest: Any, within: Any) -> Any:
         used(world, guest.vmid, "again")
-        return real(run, guest)
+        return real(run, guest, within)
 
     monkeypatch.setattr(decommission_guest, "_forget", forget)
     with pytest.raises(Failed, match=r"LXC 950 .* was not deleted: it was used again after each of 3 final backups"):
@@ -679,8 +679,8 @@ def test_a_guest_renamed_after_the_approval_is_not_deleted(world: World) -> None
 def test_a_guest_swapped_right_before_its_deletion_is_not_deleted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     real = decommission_guest._forget
 
-    def swap(run: Context, guest: Any) -> list[str]:
-        said = real(run, guest)
+    def swap(run: Context, guest: Any, within: Any) -> list[str]:
+        said = real(run, guest, within)
         if guest.vmid == 951:
             world.config(951)["rootfs"] = "local-lvm:vm-951-disk-7,size=8G"
         return said

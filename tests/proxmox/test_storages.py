@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cutover.core.errors import Refused
-from cutover.proxmox import storages, vzdump
+from cutover.proxmox import scratch, storages, vzdump
 from cutover.site.schema import Guest
 from lab.proxmox_host import Host, host
 
@@ -31,7 +31,7 @@ def backed_up(lab: Host, guest: Guest) -> tuple[vzdump.Archive, list[str]]:
     config = run.proxmox.config(guest)
     archive = vzdump.make(run, guest, purpose="shown", mode="snapshot")
     proofs = vzdump.verify(run, guest, archive, config)
-    return archive, proofs + vzdump.try_restore(run, guest, archive, config)
+    return archive, proofs + scratch.try_restore(run, guest, archive, config)
 
 
 @pytest.mark.parametrize("kind", VOLUMES)

@@ -23,7 +23,7 @@ from cutover.core import files
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.journal import now
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
-from cutover.proxmox import identity, privileges, references, storages, vzdump
+from cutover.proxmox import identity, privileges, references, scratch, storages, vzdump
 from cutover.qdrant import snapshots
 from cutover.state import backup_manifest
 
@@ -179,7 +179,7 @@ def do(context: Context) -> Outcome:
     config = context.proxmox.config(old)
     archive = vzdump.make(context, old, purpose=backup_manifest.PURPOSE, mode=mode)
     proofs = vzdump.verify(context, old, archive, config)
-    proofs += vzdump.try_restore(context, old, archive, config)
+    proofs += scratch.try_restore(context, old, archive, config)
     said += [f"Proved: {proof}." for proof in proofs]
     kept = {
         "at": at, "guest": str(old), "archive": archive.as_json(), "collections": collections, "aliases": context.old.aliases(),

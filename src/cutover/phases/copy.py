@@ -124,15 +124,32 @@ def _count(server: Qdrant, name: str) -> int | None:
 def plan_undo(context: Context) -> Sequence[Sentence]:
     """What undoing would remove."""
     there, recording = _there(context), context.gate.state().recording
-    ours = sorted(preflight.ours(context)) if there is not None else []
+    ours, others = _ours(context, there) if there is not None else (set(), set())
     if not ours and not recording:
         return []
     return [
         Sentence("Stop recording and remove what was recorded"),
         *(
             Sentence(f"Remove the copy of {name} on {context.new.name}", f"{context.new.name}: collection {name}")
-            for name in ours
+            for name in sorted(ours)
         ),
+        *(Sentence(f"Leave: {sentence}") for sentence in _left(context, others)),
+    ]
+
+
+def _ours(context: Context, there: set[str] | None) -> tuple[set[str], set[str]]:
+    """(copies that are removed, what only the journal calls one): a copy is of a collection that the old server has.
+
+    The journal is a file, and may be old, edited or of another site.
+    """
+    said, has = preflight.ours(context), set(context.old.collections())
+    return said & has, (said - has) & (there or set())
+
+
+def _left(context: Context, others: set[str]) -> list[str]:
+    return [
+        f"{name} on {context.new.name}, which {context.old.name} does not have; delete it by hand if nobody needs it"
+        for name in sorted(others)
     ]
 
 
@@ -141,7 +158,8 @@ def undo(context: Context) -> Outcome:
 
     A new server that does not answer is no reason to go on recording: what is on it stays, and is said.
     """
-    there, flags, ours = _there(context), context.gate.state(), preflight.ours(context)
+    there, flags = _there(context), context.gate.state()
+    ours, others = _ours(context, there) if flags.recording or preflight.ours(context) else (set(), set())
     if not flags.recording and not ours:
         return Outcome(changed=False, sentences=[f"Nothing of a copy is on {context.new.name}, and nothing is recorded."])
     serving.need_old_serves(context)
@@ -165,6 +183,7 @@ def undo(context: Context) -> Outcome:
     removed, absent = ", ".join(sorted(ours & there)), ", ".join(sorted(ours - there))
     sentences = [f"Removed from {context.new.name}: {removed or 'nothing'}."]
     sentences += [f"It did not list {absent} before; it was asked to remove that as well."] if absent else []
+    sentences += [f"Left: {sentence}." for sentence in _left(context, others)]
     return Outcome(changed=True, sentences=sentences)
 
 

@@ -12,14 +12,17 @@ is in the journal and in ``undo-decommission.json`` beside it. Until a guest is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
 from cutover.core.errors import Failed, Refused
 from cutover.phases import decommission_survey as survey
+from cutover.phases import departing
 from cutover.phases.decommission_guest import give_back
 from cutover.phases.decommission_undo import STOP_SECONDS, plan_undo, restart, undo, wait_for, write_undo
+from cutover.phases.departing import Along
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.proxmox import firewall, references, storages, vzdump
 from cutover.replication import left_behind
@@ -39,10 +42,11 @@ def overview(context: Context) -> dict[str, Any]:
     guests = context.site.guests.to_decommission()
     facts, against = survey.take(context)
     rules = firewall.read(context.proxmox)
-    going = survey.going(context, guests, facts)
+    within = departing.scope(context, facts)
+    going = departing.going(context, guests, within)
     verdict = firewall.resolve(rules, going, survey.begun(context))
     names = context.dns.find(sorted(going.addresses), [g.name for g in guests])
-    against += survey.unasked(context, verdict.removal, names)
+    against += departing.unasked(context, Along.of(verdict.removal, names), within)
     seen = storages.Verdict() if against else survey.room(context, facts)
     states = {guest.vmid: _state(context, guest, facts.get(guest.vmid)) for guest in guests}
     return {
@@ -68,6 +72,7 @@ def overview(context: Context) -> dict[str, Any]:
         "firewall": {
             "removed": firewall.sentences(verdict.removal),
             "shared": list(verdict.shared),
+            "unproved": departing.unproved(context, rules, within, survey.begun(context)),
             "undo": firewall.undo_record(rules, verdict.removal),
         },
         "names": names.as_json(),
@@ -121,6 +126,7 @@ def plan(context: Context) -> Sequence[Sentence]:
         lines += [Sentence(f"Left behind by {guest}, for you to judge: {sentence}") for sentence in row["stays"]]
     lines += [Sentence(f"Remove {sentence}", "Firewall", put_back) for sentence in data["firewall"]["removed"]]
     lines += [Sentence(f"Leave: {sentence} (it speaks of others too)") for sentence in data["firewall"]["shared"]]
+    lines += [Sentence(f"Leave: {sentence}") for sentence in data["firewall"]["unproved"]]
     for record in data["names"]["records"]:
         said = f"{record['name'].rstrip('.')} {record['type']} {record['value'].rstrip('.')}"
         lines.append(Sentence(f"Delete the record {said} at {record['provider']}", "Names", "The undo record puts it back"))
@@ -141,21 +147,22 @@ def do(context: Context) -> Outcome:
     _await_begun(context, guests)
     facts, against = survey.take(context)
     rules = firewall.read(context.proxmox)
-    going = survey.going(context, guests, facts)
+    within = departing.scope(context, facts)
+    going = departing.going(context, guests, within)
     verdict = firewall.resolve(rules, going, survey.begun(context))
     names = context.dns.find(sorted(going.addresses), [g.name for g in guests])
-    against += [*verdict.in_the_way, *survey.unasked(context, verdict.removal, names)]
+    along = Along.of(verdict.removal, names)
+    against += [*verdict.in_the_way, *departing.unasked(context, along, within)]
     against += [] if against else survey.room(context, facts).against
     if against:
         raise Refused("\n".join(against), "Nothing was changed.")
     survey.site_works(context)
     there = [(guest, facts[guest.vmid]) for guest in guests if guest.vmid in facts]
-    for guest, known in there:
-        _ask(context, guest, known, going.vmids)
-    shown = {"firewall": firewall.sentences(verdict.removal), "names": survey.keys(names)}
+    _ask(context, facts, going.vmids, along)
+    within = replace(within, shown=along)
     for guest, known in there:
         if approvals.approval(context, guest) is None:
-            agreed_to = {"vmid": guest.vmid, "facts": known.as_json(), "shown": shown}
+            agreed_to = {"vmid": guest.vmid, "facts": known.as_json(), "shown": along.as_json()}
             context.journal.note("decommission.approved", f"{guest} may be deleted", **agreed_to)
     stopped = [_stop(context, guest) for guest in guests if guest.vmid in facts]
     waiting = soak.soaking(context, [g for g in guests if g.vmid in facts])
@@ -174,7 +181,7 @@ def do(context: Context) -> Outcome:
     for guest in guests:
         if approvals.completed(context, guest):
             continue
-        said, waiting = give_back(context, guest)
+        said, waiting = give_back(context, guest, within)
         sentences += said
         if waiting is not None:
             write_undo(context)
@@ -206,11 +213,22 @@ def _await_begun(context: Context, guests: Sequence[Guest]) -> None:
             context.proxmox.wait_task(upid, deadline=vzdump.DUMP_SECONDS)
 
 
-def _ask(context: Context, guest: Guest, facts: Facts, going: frozenset[int]) -> None:
-    """Ask for the guest's name, typed, after saying what goes with it."""
-    volumes = ", ".join(vzdump.options(value)["volume"] for value in vzdump.volumes(facts.config).values())
-    along = "".join(f"; {sentence}" for sentence in references.goes_along(facts, going))
-    context.confirm.by_name(guest.name, f"{guest} with {volumes} will be deleted{along}")
+def _ask(context: Context, facts: Mapping[int, Facts], going: frozenset[int], along: Along) -> None:
+    """Ask for each guest's name, typed, after saying what goes with it; the first question says what goes with all of them.
+
+    Where all of them are deleted and rules or names of theirs are left, the last one's name is asked for.
+    """
+    left = [guest for guest in context.site.guests.to_decommission() if not approvals.completed(context, guest)]
+    there = [guest for guest in left if guest.vmid in facts]
+    others = f"; with them goes: {'; '.join(along.sentences())}" if along.sentences() else ""
+    for guest in there:
+        known = facts[guest.vmid]
+        volumes = ", ".join(vzdump.options(value)["volume"] for value in vzdump.volumes(known.config).values())
+        own = "".join(f"; {sentence}" for sentence in references.goes_along(known, going))
+        context.confirm.by_name(guest.name, f"{guest} with {volumes} will be deleted{own}{others}")
+        others = ""
+    if not there and others:
+        context.confirm.by_name(left[-1].name, f"{left[-1]} is deleted{others}")
 
 
 # -- stopping and soaking -------------------------------------------------------------------------

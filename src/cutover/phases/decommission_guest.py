@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import Failed, Refused
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.dns.names import Found
 from cutover.phases import decommission_survey as survey
+from cutover.phases import departing
 from cutover.phases.decommission_undo import write_undo
-from cutover.proxmox import activity, firewall, identity, references, vzdump
+from cutover.phases.departing import Along, Scope
+from cutover.proxmox import activity, firewall, identity, references, scratch, vzdump
 from cutover.state import approvals, soak
 
 if TYPE_CHECKING:
@@ -23,19 +24,19 @@ DELETE_SECONDS = 1800.0
 BACKUPS = 3
 
 
-def give_back(context: Context, guest: Guest) -> tuple[list[str], str | None]:
+def give_back(context: Context, guest: Guest, within: Scope) -> tuple[list[str], str | None]:
     """Sentences, and until when to wait where somebody used the guest meanwhile (nothing of it is deleted then), else None."""
     agreed = approvals.approval(context, guest)
     if agreed is None:
         raise Refused(f"{guest} was not approved; nothing of it was deleted.")
     said: list[str] = []
     if identity.read(context, guest) is not None and not approvals.deleted(context, guest):
-        waiting = _delete_as_backed_up(context, guest, agreed, said)
+        waiting = _delete_as_backed_up(context, guest, agreed, said, within)
         if waiting is not None:
             return said, waiting
     else:
         _see_deleted(context, guest)
-    _forget_names_that_waited(context, guest)
+    _forget_names_that_waited(context, guest, within)
     left = references.left_behind(context, guest.vmid)
     note = approvals.last(context, guest.vmid, "decommission.backup", "note")
     kept = note.extra["archive"]["volid"] if note is not None else "unknown"
@@ -45,7 +46,9 @@ def give_back(context: Context, guest: Guest) -> tuple[list[str], str | None]:
     return [sentence, *said, *(f"Left behind, for you to judge: {volume}." for volume in left)], None
 
 
-def _delete_as_backed_up(context: Context, guest: Guest, agreed: approvals.Approval, said: list[str]) -> str | None:
+def _delete_as_backed_up(
+    context: Context, guest: Guest, agreed: approvals.Approval, said: list[str], within: Scope
+) -> str | None:
     """F6: delete the guest as its final backup holds it. Until when to wait, where somebody needed it meanwhile; else None.
 
     Whether it was used since is asked last of all, right before the deletion: backing up, restoring on trial and putting rules
@@ -54,7 +57,7 @@ def _delete_as_backed_up(context: Context, guest: Guest, agreed: approvals.Appro
     for _ in range(BACKUPS):
         _unchanged(context, guest, agreed)
         archive = _final_backup(context, guest, agreed)
-        said += _forget(context, guest)
+        said += _forget(context, guest, within)
         _unchanged(context, guest, agreed)
         vzdump.verify(context, guest, archive, agreed.facts["config"])
         used = activity.since(context, guest, archive.ctime)
@@ -78,7 +81,7 @@ def _unchanged(context: Context, guest: Guest, agreed: approvals.Approval) -> No
     here = references.collect(context, guest)
     if here is None:
         raise Failed(f"{guest} disappeared while it was being given back.", "Look in Proxmox who deleted it.")
-    wrong = agreed.identity.differences(here.identity)
+    wrong = departing.not_meant(context, guest, here, agreed)
     wrong += survey.speaks_against(context, guest, here, agreed)
     wrong += [f"it is {here.status}"] if here.status != "stopped" else []
     if not approvals.deletion_begun(context, guest):
@@ -103,7 +106,7 @@ def _final_backup(context: Context, guest: Guest, agreed: approvals.Approval) ->
     known = approvals.last(context, guest.vmid, "decommission.backup", "note")
     if known is not None and known.extra["archive"] == archive.as_json():
         return archive
-    proofs += vzdump.try_restore(context, guest, archive, agreed.facts["config"])
+    proofs += scratch.try_restore(context, guest, archive, agreed.facts["config"])
     context.journal.note("decommission.backup", f"{guest}: {'; '.join(proofs)}", vmid=guest.vmid, archive=archive.as_json())
     return archive
 
@@ -123,14 +126,14 @@ def _up_to(context: Context, guest: Guest) -> list[Guest]:
     return [g for g in context.site.guests.to_decommission() if approvals.completed(context, g) or g.vmid == guest.vmid]
 
 
-def _forget(context: Context, guest: Guest) -> list[str]:
+def _forget(context: Context, guest: Guest, within: Scope) -> list[str]:
     """F5: remove the firewall rules and names that are this guest's alone. Rules before the guest; see the firewall module."""
-    going = survey.going(context, _up_to(context, guest), {})
+    going = departing.going(context, _up_to(context, guest), within)
     rules = firewall.read(context.proxmox)
     removal = firewall.resolve(rules, going, survey.begun(context)).removal
     names = [g.name for g in _up_to(context, guest)]
     found = context.dns.find(sorted(going.addresses), names)
-    if unasked := survey.unasked(context, removal, found):
+    if unasked := departing.unasked(context, Along.of(removal, found), within):
         raise Refused(references.in_words(unasked))
     if removal:
         context.journal.note(
@@ -150,11 +153,11 @@ def _forget(context: Context, guest: Guest) -> list[str]:
     return said + [f"Removed: record {record}." for _, record in found.records]
 
 
-def _forget_names_that_waited(context: Context, guest: Guest) -> None:
+def _forget_names_that_waited(context: Context, guest: Guest, within: Scope) -> None:
     """Aliases and sets that the guest's own rules used; they could not go before it."""
     rules = firewall.read(context.proxmox)
-    removal = firewall.resolve(rules, survey.going(context, _up_to(context, guest), {}), survey.begun(context)).removal
-    if unasked := survey.unasked(context, removal, Found((), (), (), ())):
+    removal = firewall.resolve(rules, departing.going(context, _up_to(context, guest), within), survey.begun(context)).removal
+    if unasked := departing.unasked(context, Along.of(removal, None), within):
         raise Refused(references.in_words(unasked))
     if removal:
         undo = firewall.undo_record(rules, removal)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cutover.checks import registry
 from cutover.checks.registry import Moment
 from cutover.core import events
 from cutover.core.errors import Refused, Unreachable
-from cutover.dns.names import Found
-from cutover.proxmox import activity, firewall, identity, privileges, references, storages, vzdump
+from cutover.phases import departing
+from cutover.proxmox import activity, identity, privileges, references, storages, vzdump
 from cutover.state import approvals, soak
 
 if TYPE_CHECKING:
@@ -46,25 +46,23 @@ def take(context: Context) -> tuple[dict[int, Facts], list[str]]:
     seen = references.look(context)
     against += _unseen(context)
     for guest in context.site.guests.to_decommission():
-        facts = None if approvals.deleted(context, guest) else references.collect(context, guest, seen)
-        agreed = approvals.approval(context, guest)
+        facts, agreed = references.collect(context, guest, seen), approvals.approval(context, guest)
+        if facts is not None and approvals.deleted(context, guest):
+            if agreed is not None and agreed.identity.differences(facts.identity):
+                continue  # somebody made another guest with this id since
+            against.append(f"The journal says that {guest} was deleted, and it is there. Whose is {context.journal.path}?")
         if facts is None:
             if not approvals.deletion_begun(context, guest):
                 against.append(f"{guest} does not exist, and this tool did not delete it.")
             continue
         found[guest.vmid] = facts
-        if agreed is not None:
-            wrong = agreed.identity.differences(facts.identity)
-            reason = f"{guest} is not the guest that was approved on {agreed.at}"
-        else:
-            wrong = identity.not_as_planned(guest, context.site.proxmox.node, facts.identity, facts.addresses)
-            wrong += identity.unresolved(guest)
-            reason = f"{guest} is not the guest of site.yaml"
-            if not wrong and not facts.addresses and identity.networks(facts.config):
-                against.append(
-                    f"{guest}: Proxmox knows no address of it, so its firewall rules and DNS names cannot be found: start "
-                    "it, or write its address into its configuration."
-                )
+        wrong = departing.not_meant(context, guest, facts, agreed)
+        reason = f"{guest} is not the guest " + (f"that was approved on {agreed.at}" if agreed is not None else "of site.yaml")
+        if agreed is None and not wrong and not facts.addresses and identity.networks(facts.config):
+            against.append(
+                f"{guest}: Proxmox knows no address of it, so its firewall rules and DNS names cannot be found: start "
+                "it, or write its address into its configuration."
+            )
         against += [f"{reason}: {references.in_words(wrong)}."] if wrong else []
         against += [f"{guest}: {sentence}." for sentence in speaks_against(context, guest, facts, agreed)]
         against += _running_again(context, guest, facts)
@@ -115,45 +113,6 @@ def _running_again(context: Context, guest: Guest, facts: Facts) -> list[str]:
         return []
     since = f"{guest} is running again, although it was stopped on {acts[-1].at}: somebody needs it."
     return [f"{since} Find out who. Stopping it in Proxmox begins the soak time anew; `cutover undo decommission` gives it back."]
-
-
-def going(context: Context, guests: Sequence[Guest], facts: Mapping[int, Facts]) -> firewall.Going:
-    addresses: set[str] = set()
-    for guest in guests:
-        agreed = approvals.approval(context, guest)
-        addresses |= set(agreed.addresses) if agreed is not None else set()
-        if agreed is None and guest.vmid in facts:
-            addresses |= set(facts[guest.vmid].addresses)
-    vmids = frozenset(g.vmid for g in guests)
-    later = frozenset(g.vmid for g in context.site.guests.to_decommission() if not approvals.completed(context, g)) - vmids
-    scratch = vzdump.left_over(context)  # a copy of one of them, with its rules, from an interrupted test restore
-    return firewall.Going(vmids | ({scratch} if scratch else set()), frozenset(addresses), later)
-
-
-def keys(names: Found) -> list[list[str]]:
-    """Records as the journal keeps them for a comparison: where, name, type and value."""
-    return [[where, *record.key()] for where, record in names.records]
-
-
-def unasked(context: Context, removal: firewall.Removal, names: Found) -> list[str]:
-    """Firewall entries and names that would go now and were not there when the guests were approved, one sentence each.
-
-    An address is free while its guest is down, and whoever gets it brings rules and names of his own.
-    """
-    notes = [approvals.last(context, g.vmid, "decommission.approved", "note") for g in context.site.guests.to_decommission()]
-    shown = [note.extra["shown"] for note in notes if note is not None and "shown" in note.extra]
-    if not shown:
-        return []
-    rules = {sentence for one in shown for sentence in one["firewall"]}
-    records = {tuple(key) for one in shown for key in one["names"]}
-    new = [sentence for sentence in firewall.sentences(removal) if sentence not in rules]
-    new += [f"record {record} at {where}" for where, record in names.records if (where, *record.key()) not in records]
-    return [
-        f"It was not there when the old servers were approved, so another machine may have one of their addresses "
-        f"now: {sentence}. "
-        "Look whose it is; if it is nobody's, remove it by hand."
-        for sentence in new
-    ]
 
 
 def begun(context: Context) -> list[Mapping[str, Any]]:

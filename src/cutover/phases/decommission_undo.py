@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.core import files
 from cutover.core.wait import Not, wait_until
+from cutover.phases import departing
 from cutover.phases.phase import Outcome, Sentence
-from cutover.proxmox import firewall, identity
+from cutover.proxmox import firewall, identity, references
 from cutover.state import approvals
 
 if TYPE_CHECKING:
@@ -80,6 +81,20 @@ def _not_put_back(context: Context) -> list[tuple[Guest, list[Mapping[str, Any]]
     return found
 
 
+def _foreign(context: Context, waiting: Sequence[tuple[Guest, list[Mapping[str, Any]], list[Mapping[str, Any]]]]) -> list[str]:
+    """What the journal's undo records would put back that no removal of the plan's guests took away, as sentences."""
+    if not waiting:
+        return []
+    guests = context.site.guests.to_decommission()
+    facts = {g.vmid: here for g in guests if (here := references.collect(context, g)) is not None}
+    return departing.not_theirs(
+        firewall.read(context.proxmox),
+        departing.going(context, guests, departing.scope(context, facts)),
+        [record for _, rules, _ in waiting for record in rules],
+        [record for _, _, names in waiting for record in names],
+    )
+
+
 def _gone_ones(context: Context) -> list[tuple[Guest, str]]:
     """The guests that were deleted, each with its final backup."""
     rows = {row["vmid"]: row for row in undo_record(context)["guests"]}
@@ -88,8 +103,10 @@ def _gone_ones(context: Context) -> list[tuple[Guest, str]]:
 
 def plan_undo(context: Context) -> Sequence[Sentence]:
     """What giving them back to their users would do. Reads only."""
+    waiting = _not_put_back(context)
+    departing.only_theirs(_foreign(context, waiting))
     found = [Sentence(f"Start {guest} again") for guest in _still_there(context)]
-    for guest, rules, names in _not_put_back(context):
+    for guest, rules, names in waiting:
         if rules:
             found.append(Sentence(f"Put the firewall entries of {guest} back in their places"))
         if names:
@@ -115,6 +132,7 @@ def undo(context: Context) -> Outcome:
     """
     said: list[str] = []
     waiting = _not_put_back(context)
+    departing.only_theirs(_foreign(context, waiting))
     begun = firewall.interrupted(context.journal.entries())
     for guest, rules, names in waiting:
         for entry in rules:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import CutoverError, Unreachable
-from cutover.proxmox import identity, inventory, privileges, vzdump
+from cutover.proxmox import identity, inventory, privileges, scratch, vzdump
 from cutover.proxmox.identity import Identity
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Seen:
 
 def look(session: ProxmoxSession) -> Seen:
     """Read what concerns all guests. The scratch guest of an interrupted test restore of ours is nobody's neighbour."""
-    proxmox, own = session.proxmox, vzdump.left_over(session)
+    proxmox, own = session.proxmox, scratch.left_over(session)
     rows = [row for row in proxmox.guests() if int(row["vmid"]) != own]
     for row in rows:
         if "unread" in row:

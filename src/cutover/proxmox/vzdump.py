@@ -3,14 +3,13 @@
 Proxmox says "OK" in ways that are not a backup: the call answers the word ``OK`` instead of a task when the guest is on another
 node; a task ends with warnings; mount points without ``backup=1`` are left out (and deleted with the guest all the same); an
 archive may be unreadable. So nothing here believes an answer. :func:`make` follows the task and finds the archive in the
-storage; :func:`verify` reads the log, the entry and the configuration inside the archive; :func:`try_restore` restores it to a
-free id, compares, and removes that again.
+storage; :func:`verify` reads the log, the entry and the configuration inside the archive. Whether it can be restored, the trial
+restore shows (:mod:`cutover.proxmox.scratch`).
 
 What others call::
 
     archive = vzdump.make(run, guest, purpose="final", mode="stop")      # Archive; found again instead of made twice
     proofs  = vzdump.verify(run, guest, archive, config)                 # sentences; Refused where the archive is not one
-    proofs += vzdump.try_restore(run, guest, archive, config)           # sentences; the scratch guest is removed again
     vzdump.find(run, guest, purpose) -> Archive | None                   # what an earlier run made
     vzdump.left_out(config) -> list[str]                                 # pure: volumes that no backup would hold
 
@@ -26,10 +25,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from cutover.core.errors import Failed, OutcomeUnknown, Refused, Unreachable
+from cutover.core.errors import Failed, Refused, Unreachable
 from cutover.proxmox import privileges
-from cutover.proxmox.client import TaskEnd, why
-from cutover.proxmox.privileges import SCRATCH_POOL
+from cutover.proxmox.client import why
 
 if TYPE_CHECKING:
     from cutover.proxmox.client import ProxmoxSession
@@ -285,12 +283,12 @@ def make(
             )
             existing = _in_storage(session, guest, read_log(end.log, storage))
             act.after = existing.as_json()
-    log = _log_of(session, guest, existing)
+    log = log_of(session, guest, existing)
     _made_well(session, guest, existing, log, accept)
     return replace(existing, log=log)
 
 
-def _log_of(session: ProxmoxSession, guest: Guest, archive: Archive) -> tuple[str, ...]:
+def log_of(session: ProxmoxSession, guest: Guest, archive: Archive) -> tuple[str, ...]:
     """The log of the task that made an archive, empty where it is gone; :class:`Failed` where the task did not end well."""
     storage = session.site.proxmox.storages.backup
     for task in session.proxmox.tasks("vzdump", guest.vmid):
@@ -384,201 +382,3 @@ def parse_config(text: str) -> dict[str, str]:
             key, value = line.split(":", 1)
             found[key.strip()] = value.strip()
     return found
-
-
-def try_restore(
-    session: ProxmoxSession, guest: Guest, archive: Archive, config: Mapping[str, Any], *, deadline: float = RESTORE_SECONDS
-) -> list[str]:
-    """Restore the archive under the site's scratch id, compare, and remove that again. Sentences of proof.
-
-    The restored guest gets other MAC addresses, and is started only without network, to see its file system mounted. Only a
-    scratch guest that this tool made is removed; any other guest with that id is a refusal. :class:`Failed` where what came back
-    is not what was saved, also where the storage ran full below it: the restore itself does not notice that.
-    """
-    scratch = session.site.proxmox.scratch_vmid
-    place = ("lxc", scratch)
-    _await_scratch(session)
-    _remove_scratch(session, left_over=True)
-    written = read_log(archive.log or _log_of(session, guest, archive), session.site.proxmox.storages.backup).written
-    _need_room(session, guest, written)
-    proofs: list[str] = []
-    # Where that pool is, rights on it outlive the scratch guest; where it is not, the token needs them on the id.
-    pool = SCRATCH_POOL if any(p.get("poolid") == SCRATCH_POOL for p in session.proxmox.list("pools")) else None
-    with session.guard.act(
-        "vzdump.test-restore",
-        f"Restore {archive.volid} as LXC {scratch} to see that it can be restored",
-        before={"scratch": scratch, "archive": archive.volid, "hostname": str(config.get("hostname") or "")},
-    ) as act:
-        try:
-            end = session.proxmox.do_task(
-                "POST",
-                f"nodes/{session.proxmox.node_of(guest.vmid)}/lxc",
-                kind="vzrestore",
-                vmid=scratch,
-                what=f"Restoring {archive.volid} as LXC {scratch}",
-                deadline=deadline,
-                ostemplate=archive.volid,
-                restore=1,
-                storage=session.site.proxmox.storages.restore,
-                unique=1,
-                pool=pool,
-            )
-            found = session.proxmox.config(place)
-            proofs += _whole(session, guest, end, written)
-            proofs += _mounts(session, place)
-            act.after = shape(found)
-        except OutcomeUnknown:
-            _say_locked(session)
-            raise
-        except (Failed, Refused) as error:
-            _remove_scratch(session, left_over=True)
-            raise Failed(
-                f"The backup {archive.volid} of {guest} could not be restored: {error.sentence}", "Make a new one."
-            ) from None
-        wrong = differences(shape(config), shape(found))
-    _remove_scratch(session, left_over=False)
-    if wrong:
-        raise Failed(f"The backup {archive.volid} of {guest} came back different: {'; '.join(wrong)}.", "Make a new one.")
-    same = f"it was restored as LXC {scratch}, with {', '.join(volumes(found))} of the same size, and removed again"
-    return [same, *proofs]
-
-
-def _await_scratch(session: ProxmoxSession) -> None:
-    """Wait for what an interrupted run began with the scratch guest and Proxmox still carries out; its lock is no foreign one."""
-    scratch = session.site.proxmox.scratch_vmid
-    for upid in session.proxmox.running_tasks(("vzrestore", "vzstart", "vzstop", "vzdestroy"), scratch):
-        session.ui.say(f"A task of an earlier run still works on the scratch guest LXC {scratch}; waiting for it.")
-        session.proxmox.wait_task(upid, deadline=RESTORE_SECONDS)
-    _say_locked(session)
-
-
-def _say_locked(session: ProxmoxSession) -> None:
-    """:class:`Failed` where a restore of ours was killed on the host: what it leaves only the host's shell can remove."""
-    scratch = session.site.proxmox.scratch_vmid
-    if _ours(session, scratch) is None:
-        return
-    config = session.proxmox.find(session.proxmox.of(("lxc", scratch)) + "/config")
-    if isinstance(config, dict) and config.get("lock") == "create":
-        raise Failed(
-            f"The test restore as LXC {scratch} was killed on the Proxmox host and left a guest that is locked (create).",
-            f"In the shell of the Proxmox host: `pct unlock {scratch}`, then `pct destroy {scratch}`; then run this again.",
-        )
-
-
-#: A storage with less than this part free is full: what was written to it last may be lost without anybody having said so.
-_FULL = 0.005
-
-
-def _need_room(session: ProxmoxSession, guest: Guest, needed: int) -> None:
-    """:class:`Refused` where the storage has no room for a second copy of the guest (``needed`` bytes; 0: not known)."""
-    storage, (free, _) = session.site.proxmox.storages.restore, _space(session, guest)
-    reserve = session.site.limits.disk_reserve_gb * 2**30 if needed else 0
-    if free is not None and free < needed + reserve:
-        raise Refused(
-            f"Storage {storage} has {free / 2**30:.1f} GB free; restoring {guest} on trial needs {needed / 2**30:.1f} GB and the "
-            f"reserve of {session.site.limits.disk_reserve_gb} GB.",
-            "Make room there, or name another storage as proxmox.storages.restore in site.yaml.",
-        )
-
-
-def _space(session: ProxmoxSession, guest: Guest) -> tuple[int | None, int]:
-    """(free, total) bytes of the storage that restores of a guest go to, on its node; free is None where it is not told."""
-    node, storage = session.proxmox.node_of(guest.vmid), session.site.proxmox.storages.restore
-    found = session.proxmox.record(f"nodes/{node}/storage/{storage}/status")
-    free, total = found.get("avail"), int(found.get("total") or 0)
-    return (None if free is None or not total else int(free)), total
-
-
-def _whole(session: ProxmoxSession, guest: Guest, end: TaskEnd, written: int) -> list[str]:
-    """That as many bytes came out of the archive as went in, and that the storage did not run full meanwhile."""
-    free, total = _space(session, guest)
-    if free is not None and free <= total * _FULL:
-        storage = session.site.proxmox.storages.restore
-        raise Failed(
-            f"storage {storage} is full ({free / 2**20:.0f} MiB free), so what was restored to it may be damaged although the "
-            "restore ended well"
-        )
-    read = restored_bytes(end.log)
-    if not written or not read:
-        return ["the logs do not say how many bytes went in and came out, so nobody compared how many bytes these are"]
-    if read != written:
-        raise Failed(f"{read} bytes came out of the archive, and {written} went in")
-    return [f"{read} bytes went into the archive and came out of it"]
-
-
-def _mounts(session: ProxmoxSession, place: tuple[str, int]) -> list[str]:
-    """Start the restored guest without network, so that its file system is mounted, and stop it again; a sentence of proof."""
-    api, scratch = session.proxmox, place[1]
-    config = api.config(place)
-    unplugged = {key: _unplugged(str(value)) for key, value in config.items() if re.fullmatch(r"net\d+", key)}
-    # It has the name and the address of the guest that was saved, and starts with the host as that did.
-    api.change("PUT", f"{api.of(place)}/config", onboot=0, digest=config.get("digest"), **unplugged)
-    api.do_task(
-        "POST", f"{api.of(place)}/status/start", kind="vzstart", vmid=scratch, what=f"Mounting LXC {scratch}", deadline=300
-    )
-    used = int(api.status(place).get("disk") or 0)
-    api.do_task("POST", f"{api.of(place)}/status/stop", kind="vzstop", vmid=scratch, what=f"Stopping LXC {scratch}", deadline=300)
-    shown = f", with {used / 2**20:.0f} MiB in it" if used else ""
-    return [f"started without network, its file system was mounted{shown}"]
-
-
-def _unplugged(net: str) -> str:
-    """A network card without its cable. Pure."""
-    return ",".join([part for part in net.split(",") if not part.startswith("link_down=")] + ["link_down=1"])
-
-
-def _remove_scratch(session: ProxmoxSession, *, left_over: bool) -> None:
-    """Remove the scratch guest, where there is one and our journal says that we restored it and have not removed it."""
-    scratch = session.site.proxmox.scratch_vmid
-    there = session.proxmox.guest(scratch)
-    if there is None:
-        return
-    ours = _ours(session, scratch)
-    if (
-        ours is None
-        or there.get("type") != "lxc"
-        or (there.get("name") and ours.get("hostname") and there["name"] != ours["hostname"])
-    ):
-        raise Refused(
-            f"The scratch id {scratch} is taken by {there.get('type')} {there.get('name')}, which this tool did not make.",
-            "Name a free id as proxmox.scratch_vmid in site.yaml.",
-        )
-    if there.get("status") == "running" and not _started_by_us(session):
-        raise Refused(f"The scratch guest {scratch} is running; somebody started it.", "Stop it if it is not needed.")
-    which = " left over from an interrupted run" if left_over else ""
-    with session.guard.act(
-        "vzdump.scratch-removed", f"Remove the scratch guest LXC {scratch}{which}", before={"scratch": scratch}
-    ):
-        session.proxmox.do_task(
-            "DELETE",
-            session.proxmox.of(("lxc", scratch)),
-            kind="vzdestroy",
-            vmid=scratch,
-            what=f"Removing the scratch guest LXC {scratch}",
-            deadline=600,
-            force=1 if there.get("status") == "running" else None,
-        )
-
-
-def _started_by_us(session: ProxmoxSession) -> bool:
-    """Whether a running scratch guest is one that an interrupted run of ours mounted: then it has no network."""
-    config = session.proxmox.config(("lxc", session.site.proxmox.scratch_vmid))
-    nets = [str(value) for key, value in config.items() if re.fullmatch(r"net\d+", key)]
-    return all("link_down=1" in net for net in nets)
-
-
-def left_over(session: ProxmoxSession) -> int | None:
-    """The scratch guest's id where an interrupted run of ours left it behind."""
-    scratch = session.site.proxmox.scratch_vmid
-    return scratch if _ours(session, scratch) is not None else None
-
-
-def _ours(session: ProxmoxSession, scratch: int) -> Mapping[str, Any] | None:
-    """What we restored under the scratch id last, where the journal does not say that it was removed since."""
-    for entry in reversed(session.journal.entries()):
-        if entry.act == "vzdump.scratch-removed" and entry.kind == "done":
-            return None
-        if entry.act == "vzdump.test-restore" and entry.kind == "intent":
-            before: Mapping[str, Any] = entry.before or {}
-            return before if before.get("scratch") == scratch else None
-    return None

@@ -421,10 +421,14 @@ class Qdrant:
 
     def snapshot_names(self, collection: str) -> set[str]:
         """The names of its stored snapshots; none where the collection is gone, because they cannot be reached any more."""
+        return set(self.snapshot_sizes(collection))
+
+    def snapshot_sizes(self, collection: str) -> dict[str, int | None]:
+        """Size in bytes by name of its stored snapshots (None: not told); see :meth:`snapshot_names`."""
         try:
-            return {str(one["name"]) for one in self.snapshots(collection)}
+            return {str(one["name"]): one.get("size") for one in self.snapshots(collection)}
         except NotThere:
-            return set()
+            return {}
 
     def create_snapshot(self, collection: str) -> dict[str, Any]:
         """Take a snapshot and wait for it: it holds every write that was acknowledged before this call."""

@@ -81,7 +81,7 @@ def remove_left(session: Session, verb: str, source: Qdrant, *, stay: Collection
     done = {removed: e.seq for e in removals if (removed := _removed(e.what))}
     staying = {e.extra["snapshot"] for e in entries if e.act == STAYS} if stay is None else set(stay)
     named = {e.extra["of"] for e in entries if e.act == NAMED}
-    ours: dict[str, tuple[str, int]] = {}  # by name: the collection, and when
+    ours: dict[str, tuple[str, int, object]] = {}  # by name: the collection, when, and its size
     unsure: dict[int, tuple[str, set[str]]] = {}  # by intent: the collection, and what there was before
     for intent in entries:
         if intent.kind != "intent" or not intent.act.endswith(".snapshot") or "snapshots" not in (intent.before or {}):
@@ -90,11 +90,14 @@ def remove_left(session: Session, verb: str, source: Qdrant, *, stay: Collection
         if intent.what != _words(collection, source):
             continue  # of the other server
         if end is not None and (name := (end.after or {}).get("snapshot")):
-            ours[name] = collection, end.seq
+            ours[name] = collection, end.seq, end.after.get("size")
         elif intent.seq not in named and (end is None or end.kind == "unknown" or end.after):
             unsure[intent.seq] = collection, set(intent.before["snapshots"])
-    for name, (collection, taken_at) in ours.items():
-        if name not in staying and done.get(name, 0) < taken_at and name in source.snapshot_names(collection):
+    for name, (collection, taken_at, size) in ours.items():
+        if name in staying or done.get(name, 0) >= taken_at:
+            continue
+        # The name says which second it was taken in, and so may be another's: the journal is of before, or was edited.
+        if (name, size) in source.snapshot_sizes(collection).items():
             _remove(session, verb, source, collection, name)
     for seq, (collection, before) in unsure.items():
         new = ", ".join(sorted(source.snapshot_names(collection) - before - set(done) - staying - set(ours)))

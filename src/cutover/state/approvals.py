@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cutover.core.errors import Refused
 from cutover.proxmox.identity import Identity
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ DOWN = frozenset({"decommission.stop", "decommission.seen-stopped"})
 def _vmid(entry: Entry) -> int | None:
     for place in (entry.extra, entry.before, entry.after):
         if isinstance(place, dict) and "vmid" in place:
-            return int(place["vmid"])
+            return place["vmid"] if isinstance(place["vmid"], int) else None
     return None
 
 
@@ -62,8 +64,15 @@ def approval(context: Context, guest: Guest) -> Approval | None:
     note = last(context, guest.vmid, "decommission.approved", "note")
     if note is None:
         return None
-    facts = note.extra["facts"]
-    return Approval(note.at, Identity.from_json(facts["identity"]), tuple(facts["addresses"]), facts, f"final-{note.seq}")
+    try:
+        facts = note.extra["facts"]
+        addresses = tuple(str(ipaddress.ip_address(one)) for one in facts["addresses"])
+        return Approval(note.at, Identity.from_json(facts["identity"]), addresses, facts, f"final-{note.seq}")
+    except (KeyError, TypeError, ValueError):
+        raise Refused(
+            f"Line {note.seq} of the journal should be what was approved for {guest}, and is not.",
+            "`cutover undo decommission` withdraws it; the next run asks anew.",
+        ) from None
 
 
 def deletion_begun(context: Context, guest: Guest) -> bool:

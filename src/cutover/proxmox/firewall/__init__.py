@@ -13,10 +13,11 @@ What is here is what others call. Deciding is pure (``removal``, ``putting_back`
 """
 
 from cutover.proxmox.firewall.changing import carry_out, restore
+from cutover.proxmox.firewall.journaled import not_theirs, resolve
 from cutover.proxmox.firewall.names import Going
 from cutover.proxmox.firewall.putting_back import interrupted, put_back, undo_record
 from cutover.proxmox.firewall.reading import read
-from cutover.proxmox.firewall.removal import Removal, resolve, sentences
+from cutover.proxmox.firewall.removal import Removal, sentences
 from cutover.proxmox.firewall.rules import Firewall
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Removal",
     "carry_out",
     "interrupted",
+    "not_theirs",
     "put_back",
     "read",
     "resolve",

@@ -38,7 +38,8 @@ def put_back(firewall: Firewall, record: Mapping[str, Any]) -> Firewall:
     groups = {**firewall.groups, **record["groups"]}
     aliases = {b: dict(of) for b, of in firewall.aliases.items()}
     for alias in record["aliases"]:
-        aliases.setdefault(alias["base"], {})[str(alias["name"]).lower()] = {k: v for k, v in alias.items() if k != "base"}
+        content = {k: v for k, v in alias.items() if k != "base"}
+        aliases.setdefault(alias["base"], {}).setdefault(str(alias["name"]).lower(), content)  # one that is there stays as it is
     sets = {b: dict(of) for b, of in firewall.sets.items()}
     for content in record["ipsets"]:
         kept = {k: v for k, v in content.items() if k not in {"base", "name"}}

@@ -43,7 +43,7 @@ def resolve(firewall: Firewall, going: Going, begun: Sequence[Mapping[str, Any]]
     """Sort every mention of the departing guests into exclusive, shared and in the way. Pure.
 
     ``begun`` are the undo records of removals that were interrupted: a set or group that is by now empty, or has lost members
-    since, no longer tells whose it was, but the record does.
+    since, no longer tells whose it was, but the record does (see ``journaled``).
     """
     half_groups = {str(name) for record in begun for name in record["groups"]}
     half_sets = {(str(s["base"]), str(s["name"])): {member_key(m) for m in s["members"]} for r in begun for s in r["ipsets"]}
