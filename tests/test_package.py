@@ -30,7 +30,7 @@ def installed(tmp_path: Path) -> Path:
 def run(installed: Path, code: str) -> str:
     env = os.environ | {"PYTHONPATH": str(installed)}
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=installed, env=env, capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", code], cwd=installed, env=env, capture_output=True, text=True, timeout=120, check=True
     ).stdout
 
 

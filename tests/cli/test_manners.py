@@ -105,7 +105,7 @@ class TestWhatIsSent:
 def test_plain_and_no_color_leave_no_colours(words: list[str]) -> None:
     env = os.environ | EMPTY | {"PYTHONPATH": str(ROOT / "src"), "FORCE_COLOR": "1"} | ({} if words else {"NO_COLOR": "1"})
     done = subprocess.run(
-        [sys.executable, "-m", "cutover", *words, "keys"], env=env, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-m", "cutover", *words, "keys"], env=env, capture_output=True, text=True, timeout=120, check=True
     )
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", done.stdout)
 
