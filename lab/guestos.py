@@ -222,9 +222,12 @@ class GuestOs:
 
     def run(self, argv: list[str]) -> tuple[int, str, str]:
         """Run a program: (exit code, standard output, standard error)."""
+        if argv[:2] == ["/bin/sh", "-c"] and argv[2].endswith('exec "$@"'):
+            code, out, err = self.run(argv[4:])
+            return (code, out, f"sh: 1: exec: {argv[4]}: not found") if code == 127 else (code, out, err)
         self.commands.append(list(argv))
         program = argv[0].rsplit("/", 1)[-1]
-        if argv[:2] == ["/bin/sh", "-c"]:
+        if program == "sh" and argv[1] == "-c":
             return self._shell(argv[2])
         handler = getattr(self, "_" + program.replace("-", "_"), None)
         if handler is None or program in self.missing:

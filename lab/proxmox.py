@@ -769,7 +769,7 @@ class LabPve(Cluster):
             for name, text in (("out", out), ("err", err)):
                 told |= {f"{name}-data": text, f"{name}-truncated": 0} if text else {}
             # What changes a disk takes a moment; who asks at once hears that it runs.
-            slow = argv[0].rsplit("/", 1)[-1] == "growpart" and "--dry-run" not in argv
+            slow = any(word.endswith("growpart") for word in argv[:5]) and "--dry-run" not in argv
             vm.agent_execs[vm.agent_pid] = [{"exited": 0}, told] if slow else [told]
             return {"pid": vm.agent_pid}
         if command == "exec-status":

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cutover.core.errors import CutoverError
-from cutover.phases import resize
+from cutover.core.errors import CutoverError, Refused
+from cutover.phases import backup, decommission_survey, resize
+from cutover.proxmox import references
 from lab.proxmox_host import host
 from tests.support.asked_before import read_later
 
@@ -35,3 +36,15 @@ def test_a_read_that_is_refused_stops_the_resize_before_anything_is_changed(tmp_
             made.pve.failures.clear()
         resize.do(made.run(execute=True))
         assert read_later(made.pve) == []
+
+
+def test_a_cluster_without_majority_is_known_before_anything_is_changed(tmp_path: Path) -> None:
+    with host(tmp_path) as made:
+        made.pve.add_node("other")
+        made.pve.lose_quorum()
+        run = made.run(execute=True)
+        with pytest.raises(Refused, match="no majority"):
+            resize.do(run)
+        assert any("no majority" in one for one in backup.speaks_against(run, references.collect(run, made.site.guests.old)))
+        assert any("no majority" in one for one in decommission_survey.take(run)[1])
+        assert made.pve.writes() == []

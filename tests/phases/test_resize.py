@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from cutover.context import Context
-from cutover.core.errors import CutoverError, Failed, Refused, WritesRefused
+from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, WritesRefused
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.core.wait import Not, wait_until
 from cutover.error_boundary import error_boundary
-from cutover.phases import resize, rollback
+from cutover.phases import resize, rollback, vm_restart
 from cutover.proxmox import vm as vm_state
 from cutover.proxmox import vm_sizes
 from cutover.proxmox.client import Proxmox
@@ -71,6 +71,8 @@ def state(
         (state(scsi0="local-lvm:vm-1001-disk-0,size=200G"), "a disk cannot shrink"),
         (state(scsi0="/dev/sdb,size=100G"), "not a disk that Proxmox can grow"),
         (state(drop="scsi0"), "has no disk scsi0"),
+        (state(scsi0="local-lvm:vm-1001-disk-0"), "does not say how large scsi0 .*qm disk rescan --vmid 1001"),
+        (state(agent="fstrim_cloned_disks=1"), "no guest agent configured"),
         (state(cores=8), "more than wanted"),
         (state(drop="agent"), "no guest agent configured"),
     ],
@@ -225,6 +227,7 @@ NOT_GROWABLE_BY_PROGRAMS: dict[str, tuple[Callable[[Host], Any], str]] = {
     **{case: NOT_GROWABLE[case] for case in ("another file system", "another disk", "no programs")},
     "swap behind": (NOT_GROWABLE["swap behind"][0], r"sda5 \(swap\) stands behind"),
     "no growpart": (NOT_GROWABLE["no growpart"][0], "growpart is not installed inside it"),
+    "no lsblk": (lambda lab: inside(lab).missing.add("lsblk"), "lsblk is not installed inside it"),
     "no xfs_growfs": (
         lambda lab: inside(lab).__dict__.update(disks=[plain_root(100 * GIB, fs="xfs")], missing={"xfs_growfs"}),
         "xfs_growfs is not installed inside it .* xfsprogs",
@@ -334,7 +337,7 @@ def test_a_volume_that_a_killed_run_extended_gets_its_file_system_grown(lab: Hos
 
     def agent_exec(self: Proxmox, guest: Guest, argv: Any, **more: Any) -> Any:
         result = real(self, guest, argv, **more)
-        if "lvextend" in argv[0]:
+        if "lvextend" in argv:
             raise Killed
         return result
 
@@ -463,6 +466,17 @@ def test_a_rollback_that_is_killed_while_proxmox_works_is_gone_on_with(lab: Host
     assert len([task for task in lab.pve.tasklog if task["type"] == "qmrollback"]) == 1
     assert len([task for task in lab.pve.tasklog if task["type"] == "qmstart"]) == 1
     assert rollback.plan(lab.run()) == [] and not rollback.do(lab.run(execute=True)).changed
+
+
+def test_a_vm_that_a_cut_off_reboot_left_down_is_started(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host died between the shutdown and the start that belongs to it."""
+    lab.pve.end_next("qmreboot", "unexpected status")
+    with pytest.raises(OutcomeUnknown):
+        resize.do(lab.run(execute=True))
+    assert lab.pve.vm(1001).status == "stopped"
+    monkeypatch.setattr(vm_restart, "OWN_START_SECONDS", 0.1)
+    assert resize.do(lab.run(execute=True)).changed
+    assert vm_state.seen_inside(lab.run()).cores == 6
 
 
 def test_an_undo_that_is_killed_while_proxmox_works_is_gone_on_with(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,8 @@ def speaks_against(context: Context, facts: references.Facts | None) -> list[str
     if facts.config.get("lock") and not _begun(context):
         said.append(f"{old} is locked ({facts.config['lock']}): something else works on it.")
     said += [f"Of {old}, {one}." for one in vzdump.left_out(facts.config)]
-    if facts.identity.kind == old.kind:
-        said += [f"{old} is not the guest that is meant: {one}." for one in identity.not_meant(context, old)]
+    said += [f"{old} is not the guest that is meant: {one}." for one in identity.not_meant(context, old)]
+    said += context.proxmox.no_quorum()
     said += [f"The token {context.proxmox.token} lacks {one}." for one in privileges.missing(context, "backup")]
     if not str(facts.config.get("unprivileged", "0")).startswith("1"):
         said.append(f"{old} is privileged, and Proxmox lets no token restore such a container (it needs Sys.Modify on /).")

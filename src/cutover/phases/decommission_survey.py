@@ -44,7 +44,7 @@ def take(context: Context) -> tuple[dict[int, Facts], list[str]]:
     found: dict[int, Facts] = {}
     against: list[str] = []
     seen = references.look(context)
-    against += _unseen(context)
+    against += [*context.proxmox.no_quorum(), *_unseen(context)]
     for guest in context.site.guests.to_decommission():
         facts, agreed = references.collect(context, guest, seen), approvals.approval(context, guest)
         if facts is not None and approvals.deleted(context, guest):

@@ -41,6 +41,7 @@ def _need_no_refusal(context: Context, state: vm_state.State, *, undoing: bool =
     said += vm_sizes.refusals(vm, state, wanted, resize.disk, undoing=undoing)
     if not state.running and not undoing:
         said.append(f"{vm} is not running: its inside can be neither grown nor proved.")
+    said += context.proxmox.no_quorum()
     short = privileges.missing(context, "resize")
     said += [f"The token {context.proxmox.token} lacks {one}." for one in short]
     if said:

@@ -124,6 +124,8 @@ def _rules(context: Context) -> tuple[dict[str, Any] | None, Archive]:
         )
     if row is not None and (wrong := identity.not_meant(context, old)):
         raise Refused(f"{old} is not the guest that is meant: {'; '.join(wrong)}.", "Nothing is overwritten.")
+    if lost := context.proxmox.no_quorum():
+        raise Refused(lost[0])
     short = privileges.missing(context, "restore")
     if short:
         gone = "" if row is not None else " With a deleted guest Proxmox deletes the access rules on its id."

@@ -82,6 +82,8 @@ def plan(context: Context) -> list[Sentence]:
         return []
     if wrong := identity.not_meant(context, vm):
         raise Refused(f"{vm} is not the guest that is meant: {'; '.join(wrong)}.", "Look at it in Proxmox.")
+    if silent := context.proxmox.no_quorum():
+        raise Refused(silent[0])
     short = privileges.missing(context, "rollback")
     if short:
         raise Refused(

@@ -63,6 +63,10 @@ def await_begun(context: Context) -> None:
     if reboot_begun(context) and coming_up(context, vm_state.look(context)):
         context.ui.say(f"{vm} is being rebooted already; waiting for that.")
         with context.guard.act("resize.reboot-awaited", f"Wait for the reboot of {vm} that was begun", passing=True) as act:
+            for upid in api.running_tasks(("qmreboot", "qmshutdown"), vm.vmid):
+                api.wait_task(upid, deadline=limit)
+            if not api.start_failed(vm):
+                up(context)  # it is started by Proxmox, or by nobody where that was cut off, too
             api.await_reboot(vm, deadline=limit)
             act.after = "up"
 

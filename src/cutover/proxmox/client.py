@@ -454,6 +454,12 @@ class Proxmox:
         kept = ("status", "maxmem", "cpus", "uptime", "template", "lock", "ha", "pid")
         return row | {key: now[key] for key in kept if key in now}
 
+    def no_quorum(self) -> tuple[str, ...]:
+        """That the cluster refuses every change now, as a sentence; empty where it does not, as on a host alone."""
+        lost = any(row.get("type") == "cluster" and not int(row.get("quorate", 1)) for row in self.list("cluster/status"))
+        said = "The Proxmox cluster has no majority of its nodes and refuses every change: bring its nodes back first."
+        return (said,) if lost else ()
+
     def config(self, guest: Guest | tuple[str, int]) -> dict[str, Any]:
         """What the guest runs with now. (Without ``current`` Proxmox shows the configuration with pending changes applied.)"""
         return self.record(f"{self.of(guest)}/config", current=1)

@@ -185,7 +185,7 @@ def cannot_grow(fs: Mounted, where: Place | None, drive: str) -> list[str]:
 
 def needed(fs: Mounted, where: Place | None) -> list[str]:
     """The programs that growing needs inside the VM. Pure."""
-    names = [] if where is not None and where.part is None else ["growpart"]
+    names = ["lsblk"] if where is not None and where.part is None else ["lsblk", "growpart"]
     if where is not None and where.mapper == "LVM":
         names += ["pvresize", "lvextend"]
     return [*names, PROGRAMS[fs.fs_type]] if fs.fs_type in PROGRAMS else names
@@ -227,7 +227,7 @@ class Layout:
     """The size of the block device that the file system lies on."""
 
 
-LSBLK = ["/usr/bin/lsblk", "--json", "--bytes", "--output", "NAME,PATH,TYPE,SIZE,FSTYPE,MOUNTPOINT"]
+LSBLK = ["lsblk", "--json", "--bytes", "--output", "NAME,PATH,TYPE,SIZE,FSTYPE,MOUNTPOINT"]
 
 
 def layout(lsblk: str, mount: str, *, zfs: bool = False) -> Layout:
@@ -276,21 +276,21 @@ def commands(found: Layout, mount: str, pool: str = "", vdev: str = "") -> list[
 
     ``pool`` and ``vdev``: the ZFS pool and the device as the pool names it.
     """
-    steps = [["/usr/bin/growpart", found.disk, found.number]] if found.partition else []
+    steps = [["growpart", found.disk, found.number]] if found.partition else []
     if found.volume:
         if found.fs_type not in _ON_LVM:
             raise Refused(f"{mount} is {found.fs_type} on LVM; this tool grows {GROWN}.", "Grow it by hand.")
-        steps.append(["/usr/sbin/pvresize", found.partition or found.disk])
+        steps.append(["pvresize", found.partition or found.disk])
         # Not with "-r": where a killed run has extended the volume only, lvextend has nothing to do and leaves it at that.
-        steps.append(["/usr/sbin/lvextend", "-l", "+100%FREE", found.volume])
+        steps.append(["lvextend", "-l", "+100%FREE", found.volume])
     if found.fs_type in {"ext2", "ext3", "ext4"}:
-        steps.append(["/usr/sbin/resize2fs", found.fs_device])
+        steps.append(["resize2fs", found.fs_device])
     elif found.fs_type == "xfs":
-        steps.append(["/usr/sbin/xfs_growfs", mount])
+        steps.append(["xfs_growfs", mount])
     elif found.fs_type == "btrfs":
-        steps.append(["/usr/bin/btrfs", "filesystem", "resize", "max", mount])
+        steps.append(["btrfs", "filesystem", "resize", "max", mount])
     elif found.fs_type == "zfs_member" and pool and vdev:
-        steps.append(["/usr/sbin/zpool", "online", "-e", pool, vdev])
+        steps.append(["zpool", "online", "-e", pool, vdev])
     else:
         raise Refused(f"The file system at {mount} is {found.fs_type or 'unknown'}; this tool grows {GROWN}.", "Grow it by hand.")
     return steps

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from cutover.proxmox.client import ProxmoxSession
 
 
+#: The shell's exit code for a program that is not there.
+NOT_FOUND = 127
 #: What the programs say, by exit code, when there is nothing left to do: growpart's NOCHANGE, lvextend's "matches existing size".
 _NOTHING_TO_DO = {"growpart": (1, "NOCHANGE"), "lvextend": (5, "matches existing size")}
 
@@ -37,6 +39,7 @@ def growable(session: ProxmoxSession, inside: vm_state.Inside) -> tuple[list[str
         where = guest_disk.place(read, inside.fs)
         if where is None:
             unseen.append(f"how the disk of {vm} is divided")
+        # One that is not there as a file may be somewhere else; growpart has this one place.
         if "growpart" in guest_disk.needed(inside.fs, where) and read("/usr/bin/growpart") is None:
             missing.append("growpart")
     except Refused as error:
@@ -52,7 +55,7 @@ def need_growable(session: ProxmoxSession, inside: vm_state.Inside) -> None:
     vm, resize = session.site.guests.new, session.site.resize
 
     def read(path: str) -> str | None:
-        shown = _exec(session, ["/bin/cat", path])
+        shown = _exec(session, ["cat", path])
         return shown.out if shown.code == 0 else None
 
     what = f"Look whether {resize.mount_point} inside {vm} can be grown"
@@ -62,7 +65,7 @@ def need_growable(session: ProxmoxSession, inside: vm_state.Inside) -> None:
         except Refused:
             where = guest_disk.place(read, inside.fs)
         names = guest_disk.needed(inside.fs, where)
-        asked = _exec(session, ["/bin/sh", "-c", f'for p in {" ".join(names)}; do command -v "$p" >/dev/null || echo "$p"; done'])
+        asked = _exec(session, ["sh", "-c", f'for p in {" ".join(names)}; do command -v "$p" >/dev/null || echo "$p"; done'])
         against = guest_disk.cannot_grow(inside.fs, where, resize.disk)
         against += guest_disk.not_installed([name for name in asked.out.split() if name in names])
         act.after = {"against": against}
@@ -84,7 +87,7 @@ def grow_inside(session: ProxmoxSession) -> list[str]:
     found, pool, vdev = _layout(session), "", ""
     if found.fs_type == "zfs_member":
         pool = vm_state.seen_inside(session).device.partition("/")[0]
-        devices = guest_disk.vdevs(_exec(session, ["/usr/sbin/zpool", "list", "-vHP", pool]).out)
+        devices = guest_disk.vdevs(_exec(session, ["zpool", "list", "-vHP", pool]).out)
         if len(devices) != 1:
             raise Failed(
                 f"The pool {pool} inside {vm} has {len(devices)} devices, and this tool grows pools of one.", "Grow it by hand."
@@ -92,7 +95,7 @@ def grow_inside(session: ProxmoxSession) -> list[str]:
         vdev = devices[0]
     done = []
     for argv in guest_disk.commands(found, mount, pool, vdev):
-        program = argv[0].rsplit("/", 1)[-1]
+        program = argv[0]
         result = _exec(session, argv)
         code, word = _NOTHING_TO_DO.get(program, (-1, ""))
         if result.code == code and word in result.out + result.err:
@@ -116,24 +119,21 @@ def _exec(session: ProxmoxSession, argv: Sequence[str]) -> AgentResult:
         return _exec_once(session, argv)
 
 
+#: Where programs may lie: an agent's own path often lacks the second half, and older systems have them in the last two.
+RUN = 'PATH="$PATH:/usr/sbin:/usr/bin:/sbin:/bin" exec "$@"'
+
+
 def _exec_once(session: ProxmoxSession, argv: Sequence[str]) -> AgentResult:
-    vm = session.site.guests.new
-    name = argv[0].rsplit("/", 1)[-1]
-    package = f" ({guest_disk.PACKAGES[name]})" if name in guest_disk.PACKAGES else ""
-    missing = Failed(f"{name} is not installed inside {vm}.", f"Install it{package} and run the command again.")
+    """Run a program through the shell inside, which finds it, and says plainly where it is not there (the agent does not)."""
+    vm, name = session.site.guests.new, argv[0]
     try:
-        return session.proxmox.agent_exec(vm, argv)
-    except OutcomeUnknown as error:
-        # Of a program that is not there the agent says so in a way that Proxmox passes on as 596 "Broken pipe", every time.
-        if "596" in error.sentence and argv[0] != "/bin/sh":
-            asked = session.proxmox.agent_exec(vm, ["/bin/sh", "-c", f"command -v {argv[0]}"])
-            if asked.code != 0:
-                raise missing from None
-        raise
+        result = session.proxmox.agent_exec(vm, ["/bin/sh", "-c", RUN, "sh", *argv])
     except ProxmoxRefused as error:
         if "has been disabled" in error.sentence or "not allowed" in error.sentence:
             hint = "Allow guest-exec in the agent's configuration (block-rpcs, allow-rpcs), or grow the file system by hand."
             raise Failed(f"The guest agent of {vm} does not run programs.", hint) from None
-        if "No such file" in error.sentence:
-            raise missing from None
         raise
+    if result.code == NOT_FOUND:
+        package = f" ({guest_disk.PACKAGES[name]})" if name in guest_disk.PACKAGES else ""
+        raise Failed(f"{name} is not installed inside {vm}.", f"Install it{package} and run the command again.")
+    return result

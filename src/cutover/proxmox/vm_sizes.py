@@ -68,6 +68,8 @@ def _about_disk(vm: Guest, state: vm_state.State, wanted: Sizes, disk: str, size
         said.append(f"{vm} has no disk {disk}.")
     elif options.get("media") == "cdrom" or options["volume"].startswith("/"):
         said.append(f"{disk} of {vm} is {options['volume']}, not a disk that Proxmox can grow.")
+    elif vm_state.disk_bytes(state.config, disk) is None:
+        said.append(f"Proxmox does not say how large {disk} of {vm} is: `qm disk rescan --vmid {vm.vmid}` in the host's shell.")
     elif size > wanted.disk_gb:
         said.append(f"{disk} of {vm} has {size} GB already, more than the {wanted.disk_gb} GB wanted; a disk cannot shrink.")
     if memory > wanted.memory_mb or cores > wanted.cores:
@@ -77,7 +79,7 @@ def _about_disk(vm: Guest, state: vm_state.State, wanted: Sizes, disk: str, size
             f"{vm} has the snapshot {', '.join(state.snapshots)}: not every storage can grow a disk with snapshots, and a "
             "rollback would take the disk back. Delete it, or grow the disk first."
         )
-    if not str(state.config.get("agent", "0")).startswith(("1", "enabled=1")):
+    if not {"1", "enabled=1"} & set(str(state.config.get("agent", "0")).split(",")):
         said.append(f"{vm} has no guest agent configured, without which the file system inside cannot be grown or proved.")
     return said
 
