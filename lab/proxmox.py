@@ -380,6 +380,12 @@ class LabPve(Cluster):
             await work()
         return str(upid)
 
+    async def pause(self, seconds: float) -> None:
+        """What takes this long on the host. Whoever lets the lab's time go faster shortens what is under way, too."""
+        begun = time.monotonic()
+        while (left := begun + seconds * self.time_scale - time.monotonic()) > 0:  # noqa: ASYNC110 - the end may come nearer
+            await asyncio.sleep(min(left, 0.02))
+
     def _later(self, coroutine: Any) -> asyncio.Future[Any]:
         """Run something on, and keep hold of it, or Python may drop it half way."""
         future: asyncio.Future[Any] = asyncio.ensure_future(coroutine)
@@ -521,6 +527,8 @@ class LabPve(Cluster):
             if priv != "root" and "media=cdrom" not in str(updates.get(key, "")):
                 self.require(user, f"/vms/{vm.vmid}", priv)
         self._check_lock(vm)
+        for key in {"cores", "sockets", "vcpus"} & set(updates):
+            updates[key] = int(updates[key])
         memory = int(updates.get("memory") or vm.pending.get("memory") or vm.config.get("memory", 512))
         if updates.get("balloon") and int(updates["balloon"]) > memory:
             raise PveError(500, "balloon value too large (must be smaller than assigned memory)")
@@ -886,8 +894,9 @@ class LabPve(Cluster):
             raise PveError(403, f"Permission check failed ({path}, Datastore.Allocate)")
         if not self.allowed(user, path, "Datastore.AllocateSpace"):
             raise PveError(403, f"Permission check failed ({path}, Datastore.AllocateSpace)")
-        if unknown := [x for x in re.findall(r"{{(.*?)}}", v.get("notes-template") or "") if x not in NOTE_WORDS]:
-            raise PveError(400, "Parameter verification failed.", {"notes-template": f"found unknown: {', '.join(unknown)}"})
+        named = [(m[1], m.start()) for m in re.finditer(r"{{(.*?)}}", v.get("notes-template") or "")]
+        if unknown := [f"variable '{word}' at char {at + 4}\n" for word, at in named if word not in NOTE_WORDS]:
+            raise PveError(400, "Parameter verification failed.", {"notes-template": f"found unknown: {''.join(unknown)}"})
         self.need_quorum()
         here = [x for x in wanted if (g := self.guest(x)) is None or g.node == v["node"]]
         if not here:
@@ -1406,11 +1415,11 @@ class LabPve(Cluster):
         """What vzdump does unless told otherwise."""
         store = self.storages.get(v.get("storage") or "local", {})
         return {
-            "all": 0, "bwlimit": 0, "compress": "0", "dumpdir": f"{store.get('path', '/var/lib/vz')}/dump", "exclude-path": [],
+            "all": 0, "bwlimit": 0, "compress": "0", "dumpdir": f"{store.get('path', '/var/lib/vz')}/dump",
             "fleecing": {"enabled": 0}, "ionice": 7, "lockwait": 180, "mailnotification": "always", "mode": "snapshot",
-            "notification-mode": "auto", "pbs-change-detection-mode": "legacy", "performance": {"max-workers": 16,
+            "notification-mode": "auto", "storage": v.get("storage") or "local", "performance": {"max-workers": 16,
             "pbs-entries-max": 1048576}, "pigz": 0, "prune-backups": store.get("prune-backups", "keep-all=1"), "quiet": 0,
-            "remove": 1, "stdexcludes": 1, "stop": 0, "stopwait": 10, "tmpdir": None, "zstd": 1,
+            "remove": 1, "stdexcludes": 1, "stop": 0, "stopwait": 10, "zstd": 1,
         }  # fmt: skip
 
     async def _node_time(self, v: Values, user: str) -> Values:

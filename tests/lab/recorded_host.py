@@ -23,28 +23,6 @@ ROLES: Mapping[str, tuple[str, list[str]]] = {
 }
 
 #: Why some are answered otherwise although the state is the same.
-_REASONS: dict[int, str] = {
-    7: "the network zone is listed as SDN as well, as newer versions do",
-    207: "the recording's kernel had no pressure figures",
-    210: "the recording's kernel had no pressure figures",
-    452: "the index of a task, which nobody reads",
-    461: "the cluster's own list of tasks, which nobody reads",
-    462: "the cluster's log, which nobody reads",
-    477: "the lab's guest has a boot partition too, and says no controller",
-    478: "the lab's guest counts no packets",
-    479: "the lab's guest is a newer Debian",
-    481: "what time it is in the guest",
-    488: "a proxy's answer has an empty body there, and an envelope here",
-    489: "a proxy's answer has an empty body there, and an envelope here",
-    505: "a number that was set is shown as text here",
-    507: "a number that was set is shown as text here",
-    12: "what the recording's processor is called and can do",
-    212: "the recording's container had no network inside; the lab's has the addresses of its configuration",
-    246: "defaults that no step reads",
-    257: "where in a note the unknown word stands is not counted",
-    690: "what the recording's processor is called and can do",
-}
-
 BACKUP_FOLDER = "/var/lib/vz"
 
 
@@ -147,6 +125,63 @@ def _sample(pve: LabPve, here: dict[str, str]) -> None:
     pve.sample()
 
 
+def _archive(vmid: int, at: str, *without: str) -> Callable[[LabPve, dict[str, str]], None]:
+    """A backup that was made past the API, of the container without these settings."""
+
+    def act(pve: LabPve, here: dict[str, str]) -> None:
+        name, guest = f"vzdump-lxc-{vmid}-{at}", pve.guest(vmid)
+        here.pop(name, None)
+        kept = dict(guest.config)
+        guest.config = {key: value for key, value in kept.items() if key not in without}
+        size = pve._write_archive(guest, pve.archive(f"local:backup/{name}.tar.zst"), [])
+        guest.config = kept
+        entry = {"content": "backup", "format": "tar.zst", "size": size, "vmid": vmid, "ctime": 1796006839, "subtype": "lxc"}
+        pve.storages["local"]["volumes"][f"backup/{name}.tar.zst"] = entry
+
+    return act
+
+
+def _killed(pve: LabPve, here: dict[str, str]) -> None:
+    """Somebody kills the worker of the restore that runs."""
+    running = [task for task in pve.tasklog if task["type"] == "vzrestore" and task["status"] == "running"]
+    if running:
+        pve.kill_worker(running[-1]["upid"])
+
+
+def _backups(vmid: int, count: int, *, protected: bool) -> Callable[[LabPve, dict[str, str]], None]:
+    """There are as many backups of a guest as the genuine host had."""
+
+    def act(pve: LabPve, here: dict[str, str]) -> None:
+        there = pve._kept("local", vmid, protected=protected)
+        for day in range(count - len(there)):
+            name = f"backup/vzdump-lxc-{vmid}-2026_10_0{day + 1}-01_00_00.tar.zst"
+            entry = {"content": "backup", "format": "tar.zst", "size": 512, "vmid": vmid, "ctime": day, "subtype": "lxc"}
+            pve.storages["local"]["volumes"][name] = entry | ({"protected": True} if protected else {})
+
+    return act
+
+
+def _without_those(pve: LabPve, here: dict[str, str]) -> None:
+    volumes = pve.storages["local"]["volumes"]
+    for name in [name for name in volumes if "-2026_10_0" in name]:
+        del volumes[name]
+
+
+def _scratch_gone(pve: LabPve, here: dict[str, str]) -> None:
+    """Unlocked and destroyed in the host's shell."""
+    pve.cts[:] = [ct for ct in pve.cts if ct.vmid != 9952]
+
+
+def _other_jobs(pve: LabPve, here: dict[str, str]) -> None:
+    pve.backup_jobs.pop("allbut", None)
+    pve.backup_jobs["nightly"]["vmid"] = "101"
+
+
+def _unarchived(pve: LabPve, here: dict[str, str]) -> None:
+    for name in ("953-2026_11_30-03_07_30", "952-2026_11_30-03_22_16"):
+        pve.storages["local"]["volumes"].pop(f"backup/vzdump-lxc-{name}.tar.zst", None)
+
+
 def _vnet(pve: LabPve, here: dict[str, str]) -> None:
     pve.add_vnet("vn1")
 
@@ -166,27 +201,40 @@ BETWEEN: dict[int, list[Callable[[LabPve, dict[str, str]], None]]] = {
     466: [_running],
     545: [lock(1001, "backup")],
     553: [lock(1001, None), _silent],
-    562: [_running],
-    600: [_stopped],
+    562: [_running, _sample, _archive(953, "2026_11_30-03_07_30", "mp1")],
+    566: [_sample],
+    573: [_archive(952, "2026_11_30-03_22_16"), _slowly(100)],  # its restore is looked at while it runs
+    574: [_sample],
+    581: [_slowly(0.001)],
+    583: [_sample],
+    599: [_unarchived],
+    600: [_stopped, _config(1001, scsi0="local-lvm:1001/vm-1001-disk-0.qcow2,size=132G")],
+    633: [_backups(801, 3, protected=False)],
+    651: [_backups(952, 5, protected=True)],
+    657: [_without_those, _slowly(100)],
+    658: [_killed, _slowly(0.001)],
     664: [_running],
     678: [_silent],
     682: [lambda pve, here: pve.firewall_config("cluster")["groups"].update(oldgroup=[])],
     688: [lambda pve, here: pve.forget_samples()],
     690: [_sample],
     692: [_running],
-    715: [_pools],
+    715: [_scratch_gone, _pools],
     716: [_vnet],
+    733: [_other_jobs],
     743: [_slowly(0.1)],  # two backups at a time are looked at
     751: [_slowly(0.001)],
     756: [_silent],
     759: [_running],
 }
 
-_STATE = "the genuine host was brought into another state past its API before this, which the replay does not repeat"
-#: What the lab's host answers otherwise: number, what was asked, and the reason.
+#: What the lab's host answers otherwise: number, what was asked, and the reason. The file has the exchanges by reason.
 OTHERWISE: dict[int, tuple[str, str]] = {
-    int(number): (what, _REASONS.get(int(number), _STATE))
-    for number, what in json.loads((Path(__file__).parents[1] / "recorded" / "pve-9.2.11-otherwise.json").read_text()).items()
+    int(number): (what, reason)
+    for reason, some in json.loads(
+        (Path(__file__).parents[1] / "recorded" / "pve-9.2.11-otherwise.json").read_text(encoding="utf-8")
+    ).items()
+    for number, what in some.items()
 }
 
 
