@@ -143,6 +143,13 @@ def test_a_key_that_may_do_more_keeps_as_many_as_it_likes(lab: Host) -> None:
     assert storages.judge(lab.run(token=lab.root), [lab.site.guests.old], [lab.site.guests.old]).against == []
 
 
+def test_a_copy_that_is_made_on_the_node_needs_no_room_on_a_backup_server(pbs: Host) -> None:
+    old = pbs.site.guests.old
+    unsure = storages.judge(pbs.run(), [old], [old], twice=True).unsure
+    assert any("/var/tmp of node pve" in one for one in unsure), unsure
+    assert not any("copied once beside it" in one for one in unsure)
+
+
 def test_the_room_for_all_that_go_is_asked_before_the_first(lab: Host) -> None:
     """Each alone would fit."""
     for guest in lab.site.guests.to_decommission():

@@ -91,10 +91,14 @@ def judge(session: ProxmoxSession, guests: Sequence[Guest], new: Sequence[Guest]
         dumped = [known[guest.vmid] for guest in here if guest in new]
         if dumped:
             what = f"the backup of {', '.join(str(guest) for guest in here if guest in new)}"
-            archives = [*dumped, *(dumped if twice else [])]
+            # What is backed up to a Proxmox Backup Server is copied on the node first.
+            beside = twice and _settings(session).get("type") != "pbs"
+            if twice and not beside:
+                said.unsure.append(f"whether the copy that mode suspend makes first fits into /var/tmp of node {node}")
+            archives = [*dumped, *(dumped if beside else [])]
             wanted = Held(sum(one.least for one in archives), _sum(one.most for one in archives))
             free = _free(session, node, names.backup, "backup", said)
-            said.room(names.backup, free, wanted, reserve, what + (", copied once beside it," if twice else ""))
+            said.room(names.backup, free, wanted, reserve, what + (", copied once beside it," if beside else ""))
         largest = max(here, key=lambda guest: known[guest.vmid].most or 2**63)
         free = _free(session, node, names.restore, "rootdir", said)
         said.room(names.restore, free, known[largest.vmid], reserve, f"{largest} restored on trial")
@@ -124,10 +128,16 @@ def _free(session: ProxmoxSession, node: str, storage: str, content: str, said: 
     return None if found.get("avail") is None or not found.get("total") else int(found["avail"])
 
 
+def _settings(session: ProxmoxSession) -> Mapping[str, Any]:
+    """The settings of the backup storage, as far as the token may see them."""
+    storage = session.site.proxmox.storages.backup
+    return next((row for row in session.proxmox.list("storage") if row.get("storage") == storage), {})
+
+
 def _no_more_protected(session: ProxmoxSession, guest: Guest) -> list[str]:
     """Why the backup storage takes no more protected backup of a guest, where it does not."""
     storage = session.site.proxmox.storages.backup
-    settings: Mapping[str, Any] = next((row for row in session.proxmox.list("storage") if row.get("storage") == storage), {})
+    settings = _settings(session)
     unlimited = "Datastore.Allocate" in privileges.held_by(session)(f"/storage/{storage}")
     most = int(settings.get("max-protected-backups", -1 if unlimited else PROTECTED))
     there = [archive for archive in vzdump.listed(session, guest.vmid) if archive.protected]
