@@ -70,6 +70,7 @@ def _rounds(context: Context, side: Side, seconds: float, every: float) -> Outco
                 )
             rest = end - time.monotonic()
             if rest <= 0:
+                following.note_ahead()
                 break
             time.sleep(min(every, rest))
     said = [f"{following.target.name.capitalize()} is up to date: {lines} writes, {records} records."]

@@ -132,6 +132,8 @@ class Follower:
     def _round(self, *, held: bool, budget: float) -> Round:
         began, at, done = time.monotonic(), time.time(), Round()
         entries = self.gate.read_log(self.position.offset)
+        if self.position.ahead is None:
+            self.position.ahead = entries[-1].offset if entries else self.position.offset
         aliases, names = side_by_side([self.source.aliases, self.source.collections])
         self._reading.remember(aliases)
         self._reading.names = set(names)
@@ -162,10 +164,14 @@ class Follower:
         done.lines = len(entries)
         done.seconds = time.monotonic() - began
         self.position.at = at
-        if self.position.ahead is None:
-            self.position.ahead = self.gate.log_end()
         self.position.save(self.path)
         return done
+
+    def note_ahead(self) -> None:
+        """Note how far the last round reached ahead of its lines. For who does no other round soon: that notes it by itself."""
+        if self.position.ahead is None:
+            self.position.ahead = self.gate.log_end()
+            self.position.save(self.path)
 
     def _batch(
         self, batch: Sequence[Written], work: Work, done: Round, passed: set[str], *, ends: float | None, budget: float

@@ -344,7 +344,9 @@ def after_the_move(context: Context, verb: str) -> Round:
     following = follower(context, side, verb)
     following.position.save(position_path(context))
     with context.guard.act(f"{verb}.feed", f"Keep {following.target.name} up to date"):
-        return following.round()
+        done = following.round()
+        following.note_ahead()
+        return done
 
 
 def begin_anew(context: Context, verb: str, why: str) -> dict[str, Any]:
