@@ -50,6 +50,12 @@ def test_every_command_in_a_sentence_exists() -> None:
     assert named - set(registry.NAMES) <= {"status", "report"}
 
 
+def test_the_picture_is_of_these_commands() -> None:
+    picture = (ROOT / "docs/terminal.svg").read_text(encoding="utf-8").replace("&#160;", " ")
+    for words in ("cutover switch --execute", "Writes were held for", "Waiting for:", "cutover back --execute"):
+        assert words in picture, words
+
+
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
         if not target.startswith("http"):

@@ -167,7 +167,9 @@ def _trusted(answers: Answers, wishes: Wishes, part: str, url: str, tell: str, f
 def _shell(answers: Answers, wishes: Wishes, known: Guests, guard: WriteGuard, found: Found) -> Shell:
     address = known.address("nginx")
     before = wishes.said("nginx", "shell")
-    suggestion = shlex.join(before) if isinstance(before, list) and before else f"ssh root@{address}" if address else ""
+    suggestion = f"ssh root@{address}" if address else ""
+    if isinstance(before, list):
+        suggestion = shlex.join(before) or "here"
     said = answers.text("nginx", "How to get a shell on the Nginx host ('here' is this machine)", suggestion)
     prefix = [] if said.strip() in {"", "here"} else shlex.split(said)
     found.add("nginx.shell", prefix, "you")
