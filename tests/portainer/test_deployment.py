@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cutover.core.ui import SilentUi
+from cutover.phases import deploy_proof
 from cutover.portainer import compose_file, deployment
 from cutover.portainer.client import Stack
 from cutover.portainer.deployment import Seen, Situation, Wanted
 from cutover.portainer.git import References
 from cutover.site.load import parse
 from cutover.site.schema import Site
+from cutover.state import deployment as state_of
 
 ROOT = Path(__file__).resolve().parents[2]
 HEALTHY = {"Status": "running", "Health": {"Status": "healthy"}}
@@ -156,3 +160,34 @@ def test_going_back_sends_what_was_there_and_nothing_else(want: Wanted, site: Si
 def test_one_key_for_reading_and_writing_is_refused(want: Wanted, site: Site) -> None:
     (said,) = deployment.refusals(replace(want, variables=dict.fromkeys(KEYS, "same")), situation(), site)
     assert said == "QDRANT_READ_ONLY_API_KEY is the same as QDRANT_API_KEY: whoever may read could write."
+
+
+# -- a replacement that Docker's restart ended -------------------------------------------------------------------------
+@pytest.fixture
+def halted(want: Wanted, site: Site, monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """The old container has ended, the new one was never started: seen on a real Docker that was restarted in between."""
+    gone = {"Id": "old", "State": {"Status": "exited", "ExitCode": 0}}
+    seen = Seen(stack(site, GitConfig=None), None, gone, [], "Qdrant does not answer", "0123456789ab_qdrant-qdrant-1")
+    monkeypatch.setattr(state_of, "see", lambda *_: seen)
+    monkeypatch.setattr(deploy_proof, "what_answers", lambda _: "Portainer and Docker answer, Qdrant on the new server does not.")
+    return seen
+
+
+def test_a_replacement_that_nobody_goes_on_with_is_not_waited_for(
+    want: Wanted, site: Site, halted: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context: Any = SimpleNamespace(site=site, ui=SilentUi())
+    monkeypatch.setattr(deploy_proof, "LOST_SECONDS", 0.1)
+    with pytest.raises(
+        deploy_proof.Interrupted, match=r"was interrupted, and Portainer does not go on .* Qdrant on the new server does not"
+    ):
+        deploy_proof.prove(context, want, not_this_container="old", lost=True)
+    monkeypatch.setattr(deploy_proof, "HALTED_SECONDS", 0.1)
+    assert deploy_proof.settled(context, want) == (halted, True)
+
+
+def test_a_replacement_is_under_way_while_the_old_container_runs(halted: Seen) -> None:
+    assert halted.under_way
+    assert halted.halted
+    assert not replace(halted, container={"Id": "old", "State": HEALTHY}).halted
+    assert not replace(halted, replacing="").halted

@@ -58,7 +58,7 @@ def plan(context: Context) -> Sequence[Sentence]:
     seen = state_of.see(context, want)
     if runs_as_wanted(want, seen):
         return [] if follows_as_wanted(context, want, seen) else [_following(context)]
-    if seen.under_way and not want.unfit:
+    if seen.under_way and not seen.halted and not want.unfit:
         return [
             Sentence(
                 f"Wait for the deployment of the stack {context.site.portainer.stack} that Portainer makes by itself right now, "

@@ -25,6 +25,8 @@ EVERY_SECONDS = 0.25
 AWAY_SECONDS = 60.0
 #: When nothing happened for so long after one of them was away, or after an answer that was lost, nobody goes on with it.
 QUIET_SECONDS, LOST_SECONDS = 5.0, 20.0
+#: After so long in which two containers were there and none ran, nobody goes on with the replacement: Docker ended in it.
+HALTED_SECONDS = 10.0
 #: For so long a deployment that Portainer may have begun by itself is waited for until it shows.
 FETCHED_SECONDS = 3.0
 AGAIN = "When they all answer, run `cutover deploy --execute`: it looks, and goes on."
@@ -75,7 +77,7 @@ def prove(
             raise Failed(f"{begun} failed: {why}.")
         if not missing:
             return seen
-        if missing != last or seen.under_way or _starting(seen):
+        if missing != last or (seen.under_way and not seen.halted) or _starting(seen):
             quiet_since, last = time.monotonic(), missing
         if (was_away or lost) and time.monotonic() - quiet_since > (QUIET_SECONDS if was_away else LOST_SECONDS):
             raise Interrupted(
@@ -114,10 +116,14 @@ def what_answers(context: Context) -> str:
         del answers["Docker"]
     up = [name for name, there in answers.items() if there]
     away = [name for name, there in answers.items() if not there]
-    told = [f"{' and '.join(up)} answer{'s' if len(up) == 1 else ''}"] if up else []
-    told += [f"{' and '.join(away)} {'does' if len(away) == 1 else 'do'} not"] if away and up else []
-    told += [f"{' and '.join(away)} {'does' if len(away) == 1 else 'do'} not answer"] if away and not up else []
+    told = [f"{_listed(up)} answer{'s' if len(up) == 1 else ''}"] if up else []
+    told += [f"{_listed(away)} {'does' if len(away) == 1 else 'do'} not"] if away and up else []
+    told += [f"{_listed(away)} {'does' if len(away) == 1 else 'do'} not answer"] if away and not up else []
     return ", ".join(told) + "."
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def settled(context: Context, want: Wanted) -> tuple[Seen, bool]:
@@ -129,10 +135,14 @@ def settled(context: Context, want: Wanted) -> tuple[Seen, bool]:
     follows = context.site.portainer.auto_update.mode != "none"
     last = time.monotonic()
     waited = False
+    halted_since: float | None = None
 
     def settled() -> Seen | Not:
-        nonlocal last, waited
+        nonlocal last, waited, halted_since
         seen = state_of.see(context, want)
+        halted_since = (halted_since or time.monotonic()) if seen.halted else None
+        if halted_since is not None and time.monotonic() - halted_since > HALTED_SECONDS:
+            return seen
         if seen.under_way:
             if not waited:
                 name = context.site.portainer.stack

@@ -302,6 +302,11 @@ class Seen:
         """Whether Portainer is deploying the stack: it says so, or there are two containers of its service."""
         return bool(self.replacing) or (self.stack is not None and self.stack.status == client.DEPLOYING)
 
+    @property
+    def halted(self) -> bool:
+        """Whether the service has two containers and none runs: for a moment, or for good where Docker ended in between."""
+        return bool(self.replacing) and self.container is not None and self.container["State"].get("Status") != "running"
+
 
 def shortfalls(want: Wanted, seen: Seen, *, not_this_container: str = "") -> list[str]:
     """What is missing until the deployment is done, in the order in which it comes true; empty means done. Pure.

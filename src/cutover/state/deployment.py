@@ -134,7 +134,7 @@ def look(context: Context, want: Wanted) -> Situation:
         compose_says=_compose_says(want, name),
         way_back=way_back,
         users="" if way_back else serving.why_new_may_serve(context),
-        replacing=name_of(own[1]) if len(own) > 1 else "",
+        replacing=name_of(own[1]) if len(own) > 1 and is_running else "",
         refused=refused,
         stored_in_use=stored_in_use,
     )
