@@ -14,7 +14,7 @@ import pytest
 from cutover.qdrant import client, compare
 from cutover.qdrant.client import Answered
 from cutover.qdrant.pages import Limits, Size
-from cutover.qdrant.records import bring, sayable_in_json
+from cutover.qdrant.records import bring, sayable_in_json, unsayable
 from cutover.replication.follower import Follower
 from cutover.replication.position import Position
 from cutover.replication.proof import prove_everything, prove_quickly
@@ -256,3 +256,17 @@ def test_who_asks_more_often_than_allowed_waits_as_long_as_the_server_says_and_i
                 pair.old.count(C)
     finally:
         pair.old.patient = True
+
+
+@pytest.mark.parametrize(
+    ("answer", "taken_apart"),
+    [
+        (b'{"id":1,"payload":{"a":null,"b":"NaN"},"vector":[1.0,2.0]}', False),
+        (b'{"id":1,"payload":{},"vector":[1.0,null]}', True),
+        (b'{"id":1,"payload":{"a":null},"vector":{"v":[null,1.0]}}', True),
+        (b'{"id":1,"payload":null,"vector":[1.0, -Infinity]}', True),
+    ],
+)
+def test_only_a_list_that_may_hold_no_number_is_taken_apart(answer: bytes, taken_apart: bool) -> None:
+    page = b'{"result":{"points":[' + answer + b'],"next_page_offset":null},"status":"ok","time":0.1}'
+    assert unsayable(page) == ([1] if taken_apart else [])

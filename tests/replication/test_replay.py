@@ -22,6 +22,7 @@ from cutover.qdrant.affected import NotUnderstood
 from cutover.qdrant.client import Answered, Qdrant
 from cutover.replication import replay, switchover
 from cutover.replication.position import Position
+from cutover.replication.together import Step
 from tests.replication.test_follower import Record
 from tests.support.qdrant_pair import Pair, pair_of_servers
 
@@ -32,7 +33,7 @@ DOCS = "/collections/docs"
 def test_a_write_is_sent_again_as_it_was_and_waited_for() -> None:
     body = b'{"points": [{"id": 1, "vector": [-0.0, 1e-40]}]}'
     found = replay.steps_of("put", f"{DOCS}//points/?ordering=strong&wait=false&timeout=1", body)
-    assert found == [replay.Step("PUT", f"{DOCS}/points", {"ordering": "strong", "wait": "true"}, body, looks=False)]
+    assert found == [Step("PUT", f"{DOCS}/points", {"ordering": "strong", "wait": "true"}, body, looks=False)]
     assert replay.steps_of("PUT", f"{DOCS}/points", gzip.compress(body))[0].body == body
 
 

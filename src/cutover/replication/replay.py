@@ -8,17 +8,20 @@ more, and they are named before anything is done.
 A replay may be killed at any line and begun again. Writes that name their records only set or remove what they name, so sending
 all of them again from an earlier position leads to the same state. What looks at the state first (a filter, a condition, an
 alias, a collection that is made or deleted) does not: there the position is saved before and after each single step, so that at
-most the last one is sent twice, which changes nothing either.
+most the last one is sent twice, which changes nothing either. Writes that name different records are sent together
+(:mod:`cutover.replication.together`).
 """
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
@@ -26,15 +29,16 @@ from urllib.parse import parse_qsl, quote
 from cutover.core import events
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.gate.interface import BODY_MOST, TOO_LARGE, Side
+from cutover.gate.interface import BODY_MOST, TOO_LARGE, Side, Written
 from cutover.gate.write_log import Write
 from cutover.qdrant.affected import NotUnderstood, PointId, Touched, touched, unpacked
-from cutover.qdrant.client import LONG, Answered, Qdrant
+from cutover.qdrant.client import LONG, Answered, Qdrant, side_by_side
 from cutover.qdrant.routes import path_of
 from cutover.replication import switchover
 from cutover.replication.hold import Hold, TooMuchForAHold, budget
 from cutover.replication.late_writes import LATE_WRITES, keep_lines
 from cutover.replication.position import Position
+from cutover.replication.together import Named, Request, Step, layers, named, requests_of
 from cutover.replication.work import alias_moves
 
 if TYPE_CHECKING:
@@ -42,8 +46,8 @@ if TYPE_CHECKING:
 
 #: A server that says nothing at all for this many seconds is gone.
 GONE_AFTER = 6.0
-#: Acknowledged writes between two savings of the position.
-SAVED_EVERY = 100
+#: Steps, and bytes of them, that are looked at together, and requests that are sent side by side.
+RUN, RUN_BYTES, SIDE_BY_SIDE = 2_000, 16 << 20, 4
 #: More acknowledged writes than this are replayed before the hold, not in it.
 MOST_IN_A_HOLD = 50
 #: Seconds of a hold for the writes that had passed. The server that should answer them is gone, so they may never end.
@@ -58,17 +62,6 @@ _CHOOSES = ("filter", "update_filter", "update_mode")
 
 
 # -- what a recorded write is, sent again -------------------------------------------------------------
-@dataclass(frozen=True)
-class Step:
-    """One request. ``looks``: what it does depends on what is there, so nothing may have come after it when it is repeated."""
-
-    method: str
-    path: str
-    params: Mapping[str, str]
-    body: bytes | None
-    looks: bool
-
-
 def steps_of(method: str, uri: str, body: bytes) -> list[Step]:
     """The requests that do what a recorded write did; none where it left all data alone. Pure.
 
@@ -313,10 +306,11 @@ def replay(context: Context, position: Position, found: Account) -> int:
 
     The caller keeps an act open. Killed at any point, it goes on from the saved position.
     """
-    path, refused, unsaved, writes = switchover.position_path(context), 0, 0, found.writes
     if position.replayed < position.offset:
         position.replayed, position.part = position.offset, 0  # following brought over more than was replayed before
+    done_before, writes = position.part, found.writes
     with context.ui.progress(f"Bringing {context.old.name} up to date", len(writes), "writes") as advance:
+        sender = _Sender(context, position, advance)
         for entry, body in context.gate.bodies(writes):
             if body == TOO_LARGE:
                 raise Failed(
@@ -324,26 +318,81 @@ def replay(context: Context, position: Position, found: Account) -> int:
                     "and is not sent again from the records.",
                     f"Send it to {context.old.name} from where it came, or go back while the new server can be read.",
                 )
-            for number, step in enumerate(steps_of(entry.method, entry.uri, body)):
-                if number < position.part:
-                    continue  # done by a run before this one
-                if step.looks and unsaved:
-                    position.save(path)
-                if (reason := _send(context, step)) is not None:
-                    refused += 1
-                    keep_lines(context.state_dir / REFUSED, [{**_described(entry, body), "answered": reason}])
-                position.part, unsaved = number + 1, unsaved + 1
-                if step.looks:
-                    position.save(path)
-                    unsaved = 0
-            position.replayed, position.part, unsaved = entry.offset, 0, unsaved + 1
-            if unsaved >= SAVED_EVERY:
-                position.save(path)
-                unsaved = 0
-            advance(1)
-    position.replayed = max(position.replayed, found.end)
-    position.save(path)
-    return refused
+            steps = steps_of(entry.method, entry.uri, body)
+            for number, step in enumerate(steps):
+                if number >= done_before:  # else it was done by a run before this one
+                    sender.add(step, entry, body, number + 1)
+            done_before = 0
+            sender.ended(entry)
+        sender.flush()
+    position.replayed, position.part = max(position.replayed, found.end), 0
+    position.save(switchover.position_path(context))
+    return sender.refused
+
+
+class _Sender:
+    """Sends steps in order, together those that cannot disturb each other, and saves how far it came.
+
+    A run of steps that only name records may be sent once more from its beginning; so the position is saved after each run, and
+    before and after each step that looks at the state.
+    """
+
+    def __init__(self, context: Context, position: Position, advance: Callable[[int], None]) -> None:
+        self._context, self._position, self._advance = context, position, advance
+        self._aliases: dict[str, str] | None = None
+        self._run: list[Named] = []
+        self._from: dict[int, tuple[Written, bytes]] = {}
+        self._bytes, self._ended = 0, 0
+        self._reached = position.replayed, position.part
+        self.refused = 0
+
+    def add(self, step: Step, entry: Written, body: bytes, part: int) -> None:
+        """The next step; with it ``part`` steps of the write are done."""
+        if self._aliases is None:
+            self._aliases = self._context.old.aliases()
+        one = named(step, self._aliases)
+        if one is None:
+            self.flush()
+            self._alone(step, entry, body)
+            self._aliases = None
+        else:
+            self._run.append(one)
+            self._from[id(step)] = entry, body
+            self._bytes += len(step.body or b"")
+        self._reached = self._reached[0], part
+        if one is None or len(self._run) >= RUN or self._bytes >= RUN_BYTES:
+            self.flush()
+
+    def ended(self, entry: Written) -> None:
+        """All steps of a write were added."""
+        self._reached = entry.offset, 0
+        self._ended += 1
+
+    def flush(self) -> None:
+        """Send what was added. When this returns it is done, and saved."""
+        for layer in layers(self._run):
+            side_by_side([partial(self._together, request) for request in requests_of(layer)], SIDE_BY_SIDE)
+        self._run, self._from, self._bytes = [], {}, 0
+        if (self._position.replayed, self._position.part) != self._reached:
+            self._position.replayed, self._position.part = self._reached
+            self._position.save(switchover.position_path(self._context))
+        self._advance(self._ended)
+        self._ended = 0
+
+    def _together(self, request: Request) -> None:
+        if len(request.steps) > 1 and _send(self._context, request.step) is None:
+            return
+        for one in request.steps:  # refused as a whole: which of them, says each alone
+            self._alone(one.step, *self._from[id(one.step)])
+
+    def _alone(self, step: Step, entry: Written, body: bytes) -> None:
+        if (reason := _send(self._context, step)) is not None:
+            with _LOCK:
+                self.refused += 1
+                keep_lines(self._context.state_dir / REFUSED, [{**_described(entry, body), "answered": reason}])
+
+
+_LOCK = threading.Lock()
 
 
 def _send(context: Context, step: Step) -> str | None:
