@@ -496,8 +496,6 @@ class TestObstacles:
             ({"build": ""}, "without the module auth_request"),
             ({"build": "--with-http_auth_request_module --without-http_mirror_module"}, "without the module mirror"),
             ({"configuration": configuration("user nginx; http { include conf.d/*.conf; }")}, "run as nginx, but site.yaml"),
-            ({"configuration": configuration("http { }\n# include conf.d/*.conf;\n")}, "Nothing from /etc/nginx/conf.d"),
-            ({"configuration": configuration("stream { include conf.d/*.conf; }\nhttp { }")}, "Nothing from /etc/nginx/conf.d"),
             ({"configuration": configuration("http { include conf.d/*.conf; proxy_set_body x; }")}, ":1 sets `proxy_set_body`"),
             ({"configuration": configuration("http { include conf.d/*.conf; new_thing on; }")}, ":1 sets `new_thing`"),
             ({"configuration": configuration("http { include conf.d/*.conf; server { listen 127.0.0.1:6339; } }")}, "listens on"),

@@ -43,9 +43,12 @@ def test_the_process_is_found_where_this_build_writes_it(build: str, said: str, 
     assert pid_file(build, said) == file
 
 
-def test_a_configuration_that_includes_nothing_is_no_obstacle_where_it_may_be_edited(nginx: Nginx) -> None:
-    assert _said(nginx, "http { }") == []
-    by_hand = _said(nginx.model_copy(update={"edit": False}), "http { }")
+@pytest.mark.parametrize(
+    "text", ["http { }", "http { }\n# include conf.d/*.conf;\n", "stream { include conf.d/*.conf; }\nhttp { }"]
+)
+def test_a_configuration_that_includes_nothing_is_no_obstacle_where_it_may_be_edited(nginx: Nginx, text: str) -> None:
+    assert _said(nginx, text) == []
+    by_hand = _said(nginx.model_copy(update={"edit": False}), text)
     assert len(by_hand) == 1 and f"add `include {GATE};` to the `http` block of {MAIN}" in by_hand[0]
 
 

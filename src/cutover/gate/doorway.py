@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 #: Above nginx's own default for bodies, and below what Qdrant takes.
 _SIZES = ((1 << 20) + 1, 24 << 20)
-#: Headers that belong to one answer or one connection.
-_OF_ONE = {"date", "content-length", "connection", "keep-alive", "transfer-encoding", "x-request-id", "age", "etag"}
+#: Headers of one answer or one connection, and the last proxy's name: HAProxy passes nginx's on.
+_OF_ONE = {"server", "date", "content-length", "connection", "keep-alive", "transfer-encoding", "x-request-id", "age", "etag"}
 
 
 #: Headers that decide whether an application, or a browser, takes an answer. Others differ between releases and harm nobody.
