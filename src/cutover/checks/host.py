@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core.errors import Refused, Unreachable
-from cutover.proxmox import privileges
+from cutover.core.units import GIB, MIB
+from cutover.proxmox import drives, privileges
 from cutover.proxmox import vm as vm_state
 
 if TYPE_CHECKING:
     from cutover.context import Context
     from cutover.site.schema import Limits, Sizes
 
-GIB = 1024**3
-MIB = 1024**2
 #: A thin pool whose metadata is this full needs a person first: a full one stops every guest on it.
 METADATA_FULL = 0.8
 
@@ -87,9 +86,9 @@ def promised_disk(configs: Iterable[Mapping[str, Any]], storage: str) -> int:
     for config in configs:
         for key, value in config.items():
             if re.fullmatch(r"(rootfs|mp\d+|scsi\d+|virtio\d+|sata\d+|ide\d+|efidisk0|tpmstate0)", key):
-                options = vm_state.drive(config, key)
+                options = drives.drive(config, key)
                 if options["volume"].startswith(storage + ":") and "size" in options and options.get("media") != "cdrom":
-                    total += vm_state.size_bytes(str(options["size"]))
+                    total += drives.size_bytes(str(options["size"]))
             del value
     return total
 
@@ -103,7 +102,7 @@ def look(context: Context) -> Room:
     everybody = api.guests()
     guests = [row for row in everybody if row["node"] == node]
     config = api.config(vm)
-    storage = vm_state.drive(config, context.site.resize.disk).get("volume", "").split(":")[0]
+    storage = drives.drive(config, context.site.resize.disk).get("volume", "").split(":")[0]
     if not storage or "total" not in memory:
         raise Unreachable(f"Proxmox does not say where {context.site.resize.disk} of {vm} lies, or how much memory its host has.")
     place = dict(api.get(f"nodes/{node}/storage/{storage}/status"))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core.errors import Refused
+from cutover.core.units import GIB
 from cutover.proxmox import vm as vm_state
 from cutover.proxmox import vzdump
 from cutover.state import backup_manifest
@@ -78,7 +79,6 @@ def resized(context: Context) -> Finding:
         return Finding(False, f"A change of {', '.join(waiting)} waits for the next start of {vm}.", "Look at it in Proxmox.")
     return Finding(
         True,
-        f"{vm} itself sees {inside.cores} cores, {inside.memory_mb} MB and {inside.fs_bytes / vm_state.GIB:.1f} GB of "
-        f"file system.",
+        f"{vm} itself sees {inside.cores} cores, {inside.memory_mb} MB and {inside.fs_bytes / GIB:.1f} GB of file system.",
         facts=vm_state.facts(inside),
     )

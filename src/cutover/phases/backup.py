@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.core import files
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.journal import now
+from cutover.core.units import GIB
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.proxmox import identity, privileges, references, scratch, storages, vzdump
 from cutover.qdrant import snapshots
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 #: The container's own snapshot.
 SNAPSHOT = "before_move"
 TASK_SECONDS = 1800.0
-GIB = 1024**3
 
 
 def speaks_against(context: Context, facts: references.Facts | None) -> list[str]:

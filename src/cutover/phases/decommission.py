@@ -24,7 +24,7 @@ from cutover.phases.decommission_guest import give_back
 from cutover.phases.decommission_undo import STOP_SECONDS, plan_undo, restart, undo, wait_for, write_undo
 from cutover.phases.departing import Along
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
-from cutover.proxmox import firewall, references, storages, vzdump
+from cutover.proxmox import drives, firewall, references, storages, vzdump
 from cutover.replication import left_behind
 from cutover.state import approvals, soak
 
@@ -118,7 +118,7 @@ def plan(context: Context) -> Sequence[Sentence]:
             Sentence(f"Back up {guest} for good, and restore that on trial", "Adds one protected backup", "Delete the backup")
         )
         along = "".join(f"; {sentence}" for sentence in row["goes_along"])
-        volumes = ", ".join(vzdump.options(v)["volume"] for v in row["volumes"].values())
+        volumes = ", ".join(drives.options(v)["volume"] for v in row["volumes"].values())
         lines.append(Sentence(f"Delete {guest} with {volumes}{along}", f"{guest} is gone", "Restore its final backup"))
     lines += [Sentence(f"Not seen beforehand: {one}; a storage that runs full is noticed") for one in data["unsure"]]
     put_back = "The undo record puts it back in its place"
@@ -223,7 +223,7 @@ def _ask(context: Context, facts: Mapping[int, Facts], going: frozenset[int], al
     others = f"; with them goes: {'; '.join(along.sentences())}" if along.sentences() else ""
     for guest in there:
         known = facts[guest.vmid]
-        volumes = ", ".join(vzdump.options(value)["volume"] for value in vzdump.volumes(known.config).values())
+        volumes = ", ".join(drives.options(value)["volume"] for value in vzdump.volumes(known.config).values())
         own = "".join(f"; {sentence}" for sentence in references.goes_along(known, going))
         context.confirm.by_name(guest.name, f"{guest} with {volumes} will be deleted{own}{others}")
         others = ""

@@ -16,9 +16,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import CutoverError, Failed, Refused
+from cutover.core.units import GIB
 from cutover.phases import vm_restart
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
-from cutover.proxmox import identity, privileges, vm_inside, vm_sizes
+from cutover.proxmox import drives, identity, privileges, vm_inside, vm_sizes
 from cutover.proxmox import vm as vm_state
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def plan(context: Context) -> list[Sentence]:
     if any("disk" in one or "file system" in one for one in missing):
         sentences.append(
             Sentence(
-                f"Grow {inside.fs_type} at {resize.mount_point} inside {vm} from {inside.fs_bytes / vm_state.GIB:.1f} "
+                f"Grow {inside.fs_type} at {resize.mount_point} inside {vm} from {inside.fs_bytes / GIB:.1f} "
                 f"GB to its disk's "
                 "size, and prove it from inside.",
                 changes=f"partition and file system of {inside.device} inside {vm}",
@@ -170,7 +171,7 @@ def do(context: Context) -> Outcome:
         raise Failed(f"{vm} was resized, but {'; '.join(missing)}.", "Look inside the VM, then run the command again.")
     said.append(
         f"{vm} itself sees {inside.cores} cores, {inside.memory_mb} MB and a file system of "
-        f"{inside.fs_bytes / vm_state.GIB:.1f} GB "
+        f"{inside.fs_bytes / GIB:.1f} GB "
         f"on its {wanted.disk_gb} GB disk."
     )
     return Outcome(
@@ -184,11 +185,11 @@ def _note_filled(context: Context, wanted: Sizes) -> None:
     Not where it did not grow with its disk: then something else than a reserve keeps it small.
     """
     now = vm_state.seen_inside(context)
-    if now.disk_bytes is None or now.disk_bytes < wanted.disk_gb * vm_state.GIB:
+    if now.disk_bytes is None or now.disk_bytes < wanted.disk_gb * GIB:
         return
     begun = [e.before for e in context.journal.acts("resize.disk") if e.kind == "intent" and "fs_bytes" in (e.before or {})]
     if begun:
-        room, grew = now.disk_bytes - begun[-1]["gb"] * vm_state.GIB, now.fs_bytes - begun[-1]["fs_bytes"]
+        room, grew = now.disk_bytes - begun[-1]["gb"] * GIB, now.fs_bytes - begun[-1]["fs_bytes"]
         if grew < room * LEAST_OF_ROOM:
             return
     about = {"fs_bytes": now.fs_bytes, "disk_bytes": now.disk_bytes}
@@ -225,7 +226,7 @@ def _grow_disk(context: Context, wanted_gb: int, fs_bytes: int) -> list[str]:
     """The disk, by its absolute size: asking twice for 132 GB is harmless, asking twice for 32 more would not be."""
     vm, api, disk = context.site.guests.new, context.proxmox, context.site.resize.disk
     config = api.config(vm)
-    size = (vm_state.disk_bytes(config, disk) or 0) // vm_state.GIB
+    size = (drives.disk_bytes(config, disk) or 0) // GIB
     if size >= wanted_gb:
         return []
     what = f"Grow disk {disk} of {vm} from {size} to {wanted_gb} GB"
@@ -235,7 +236,7 @@ def _grow_disk(context: Context, wanted_gb: int, fs_bytes: int) -> list[str]:
             "PUT", f"{api.of(vm)}/resize", kind="resize", vmid=vm.vmid, what=what, deadline=vm_restart.TASK_SECONDS,
             disk=disk, size=f"{wanted_gb}G", digest=config.get("digest"),
         )  # fmt: skip
-        now = (vm_state.disk_bytes(api.config(vm), disk) or 0) // vm_state.GIB
+        now = (drives.disk_bytes(api.config(vm), disk) or 0) // GIB
         act.after = {"gb": now}
         if now != wanted_gb:
             raise Failed(f"The task ended well, but disk {disk} of {vm} has {now} GB.", "Look at it in Proxmox.")

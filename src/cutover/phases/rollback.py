@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import Refused
+from cutover.core.units import GIB
 from cutover.phases import vm_restart
 from cutover.phases.phase import Outcome, Phase, Sentence
-from cutover.proxmox import identity, privileges
+from cutover.proxmox import drives, identity, privileges
 from cutover.proxmox import vm as vm_state
 
 if TYPE_CHECKING:
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
 def snapshot(context: Context) -> str | None:
     """The newest snapshot in which the disk has its old size; None where it is not grown. :class:`Refused` where none is."""
     vm, api, site = context.site.guests.new, context.proxmox, context.site.resize
-    now = vm_state.disk_bytes(api.config(vm), site.disk) or 0
-    if now <= site.before.disk_gb * vm_state.GIB:
+    now = drives.disk_bytes(api.config(vm), site.disk) or 0
+    if now <= site.before.disk_gb * GIB:
         return None
     rows = sorted(api.list(f"{api.of(vm)}/snapshot"), key=lambda row: int(row.get("snaptime") or 0), reverse=True)
     for row in rows:
         if row.get("name") == "current" or row.get("snapstate"):
             continue
         config = dict(api.get(f"{api.of(vm)}/snapshot/{row['name']}/config"))
-        size = vm_state.disk_bytes(config, site.disk)
-        if size is not None and size <= site.before.disk_gb * vm_state.GIB:
+        size = drives.disk_bytes(config, site.disk)
+        if size is not None and size <= site.before.disk_gb * GIB:
             return str(row["name"])
     raise Refused(
         f"{vm} has no snapshot in which {site.disk} has {site.before.disk_gb} GB, so its size cannot be taken back.",

@@ -27,6 +27,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from cutover.core.errors import Refused
+from cutover.core.units import size_bytes
 from cutover.portainer import compose_policy
 from cutover.site.schema import Site, netloc
 
@@ -41,8 +42,6 @@ MOST_BYTES = 256 << 10
 
 _VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?:(?P<how>:?[-?+])(?P<rest>[^}]*))?\}|\$(?P<bare>[A-Za-z_]\w*)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([bkmgt]?)i?b?$", re.IGNORECASE)
-_UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|us|h|m|s)")
 _NO_NEW_PRIVILEGES = frozenset({"no-new-privileges", "no-new-privileges:true", "no-new-privileges=true"})
 _TIMES = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 0.000001}
@@ -238,8 +237,7 @@ def _memory(service: Mapping[str, Any]) -> int | None:
 
 def size(text: str) -> int:
     """Bytes of a Compose size such as ``3072m``; 0 where it is not one."""
-    found = _SIZE.match(text.strip())
-    return int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
+    return size_bytes(text) or 0
 
 
 def seconds(text: str) -> float:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cutover.core.errors import Refused
+from cutover.core.units import MIB
 
-MIB = 1024**2
 SECTOR = 512
 #: A partition with less than this behind it has all of its disk.
 SLACK = 64 * MIB

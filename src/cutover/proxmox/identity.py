@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cutover.core.errors import Unreachable
-from cutover.proxmox import vzdump
+from cutover.proxmox import drives
 
 if TYPE_CHECKING:
     from cutover.proxmox.client import ProxmoxSession
@@ -68,7 +68,7 @@ def of(row: Mapping[str, Any], config: Mapping[str, Any]) -> Identity:
     """The identity that a guest's place (type, vmid, node) and its configuration describe. Pure."""
     nets = networks(config)
     root = config.get("rootfs") or config.get(boot_disk(config))
-    rootfs = vzdump.options(str(root))["volume"] if root else ""
+    rootfs = drives.options(str(root))["volume"] if root else ""
     return Identity(
         "lxc" if row.get("type") == "lxc" else "vm",
         int(row["vmid"]),

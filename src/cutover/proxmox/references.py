@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import CutoverError, Unreachable
-from cutover.proxmox import identity, inventory, privileges, scratch, vzdump
+from cutover.proxmox import drives, identity, inventory, privileges, scratch, vzdump
 from cutover.proxmox.identity import Identity
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def refusals(facts: Facts, *, deleting: bool = False, addresses: Collection[str]
         if re.fullmatch(r"unused\d+", key)
     ]
     for key, value in vzdump.volumes(config).items():
-        owner = _owners(vzdump.options(value)["volume"])
+        owner = _owners(drives.options(value)["volume"])
         if owner and owner[-1] != vmid:
             found.append(f"{key} is a volume of guest {owner[-1]}, not its own")
     for other, theirs in sorted(facts.others.items()):

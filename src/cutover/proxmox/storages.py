@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import Refused, Unreachable
-from cutover.proxmox import privileges, vzdump
-from cutover.proxmox import vm as vm_state
+from cutover.core.units import GIB
+from cutover.proxmox import drives, privileges, vzdump
 
 if TYPE_CHECKING:
     from cutover.proxmox.client import ProxmoxSession
     from cutover.site.schema import Guest
 
-GIB = 1024**3
 #: How many protected backups of a guest a storage keeps for a token that may not do more, unless its settings say otherwise.
 PROTECTED = 5
 
@@ -41,11 +40,11 @@ def held(status: Mapping[str, Any], config: Mapping[str, Any]) -> Held:
     root = int(status.get("disk") or 0) if status.get("status") == "running" else 0
     sizes: list[int | None] = []
     for key, value in vzdump.volumes(config).items():
-        parts = vzdump.options(value)
+        parts = drives.options(value)
         if key == "rootfs" and root:
             sizes.append(root)
         elif key == "rootfs" or parts.get("backup") == "1":
-            sizes.append(vm_state.size_bytes(parts["size"]) if parts.get("size") else None)
+            sizes.append(drives.size_bytes(parts["size"]) if parts.get("size") else None)
     return Held(root, _sum(sizes))
 
 

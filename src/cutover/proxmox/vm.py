@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import Refused
-from cutover.proxmox import guest_disk
+from cutover.core.units import GIB, MIB
+from cutover.proxmox import drives, guest_disk
 from cutover.proxmox.client import ProxmoxRefused
 
 if TYPE_CHECKING:
     from cutover.proxmox.client import ProxmoxSession
     from cutover.site.schema import Sizes
-
-
-GIB = 1024**3
-
-
-MIB = 1024**2
 
 
 #: A file system keeps something for itself and partitions stand in front of it: this much less than the disk is still all of it.
@@ -56,28 +50,6 @@ def look(session: ProxmoxSession) -> State:
     return State(api.config(vm), pending, api.status(vm), tuple(names))
 
 
-def size_bytes(text: str) -> int:
-    """``100G`` in bytes, as drives name their size; :class:`Refused` where it is no size."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", text.strip())
-    if match is None:
-        raise Refused(f"Proxmox shows the size {text!r}, which is not a size this tool knows.")
-    return int(float(match[1]) * {"": 1, "K": 1024, "M": MIB, "G": GIB, "T": 1024 * GIB}[match[2]])
-
-
-def drive(config: Mapping[str, Any], name: str) -> dict[str, str]:
-    """A drive's options, its volume under ``volume``; empty where there is no such drive."""
-    if name not in config:
-        return {}
-    first, *rest = str(config[name]).split(",")
-    return {"volume": first.removeprefix("file="), **dict(part.split("=", 1) for part in rest if "=" in part)}
-
-
-def disk_bytes(config: Mapping[str, Any], name: str) -> int | None:
-    """The size of a drive, or None where it has none."""
-    size = drive(config, name).get("size")
-    return None if size is None else size_bytes(size)
-
-
 def mib(value: Any) -> int:
     """A number of cores or of MiB as a configuration writes it, ``current=8192`` as well."""
     return int(str(value).removeprefix("current=").split(",")[0])
@@ -85,7 +57,7 @@ def mib(value: Any) -> int:
 
 def sizes_of(config: Mapping[str, Any], disk: str) -> tuple[int, int, int]:
     """(cores, memory in MiB, disk in GiB) that a configuration says; a missing number is Proxmox's default."""
-    return int(config.get("cores", 1)), mib(config.get("memory", 512)), (disk_bytes(config, disk) or 0) // GIB
+    return int(config.get("cores", 1)), mib(config.get("memory", 512)), (drives.disk_bytes(config, disk) or 0) // GIB
 
 
 @dataclass(frozen=True)

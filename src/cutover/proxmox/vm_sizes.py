@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cutover.proxmox import drives
 from cutover.proxmox import vm as vm_state
 
 if TYPE_CHECKING:
@@ -63,12 +64,12 @@ def refusals(vm: Guest, state: vm_state.State, wanted: Sizes, disk: str, *, undo
 
 def _about_disk(vm: Guest, state: vm_state.State, wanted: Sizes, disk: str, size: int, cores: int, memory: int) -> list[str]:
     said = []
-    options = vm_state.drive(state.config, disk)
+    options = drives.drive(state.config, disk)
     if not options:
         said.append(f"{vm} has no disk {disk}.")
     elif options.get("media") == "cdrom" or options["volume"].startswith("/"):
         said.append(f"{disk} of {vm} is {options['volume']}, not a disk that Proxmox can grow.")
-    elif vm_state.disk_bytes(state.config, disk) is None:
+    elif drives.disk_bytes(state.config, disk) is None:
         said.append(f"Proxmox does not say how large {disk} of {vm} is: `qm disk rescan --vmid {vm.vmid}` in the host's shell.")
     elif size > wanted.disk_gb:
         said.append(f"{disk} of {vm} has {size} GB already, more than the {wanted.disk_gb} GB wanted; a disk cannot shrink.")

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from cutover.core.errors import Failed, Refused, Unreachable
-from cutover.proxmox import privileges
+from cutover.proxmox import drives, privileges
 from cutover.proxmox.client import why
 
 if TYPE_CHECKING:
@@ -119,18 +119,11 @@ def volumes(config: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in sorted(config.items()) if _VOLUME_KEY.match(key)}
 
 
-def options(value: str) -> dict[str, str]:
-    """``local-lvm:vm-952-disk-0,size=32G`` as a mapping; the volume itself under ``volume``."""
-    first, *rest = value.split(",")
-    pairs = [(part.split("=", 1)[0], part.split("=", 1)[1]) for part in rest if "=" in part]
-    return {"volume": first.removeprefix("volume="), **dict(pairs)}
-
-
 def left_out(config: Mapping[str, Any]) -> list[str]:
     """Mount points that no backup would hold, each with the reason. Pure. (Mount points are left out unless ``backup=1``.)"""
     found = []
     for key, value in volumes(config).items():
-        parts = options(value)
+        parts = drives.options(value)
         if parts["volume"].startswith("/"):
             found.append(f"{key} is a folder or device of the host ({parts['volume']}), which no backup holds")
         elif key != "rootfs" and parts.get("backup") != "1":
@@ -144,7 +137,7 @@ def shape(config: Mapping[str, Any]) -> dict[str, Any]:
         k: str(config[k]) for k in ("hostname", "arch", "ostype", "unprivileged", "cores", "memory", "swap") if k in config
     }
     for key, value in volumes(config).items():
-        parts = options(value)
+        parts = drives.options(value)
         kept[key] = {name: parts[name] for name in ("size", "mp") if name in parts}
     return kept
 
