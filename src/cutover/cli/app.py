@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from inspect import Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -201,28 +202,7 @@ def _do(verb: str, context: Context, output: Output, *, undo: bool = False) -> i
     return 0
 
 
-def _phase_command(verb: str) -> Callable[..., None]:
-    def command(
-        site: SiteFile = SITE,
-        state_dir: StateDir = STATE,
-        execute: Execute = False,
-        yes: Yes = False,
-        yes_destroy: YesDestroy = None,
-        as_json: AsJson = False,
-    ) -> None:
-        names = yes_destroy or []
-        work = lambda context, output: _do(verb, context, output)  # noqa: E731
-        _guarded(verb, site, state_dir, as_json, work, execute=execute, yes=yes, names=names)
-
-    return command
-
-
-for _phase in phases.PHASES:
-    app.command(_phase.name, help=_phase.help)(_phase_command(_phase.name))
-
-
-@app.command("undo", help="Undo a step: resize, deploy, gate, copy, or what decommission took out of firewall and DNS.")
-def undo_command(
+def _step(
     step: Annotated[str, typer.Argument(help="The step to undo.")],
     site: SiteFile = SITE,
     state_dir: StateDir = STATE,
@@ -230,10 +210,29 @@ def undo_command(
     yes: Yes = False,
     yes_destroy: YesDestroy = None,
     as_json: AsJson = False,
+    undo: bool = False,
 ) -> None:
-    """Undo one step."""
-    work = lambda context, output: _do(step, context, output, undo=True)  # noqa: E731
-    _guarded(f"undo {step}", site, state_dir, as_json, work, execute=execute, yes=yes, names=yes_destroy or [])
+    name = f"undo {step}" if undo else step
+    work = lambda context, output: _do(step, context, output, undo=undo)  # noqa: E731
+    _guarded(name, site, state_dir, as_json, work, execute=execute, yes=yes, names=yes_destroy or [])
+
+
+def _step_command(**fixed: Any) -> Callable[..., None]:
+    """A command with the parameters of :func:`_step` but those that are fixed."""
+
+    def command(**given: Any) -> None:
+        _step(**fixed, **given)
+
+    parameters = [one for one in signature(_step, eval_str=True).parameters.values() if one.name not in fixed]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
+
+
+for _phase in phases.PHASES:
+    app.command(_phase.name, help=_phase.help)(_step_command(step=_phase.name, undo=False))
+_undo_help = "Undo a step: resize, deploy, gate, copy, or what decommission took out of firewall and DNS."
+app.command("undo", help=_undo_help)(_step_command(undo=True))
 
 
 @app.command("init", help="Find out what the site is and write site.yaml; asks at most three addresses, changes no server.")
