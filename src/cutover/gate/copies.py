@@ -100,7 +100,9 @@ class Copies:
             f'f="$d/.$(basename "$r").gate-new"; g={q(self._folder.path)}/.writing\n'
             f'{{ {written(content)}; }} > "$g" || {{ rm -f "$g"; exit 1; }}\n'
             'if [ -e "$r" ]; then cp -p "$r" "$f" 2>/dev/null; else { true > "$f" && chmod 644 "$f"; } 2>/dev/null; fi\n'
-            'if [ -e "$f" ] && cat "$g" > "$f" && mv -f "$f" "$r" 2>/dev/null; then :\n'
+            # Where there is no room for a second one, the file is not touched: written in place it would be lost.
+            'if [ -e "$f" ]; then cat "$g" > "$f" || { rm -f "$f" "$g"; exit 1; }; fi\n'
+            'if [ -e "$f" ] && mv -f "$f" "$r" 2>/dev/null; then :\n'
             'else rm -f "$f" 2>/dev/null; cat "$g" > "$r" || { rm -f "$g"; exit 1; }; fi\n'
             'cmp -s "$g" "$r" && rm -f "$g"',
             f"write {path}",
@@ -130,8 +132,12 @@ class Copies:
         script = ""
         for path, number in numbers.items():
             script += (
-                f'r=$(readlink -f {q(path)} 2>/dev/null || echo {q(path)}); f="$(dirname "$r")/.$(basename "$r").gate-old"\n'
-                f'cp -p before/{number} "$f" 2>/dev/null && mv -f "$f" "$r" 2>/dev/null '
+                f"r=$(readlink -f {q(path)} 2>/dev/null || echo {q(path)})\n"
+                'd=$(dirname "$r"); f="$d/.$(basename "$r").gate-old"\n'
+                # Where there is no room for a second one, the file is not touched: written in place it would be lost.
+                f'if ! cp -p before/{number} "$f" 2>/dev/null && [ -w "$d" ] && ! cmp -s before/{number} "$f"\n'
+                'then rm -f "$f"; exit 1; fi\n'
+                '[ -e "$f" ] && mv -f "$f" "$r" 2>/dev/null '
                 f'|| {{ rm -f "$f" 2>/dev/null; cat before/{number} > "$r" && touch -r before/{number} "$r"; }} || exit 1\n'
                 f'cmp -s before/{number} "$r" || exit 1\n'
             )
