@@ -62,7 +62,7 @@ def _forgets_what_was_there(self: Any, act: str, what: str, before: Any = None) 
 
 
 def _all_copies_back(self: Any) -> tuple[dict[str, int], dict[str, bytes]]:
-    return {path: number for number, (kind, path) in enumerate(self._list()) if kind == "kept"}, {}
+    return {path: number for number, (kind, path) in enumerate(self.copies.listed()) if kind == "kept"}, {}
 
 
 def _put_back_again(context: Any) -> list[tuple[Any, list[Any], list[Any]]]:
