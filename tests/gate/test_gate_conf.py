@@ -398,8 +398,7 @@ class TestInFlight:
         assert (ended["status"], ended["side"]) == ("502", "old")
 
     def test_unrecorded_writes_are_seen_until_they_have_ended(self, gate: Gateway) -> None:
-        asked = f"{gate.url}/qdrant-gate/unrecorded"
-        assert gate.http.get(asked, timeout=5).status_code == 200
+        assert gate.ask("unrecorded").status_code == 200
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             slow = pool.submit(
                 lambda: session().delete(gate.url + "/collections/docs", headers={"X-Lab-Delay": "0.5"}, timeout=5)
@@ -409,9 +408,9 @@ class TestInFlight:
             recorded = pool.submit(
                 lambda: session().put(gate.url + UPSERT, headers={"X-Lab-Delay": "1.5"}, data=b"{}", timeout=5)
             )
-            assert gate.http.get(asked, timeout=5).status_code == 503
+            assert gate.ask("unrecorded").status_code == 503
             slow.result()
-            until(lambda: gate.http.get(asked, timeout=5).status_code == 200, "The end of the unrecorded write")
+            until(lambda: gate.ask("unrecorded").status_code == 200, "The end of the unrecorded write")
             assert not recorded.done(), "a recorded write does not count"
             recorded.result()
 
@@ -420,7 +419,7 @@ class TestInFlight:
             line.sendall(b"PUT /collections/docs/points HTTP/1.1\r\nHost: q.example\r\nContent-Length: 4\r\n\r\nab")
             time.sleep(0.05)
             gate.set("record")
-            assert gate.http.get(f"{gate.url}/qdrant-gate/unrecorded", timeout=5).status_code == 200
+            assert gate.ask("unrecorded").status_code == 200
             line.sendall(b"cd")
             assert b'"side": "old"' in line.recv(4096)
         ended = gate.logged(1)

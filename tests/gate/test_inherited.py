@@ -147,11 +147,9 @@ def _works(way: Gateway, *, trailers: bool) -> None:
         slow = pool.submit(lambda: session().put(url + UPSERT, data=b"x" * 4000, headers={"X-Lab-Delay": "0.4"}, timeout=5))
         until(lambda: way.old.under_way == 1, "The write reaching the server")
         way.set("record")
-        assert way.http.get(f"{url}/qdrant-gate/unrecorded", timeout=5).status_code == 503, (
-            "one is under way that is not recorded"
-        )
+        assert way.ask("unrecorded", url).status_code == 503, "one is under way that is not recorded"
         assert slow.result().json()["length"] == 4000
-        until(lambda: way.http.get(f"{url}/qdrant-gate/unrecorded", timeout=5).status_code == 200, "Its end")
+        until(lambda: way.ask("unrecorded", url).status_code == 200, "Its end")
         assert way.http.put(url + UPSERT, data=b"y" * 4000, timeout=5).json()["length"] == 4000
         ended = way.logged(1)
         assert [(line["status"], line["side"]) for line in ended] == [("200", "old")]

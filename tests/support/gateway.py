@@ -141,8 +141,13 @@ class Gateway:
         return wait_until(enough, deadline=deadline, what="The line in the gate's log", every=0.01)
 
     def state(self) -> dict[str, Any]:
-        answer: dict[str, Any] = self.http.get(f"{self.url}/qdrant-gate/state", timeout=5).json()
+        answer: dict[str, Any] = self.ask("state").json()
         return answer
+
+    def ask(self, question: str, url: str = "") -> requests.Response:
+        """Ask the gate what the tool asks, as one put in by hand is asked."""
+        asking = {"X-Qdrant-Gate": f"{question} {templates.TOKEN}"}
+        return self.http.get(f"{url or self.url}/", headers=asking, timeout=5)
 
     def reload(self) -> None:
         subprocess.run(self.host.reload, check=True, timeout=10, capture_output=True)

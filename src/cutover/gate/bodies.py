@@ -63,6 +63,19 @@ class Bodies:
         remove = self._in_bodies("find . -mindepth 1 ! -type d -exec rm -f {} +")
         return f"{{ [ ! -d bodies ] || {{ {remove}; }} ; }}"
 
+    def removed_by_name(self) -> str:
+        """A script for the gate's folder that removes the bodies whose names it reads, one a line."""
+        return self._in_bodies("xargs rm -f")
+
+    def gone(self) -> str:
+        """A script for the gate's folder that removes `bodies` itself.
+
+        Not by root's `rm -r`: between looking at a folder and opening it the worker user can put a link in its place, and not
+        every `rm` notices.
+        """
+        inside = self._in_bodies('find . -mindepth 1 ! -type d -exec rm -f {} +; for d in ./* ./.[!.]*; do rm -rf "$d"; done')
+        return f"if [ -d bodies ]; then {{ {inside}; }}; rmdir bodies; fi"
+
     def _sizes(self, names: list[str]) -> dict[str, int]:
         if not names:
             return {}

@@ -28,6 +28,7 @@ from cutover.gate.interface import Side, Written
 from cutover.gate.nginx_host import Inspector
 from cutover.gate.proof import Proof
 from cutover.gate.records import Records
+from cutover.gate.watch import Watch
 from cutover.gate.worker import Worker
 from cutover.site.schema import netloc
 
@@ -56,7 +57,8 @@ class Gate:
         addresses = Addresses(site, self._host)
         self.worker = Worker(site, credentials, guard, self._folder, self._host, addresses)
         self.proof = Proof(site, guard, self._folder, self.worker)
-        self.records = Records(self._folder, Bodies(self._folder, site.nginx.worker_user))
+        bodies = Bodies(self._folder, site.nginx.worker_user)
+        self.records, self.watch = Records(self._folder, bodies), Watch(self._folder, bodies)
         self.installer = Installer(site, guard, self._folder, self._host, addresses, self.worker, self.proof, self.files)
         self._build: templates.Build | None = None
         self._hold, self.holding = "", False
@@ -94,6 +96,7 @@ class Gate:
             new=netloc(self._site.qdrant.new_url),
             address=self._site.nginx.gate_address,
             build=self._build,
+            token=self._folder.wanted_token(),
         )
 
     # --- Putting it in and taking it out -----------------------------------------------------------------------------
@@ -144,7 +147,7 @@ class Gate:
                 f"Make room for at least {ROOM_TO_RECORD_MB} MB.",
             )
         begin = f"{self.records.emptied()} && true >> log/writes.jsonl && true > log/writes.jsonl && true > flags/record && "
-        self._folder.change(begin + synced("flags/record"), "set the flag record", MANY)
+        self._folder.change(f"{begin}{synced('flags/record')} || exit 1\n{self.watch.begun()}", "set the flag record", MANY)
         self.records.anew()
         try:
             wait_until(self._all_recorded, deadline=deadline, what="The end of the last unrecorded write", every=0.05)
@@ -309,4 +312,5 @@ class Gate:
 
     def forget_bodies(self, entries: Iterable[Written]) -> None:
         """Remove bodies that both servers have."""
+        self.watch.keep()
         self.records.forget_bodies(entries)

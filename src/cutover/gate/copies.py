@@ -17,6 +17,7 @@ from cutover.gate import doorway
 from cutover.gate.addresses import as_text
 
 if TYPE_CHECKING:
+    from cutover.gate.bodies import Bodies
     from cutover.gate.folder import Folder
 
 q = shlex.quote
@@ -30,8 +31,8 @@ def _digest(content: bytes) -> str:
 class Copies:
     """Files of the operator, and their copies in the gate's folder."""
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+    def __init__(self, folder: Folder, bodies: Bodies) -> None:
+        self._folder, self._bodies = folder, bodies
 
     def there(self) -> bool:
         """Whether there are copies from before the gate."""
@@ -92,16 +93,21 @@ class Copies:
         if script:
             self._folder.change(script, "copy the files that will be changed", _SECONDS)
 
-    def write(self, path: str, content: bytes) -> None:
-        """Replace a file in one step, keeping mode and owner; where that cannot be, write it in place."""
+    def write(self, path: str, content: bytes, *, private: bool = False) -> None:
+        """Replace a file in one step, keeping mode and owner; where that cannot be, write it in place.
+
+        ``private``: for its owner alone, also where it was for others before.
+        """
+        mode = 600 if private else 644
         self._folder.change(
             f'r=$(readlink -f {q(path)} 2>/dev/null || echo {q(path)})\nd=$(dirname "$r")\n'
             # A name with a dot in front is not taken in by `include *.conf`.
             f'f="$d/.$(basename "$r").gate-new"; g={q(self._folder.path)}/.writing\n'
             f'{{ {written(content)}; }} > "$g" || {{ rm -f "$g"; exit 1; }}\n'
-            'if [ -e "$r" ]; then cp -p "$r" "$f" 2>/dev/null; else { true > "$f" && chmod 644 "$f"; } 2>/dev/null; fi\n'
+            f'if [ -e "$r" ]; then cp -p "$r" "$f" 2>/dev/null; else {{ true > "$f" && chmod {mode} "$f"; }} 2>/dev/null; fi\n'
+            + ('chmod 600 "$f" "$r" 2>/dev/null\n' if private else "")
             # Where there is no room for a second one, the file is not touched: written in place it would be lost.
-            'if [ -e "$f" ]; then cat "$g" > "$f" || { rm -f "$f" "$g"; exit 1; }; fi\n'
+            + 'if [ -e "$f" ]; then cat "$g" > "$f" || { rm -f "$f" "$g"; exit 1; }; fi\n'
             'if [ -e "$f" ] && mv -f "$f" "$r" 2>/dev/null; then :\n'
             'else rm -f "$f" 2>/dev/null; cat "$g" > "$r" || { rm -f "$g"; exit 1; }; fi\n'
             'cmp -s "$g" "$r" && rm -f "$g"',
@@ -156,7 +162,8 @@ class Copies:
         """Only what the gate made; a folder that holds something else stays, with that."""
         folder = q(self._folder.path)
         self._folder.shell.change(
-            f"cd {folder} && rm -rf flags log bodies installed door turn.* before before.new was .writing && cd / || exit 1\n"
+            f"cd {folder} || exit 1\n{self._bodies.gone()}\n"
+            "rm -rf flags log installed door token token.new turn.* before before.new was .writing && cd / || exit 1\n"
             f"rmdir {folder} 2>/dev/null || true",
             f"remove the folder {self._folder.path}",
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets as randomness
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Free room below which lines of the log may be missing: nginx drops them when the disk is full.
 LEAST_FREE_MB = 16
+#: A watch (:mod:`cutover.gate.watch`) that has not looked for so many seconds is none.
+SILENT_SECONDS = 15
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class State:
     """What the gate is doing now; satisfies :class:`cutover.gate.interface.Flags`.
 
     ``installed``: the gate's files were put in by this tool and not yet taken out. ``free_mb``: room for bodies on the
-    Nginx host, -1 where it does not say. ``log_bytes``: size of the log.
+    Nginx host, -1 where it does not say. ``log_bytes``: size of the log. ``ended``: when recording was ended because the disk
+    ran full, empty where it was not. ``unwatched``: writes are recorded, and nobody looks whether there is room for them.
     """
 
     side: Side
@@ -31,6 +36,8 @@ class State:
     installed: bool
     log_bytes: int
     free_mb: int
+    ended: str = ""
+    unwatched: bool = False
 
 
 class Folder:
@@ -39,6 +46,7 @@ class Folder:
     def __init__(self, path: str, shell: Shell) -> None:
         self.path, self.shell = path, shell
         self.cd = f"cd {shlex.quote(path)} || exit 9\n"
+        self._token, self._made = "", ""
 
     def state(self) -> State:
         """What the flags say now. Without a gate: nothing is held or recorded, and the old server is asked."""
@@ -49,6 +57,8 @@ class Folder:
             # Settled: the operator's own file names the new server, and there are no flags any more.
             "if [ ! -f before/list ] && [ -d was ]; then echo new; fi\n"
             "if [ -f log/writes.jsonl ]; then printf 'log '; wc -c < log/writes.jsonl; fi\n"
+            'if [ -f log/ended ]; then echo "ended $(cat log/ended)"; fi\n'
+            'echo "watched $(($(date +%s) - $(cat log/watched 2>/dev/null || echo 0)))"\n'
             "df -Pk .\n"
             "echo end"
         )
@@ -64,7 +74,27 @@ class Folder:
             installed="installed" in words,
             log_bytes=int(words.get("log") or 0),
             free_mb=_free_mb(lines),
+            ended=(words["ended"] or "just now") if "ended" in words else "",
+            unwatched="record" in words and int(words.get("watched") or 0) > SILENT_SECONDS,
         )
+
+    def token(self) -> str:
+        """The word with which the gate is asked something, of the gate that is in; empty where that has none, or none is in."""
+        if not self._token:
+            path = f"{shlex.quote(self.path)}/token"
+            found = self.shell.output(f"[ ! -f {path} ] || cat {path}", f"{path} on {self.shell.where} cannot be read")
+            word = found.decode(errors="replace").strip()
+            self._token = word if re.fullmatch(r"[0-9a-f]{32}", word) else ""
+        return self._token
+
+    def wanted_token(self) -> str:
+        """The same, or a new one for a gate that is still to be put in."""
+        self._made = self._made or randomness.token_hex(16)
+        return self.token() or self._made
+
+    def token_kept(self) -> str:
+        """A script that keeps the word in the folder, for root alone."""
+        return f"[ -s token ] || {{ (umask 077 && printf %s {self.wanted_token()} > token.new) && mv token.new token; }}"
 
     def change(self, script: str, what: str, deadline: float = 20.0) -> None:
         """Run a script in the folder; :class:`Failed` with ``what`` it could not do. ``deadline`` in seconds."""

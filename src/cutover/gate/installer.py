@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.gate.addresses import Addresses, as_bytes, as_text
+from cutover.gate.bodies import Bodies
 from cutover.gate.copies import Copies
 from cutover.gate.nginx_host import Facts, Inspector, obstacles
 from cutover.gate.reload import Reload
@@ -63,7 +64,8 @@ class Installer:
         self._site, self._guard, self._folder = site, guard, folder
         self._nginx = site.nginx
         self.host, self.addresses, self._worker, self._proof, self._file = host, addresses, worker, proof, file
-        self.copies, self.reload = Copies(folder), Reload(site.nginx, folder, host, proof.say)
+        self._bodies = Bodies(folder, site.nginx.worker_user)
+        self.copies, self.reload = Copies(folder, self._bodies), Reload(site.nginx, folder, host, proof.say)
 
     # --- Looking -----------------------------------------------------------------------------------------------------
 
@@ -137,7 +139,7 @@ class Installer:
         loaded = facts.backed_up
         try:
             for path, content in wanted.items():
-                self.copies.write(path, content)
+                self.copies.write(path, content, private=path == self.host.gate_file)
             self.copies.note(wanted)
             self.copies.note_door(before)
             self.reload.test()
@@ -165,7 +167,7 @@ class Installer:
         existed = shell.holds(f"[ -d {q(self._folder.path)} ]", f"{self._folder.path} on {shell.where} cannot be read")
         made = shell.change(
             f"mkdir -p {q(self._folder.path)}/flags {q(self._folder.path)}/log && cd {q(self._folder.path)} "
-            "&& chmod 755 . flags && chmod 700 log",
+            f"&& chmod 755 . flags && chmod 700 log && {self._folder.token_kept()}",
             f"make the folder {self._folder.path}",
         )
         if made.code != 0:
@@ -306,7 +308,9 @@ class Installer:
         # The copy from before stays, as `was/`: it says what was there, and nothing else does. So does the flag `new`: until
         # nginx is reloaded next, the gate is still loaded, and whoever asked it would have to be sent to the new server.
         self._folder.change(
-            f"rm -f {names}\nrm -rf log bodies installed door turn.* was && mv before was", "remove the gate's files", _SECONDS
+            f"rm -f {names}\n{self._bodies.gone()}\nrm -rf log installed door turn.* was && mv before was",
+            "remove the gate's files",
+            _SECONDS,
         )
         self.reload.test()
         paths = sorted(texts) or [path for kind, path in self.copies.listed_in("was") if kind == "kept"]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: `auth_delay` came with 1.17.10.
 OLDEST_NGINX = (1, 17, 10)
 #: What the gate makes in its folder; everything else there is somebody else's and stays.
-_OURS = re.compile(r"flags|log|bodies|before|before\.new|installed|was|door|turn\.[0-9a-f]+")
+_OURS = re.compile(r"flags|log|bodies|before|before\.new|installed|was|door|token|token\.new|turn\.[0-9a-f]+")
 #: Part of every ordinary build, unless it was left out on purpose.
 _NEEDED = ("rewrite", "map", "proxy", "mirror", "empty_gif", "limit_conn", "access", "auth_basic", "upstream_keepalive")
 #: Room for copies and flags.
@@ -374,19 +374,24 @@ class Inspector:
         return [pid for pid, ending in found.items() if ending]
 
     def ask_gate(self, question: str) -> bytes:
-        """What the gate answers on its own address, asked from its host by whatever client is there; empty where none is."""
+        """What the gate answers on its own address, asked from its host by whatever client is there; empty where none is.
+
+        The question holds the gate's word, so it goes to the client by its standard input: arguments are for everybody to see.
+        """
         host, port = split(self._nginx.gate_address)
         url = f"http://{self._nginx.gate_address}/"
         head = f"X-Qdrant-Gate: {question}"
         raw = f"GET / HTTP/1.0\\r\\nHost: gate\\r\\n{head}\\r\\n\\r\\n"
         bash = f"exec 3<>/dev/tcp/{host}/{port}; printf {q(raw)} >&3; cat <&3"
-        perl = f'$s=IO::Socket::INET->new("{host}:{port}") or exit 1; print $s "{raw}"; print while <$s>;'
+        perl = f'use IO::Socket::INET; $s=IO::Socket::INET->new("{host}:{port}") or exit 1; print $s "{raw}"; print while <$s>;'
         asked = self._shell.read(
-            f"if command -v curl >/dev/null 2>&1; then curl -s -m 5 --noproxy '*' -H {q(head)} {q(url)}\n"
-            f"elif command -v wget >/dev/null 2>&1; then http_proxy= wget -q -T 5 -O - --header {q(head)} {q(url)}\n"
+            f"if command -v curl >/dev/null 2>&1; then printf 'header = \"%s\"\\n' {q(head)} | "
+            f"curl -s -m 5 --noproxy '*' -K - {q(url)}\n"
             f"elif command -v nc >/dev/null 2>&1; then printf {q(raw)} | nc -w 5 {q(host)} {port}\n"
-            f"elif command -v bash >/dev/null 2>&1; then bash -c {q(bash)}\n"
-            f"elif command -v perl >/dev/null 2>&1; then perl -MIO::Socket::INET -e {q(perl)}\n"
+            f"elif command -v bash >/dev/null 2>&1; then printf '%s\\n' {q(bash)} | bash\n"
+            f"elif command -v perl >/dev/null 2>&1; then printf '%s\\n' {q(perl)} | perl\n"
+            f"elif command -v wget >/dev/null 2>&1; then printf 'header = %s\\n' {q(head)} | "
+            f"http_proxy= wget --config=/dev/stdin -q -T 5 -O - {q(url)}\n"
             "fi 2>/dev/null; true",
             deadline=10,
         )

@@ -39,7 +39,7 @@ class Records:
 
     def emptied(self) -> str:
         """A script for the gate's folder that removes what was recorded, all but the log itself."""
-        return f"{self.bodies.emptied()} && rm -f log/start"
+        return f"{self.bodies.emptied()} && rm -f log/start log/ended log/watch log/watched"
 
     def drain(self, deadline: float) -> None:
         """Wait until every write that had passed before the hold has its line in the log; TimedOut otherwise.
@@ -103,9 +103,12 @@ class Records:
         """(position, complete lines) from a position to the end of the log."""
         while True:
             answer = self._shell.read(
-                f"{self._cd}s=$(wc -c 2>/dev/null < log/writes.jsonl); [ ${{s:-0}} -ge {offset} ] || exit 7\n"
+                f"{self._cd}[ ! -f log/ended ] || exit 6\n"
+                f"s=$(wc -c 2>/dev/null < log/writes.jsonl); [ ${{s:-0}} -ge {offset} ] || exit 7\n"
                 f"[ -f log/writes.jsonl ] || exit 0\ntail -c +{offset + 1} log/writes.jsonl | head -c {PIECE}"
             )
+            if answer.code == 6:
+                raise Damaged(f"{ended(self._folder)} What was written since is in no record.", BEGIN_ANEW)
             if answer.code == 7:
                 raise Damaged(
                     "The gate's log is shorter than what was read of it: it was cut or replaced, so it does not say everything.",
@@ -197,3 +200,12 @@ class Records:
             "give back the beginning of the log",
         )
         self._trimmed = needed_from
+
+
+def ended(folder: Folder) -> str:
+    """That recording was ended because the disk ran full, a sentence."""
+    state = folder.state()
+    return (
+        f"Recording was ended on {folder.shell.where} at {state.ended or 'an unknown time'}, because its disk ran full. "
+        "Applications were not disturbed."
+    )

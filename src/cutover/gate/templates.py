@@ -26,6 +26,8 @@ OLD = "10.0.0.152:6333"
 NEW = "10.0.0.101:6333"
 ADDRESS = "127.0.0.1:6339"
 UNKNOWN_FILES = "by-hand"
+#: Stands for the word with which the tool asks the gate.
+TOKEN = "no-token"  # noqa: S105 - it stands for one
 
 #: Standard modules that may be left out of a build, and the directives with which the gate keeps them away.
 _LEFT_OUT = {
@@ -78,13 +80,14 @@ _MARKED = re.compile(r"^( *)#((?:(?:with|since|if|unless) [\w.]+(?: (?!:))?)+): 
 
 
 def render(
-    *, folder: str, old: str, new: str, address: str = ADDRESS, build: Build | None = None, shipped: Path = SHIPPED
-) -> Gatefile:
-    """The shipped file with this site's flag folder and addresses (``host:port``), for this nginx."""
+    *, folder: str, old: str, new: str, address: str = ADDRESS, token: str = TOKEN, build: Build | None = None,
+    shipped: Path = SHIPPED,
+) -> Gatefile:  # fmt: skip
+    """The shipped file with this site's flag folder, addresses (``host:port``) and word, for this nginx."""
     text = (shipped / NAME).read_text(encoding="utf-8")
     if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+", folder):
         raise Refused(f"The gate's folder {folder} cannot stand in an Nginx configuration; use plain letters and digits.")
-    values = {FOLDER: folder, OLD: old, NEW: new, ADDRESS: address}
+    values = {FOLDER: folder, OLD: old, NEW: new, ADDRESS: address, TOKEN: token}
     # One pass: an address that is put in must not be taken for one that is to be replaced.
     shown = re.compile("|".join(re.escape(value) for value in values))
     text = shown.sub(lambda m: values[m.group()], text)

@@ -72,8 +72,8 @@ class Worker:
         lead to it and nowhere else.
         """
         closed = False
-        for path in ("/", "/collections"):
-            answer = self._ask(path, "state")
+        for path, question in [(path, question) for question in self._questions("state") for path in ("/", "/collections")]:
+            answer = self._ask(path, question)
             if (said := _gate_says(answer.content)) is not None and answer.status_code == 200:
                 return said
             closed = closed or answer.status_code in {301, 302, 303, 307, 308, 400, 401, 403, 407}
@@ -120,6 +120,11 @@ class Worker:
         self._fingerprint = now if same and not around else ""
         return self._leads, around
 
+    def _questions(self, what: str) -> list[str]:
+        """How the gate is asked: with its word; and without, as one is that an earlier version put in."""
+        token = self._folder.token()
+        return [f"{what} {token}", what] if token else [what]
+
     def _ask(self, path: str, question: str) -> requests.Response:
         """Ask the gate something by a header, with a request that the operator's own server lets through."""
         key = self._credentials.get("QDRANT_READ_ONLY_API_KEY") or self._credentials.get("QDRANT_API_KEY")
@@ -129,15 +134,17 @@ class Worker:
 
     def listening(self) -> dict[str, Any] | None:
         """What the gate says on its own address, asked from its host, whoever passes requests there; None where there is none."""
-        return _gate_says(self._host.ask_gate("state"))
+        answers = (_gate_says(self._host.ask_gate(question)) for question in self._questions("state"))
+        return next((said for said in answers if said is not None), None)
 
     def nothing_unrecorded(self) -> bool:
         """Whether the gate says so; asked by the way by which it says its state."""
+        question = self._questions("unrecorded")[0]
         for path in ("/", "/collections"):
-            answer = self._ask(path, "unrecorded")
+            answer = self._ask(path, question)
             if answer.headers.get("X-Qdrant-Gate") == "unrecorded":
                 return answer.status_code == 200
-        return b"GIF89a" in self._host.ask_gate("unrecorded")
+        return b"GIF89a" in self._host.ask_gate(question)
 
     def through_the_door(self, *, writes: bool) -> dict[str, doorway.Answer]:
         """How users are answered now; ``writes``: also to a write that can change nothing."""
