@@ -15,6 +15,7 @@ class Flags:
     side: str = "old"
     held: bool = False
     recording: bool = True
+    lost: str = ""
 
 
 def journal(*acts: Any) -> Any:
@@ -60,6 +61,14 @@ READY = (*COPIED, "copy.prove", "copy.proved!")
 )
 def test_the_state_follows_from_the_gate_and_the_journal(flags: Any, acts: Any, state: Any) -> None:
     assert judge(seen(flags, *acts)).state == state
+
+
+@pytest.mark.parametrize(("side", "then"), [("old", "`copy` begins again"), ("new", "`follow` begins anew")])
+def test_a_recording_that_ended_for_want_of_room_is_said(side: str, then: str) -> None:
+    flags = Flags(side=side, recording=False, lost="recording was ended at noon, because the disk of the Nginx host ran full")
+    said = " ".join(judge(seen(flags, *READY)).lines())
+    assert "nothing is recorded (recording was ended at noon, because the disk of the Nginx host ran full)" in said
+    assert then in said
 
 
 def test_the_lines_say_now_waiting_for_and_what_can_be_done() -> None:

@@ -39,6 +39,13 @@ class State:
     ended: str = ""
     unwatched: bool = False
 
+    @property
+    def lost(self) -> str:
+        """Why writes are not recorded although they were to be, without a full stop; empty where nothing is wrong."""
+        if not self.ended:
+            return ""
+        return f"recording was ended at {self.ended}, because the disk of the Nginx host ran full; applications did not notice"
+
 
 class Folder:
     """The folder ``path``, reached through a shell. ``cd``: how a script begins that works in it."""

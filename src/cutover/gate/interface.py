@@ -66,6 +66,10 @@ class Flags(Protocol):
     @property
     def recording(self) -> bool: ...
 
+    @property
+    def lost(self) -> str:
+        """Why writes are not recorded although they were to be, a sentence without its full stop; empty otherwise."""
+
 
 class Gate(Protocol):
     """The gate. Changing methods need an open act; they are safe to repeat."""

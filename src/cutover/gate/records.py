@@ -108,7 +108,8 @@ class Records:
                 f"[ -f log/writes.jsonl ] || exit 0\ntail -c +{offset + 1} log/writes.jsonl | head -c {PIECE}"
             )
             if answer.code == 6:
-                raise Damaged(f"{ended(self._folder)} What was written since is in no record.", BEGIN_ANEW)
+                why = self._folder.state().lost or "recording was ended meanwhile"
+                raise Damaged(f"{why[0].upper()}{why[1:]}. What was written since is in no record.", BEGIN_ANEW)
             if answer.code == 7:
                 raise Damaged(
                     "The gate's log is shorter than what was read of it: it was cut or replaced, so it does not say everything.",
@@ -200,12 +201,3 @@ class Records:
             "give back the beginning of the log",
         )
         self._trimmed = needed_from
-
-
-def ended(folder: Folder) -> str:
-    """That recording was ended because the disk ran full, a sentence."""
-    state = folder.state()
-    return (
-        f"Recording was ended on {folder.shell.where} at {state.ended or 'an unknown time'}, because its disk ran full. "
-        "Applications were not disturbed."
-    )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cutover.core import events
 from cutover.core.errors import Failed, Refused
-from cutover.gate.interface import Side
+from cutover.gate.interface import Flags, Side
 from cutover.gate.write_log import Damaged
 from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.replication import switchover
@@ -31,7 +31,7 @@ def plan(context: Context) -> Sequence[Sentence]:
     flags = context.gate.state()
     side = flags.side
     source, target = switchover.server(context, side), switchover.server(context, switchover.OTHER[side])
-    if side == "new" and (why := _why_anew(context, flags.recording)):
+    if side == "new" and (why := _why_anew(context, flags)):
         return [
             Sentence(f"Record every write anew, because {target.name} cannot be brought up to date by what is recorded: {why}"),
             Sentence(f"Compare everything, and replace what differs on {target.name}", target.name, "None"),
@@ -42,10 +42,11 @@ def plan(context: Context) -> Sequence[Sentence]:
 def do(context: Context, *, seconds: float = 0.0, every: float = 1.0) -> Outcome:
     """One round, or rounds for ``seconds``. Ends cleanly on Ctrl-C: a round that was interrupted is done again."""
     flags = context.gate.state()
-    if flags.side == "new" and (why := _why_anew(context, flags.recording)):
+    if flags.side == "new" and (why := _why_anew(context, flags)):
         return _anew(context, why)
     if not flags.recording:
-        raise Refused("Writes are not recorded, so there is nothing to follow.", "Begin with `copy`.")
+        why = f": {flags.lost}" if flags.lost else ""
+        raise Refused(f"Writes are not recorded, so there is nothing to follow{why}.", "Begin with `copy`.")
     try:
         return _rounds(context, flags.side, seconds, every)
     except (CannotFollow, Damaged) as error:
@@ -77,13 +78,13 @@ def _rounds(context: Context, side: Side, seconds: float, every: float) -> Outco
     return Outcome(bool(lines), [*said, *switchover.exceptions({"left_out": following.left_out()})], facts=act.after)
 
 
-def _why_anew(context: Context, recording: bool) -> str:
+def _why_anew(context: Context, flags: Flags) -> str:
     """Why the old server cannot be followed any more while the new one serves, a sentence; empty where it can."""
     entries = context.journal.entries()
     if events.given_up(entries):
         return ""  # on purpose: nothing is recorded, and this says so
-    if not recording:
-        return "Nothing is recorded."
+    if not flags.recording:
+        return f"Nothing is recorded{f': {flags.lost}' if flags.lost else ''}."
     try:
         found = Position.load(switchover.position_path(context))
         context.gate.read_log(found.offset if found is not None else 0)

@@ -90,8 +90,12 @@ def move(context: Context, verb: str, to: Side) -> Outcome:
         return Outcome(False, [f"{target.name.capitalize()} serves already, and nothing is recorded."])
     if not flags.recording:
         raise Refused(
-            "Writes are not recorded, so they cannot be followed.",
-            "Begin with `copy`." if to == "new" else "The way back was given up; only the backup is left.",
+            f"Writes are not recorded, so they cannot be followed{f': {flags.lost}' if flags.lost else ''}.",
+            "Begin with `copy`."
+            if to == "new"
+            else "`follow` compares everything anew and opens the way back again."
+            if flags.lost
+            else "The way back was given up; only the backup is left.",
         )
     if flags.side == to:
         hold.end_abandoned(context, verb)

@@ -140,7 +140,7 @@ def judge(seen: Seen) -> Status:
             )
         return _status("unknown", last, seen.gate_problem, "Nginx could not be asked which server serves.", "Nginx", seen)
     side, held = seen.flags.side, seen.flags.held
-    serves = f"The {side} server serves"
+    serves, lost = f"The {side} server serves", f" ({seen.flags.lost})" if seen.flags.lost else ""
     if seen.contradicts:
         other = (
             "the old server still gets writes: they are missing on the new one" if side == "new" else "writes may pass unrecorded"
@@ -160,9 +160,8 @@ def judge(seen: Seen) -> Status:
         since = events.last_at(entries, events.POINTED_TO_NEW) or last
         if not seen.flags.recording:
             given_up = events.given_up(entries)
-            reason = (
-                "the way back was given up" if given_up else "the traffic moved and nothing is recorded; `follow` begins anew"
-            )
+            reason = f"the traffic moved and nothing is recorded{lost}; `follow` begins anew"
+            reason = "the way back was given up" if given_up else reason
             return _status("finished", since, reason, f"{serves}.", "your decision", seen)
         if seen.doubt:
             return _status(
@@ -180,7 +179,7 @@ def judge(seen: Seen) -> Status:
     if not seen.flags.recording:
         if events.copy_begun(entries):
             return _status(
-                "unknown", last, "a copy was begun, but nothing is recorded",
+                "unknown", last, f"a copy was begun, but nothing is recorded{lost}",
                 f"{serves}; what was written since is not known.", "your decision: `copy` begins again", seen,
             )  # fmt: skip
         if events.went_back_from_records(entries):
