@@ -145,8 +145,9 @@ class Gateway:
         return answer
 
     def ask(self, question: str, url: str = "") -> requests.Response:
-        """Ask the gate what the tool asks, as one put in by hand is asked."""
-        asking = {"X-Qdrant-Gate": f"{question} {templates.TOKEN}"}
+        """Ask the gate what the tool asks; one that was put in by hand has the word that ships."""
+        kept = self.host.gate_folder / "token"
+        asking = {"X-Qdrant-Gate": f"{question} {kept.read_text() if kept.exists() else templates.TOKEN}"}
         return self.http.get(f"{url or self.url}/", headers=asking, timeout=5)
 
     def reload(self) -> None:
