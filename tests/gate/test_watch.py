@@ -51,7 +51,7 @@ def test_recording_ends_loudly_before_the_disk_is_full_and_writes_go_on(stage: S
     state = stage.gate.state()
     assert not state.recording
     assert stage.put(b'{"points":[1]}').status_code == 200, "applications do not notice"
-    with pytest.raises(Damaged, match=r"Recording was ended on .* at 20.*, because its disk ran full") as said:
+    with pytest.raises(Damaged, match=r"Recording was ended at 20.*, because the disk of the Nginx host ran full") as said:
         stage.gate.read_log(0)
     assert "follow" in said.value.hint
     until(lambda: bodies(stage) == set(), "The bodies' room being given back", deadline=60)
