@@ -179,6 +179,7 @@ class Lab:
             }
         ]
         tree["limits"] |= {"bypass_watch_seconds": 1.0, "soak_hours": 0.0, "reboot_seconds": 60.0, "deploy_seconds": 60.0}
+        tree["limits"]["slow_ms"] = 60_000.0  # nobody gives way because the machine of the tests is busy
         self.site_file = self.folder / "site.yaml"
         with self.site_file.open("w", encoding="utf-8") as file:
             yaml.dump(tree, file)

@@ -41,6 +41,8 @@ class Context:
     confirm: Confirmation = field(default_factory=lambda: ConfirmedInAdvance(yes=False))
     #: Told of every line of the journal (notifications).
     heard: Callable[[Entry], None] = field(default=lambda _: None)
+    prove_all: bool = False
+    """Whether a move compares everything, also where an earlier comparison would be enough (``--prove``)."""
 
     @cached_property
     def journal(self) -> Journal:
@@ -60,6 +62,13 @@ class Context:
         """The same, and its journal is read again when it is asked next; for who looks again and again."""
         self.__dict__.pop("journal", None)
         return self
+
+    def release(self) -> None:
+        """Give back the journal and the shell for a while; the journal has to be locked again, the gate is made anew."""
+        if "gate" in self.__dict__:
+            self.gate.close()
+            del self.__dict__["gate"]
+        self.journal.unlock()
 
     def close(self) -> None:
         """Give back the journal and the shell."""

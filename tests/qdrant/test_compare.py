@@ -104,11 +104,11 @@ def test_a_whole_comparison_finds_exactly_what_differs(left: Any, right: Any, li
         def __init__(self, content: Any) -> None:
             self.content = sorted(
                 ({"id": k, "payload": {"v": v}, "vector": [1.0]} for k, v in content.items()),
-                key=lambda r: compare._order(r["id"]),
+                key=lambda r: compare.order(r["id"]),
             )
 
         def page(self, _collection: Any, offset: Any, count: Any, **_rest: Any) -> Any:
-            rest = [r for r in self.content if offset is None or compare._order(r["id"]) >= compare._order(offset)]
+            rest = [r for r in self.content if offset is None or compare.order(r["id"]) >= compare.order(offset)]
             following = rest[count]["id"] if len(rest) > count else None
             return scrolled(*rest[:count], following=following)
 

@@ -4,7 +4,8 @@ One JSON object per line, appended and flushed to the disk before anything is do
 ``failed`` or ``unknown``). After a crash the journal plus a look at the world say where the move is. A last line that
 was torn by the crash is tolerated; any other broken line is an error, because silence about it would hide an act.
 
-A journal belongs to one site and one format. Only one operator can hold it at a time.
+A journal belongs to one site and one format. Only one operator can hold it at a time; `follow --watch` holds it and gives it to
+any other command that asks, for as long as that one runs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Literal, get_args
 from cutover.core import files
 from cutover.core.credentials import in_texts
 from cutover.core.errors import Refused, WrongUsage
+from cutover.core.wait import Not, TimedOut, wait_until
 
 FORMAT = 1
 #: The parts of a line that come from elsewhere.
@@ -30,9 +32,27 @@ _TOLD = ("what", "before", "after", "reason", "extra")
 Kind = Literal["opened", "intent", "done", "failed", "unknown", "note"]
 
 
+#: In the lock file of a process that gives the journal to whoever asks, and how long that is waited for; seconds.
+_GIVES_WAY = ", gives way to other commands"
+GIVEN_WITHIN = 120.0
+
+
+def _taken(handle: int, how: int) -> bool:
+    try:
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def now() -> str:
     """UTC, RFC 3339, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def utc(at: float) -> str:
+    """Seconds since 1970 as people read them: UTC, RFC 3339, seconds."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def usable(folder: Path, *, writing: bool) -> None:
@@ -82,6 +102,7 @@ class Journal:
         self._site = site
         self._redact = redact
         self._lock_file: int | None = None
+        self._ask_file: int | None = None
         self._entries: list[Entry] = self._read()
         #: Told of every line when it is on the disk; returns at once and raises nothing.
         self.heard: Callable[[Entry], None] = lambda _: None
@@ -114,27 +135,30 @@ class Journal:
         return next((e for e in reversed(self._entries) if e.kind == "done" and e.act == act), None)
 
     # -- writing ----------------------------------------------------------------------------------
-    def lock(self) -> None:
-        """Take the journal for this process; :class:`Refused` where another one holds it. Ends with the process."""
+    def lock(self, *, gives_way: bool = False) -> None:
+        """Take the journal for this process; :class:`Refused` where another one holds it. Ends with the process.
+
+        ``gives_way``: this process gives the journal back when another one asks for it (:meth:`wanted`). So where such a one
+        holds it, this waits until it has ended what it is about.
+        """
         if self._lock_file is not None:
+            self._say_who(self._lock_file, gives_way)
             return
         try:
             files.private_folder(self.path.parent)
-            handle = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            handle = self._open(".lock")
         except OSError as error:
             raise self._unwritable(error, "nothing was done") from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 200).decode(errors="replace").strip()
-            os.close(handle)
-            raise Refused(
-                f"Another command is working on this site ({holder or 'unknown process'}).",
-                "Wait until it has ended, or look at `status`.",
-            ) from None
-        with suppress(OSError):  # who holds it is for people; a full disk does not make the lock less of one
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} since {now()}\n".encode(), 0)
+        if not _taken(handle, fcntl.LOCK_EX):
+            holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
+            if gives_way or _GIVES_WAY not in holder or not self._asked_for(handle):
+                os.close(handle)
+                self._ask_no_more()
+                raise Refused(
+                    f"Another command is working on this site ({holder or 'unknown process'}).",
+                    "Wait until it has ended, or look at `status`.",
+                ) from None
+        self._say_who(handle, gives_way)
         self._lock_file = handle
         try:
             self._mend_torn_line()
@@ -145,6 +169,42 @@ class Journal:
         if not self._entries:
             self._write("opened", "journal", f"Journal of site {self._site}", extra={"site": self._site, "format": FORMAT})
 
+    @staticmethod
+    def _say_who(handle: int, gives_way: bool) -> None:
+        with suppress(OSError):  # for people; a full disk does not make the lock less of one
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} since {now()}{_GIVES_WAY if gives_way else ''}\n".encode(), 0)
+
+    def _open(self, suffix: str) -> int:
+        return os.open(self.path.with_suffix(suffix), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    def _asked_for(self, handle: int) -> bool:
+        """Ask who holds the journal and gives way for it; whether it was given. Asked for as long as this process has it."""
+        self._ask_file = self._open(".wanted")
+        if not _taken(self._ask_file, fcntl.LOCK_EX):
+            return False  # somebody else asked before
+        with suppress(TimedOut):
+            return wait_until(
+                lambda: _taken(handle, fcntl.LOCK_EX) or Not("it is held"), deadline=GIVEN_WITHIN, what="The journal", every=0.05
+            )
+        return False
+
+    def _ask_no_more(self) -> None:
+        if self._ask_file is not None:
+            os.close(self._ask_file)
+            self._ask_file = None
+
+    def wanted(self) -> bool:
+        """Whether another process waits for the journal, or has it because it asked."""
+        try:
+            handle = self._open(".wanted")
+        except OSError:
+            return False
+        try:
+            return not _taken(handle, fcntl.LOCK_SH)
+        finally:
+            os.close(handle)
+
     def held_by_another(self) -> bool:
         """Whether another command is working on this site right now."""
         if self._lock_file is not None:
@@ -154,11 +214,7 @@ class Journal:
         except OSError:
             return False
         try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        else:
-            return False
+            return not _taken(handle, fcntl.LOCK_SH)
         finally:
             os.close(handle)
 
@@ -167,6 +223,7 @@ class Journal:
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
+        self._ask_no_more()
 
     def intent(self, act: str, what: str, before: Any = None) -> Entry:
         """Say what is about to be done and what is there now. On the disk when this returns."""

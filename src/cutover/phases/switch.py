@@ -9,10 +9,12 @@ there in time it ends on the old side and nothing has happened. From then on the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cutover.core.errors import CutoverError, Failed, Refused
+from cutover.core.journal import utc
 from cutover.gate import doorway
 from cutover.gate.interface import Side
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
@@ -59,7 +61,7 @@ def plan_move(context: Context, to: Side) -> Sequence[Sentence]:
     source, target = switchover.server(context, switchover.OTHER[to]), switchover.server(context, to)
     saved = Position.load(switchover.position_path(context))
     return [
-        Sentence(f"Bring {target.name} up to date and compare everything, while applications go on"),
+        Sentence(f"Bring {target.name} up to date and compare {_compares(context, saved)}, while applications go on"),
         *(Sentence(f"Leave out what {target.name} does not take: {one}") for one in (left_out(saved) if saved else [])),
         Sentence(
             f"Hold writes (at most {context.site.limits.hold_seconds:g} s), bring over the last ones, compare, "
@@ -69,6 +71,14 @@ def plan_move(context: Context, to: Side) -> Sequence[Sentence]:
         ),
         Sentence(f"Keep {source.name} up to date from then on", source.name),
     ]
+
+
+def _compares(context: Context, saved: Position | None) -> str:
+    """What a move would compare now; whether that is enough turns out when both servers are asked what they counted."""
+    at = None if saved is None or context.prove_all else saved.proofs.oldest(saved.proofs.collections)
+    if at is None or time.time() - at > context.site.limits.proof_hours * 3600:
+        return "everything"
+    return f"what was written since {utc(at)}, or everything where that comparison does not count any more"
 
 
 def _after_the_move(context: Context, verb: str, serving: str) -> Round:
@@ -124,6 +134,7 @@ def move(context: Context, verb: str, to: Side) -> Outcome:
         sentences=[
             f"{target.name.capitalize()} serves. Writes were held for {moved.held:.2f} s.{counts}",
             _brought(moved.records),
+            *switchover.stood_on(proved),
             *(f"{target.name.capitalize()} does not take this, so it was left out: {one}." for one in moved.left_out),
             *switchover.exceptions({**proved, "left_out": []}),
             f"{left.name.capitalize()} is kept up to date, so that nothing is lost on the way back.",

@@ -96,6 +96,8 @@ class Qdrant:
         prefix = urlsplit(self.url).path  # Nginx may have Qdrant under a path
         self.name = name
         self.sent: Counter[str] = Counter()
+        self.accounted: Counter[str] = Counter()
+        """What of it stands in the saved replication position, as ours."""
         self.patient = True
         """Whether a request waits that came too soon after others for the strict mode of its collection."""
         self._lock = threading.Lock()

@@ -114,8 +114,8 @@ def _records(page: bytes, exact: bool) -> tuple[list[dict[str, Any]], PointId | 
     return records, following
 
 
-def _order(point: PointId) -> tuple[int, int | str]:
-    """Qdrant's order of ids: numbers ascending, then UUIDs."""
+def order(point: PointId) -> tuple[int, int | str]:
+    """The key by which ids are in Qdrant's order of ids: numbers ascending, then UUIDs."""
     return (0, point) if isinstance(point, int) else (1, point)
 
 
@@ -246,9 +246,23 @@ def _readable(server: Qdrant, collection: str, one: PointId) -> bool:
     return True
 
 
+def compare_part(
+    source: Qdrant, target: Qdrant, collection: str, start: PointId | None, end: PointId | None, enough: Callable[[], bool]
+) -> tuple[Compared, PointId | None]:
+    """Compare some of the records of [start, end), in one thread, until it is ``enough``; at least a page.
+
+    Returns what was found, and from which id on nothing was compared; None where all was.
+    """
+    size = Size(MOST, Limits.of(source.info(collection)))
+    result, began = Compared(collection), time.monotonic()
+    rest = _compare_range(source, target, collection, start, end, size, True, True, result, lambda _n: None, enough)
+    result.seconds = time.monotonic() - began
+    return result, rest
+
+
 def _ranges(source: Qdrant, collection: str, threads: int) -> list[tuple[PointId | None, PointId | None]]:
     """Ranges of ids with about the same number of records each: [start, end)."""
-    found = sorted(set(source.sample(collection, 32 * threads)), key=_order) if threads > 1 else []
+    found = sorted(set(source.sample(collection, 32 * threads)), key=order) if threads > 1 else []
     if len(found) < 16 * threads:
         return [(None, None)]
     cuts: list[PointId | None] = [None, *(found[len(found) * i // threads] for i in range(1, threads)), None]
@@ -266,7 +280,9 @@ def _compare_range(
     vectors: bool,
     result: Compared,
     advance: Callable[[int], None],
-) -> None:
+    enough: Callable[[], bool] = lambda: False,
+) -> PointId | None:
+    """Compare the records of [start, end). Returns where it ended because it was ``enough``; None where all were compared."""
     cursor = start
 
     def read(limit: int, *, payload: bool) -> list[bytes]:
@@ -274,6 +290,8 @@ def _compare_range(
         return side_by_side(both, 2)
 
     while True:
+        if cursor is not start and enough():
+            return cursor
         limit = size.now
         try:
             pages = read(limit, payload=payload)
@@ -292,7 +310,7 @@ def _compare_range(
         if vectors and (odd := unsayable(pages[0])):
             result.cannot_be_written(odd)
         following = _next_of_same(pages)
-        if following is not None and (end is None or _order(following) < _order(end)):
+        if following is not None and (end is None or order(following) < order(end)):
             size.learn(limit, len(pages[0]))
             result.passed(limit)
             advance(limit)
@@ -305,7 +323,7 @@ def _compare_range(
         result.passed(seen)
         advance(seen)
         if done:
-            return
+            return None
 
 
 def _next_of_same(pages: Sequence[bytes]) -> PointId | None:
@@ -324,18 +342,18 @@ def _join(
     """Compare two pages that begin at the same id, as far as both reach. Returns (finished, next id, found, records)."""
     records, following = zip(*(_records(page, exact) for page in pages), strict=True)
     # Both pages are complete below the smaller of the two ids at which they stop.
-    stops = [_order(n) for n in following if n is not None] + ([_order(end)] if end is not None else [])
+    stops = [order(n) for n in following if n is not None] + ([order(end)] if end is not None else [])
     stop = min(stops, default=(2, 0))
-    sides = [{r["id"]: r for r in page if _order(r["id"]) < stop} for page in records]
+    sides = [{r["id"]: r for r in page if order(r["id"]) < stop} for page in records]
     found: list[Difference] = []
-    for one in sorted({*sides[0], *sides[1]}, key=_order):
+    for one in sorted({*sides[0], *sides[1]}, key=order):
         if one not in sides[1]:
             found.append(Difference("missing", collection, one))
         elif one not in sides[0]:
             found.append(Difference("extra", collection, one))
         else:
             found += compare_record(collection, sides[0][one], sides[1][one])
-    finished = stop == (2, 0) or (end is not None and stop == _order(end))
+    finished = stop == (2, 0) or (end is not None and stop == order(end))
     return finished, None if finished else stop[1], found, len(sides[0])
 
 

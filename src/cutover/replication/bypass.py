@@ -16,12 +16,13 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import Gate, Written
 from cutover.qdrant.client import Qdrant, writes_counted
 from cutover.qdrant.routes import route
+from cutover.replication.proofs import Counted
 
 if TYPE_CHECKING:
     from cutover.replication.follower import Follower
@@ -66,24 +67,46 @@ class Watch:
 
     ``follower``: who reads the log anyway. Lines that both servers have are given back to the disk by it, so a watch that
     lasts longer than a round has to look over its shoulder instead of reading the log a second time.
+
+    ``since``: where an earlier watch ended, at the follower's replication position; this one goes on there.
     """
 
-    def __init__(self, gate: Gate, server: Qdrant, side: str, follower: Follower | None = None) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        server: Qdrant,
+        side: str,
+        follower: Follower | None = None,
+        *,
+        since: Counted | None = None,
+    ) -> None:
         self._gate, self._server, self._side, self._follower = gate, server, side, follower
         self._passed: Counter[str] = Counter()
-        self._offset = gate.log_end()
+        #: Of these, those that ended after the server was last asked what it had counted.
+        self._after: Counter[str] = Counter()
         if follower is not None:
             follower.observers.append(self.see)
-        self._sent = server.sent.copy()
-        began = server.telemetry()
-        self._startup = began["app"].get("startup")
-        self._counted = by_route(writes_counted(began))
+        if since is not None and follower is not None:
+            self._offset = follower.position.offset
+            self._sent = server.accounted.copy()
+            self._sent.subtract(since.sent)
+            self._startup: Any = since.startup
+            self._counted = Counter(since.counted)
+            self._passed.update(since.passed)
+        else:
+            self._offset = gate.log_end()
+            self._sent = server.sent.copy()
+            began = server.telemetry()
+            self._startup = began["app"].get("startup")
+            self._counted = by_route(writes_counted(began))
 
     def see(self, entries: Sequence[Written]) -> None:
         """Count the lines that are new to this watch."""
         for entry in entries:
             if entry.offset > self._offset and entry.side in {self._side, "unknown"}:
-                self._passed[route(entry.method, entry.uri)] += 1
+                name = route(entry.method, entry.uri)
+                self._passed[name] += 1
+                self._after[name] += 1
         self._offset = max([self._offset, *(entry.offset for entry in entries)])
 
     def look(self, *, patience: float = 3.0) -> list[Bypass]:
@@ -91,12 +114,15 @@ class Watch:
 
         ``patience``: seconds to wait for the log lines of requests that are just ending. With a follower, its rounds are done.
         """
+        self._after = Counter()
         now = self._server.telemetry()
         if now["app"].get("startup") != self._startup:
             raise Restarted
-        counted = by_route(writes_counted(now))
+        self._now = by_route(writes_counted(now))
+        counted = self._now.copy()
         counted.subtract(self._counted)
-        sent = self._server.sent.copy()
+        self._sent_now = self._server.sent.copy()
+        sent = self._sent_now.copy()
         sent.subtract(self._sent)
 
         def explained() -> bool | Not:
@@ -110,3 +136,27 @@ class Watch:
         with suppress(TimedOut):
             wait_until(explained, deadline=patience, what="An explanation of every write")
         return unexplained(counted, self._passed, sent)
+
+    def stands(self) -> Counted:
+        """Where the watch is now, for one that goes on there."""
+        sent = self._server.sent.copy()
+        sent.subtract(self._sent)
+        return Counted(str(self._startup), dict(self._counted), dict(self._passed), {k: n for k, n in sent.items() if n})
+
+    def begin_anew(self) -> None:
+        """After a look that found nothing: watch from there, so that no old line can explain a later write.
+
+        A write whose line was there before the server was asked had been counted by then.
+        """
+        used = self._now.copy()
+        used.subtract(self._counted)
+        sent = self._sent_now.copy()
+        sent.subtract(self._sent)
+        left = {name: min(self._passed[name] - (used[name] - sent[name]), number) for name, number in self._after.items()}
+        self._counted, self._sent = self._now, self._sent_now
+        self._passed = Counter({name: number for name, number in left.items() if number > 0})
+
+    def end(self) -> None:
+        """Look no more over the follower's shoulder."""
+        if self._follower is not None and self.see in self._follower.observers:
+            self._follower.observers.remove(self.see)

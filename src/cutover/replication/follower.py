@@ -113,6 +113,14 @@ class Follower:
         self._before: dict[str, set[PointId]] = {}
         #: Called with the lines of every batch, before their bodies and lines may be given back to the disk.
         self.observers: list[Callable[[Sequence[Written]], None]] = []
+        #: Called before the position is saved.
+        self.before_saving: list[Callable[[], None]] = []
+
+    def save(self) -> None:
+        """Save the position, and what was compared, as of now."""
+        for tell in self.before_saving:
+            tell()
+        self.position.save(self.path)
 
     # -- a round ----------------------------------------------------------------------------------
     def round(self, *, held: bool = False, budget: float = 0.0) -> Round:
@@ -154,7 +162,7 @@ class Follower:
             self._batch(batch, work, done, passed, ends=ends, budget=budget)
             self.position.offset = batch[-1].offset
             if not held:
-                self.position.save(self.path)
+                self.save()
                 self.gate.forget_bodies(batch)
         if held:
             self._bodies_to_forget += entries
@@ -164,14 +172,14 @@ class Follower:
         done.lines = len(entries)
         done.seconds = time.monotonic() - began
         self.position.at = at
-        self.position.save(self.path)
+        self.save()
         return done
 
     def note_ahead(self) -> None:
         """Note how far the last round reached ahead of its lines. For who does no other round soon: that notes it by itself."""
         if self.position.ahead is None:
             self.position.ahead = self.gate.log_end()
-            self.position.save(self.path)
+            self.save()
 
     def _batch(
         self, batch: Sequence[Written], work: Work, done: Round, passed: set[str], *, ends: float | None, budget: float
@@ -206,6 +214,7 @@ class Follower:
             self._bring_ids(name, {*ids, *self._before.get(name, set())} if name in work.filters else ids, ends)
             done.ids.setdefault(name, set()).update(ids)
             self._note_recent(name, ids)
+            self.position.proofs.wrote(name, {*ids, *self._before.get(name, set())} if name in work.filters else ids)
         for name, depth in work.whole.items():
             if name in there:
                 if held:
@@ -296,7 +305,7 @@ class Follower:
         for name in names:
             self.say(f"Copying {name} again by snapshot: {'; '.join(self.left_out([name]))}.")
             self._copy(name)
-            self.position.save(self.path)
+            self.save()
         return bool(names)
 
     def unreadable(self) -> dict[str, list[PointId]]:
@@ -314,11 +323,13 @@ class Follower:
         self._sizes = {key: size for key, size in self._sizes.items() if key[0] != name}
         self._settled.discard(name)
         self.copies += 1
+        self.position.proofs.forget(name, "it was copied anew")
         self.copy_collection(name)
 
     def mend(self, collection: str, depth: Depth, done: Round | None = None) -> compare.Compared:
         """Compare a whole collection and bring over whatever differs."""
         before: set[PointId] = set()
+        self.position.proofs.forget(collection, "it was written in a way that names no records")
         while True:
             compared = compare.compare_collection(self.source, self.target, collection, depth=depth)
             wrong = {d.where for d in compared.differences}
@@ -390,6 +401,7 @@ class Follower:
         for name in sorted(work.schema | {c for c in work.collections if c not in there}):
             on_target = name in self.target.collections()
             if name not in there:
+                self.position.proofs.forget(name, "it was deleted")
                 if on_target and name in work.gone:
                     self.target.delete_collection(name)
                 self.position.schema_at.pop(name, None)

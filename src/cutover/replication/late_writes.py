@@ -59,6 +59,7 @@ def bring_late(
         theirs_now = [one for one in differing if one not in clash]
         records.bring(target, source, name, theirs_now, size_of(name))
         work.ids.setdefault(name, set()).update(clash)
+        position.proofs.wrote(name, ids)
         position.conflicts += len(clash)
         count += len(differing)
         if differing:

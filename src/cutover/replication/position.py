@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cutover.core import files
@@ -12,6 +12,7 @@ from cutover.core.errors import Refused
 from cutover.gate.interface import Side
 from cutover.gate.write_log import BEGIN_ANEW
 from cutover.qdrant.affected import PointId
+from cutover.replication.proofs import Proofs
 
 
 class CannotFollow(Refused):
@@ -53,23 +54,27 @@ class Position:
     records by other indexes than the other server has now."""
     left_out: dict[str, list[tuple[PointId, str]]] = field(default_factory=dict)
     """Records that the other server does not take, with the reason; it holds what it had. By collection."""
+    proofs: Proofs = field(default_factory=Proofs)
+    """What was compared, and when; it speaks of exactly this position."""
 
     @classmethod
     def load(cls, path: Path) -> Position | None:
         """The saved position; None where there is none."""
         try:
-            found = cls(**json.loads(path.read_text(encoding="utf-8")))
+            said = json.loads(path.read_text(encoding="utf-8"))
+            found = cls(**said | {"proofs": Proofs.read(said.get("proofs", {}))})
             found.left_out = {name: [(one, why) for one, why in left] for name, left in found.left_out.items()}
             return found
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise CannotFollow(f"{path} is not readable.", f"Delete it. {BEGIN_ANEW}") from None
 
     def save(self, path: Path) -> None:
         """Replace the file in one step; on the disk when this returns."""
         files.private_folder(path.parent)
-        files.replace(path, json.dumps(asdict(self)))
+        # Without a copy of all that is in it: this is also done while writes are held.
+        files.replace(path, json.dumps(vars(self), default=vars))
 
 
 def left_out(position: Position, names: Iterable[str] | None = None, shown: int = 3) -> list[str]:

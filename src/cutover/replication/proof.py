@@ -23,22 +23,35 @@ def prove_everything(
     *,
     threads: int = 4,
     settle: float = 5.0,
+    since: Mapping[str, set[PointId]] | None = None,
     progress: Callable[[str, int], Any] = lambda _name, _count: nullcontext(lambda _done: None),
+    give_way: Callable[[], None] = lambda: None,
 ) -> tuple[list[compare.Compared], list[Difference]]:
     """Compare everything bit by bit while applications go on writing.
 
     Records that differ because they are being written at this moment are among the recorded ones and are brought over by
     the next rounds; what still differs after ``settle`` seconds without being written is a real difference. Returns what
     was compared and the real differences; nothing is repaired except by following. ``progress(collection, records)`` is
-    a context manager that gives a function to call with the number of records compared.
+    a context manager that gives a function to call with the number of records compared; ``give_way`` is called between pages.
+
+    ``since``: collections that were compared before, so of their records only these are; their names, settings, indexes and
+    aliases all the same.
     """
-    names = following.source.collections()
+    names = [name for name in following.source.collections() if name not in (since or {})]
     compared: list[compare.Compared] = []
-    open_: dict[str, dict[PointId, Difference]] = {}
+    # What has to be seen to be the same. Of records that were only written no difference is known yet.
+    open_: dict[str, dict[PointId, Difference]] = {
+        name: {one: Difference("payload", name, one) for one in several} for name, several in (since or {}).items()
+    }
     for name in names:
         try:
             with progress(name, following.source.count(name)) as advance:
-                one = compare.compare_collection(following.source, following.target, name, threads=threads, advance=advance)
+
+                def go_on(records: int, advance: Callable[[int], None] = advance) -> None:
+                    advance(records)
+                    give_way()
+
+                one = compare.compare_collection(following.source, following.target, name, threads=threads, advance=go_on)
         except NotThere:
             continue  # the comparison of the schemas names it
         compared.append(one)
@@ -55,8 +68,9 @@ def prove_everything(
         followed = following.round()
         quiet = 0 if followed.lines else quiet + 1
         for name, wrong in open_.items():
-            for one in followed.ids.get(name, set()):
-                wrong.pop(one, None)
+            if seen is not None or name not in (since or {}):
+                for one in followed.ids.get(name, set()):
+                    wrong.pop(one, None)
             left = compare.compare_ids(following.source, following.target, name, list(wrong), size=following.learnt(name))
             # Where the collection is gone by now, the comparison of the schemas names it.
             open_[name] = {d.where: d for d in not_left_out(following, left) if d.kind != "collection"}

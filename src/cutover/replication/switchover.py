@@ -20,12 +20,15 @@ from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, U
 from cutover.core.wait import TimedOut
 from cutover.gate.interface import Side
 from cutover.qdrant import compare, snapshots
+from cutover.qdrant.affected import PointId
 from cutover.qdrant.client import Answered, Qdrant
 from cutover.qdrant.records import NO_NUMBER
 from cutover.replication import bypass, proof
 from cutover.replication.follower import Follower, Round
 from cutover.replication.hold import Hold, TooMuchForAHold, budget, end_abandoned
 from cutover.replication.position import CannotFollow, Position
+from cutover.replication.standing import Following
+from cutover.replication.throttle import Throttle
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -83,7 +86,7 @@ def server(context: Context, side: Side) -> Qdrant:
     return context.old if side == "old" else context.new
 
 
-def follower(context: Context, side: Side, verb: str) -> Follower:
+def follower(context: Context, side: Side, verb: str) -> Following:
     """Who brings the other server up to date with what the serving one (``side``) receives."""
     tidy(context, verb)
     return _follower(context, verb, side, position(context, side), may_replace=side == "old")
@@ -96,13 +99,13 @@ def tidy(context: Context, verb: str) -> None:
             snapshots.remove_left(context, verb, one)
 
 
-def _follower(context: Context, verb: str, side: Side, found: Position, *, may_replace: bool) -> Follower:
+def _follower(context: Context, verb: str, side: Side, found: Position, *, may_replace: bool) -> Following:
     source, target = server(context, side), server(context, OTHER[side])
 
     def copy_collection(name: str) -> None:
         base_copy(context, verb, source, target, name)
 
-    return Follower(
+    return Following(
         context.gate,
         source,
         target,
@@ -164,18 +167,36 @@ def _too_slow(following: Follower, last: Round) -> Refused:
     )
 
 
-def prove(context: Context, verb: str, following: Follower) -> dict[str, Any]:
-    """Compare everything while applications write; Refused with the differences by name. Returns what was compared."""
-    began = time.monotonic()
-    with context.guard.act(
-        f"{verb}.prove", f"Compare {following.source.name} and {following.target.name} bit by bit", passing=True
-    ) as act:
+def prove(
+    context: Context, verb: str, following: Following, *, since: Mapping[str, set[PointId]] | None = None
+) -> dict[str, Any]:
+    """Compare everything while applications write; Refused with the differences by name. Returns what was compared.
+
+    ``since``: of these collections only these records; an earlier comparison of them still counts.
+    """
+    began, at, standing = time.monotonic(), time.time(), following.standing
+    if not since:
+        standing.begin()
+    whole = [name for name in following.source.collections() if name not in (since or {})]
+    standing.expect(whole)
+    with (
+        Throttle.of(context) as throttle,
+        context.guard.act(
+            f"{verb}.prove", f"Compare {following.source.name} and {following.target.name} bit by bit", passing=True
+        ) as act,
+    ):
         compared, differences = proof.prove_everything(
-            following, progress=lambda name, count: context.ui.progress(f"Comparing {name}", count, "records")
+            following,
+            since=since,
+            progress=lambda name, count: context.ui.progress(f"Comparing {name}", count, "records"),
+            give_way=throttle.give_way,
         )
         records = sum(c.records for c in compared)
         seconds = time.monotonic() - began
         facts: dict[str, Any] = {"records": records, "collections": len(compared), "seconds": round(seconds, 3)}
+        facts |= {"gave_way_seconds": round(throttle.waited, 1)} if throttle.waited else {}
+        if since:
+            facts |= {"stood_on": standing.oldest_of(since), "compared_since": sum(map(len, since.values()))}
         facts |= {"left_out": said} if (said := following.left_out()) else {}
         # Taken by snapshot so far; a later change of them on the way back would be left out.
         odd = {one.collection: one.unsayable for one in compared if one.unsayable}
@@ -187,11 +208,40 @@ def prove(context: Context, verb: str, following: Follower) -> dict[str, Any]:
             f"{following.source.name} and {following.target.name} do not hold the same data: {compare.summary(differences)}.",
             _remedy(following),
         )
-    context.journal.note(
-        events.proved_by(verb), f"{records} records in {len(compared)} collections are the same, bit by bit", **facts
-    )
-    context.ui.say(f"{records} records in {len(compared)} collections are the same, bit by bit ({seconds:.1f} s).")
+    standing.proved(whole, at)
+    standing.look()
+    same = f"{records} records in {len(compared)} collections are the same, bit by bit"
+    if since:
+        same = f"{facts['compared_since']} records written since {facts['stood_on']} are the same, bit by bit"
+        same += f", and {records} in {len(compared)} other collections" if compared else ""
+    context.journal.note(events.proved_by(verb), same, **facts)
+    context.ui.say(f"{same} ({seconds:.1f} s).")
     return facts
+
+
+def _prove_since(context: Context, verb: str, following: Following) -> dict[str, Any]:
+    """Compare what was written since all was compared, where that still counts; everything else as a whole."""
+    if not following.position.proofs.collections:
+        return prove(context, verb, following)
+    following.standing.look()
+    since, why = following.standing.since(context.site.limits.proof_hours)
+    if context.prove_all:
+        since, why = {}, "that was asked for"
+    facts = prove(context, verb, following, since=since)
+    return {**facts, "why_compared": why} if why else facts
+
+
+def stood_on(facts: Mapping[str, Any]) -> list[str]:
+    """On which comparison a move stood, in sentences."""
+    said = []
+    if at := facts.get("stood_on"):
+        count = facts["compared_since"]
+        written = f"{count} record{'s' if count != 1 else ''} written since {'were' if count != 1 else 'was'} compared"
+        said.append(f"It stood on the comparison begun at {at}: no writer went round Nginx since, and {written}.")
+    if why := facts.get("why_compared"):
+        many = f"{facts['records']} records in {facts['collections']} collections"
+        said.append(f"{many} were compared as a whole, because {why}.")
+    return said
 
 
 def exceptions(facts: Mapping[str, Any]) -> list[str]:
@@ -268,7 +318,7 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
         (bypass.Watch(context.gate, following.target, to, following), following.target.name),
     ]
     try:
-        facts = prove(context, verb, following)
+        facts = _prove_since(context, verb, following)
     except Refused:
         # Who goes round Nginx is the better explanation of a difference.
         for watch, name in watches:
@@ -284,7 +334,7 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
         copies = following.copies
         catch_up(context, verb, following)
         if following.copies != copies:
-            facts = prove(context, verb, following)  # what was copied since was not compared
+            facts = _prove_since(context, verb, following)  # what was copied since was not compared
         try:
             moved = _move_within_a_hold(context, verb, following, to, counts)
         except (TooMuchForAHold, TimedOut) as error:

@@ -353,6 +353,11 @@ class Limits(Part):
     soak_hours: Annotated[float, Field(ge=0, le=8760, allow_inf_nan=False)]
     reboot_seconds: Seconds
     deploy_seconds: Seconds
+    proof_hours: Annotated[float, Field(ge=0, le=8760, allow_inf_nan=False)] = 24.0
+    """A move stands on a comparison of everything that is at most so old; 0: it always compares everything."""
+    slow_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 50.0
+    """Copying, comparing and following give way while the serving server takes longer than this for a small read, and longer than
+    twice what it took before they began."""
 
 
 class Site(Part):
