@@ -31,6 +31,7 @@ pytest_plugins = [
     "steps.data",
     "steps.left_behind",
     "steps.traffic",
+    "steps.watch",
     "steps.nginx",
     "steps.portainer",
     "steps.proxmox",

@@ -118,6 +118,22 @@ Feature: Moving the traffic
         | a missing alias    | 1 alias missing or different       |
 
     @changes
+    Scenario: A comparison that is young and still counts is enough for a move
+      Given both servers hold the same data
+      And applications wrote 3 records
+      When the operator moves the traffic
+      Then the new server serves
+      And only the 3 records written since the copy were compared
+
+    @changes
+    Scenario: A restart since the comparison brings the comparison of everything back
+      Given both servers hold the same data
+      And the new server was restarted
+      When the operator moves the traffic
+      Then the new server serves
+      And everything was compared because "The new server was restarted"
+
+    @changes
     Scenario: Traffic moves once the copy was made again
       Given both servers hold the same data
       And the new server has a missing record

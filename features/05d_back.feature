@@ -21,6 +21,23 @@ Feature: Going back without loss
       Then the status says that the old one is 3 writes behind
       And it says that nothing is behind once they were brought over
 
+    @changes
+    Scenario: A watch keeps the way back seconds old, and gives way to whoever goes back
+      Given traffic moved to the new server
+      And a watch keeps the old server up to date
+      When applications write 3 records
+      Then the watch says that nothing is behind and all is compared
+      And the operator can go back, and the watch keeps the new server up to date from then on
+
+    @lab
+    Scenario: A watch says at once what is wrong, and when it is over
+      Given traffic moved to the new server
+      And a watch keeps the old server up to date
+      When somebody changes a record of the old server without Nginx, and then it dies and comes back
+      Then the watch has said "The old server counted writes that did not pass Nginx"
+      And the watch has said "Both servers differ: 1 record differs in its payload"
+      And the watch has said "Over: The old server does not answer"
+
     @lab
     Scenario: A way back that was given up is refused
       Given traffic moved to the new server

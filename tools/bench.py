@@ -1,5 +1,6 @@
-"""How long things take, side by side, from one run: the copy against its alternatives, the hold at several sizes, the proof, and
-what the gate costs per request.
+"""How long things take, side by side, from one run: the copy against its alternatives, the hold at several sizes and with many
+collections, the proof against plain scrolling, a move that stands on an earlier comparison against one that does not, what an
+application notices of a copy, sending a backlog again, and what the gate costs per request.
 
 ``./scripts/bench`` runs it. Without further words it brings its own two servers; with ``--old`` and ``--new`` it runs against two
 that are given, for example real ones (keys from QDRANT_API_KEY and QDRANT_READ_ONLY_API_KEY). Both must be empty: everything is made
@@ -34,8 +35,10 @@ from cutover import runner
 from cutover.context import Context
 from cutover.core.errors import CutoverError
 from cutover.core.ui import ConfirmedInAdvance
+from cutover.gate.write_log import Write
 from cutover.qdrant import compare
-from cutover.replication import switchover
+from cutover.replication import replay, switchover
+from cutover.replication.position import Position
 from lab.lab import Lab, new_folder
 from lab.load import Load
 
@@ -70,8 +73,9 @@ class Bench:
         finally:
             run.close()
 
-    def does(self, verb: str, *, undo: bool = False) -> dict[str, Any]:
+    def does(self, verb: str, *, undo: bool = False, prove_all: bool = False) -> dict[str, Any]:
         with self.run() as run:
+            run.prove_all = prove_all
             result = runner.carry_out(verb, run, undo=undo)
         return dict(result.outcome.facts) if result.outcome is not None else {}
 
@@ -112,6 +116,7 @@ class Bench:
                 "s",
                 f"{compared.rate:,.0f} records/s, {compared.count} differences",
             )
+            self._scrolls(run, count)
             run.new.delete_collection(NAME)
             if self.storage is not None:
                 with tempfile.TemporaryDirectory() as folder:
@@ -132,6 +137,30 @@ class Bench:
                 problem or "no aliases, no proof, writes meanwhile are missed",
             )
             run.new.delete_collection(NAME)
+
+    def _scrolls(self, run: Context, count: int) -> None:
+        """What comparing costs with the client library: read both servers whole, page by page, and compare the records."""
+        from qdrant_client import QdrantClient
+
+        key = run.credentials.get("QDRANT_API_KEY")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            both = [QdrantClient(url=s.url, api_key=key, timeout=600) for s in (run.old, run.new)]
+        at: list[Any] = [None, None]
+        began, differ = time.monotonic(), 0
+        while True:
+            pages = [
+                one.scroll(NAME, offset=offset, limit=1000, with_payload=True, with_vectors=True)
+                for one, offset in zip(both, at, strict=True)
+            ]
+            differ += sum(a != b for a, b in zip(pages[0][0], pages[1][0], strict=True))
+            at = [page[1] for page in pages]
+            if at[0] is None:
+                break
+        took = time.monotonic() - began
+        self.add(
+            f"proof of {count}: QdrantClient.scroll of both", took, "s", f"{count / took:,.0f} records/s, {differ} differences"
+        )
 
     @staticmethod
     def _migrate(run: Context) -> str:
@@ -172,6 +201,83 @@ class Bench:
             said = f"{report.requests} requests, {report.failed} failed, {report.lost} lost"
             self.add(f"hold with {count} records{name}: there / back", max(held), "s", " / ".join(f"{h:.3f}" for h in held))
             self.add(f"longest wait of a write with {count} records{name}", report.longest_write, "s", said)
+
+    def moves(self, what: str) -> None:
+        """There and back under load, twice: on the comparison before, and comparing everything."""
+        load = Load(
+            self.lab.site.qdrant.public_url, self.lab.keys.qdrant, self.lab.folder / "load", writers=2, readers=1, pace=0.004
+        )
+        load.start()
+        load.wait_for(300)
+        copied = time.time()
+        self.does("copy")
+        moved = time.time()
+        held, took = [], []
+        try:
+            for verb, prove_all in (("switch", False), ("back", False), ("switch", True), ("back", True)):
+                load.wait_for(100)
+                began = time.monotonic()
+                facts = self.does(verb, prove_all=prove_all)
+                took.append(time.monotonic() - began)
+                held.append(facts["held_seconds"])
+            load.wait_for(100)
+        finally:
+            report = load.stop()
+        self.does("copy", undo=True)
+        said = f"{report.requests} requests, {report.failed} failed, {report.lost} lost"
+        self.add(f"hold with {what}, four moves", max(held), "s", " / ".join(f"{h:.3f}" for h in held))
+        self.add(f"longest wait of a write with {what}", report.longest_write, "s", said)
+        self.add(f"move with {what}, on the comparison before", max(took[:2]), "s", " / ".join(f"{t:.1f}" for t in took[:2]))
+        self.add(f"move with {what}, comparing everything", max(took[2:]), "s", " / ".join(f"{t:.1f}" for t in took[2:]))
+        for name, from_, to in (("before", 0.0, copied), ("during", copied, moved)):
+            slow = max((longest for at, *_, longest in report.series if from_ <= at < to), default=0.0)
+            self.add(f"slowest write {name} the copy, with {what}", slow, "s")
+
+    def with_collections(self, count: int) -> None:
+        """Small collections beside the large one, until there are ``count``."""
+        with self.run() as run, run.guard.act("bench.collections", f"Make {count} collections"):
+            there = set(run.old.collections())
+            for number in range(len(there), count):
+                name = f"many-{number:04d}"
+                run.old.ask("PUT", f"/collections/{name}", {"vectors": {"size": 4, "distance": "Dot"}})
+                run.old.upsert(name, [{"id": 1, "vector": [1, 2, 3, 4]}])
+
+    # -- a backlog ------------------------------------------------------------------------------------
+    def replays(self, count: int) -> None:
+        """Send a recorded backlog to a server again: one write at a time, and together."""
+        for what, run_length, several in (("one at a time", 1, min(count, 1000)), ("together", replay.RUN, count)):
+            took = self._replay(run_length, several)
+            self.add(f"sending {several} recorded writes again, {what}", took, "s", f"{several / took:,.0f} writes/s")
+
+    def _replay(self, run_length: int, count: int) -> float:
+        dice, lines, bodies = random.Random(count), list[Write](), dict[str, bytes]()
+        for number in range(count):
+            record = dice.randrange(max(1, number // 2 + 1))
+            vector = [round(dice.gauss(0, 1), 4) for _ in range(self.dimensions)]
+            method, rest, body = dice.choice(
+                [
+                    ("PUT", "points", {"points": [{"id": record, "vector": vector, "payload": {"n": number}}]}),
+                    ("PUT", "points", {"points": [{"id": number, "vector": vector, "payload": {"n": number}}]}),
+                    ("POST", "points/delete", {"points": [number + count]}),
+                ]
+            )
+            lines.append(Write(number + 1, 0.0, method, f"/collections/{NAME}/{rest}?wait=true", 200, "new", str(number), number))
+            bodies[str(number)] = json.dumps(body).encode()
+        before, replay.RUN = replay.RUN, run_length
+        try:
+            with self.run() as run, run.guard.act("bench.replay", "Send a backlog again"):
+                if NAME in run.old.collections():
+                    run.old.delete_collection(NAME)
+                run.old.ask("PUT", f"/collections/{NAME}", {"vectors": {"size": self.dimensions, "distance": "Cosine"}})
+                run.gate.bodies = lambda entries: ((e, bodies[e.body]) for e in entries)  # type: ignore[method-assign]
+                began = time.monotonic()
+                replay.replay(run, Position("new"), replay.Account(writes=lines, end=count))
+                took = time.monotonic() - began
+                switchover.position_path(run).unlink(missing_ok=True)
+                run.old.delete_collection(NAME)
+        finally:
+            replay.RUN = before
+        return took
 
     # -- the gate -------------------------------------------------------------------------------------
     def gate(self) -> None:
@@ -235,6 +341,7 @@ def _given(lab: Lab, old: str, new: str) -> None:
         role: getattr(lab.site.guests, role).model_dump() | {"address": urlsplit(url).hostname}
         for role, url in (("old", old), ("new", new))
     }
+    lab.change_site(limits={"slow_ms": 50.0})
     lab.change_site(qdrant={"old_url": old, "new_url": new}, guests=guests)
     key = os.environ.get("QDRANT_API_KEY", "")
     lab.keys = replace(lab.keys, qdrant=key, qdrant_read_only=os.environ.get("QDRANT_READ_ONLY_API_KEY", key))
@@ -249,11 +356,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sizes", default="1000,5000", help="numbers of records (default: %(default)s)")
     parser.add_argument("--dimensions", type=int, default=128, help="of every vector (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement of the gate (default: %(default)s)")
+    parser.add_argument("--collections", default="", help="numbers of collections for further moves, such as 100,1000")
+    parser.add_argument("--backlog", type=int, default=0, help="number of recorded writes that are sent again")
     parser.add_argument("--json", action="store_true", help="the same as data")
     options = parser.parse_args(argv)
     if bool(options.old) != bool(options.new):
         parser.error("give both --old and --new, or neither")
     sizes = sorted(int(s) for s in options.sizes.split(","))
+    collections = sorted(int(s) for s in options.collections.split(",") if s)
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         Path(folder).chmod(0o755)
@@ -268,7 +378,7 @@ def main(argv: list[str] | None = None) -> int:
                 storage = options.storage or (None if options.old else lab.disk(952) / "qdrant" / "storage")
                 bench = Bench(lab, options.dimensions, options.seconds, storage)
                 _refuse_full_servers(bench)
-                _measure(bench, sizes, console)
+                _measure(bench, sizes, collections, options.backlog, console)
             except CutoverError as error:
                 console.print(f"[red]{error}[/red]")
                 return error.exit_code
@@ -296,7 +406,7 @@ def _refuse_full_servers(bench: Bench) -> None:
                 raise Refused(f"{server.url} is not empty.", "The bench fills and empties both servers: give it empty ones.")
 
 
-def _measure(bench: Bench, sizes: list[int], console: Console) -> None:
+def _measure(bench: Bench, sizes: list[int], collections: list[int], backlog: int, console: Console) -> None:
     try:
         bench.fill(sizes[0])
         with console.status("The gate ..."):
@@ -306,6 +416,14 @@ def _measure(bench: Bench, sizes: list[int], console: Console) -> None:
                 bench.fill(count)
                 bench.copies(count)
                 bench.holds(count)
+                bench.moves(f"{count} records")
+        for count in collections:
+            with console.status(f"{count} collections ..."):
+                bench.with_collections(count)
+                bench.moves(f"{sizes[-1]} records in {count} collections")
+        if backlog:
+            with console.status("A backlog ..."):
+                bench.replays(backlog)
     finally:
         with bench.run() as run, run.guard.act("bench.clear", "Remove what the bench made"):
             for server in (run.old, run.new):

@@ -7,18 +7,19 @@ asked whether they notice anything (see :mod:`cutover.availability`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cutover import availability
 from cutover.core.errors import CutoverError
 from cutover.error_boundary import error_boundary
-from cutover.phases import registry
+from cutover.phases import follow, registry
 from cutover.phases.phase import Outcome, Sentence
 
 if TYPE_CHECKING:
     from cutover.context import Context
+    from cutover.replication.watch import Seen
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,9 @@ def _with(outcome: Outcome, watch: availability.Watch) -> Outcome:
         facts={**outcome.facts, "meanwhile": watch.facts()},
         warnings=[*outcome.warnings, *watch.warnings(), *watch.gaps()],
     )
+
+
+def watch(context: Context, *, tell: Callable[[Seen], None], wait: Callable[[float], bool]) -> Outcome:
+    """Follow until ``wait`` says so. It may go on for weeks, so neighbours are not asked meanwhile: nothing is moved."""
+    with error_boundary(context):
+        return follow.watch(context, tell=tell, wait=wait)

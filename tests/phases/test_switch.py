@@ -1,5 +1,9 @@
 """The move: how it finds its way after it was interrupted, and that its hold keeps its promise. Against the whole lab."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +12,12 @@ import pytest
 from cutover import runner
 from cutover.core.errors import Refused
 from cutover.core.ui import ConfirmedInAdvance
+from cutover.core.wait import Not, wait_until
 from cutover.replication import hold, switchover
 from cutover.replication.position import Position
+from cutover.replication.watch import last_seen
 from cutover.state import status as state
-from lab.lab import Lab, new_folder
+from lab.lab import ROOT, Lab, new_folder
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +83,52 @@ def test_a_switch_without_a_position_asks_for_a_copy(lab: Lab) -> None:
         switchover.follower(run, "old", "switch")
     path.write_bytes(kept)
     run.close()
+
+
+# -- the watch as a process ---------------------------------------------------------------------------
+def _watch(lab: Lab) -> subprocess.Popen[str]:
+    words = ["-m", "cutover", "follow", "--watch", "--execute", "--site", str(lab.site_file), "--state-dir", str(lab.state_dir)]
+    env = {**os.environ, **lab.env, "PYTHONPATH": str(ROOT / "src")}
+    watch = subprocess.Popen(
+        [sys.executable, *words], env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+    def watches() -> bool | Not:
+        run = lab.run()
+        try:
+            seen = last_seen(run)
+        finally:
+            run.close()
+        assert watch.poll() is None, watch.communicate()[0]
+        return (seen is not None and seen.proved == 1.0) or Not("it has not told anything yet")
+
+    wait_until(watches, deadline=120, what="A round of the watch")
+    return watch
+
+
+def test_a_watch_that_is_stopped_or_killed_leaves_everything_for_the_next_command(lab: Lab) -> None:
+    does(lab, "back")
+    does(lab, "copy")
+    watch = _watch(lab)
+    watch.terminate()
+    said = watch.communicate(timeout=120)[0]
+    assert watch.returncode == 0, said
+    assert "the new server is 0 writes" in said and "Stopped after" in said
+    run = lab.run()
+    assert state.status(run).watch == ""
+    run.close()
+
+    watch = _watch(lab)
+    os.kill(watch.pid, signal.SIGKILL)
+    watch.communicate(timeout=60)
+    outcome = does(lab, "switch")
+    assert outcome.changed and "The new server serves" in outcome.sentences[0]
+
+
+def test_everything_is_compared_where_that_is_asked_for(lab: Lab) -> None:
+    run = lab.run(execute=True)
+    run.prove_all = True
+    outcome = runner.carry_out("back", run).outcome
+    run.close()
+    assert outcome is not None
+    assert any("were compared as a whole, because that was asked for" in one for one in outcome.sentences), outcome.sentences

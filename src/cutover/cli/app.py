@@ -229,8 +229,61 @@ def _step_command(**fixed: Any) -> Callable[..., None]:
     return command
 
 
+Prove = Annotated[bool, typer.Option("--prove", help="Compare everything, also where an earlier comparison would be enough.")]
+
+
+def _move_command(verb: str) -> Callable[..., None]:
+    def command(
+        site: SiteFile = SITE,
+        state_dir: StateDir = STATE,
+        execute: Execute = False,
+        prove: Prove = False,
+        yes: Yes = False,
+        yes_destroy: YesDestroy = None,
+        as_json: AsJson = False,
+    ) -> None:
+        def work(context: Context, output: Output) -> int:
+            context.prove_all = prove
+            return _do(verb, context, output)
+
+        _guarded(verb, site, state_dir, as_json, work, execute=execute, yes=yes, names=yes_destroy or [])
+
+    return command
+
+
+def _follow_command(
+    site: SiteFile = SITE,
+    state_dir: StateDir = STATE,
+    execute: Execute = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until stopped: follow, compare a little all the time, and say what is wrong.")
+    ] = False,
+    unit: Annotated[bool, typer.Option("--unit", help="Print the systemd unit that watches this site, and do nothing.")] = False,
+    yes: Yes = False,
+    yes_destroy: YesDestroy = None,
+    as_json: AsJson = False,
+) -> None:
+    from cutover.cli import watching
+
+    def work(context: Context, output: Output) -> int:
+        if watch and context.execute:
+            return watching.watch(context, output)
+        return _do("follow", context, output)
+
+    def prints(output: Output) -> int:
+        output.data["unit"] = watching.unit(site, state_dir)
+        if not as_json:
+            sys.stdout.write(output.data["unit"])
+        return 0
+
+    if unit:
+        _end("follow", as_json, prints)
+    _guarded("follow", site, state_dir, as_json, work, execute=execute, yes=yes, names=yes_destroy or [])
+
+
+_OWN = {"switch": _move_command("switch"), "back": _move_command("back"), "follow": _follow_command}
 for _phase in phases.PHASES:
-    app.command(_phase.name, help=_phase.help)(_step_command(step=_phase.name, undo=False))
+    app.command(_phase.name, help=_phase.help)(_OWN.get(_phase.name) or _step_command(step=_phase.name, undo=False))
 _undo_help = "Undo a step: resize, deploy, gate, copy, or what decommission took out of firewall and DNS."
 app.command("undo", help=_undo_help)(_step_command(undo=True))
 

@@ -38,3 +38,10 @@ def for_markdown(text: str) -> str:
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = _MARKDOWN.sub(r"\\\g<0>", line)
     return _LINKED.sub(lambda found: "".join(c if c.isalnum() else f"&#{ord(c)};" for c in found[0]), line)
+
+
+def spoken(seconds: float) -> str:
+    """A length of time as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

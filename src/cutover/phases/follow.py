@@ -1,7 +1,8 @@
 """Follow: keep the server that does not serve up to date, until told otherwise.
 
 While nobody runs this, writes pile up on the Nginx host, recorded and safe; the way back then takes the longer to open. Every
-``copy``, ``switch``, ``back`` and ``finish`` does these rounds by itself first.
+``copy``, ``switch``, ``back`` and ``finish`` does these rounds by itself first. With ``--watch`` it goes on until it is stopped,
+and compares a little all the time, so that a move can stand on that (:mod:`cutover.replication.watch`).
 
 Where the new server serves and following has become impossible (a damaged record, a change that cannot be followed, a difference
 that nothing explains), this opens the way back again: it records anew, compares everything, and replaces what differs on the old
@@ -11,7 +12,7 @@ server, once the operator has typed the site's name.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cutover.core import events
@@ -21,6 +22,7 @@ from cutover.gate.write_log import Damaged
 from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.replication import switchover
 from cutover.replication.position import CannotFollow, Position
+from cutover.replication.watch import Seen, Watch
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -53,6 +55,19 @@ def do(context: Context, *, seconds: float = 0.0, every: float = 1.0) -> Outcome
         if flags.side == "old":
             raise
         return _anew(context, error.sentence)
+
+
+def watch(context: Context, *, tell: Callable[[Seen], None], wait: Callable[[float], bool]) -> Outcome:
+    """Rounds until ``wait``, which is given the seconds until the next one, says so. See :mod:`cutover.replication.watch`."""
+    flags = context.gate.state()
+    if flags.side == "new" and (why := _why_anew(context, flags.recording)):
+        raise Refused(
+            f"{context.old.name.capitalize()} cannot be brought up to date by what is recorded: {why}",
+            "Run `follow` once: it compares everything anew, and asks before it replaces anything.",
+        )
+    watching = Watch(context, tell=tell, wait=wait)
+    watching.run()
+    return Outcome(bool(watching.lines), [f"Stopped after {watching.rounds} rounds: {watching.seen.line()}."])
 
 
 def _rounds(context: Context, side: Side, seconds: float, every: float) -> Outcome:
@@ -110,7 +125,7 @@ def _anew(context: Context, why: str) -> Outcome:
 
 PHASE = Phase(
     name="follow",
-    help="Bring the server that does not serve up to date, once; every move does it by itself.",
+    help="Bring the server that does not serve up to date: once, or with --watch until it is stopped.",
     plan=plan,
     do=do,
     instead_of_undo="It only brings over what was written; `cutover undo copy` empties the new server.",

@@ -380,10 +380,13 @@ class _Sender:
         self._ended = 0
 
     def _together(self, request: Request) -> None:
-        if len(request.steps) > 1 and _send(self._context, request.step) is None:
-            return
-        for one in request.steps:  # refused as a whole: which of them, says each alone
-            self._alone(one.step, *self._from[id(one.step)])
+        if len(request.steps) == 1:
+            self._alone(request.step, *self._from[id(request.step)])
+        elif _send(self._context, request.step) is not None:
+            half = len(request.steps) // 2  # which of them was refused, and what it is told, is known when it is alone
+            for part in (request.steps[:half], request.steps[half:]):
+                for smaller in requests_of(part):
+                    self._together(smaller)
 
     def _alone(self, step: Step, entry: Written, body: bytes) -> None:
         if (reason := _send(self._context, step)) is not None:

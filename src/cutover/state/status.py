@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from cutover.core import events
 from cutover.core.errors import CutoverError
 from cutover.core.journal import Entry
+from cutover.core.text import spoken
 from cutover.gate.write_log import Damaged
-from cutover.replication import left_behind, switchover
+from cutover.replication import left_behind, switchover, watch
 from cutover.replication.position import CannotFollow, Position
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Status:
     behind_seconds: float | None = None
     used: str = ""
     """Who uses the server that was left behind, a sentence without its full stop; empty where nobody was seen."""
+    watch: str = ""
+    """What `follow --watch` says, where it is running; empty where it is not."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
@@ -62,6 +65,7 @@ class Status:
             f"{self.state} (since {self.since}): {self.reason}" if self.since else f"{self.state}: {self.reason}",
             *([f"Attention:   {self.used}."] if self.used else []),
             f"Now:         {self.now}",
+            *([f"Watch:       {self.watch}."] if self.watch else []),
             f"Waiting for: {self.waiting_for}",
             f"You can:     {', '.join(self.you_can)}",
         ]
@@ -81,6 +85,7 @@ class Seen:
     used: str = ""
     damage: str = ""
     """Why it cannot be known how far the other server is up to date, a sentence."""
+    watch: str = ""
     contradicts: str = ""
     """Why Nginx does not do what the gate's flags say, a sentence: the flags are not believed then."""
 
@@ -122,6 +127,7 @@ def status(context: Context, *, glance: bool = False) -> Status:
             folder,
             used,
             damage,
+            watch=watched.line() if (watched := watch.last_seen(context)) is not None else "",
             contradicts=contradicts,
         )
     )
@@ -132,6 +138,8 @@ def judge(seen: Seen) -> Status:
     entries = seen.entries
     last = entries[-1].at if entries else ""
     interrupted_act = events.last_open(entries)
+    if seen.watch and interrupted_act is not None and interrupted_act.act == watch.WATCHES:
+        interrupted_act = None
     if seen.flags is None:
         if not events.copy_begun(entries):
             says = f"nothing was copied yet, says the journal{f' in {seen.folder}' if seen.folder else ''}"
@@ -228,6 +236,7 @@ def _status(state: Name, since: str, reason: str, now: str, waiting: str, seen: 
         behind_writes=seen.behind_writes,
         behind_seconds=_age(seen),
         used=seen.used,
+        watch=seen.watch,
     )
 
 
@@ -252,10 +261,4 @@ def _behind(seen: Seen) -> str:
     if not seen.behind_writes:
         return "has everything that was written"
     writes = f"{seen.behind_writes} write{'s' if seen.behind_writes != 1 else ''}"
-    return f"is {writes} and {_spoken(age)} behind (recorded; `follow` brings them over)"
-
-
-def _spoken(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return f"is {writes} and {spoken(age)} behind (recorded; `follow` brings them over)"

@@ -1,0 +1,315 @@
+"""Following until it is stopped: the other server stays seconds behind, and the proof that both are the same stays young.
+
+Every second what was written is brought over, which also keeps the record on the Nginx host small. In between a little is
+compared, never for more than a fifth of the time and less while applications are served slowly: first what was written since it
+was compared, then the range of ids whose comparison is the oldest. What an operator would want to know at once is looked for all
+the time: writers that go round Nginx, a configuration of Nginx that leads past the gate, a disk that is full, a server that does
+not answer, records that differ. Each is said when it begins and when it has ended, stands in the status line meanwhile, and in
+``watch.json`` in the state folder, which `status` reads.
+
+It never moves the traffic and repairs nothing but by following. Another command that wants to work gets the journal from it, and
+the watch goes on behind it, in whichever direction the traffic flows by then. Killed at any moment it loses nothing: what is
+known is in the replication position.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from cutover.core import events, files
+from cutover.core.errors import CutoverError, Refused, Unreachable
+from cutover.core.journal import utc
+from cutover.core.text import spoken
+from cutover.gate.write_log import Damaged
+from cutover.qdrant import compare
+from cutover.qdrant.affected import PointId
+from cutover.qdrant.client import NotThere
+from cutover.replication import proof, switchover
+from cutover.replication.position import CannotFollow
+from cutover.replication.throttle import Throttle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cutover.context import Context
+    from cutover.replication.standing import Following
+
+#: What the journal calls it.
+WATCHES = "follow.watch"
+#: Seconds between two rounds; at most so much of them is spent comparing.
+EVERY, SHARE = 1.0, 0.2
+#: Seconds between two looks at the counters, at Nginx, and at the disk of the server that is fed.
+LOOK_AT_COUNTERS, LOOK_AT_NGINX, LOOK_AT_DISK = 5.0, 10.0, 60.0
+#: Seconds until a server is asked again without which nothing can be begun.
+UNREACHABLE = 5.0
+#: Free room on the Nginx host below which it is said; megabytes. Below 16 the log may lose lines.
+LITTLE_ROOM_MB = 256
+#: A comparison is made again when it has lasted this share of ``limits.proof_hours``.
+AGAIN_AFTER = 1 / 8
+#: Looks, each after a round that brought nothing over for the record, after which a difference is one.
+LOOKS = 4
+
+
+@dataclass
+class Seen:
+    """What the watch knows, as `status` reads it. Times in seconds since 1970; ``proved`` from 0 to 1."""
+
+    at: float = 0.0
+    side: str = "old"
+    target: str = ""
+    behind_writes: int = 0
+    behind_seconds: float = 0.0
+    writes_per_second: float = 0.0
+    proved: float = 0.0
+    oldest_proof: float | None = None
+    compared: int = 0
+    waiting_for: str = ""
+    wrong: dict[str, str] = field(default_factory=dict)
+    """What is wrong now, by kind: a sentence each."""
+
+    def line(self) -> str:
+        """Everything in one line."""
+        behind = f"{self.behind_writes} write{'s' if self.behind_writes != 1 else ''}, {self.behind_seconds:.1f} s behind"
+        rate = f"{self.writes_per_second:.1f} writes/s"
+        proved = f"{self.proved * 100:.0f} % compared"
+        if self.oldest_proof is not None:
+            proved = f"all compared, the oldest part {spoken(self.at - self.oldest_proof)} ago"
+        parts = [f"{self.target} is {behind}", rate, proved, f"waiting for {self.waiting_for}"]
+        return "; ".join([*(f"ATTENTION: {one.rstrip('.')}" for one in self.wrong.values()), *parts])
+
+
+def seen_path(context: Context) -> Path:
+    """Where the watch says what it knows."""
+    return context.state_dir / "watch.json"
+
+
+def last_seen(context: Context) -> Seen | None:
+    """What a watch that works now knows; None where there is none."""
+    try:
+        found = Seen(**json.loads(seen_path(context).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if context.journal.held_by_another() and time.time() - found.at < 60 else None
+
+
+class Watch:
+    """One watch. ``tell`` gets the status after every round; ``wait`` waits so many seconds, and says whether to stop."""
+
+    def __init__(self, context: Context, *, tell: Callable[[Seen], None], wait: Callable[[float], bool]) -> None:
+        self._context, self._tell, self._wait = context, tell, wait
+        self.seen = Seen()
+        self.rounds = self.lines = self.records = 0
+        self._due: dict[str, float] = {}
+        self._looks: dict[tuple[str, object], int] = {}
+        self._written_at: list[tuple[float, int]] = []
+        self._noted = 0.0
+
+    def run(self) -> None:
+        """Until ``wait`` says so. Raises what cannot be followed; a server that does not answer is waited for."""
+        self._context.journal.lock(gives_way=True)
+        while True:
+            try:
+                if self._until_wanted():
+                    return
+            except Unreachable as error:
+                self.wrong("server", error.sentence)
+                if self._wait(UNREACHABLE):
+                    return
+                continue
+            self._context.ui.say("Giving way to another command.")
+            if self._stand_aside():
+                return
+            self._context.ui.say("Going on.")
+
+    def _until_wanted(self) -> bool:
+        """Follow until this has to stop (True) or another command wants to work (False)."""
+        context = self._context
+        flags = context.gate.state()
+        if not flags.recording and self.rounds:
+            context.ui.say("Nothing is recorded any more, so there is nothing to follow.")
+            return True
+        if not flags.recording:
+            raise Refused("Writes are not recorded, so there is nothing to follow.", "Begin with `copy`.")
+        following = switchover.follower(context, flags.side, "follow")
+        self.seen.side, self.seen.target = flags.side, following.target.name
+        self._due = {}
+        with (
+            Throttle.of(context) as throttle,
+            context.guard.act(WATCHES, f"Keep {following.target.name} up to date", passing=True) as act,
+        ):
+            while True:
+                began = time.monotonic()
+                try:
+                    self._round(following)
+                    self._look(following)
+                    self._prove(following, throttle)
+                except (CannotFollow, Damaged):
+                    raise
+                except CutoverError as error:
+                    self.wrong("server", error.sentence)
+                else:
+                    self.wrong("server", "")
+                act.after = {"rounds": self.rounds, "writes": self.lines, "records": self.records}
+                self._say(following, throttle)
+                if self._wait(max(0.05, EVERY - (time.monotonic() - began))):
+                    with suppress(CutoverError):
+                        following.standing.look()  # so that the next command can go on from here
+                    return True
+                if context.journal.wanted():
+                    with suppress(CutoverError):
+                        following.standing.look()
+                    return False
+
+    def _stand_aside(self) -> bool:
+        """Let another command work; whether this has to stop meanwhile."""
+        context = self._context
+        context.release()
+        self.seen.waiting_for = "another command"
+        while True:
+            if self._wait(0.2):
+                return True
+            if context.journal.wanted():
+                continue
+            with suppress(Refused):
+                context.journal.lock(gives_way=True)
+                return False
+
+    # -- what is wrong ----------------------------------------------------------------------------
+    def wrong(self, kind: str, sentence: str) -> None:
+        """Something is wrong from now on, or not any more (empty). Said when it begins, changes, and ends."""
+        before = self.seen.wrong.pop(kind, "")
+        if sentence:
+            self.seen.wrong[kind] = sentence
+        if sentence != before:
+            self._context.ui.say(f"ATTENTION: {sentence}" if sentence else f"Over: {before}")
+
+    # -- a round ----------------------------------------------------------------------------------
+    def _round(self, following: Following) -> None:
+        at = time.time()
+        last = following.round()
+        following.bring_by_snapshot()
+        self.rounds, self.lines, self.records = self.rounds + 1, self.lines + last.lines, self.records + last.records
+        self._written_at = [(then, n) for then, n in self._written_at if then > at - 10] + [(at, last.lines)]
+        self.seen.behind_writes, self.seen.behind_seconds = 0, time.time() - at
+
+    def _is_due(self, what: str, every: float) -> bool:
+        if time.monotonic() < self._due.get(what, 0.0):
+            return False
+        self._due[what] = time.monotonic() + every
+        return True
+
+    def _look(self, following: Following) -> None:
+        context = self._context
+        if self._is_due("counters", LOOK_AT_COUNTERS):
+            self.wrong("bypass", following.standing.look())
+        if self._is_due("nginx", LOOK_AT_NGINX):
+            self.wrong("nginx", context.gate.contradiction())
+            free = context.gate.state().free_mb
+            little = f"The disk of the Nginx host has {free} MB left; when it is full, writes are not recorded."
+            self.wrong("room", little if 0 <= free < LITTLE_ROOM_MB else "")
+        if self._is_due("disk", LOOK_AT_DISK):
+            try:
+                switchover.need_one_that_writes(context, "follow", following.target)
+            except Refused as error:
+                self.wrong("disk", error.sentence)
+            else:
+                self.wrong("disk", "")
+
+    # -- the proof --------------------------------------------------------------------------------
+    def _prove(self, following: Following, throttle: Throttle) -> None:
+        began = time.monotonic()
+
+        def enough() -> bool:
+            throttle.give_way()
+            return time.monotonic() - began > EVERY * SHARE or self._context.journal.wanted()
+
+        proofs = following.position.proofs
+        names = following.source.collections()
+        for name in set(proofs.collections) - set(names):
+            proofs.forget(name, "it is gone")
+        for name, ids in proofs.written.items():
+            self._compare_written(following, name, list(ids)[: compare.MOST_BY_ID])
+            if enough():
+                return
+        while (found := proofs.next(names)) is not None:
+            name, first, end, when = found
+            again = self._context.site.limits.proof_hours * 3600 * AGAIN_AFTER
+            if when is not None and time.time() - when < again:
+                break
+            at = time.time()
+            try:
+                part, rest = compare.compare_part(following.source, following.target, name, first, end, enough)
+            except NotThere:
+                break  # deleted meanwhile; the log will say so
+            proofs.compared(name, first, end if rest is None else rest, at)
+            different = {d.where for d in proof.not_left_out(following, part.differences)}
+            proofs.wrote(name, different)
+            if part.count > len(part.differences):
+                proofs.forget(name, f"{part.count} records differ")
+            self.seen.compared += part.records
+            if enough():
+                break
+        self._note(following, names)
+
+    def _compare_written(self, following: Following, name: str, ids: list[PointId]) -> None:
+        """Records that were written, or were seen to differ. One that stays different without being written is a difference."""
+        try:
+            left = compare.compare_ids(following.source, following.target, name, ids, size=following.learnt(name))
+        except NotThere:
+            return
+        differing = {d.where: d for d in proof.not_left_out(following, left) if d.kind != "collection"}
+        following.position.proofs.same(name, [one for one in ids if one not in differing])
+        for one in ids:
+            self._looks[name, one] = self._looks.get((name, one), 0) + 1 if one in differing else 0
+            if not self._looks[name, one]:
+                del self._looks[name, one]
+        real = [d for one, d in differing.items() if self._looks.get((name, one), 0) >= LOOKS]
+        said = f"Both servers differ: {compare.summary(real)}." if real else ""
+        if said and "difference" not in self.seen.wrong:
+            self._noted = 0.0
+            self._context.journal.note(events.differed_in("follow"), compare.summary(real, 20), count=len(real))
+        if said or (self.seen.wrong.get("difference") and not self._looks):
+            self.wrong("difference", said)
+
+    def _note(self, following: Following, names: list[str]) -> None:
+        """Say in the journal, now and then, that everything is the same: `status` reads it there."""
+        proofs = following.position.proofs
+        oldest = proofs.oldest(names)
+        if oldest is None or proofs.written or time.time() - self._noted < 3600:
+            return
+        schemas = [compare.schema_of(server) for server in (following.source, following.target)]
+        if differences := compare.compare_schemas(*schemas):
+            self._looks["", "schema"] = self._looks.get(("", "schema"), 0) + 1
+            if self._looks["", "schema"] >= LOOKS:
+                self.wrong("schema", f"Both servers differ: {compare.summary(differences)}.")
+            return
+        self._looks.pop(("", "schema"), None)
+        self.wrong("schema", "")
+        self._noted = time.time()
+        self._context.journal.note(events.proved_by("follow"), f"Both servers hold the same; the oldest part since {utc(oldest)}")
+
+    # -- what is said -----------------------------------------------------------------------------
+    def _say(self, following: Following, throttle: Throttle) -> None:
+        proofs = following.position.proofs
+        now = time.time()
+        with suppress(CutoverError):
+            names = following.source.collections()
+            self.seen.proved, self.seen.oldest_proof = proofs.share(names), proofs.oldest(names)
+        since = max(1.0, now - self._written_at[0][0]) if self._written_at else 1.0
+        self.seen.writes_per_second = sum(n for _, n in self._written_at) / since
+        self.seen.at = now
+        if self.seen.wrong.get("server"):
+            self.seen.waiting_for = self.seen.wrong["server"].rstrip(".")
+            self.seen.behind_seconds = now - following.position.at
+            with suppress(CutoverError):
+                self.seen.behind_writes = sum(1 for e in self._context.gate.read_log(following.position.offset) if e.side)
+        else:
+            self.seen.waiting_for = f"applications ({throttle.reason})" if throttle.reason else "writes"
+        with suppress(OSError):  # a full disk is said by who has to write
+            files.replace(seen_path(self._context), json.dumps(asdict(self.seen)))
+        self._tell(self.seen)
