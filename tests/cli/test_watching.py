@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cutover.cli import watching
+from cutover.cli import terminal, watching
 
 
 def test_the_unit_names_this_installation_and_what_it_may_write(tmp_path: Path) -> None:
@@ -38,3 +38,16 @@ def test_the_service_manager_is_told_where_there_is_one(tmp_path: Path, monkeypa
         assert manager.recv(200) == b"READY=1\nSTATUS=all is well"
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     watching.to_systemd("STOPPING=1")
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then_with_what_is_left() -> None:
+    at = [0.0]
+    said: list[str] = []
+    advance = terminal.Lines(said.append, "Comparing docs", 1000, "records", clock=lambda: at[0])
+    for now, done in ((1.0, 100), (40.0, 300), (41.0, 100), (100.0, 500)):
+        at[0] = now
+        advance(done)
+    assert said == [
+        "Comparing docs: 400 of 1000 records, 10 a second, about 60 s left.",
+        "Comparing docs: 1000 of 1000 records, 10 a second.",
+    ]

@@ -21,7 +21,7 @@ from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of
 from cutover.qdrant.compare import look_through, some
 from cutover.qdrant.ranking import same_ranking
 from cutover.qdrant.records import NO_NUMBER
-from cutover.replication import bypass, left_behind, switchover
+from cutover.replication import bypass, left_behind, switchover, watch
 from cutover.replication.position import Position
 from cutover.replication.preflight import unsafe
 from cutover.state import status as state
@@ -69,6 +69,9 @@ def no_bypass(context: Context) -> Finding:
     """Watches both servers' request counters for ``limits.bypass_watch_seconds``."""
     if not context.gate.state().recording:
         return Finding(None, "Writes are not recorded, so nobody can say which of them passed Nginx.", "`copy` turns that on.")
+    if (watched := watch.last_seen(context)) is not None:  # what that writes would be taken for somebody's
+        said = watched.wrong.get("bypass", "")
+        return Finding(not said, said or "`follow --watch`, which is running, finds that every write had passed Nginx.")
     watches = [
         (bypass.Watch(context.gate, switchover.server(context, side), side), switchover.server(context, side).name)
         for side in _SIDES
@@ -76,9 +79,9 @@ def no_bypass(context: Context) -> Finding:
     seconds = context.site.limits.bypass_watch_seconds
     time.sleep(seconds)  # the length of the watch is the fact
     found = []
-    for watch, name in watches:
+    for one_watch, name in watches:
         try:
-            found += [f"{name}: {one}" for one in watch.look()]
+            found += [f"{name}: {one}" for one in one_watch.look()]
         except bypass.Restarted:
             return Finding(None, f"{name} was restarted during the watch.", "Ask again.")
     if found:
@@ -101,6 +104,11 @@ def left_alone(context: Context) -> Finding:
     if context.gate.state().side != "new":
         return Finding(
             None, f"{old.name.capitalize()} serves: whoever uses it by its own address cannot be told from the others."
+        )
+    if (watched := watch.last_seen(context)) is not None:  # what that reads would be taken for somebody's
+        said = watched.wrong.get("used", "")
+        return Finding(
+            not said, said or f"`follow --watch`, which is running, sees nobody use {old.name}.", left_behind.HOW_TO_FIND
         )
     try:
         seen = left_behind.watch(old, context.site.limits.bypass_watch_seconds)

@@ -22,11 +22,13 @@ from rich.text import Text
 
 from cutover.core.credentials import Credentials
 from cutover.core.errors import Refused
-from cutover.core.text import for_log
+from cutover.core.text import for_log, spoken
 from cutover.core.ui import Advance, ConfirmedInAdvance
 
 #: Seconds after which something that goes on is shown to who waits for it.
 PATIENCE = 2.0
+#: Seconds between two lines of progress where nobody looks at a terminal.
+LINE_EVERY = 30.0
 
 
 class _Steady(Console):
@@ -44,6 +46,33 @@ def marked(mark: str, text: Text, *, indent: int = 0, style: str = "") -> Paddin
     hanging.add_column(overflow="fold")  # a digest is shown whole
     hanging.add_row(Text(mark, style=style), text)
     return Padding(hanging, (0, 0, 0, indent))
+
+
+class Lines:
+    """Progress where nobody looks at a terminal: a line every half minute, with what is left at this pace."""
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        what: str,
+        total: int | None,
+        unit: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._say, self._what, self._total, self._unit, self._clock = say, what, total, unit, clock
+        self._began = self._said = clock()
+        self._done = 0
+
+    def __call__(self, done: int) -> None:
+        self._done += done
+        now = self._clock()
+        if now - self._said < LINE_EVERY or not self._done:
+            return
+        self._said = now
+        rate = self._done / (now - self._began)
+        left = f", about {spoken((self._total - self._done) / rate)} left" if self._total and self._total > self._done else ""
+        of = f" of {self._total}" if self._total else ""
+        self._say(f"{self._what}: {self._done}{of} {self._unit}, {rate:,.0f} a second{left}.")
 
 
 class Terminal:
@@ -111,9 +140,14 @@ class Terminal:
 
     @contextmanager
     def progress(self, what: str, total: int | None, unit: str) -> Iterator[Advance]:
-        """A bar with the time that is left, while a person looks and it takes longer than :data:`PATIENCE`."""
-        if self._quiet or not self.err.is_terminal:
+        """A bar with the time that is left while a person looks, where it takes longer than :data:`PATIENCE`; a line now and then
+        otherwise.
+        """
+        if self._quiet:
             yield lambda _done: None
+            return
+        if not self.err.is_terminal:
+            yield Lines(self.say, what, total, unit)
             return
         columns = (
             TextColumn("  {task.description}"),

@@ -18,6 +18,7 @@ from cutover.qdrant import snapshots
 from cutover.qdrant.client import Answered, NotThere, Qdrant
 from cutover.replication import bypass, preflight, serving, switchover
 from cutover.replication.position import Position
+from cutover.replication.throttle import Throttle
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -80,14 +81,16 @@ def _copy(context: Context, recording: bool) -> Outcome:
     copied: dict[str, Any] = {}
     done = preflight.copied(context)
     there = context.new.collections()
-    for name in context.old.collections():
-        if name in done and name in there:
-            continue
-        one = switchover.base_copy(context, "copy", context.old, context.new, name)
-        if one is None:
-            continue  # deleted meanwhile
-        copied[name] = one
-        context.journal.note(events.COPIED, f"{name} was copied", collection=name)
+    with Throttle.of(context) as throttle:
+        for name in context.old.collections():
+            if name in done and name in there:
+                continue
+            throttle.give_way()
+            one = switchover.base_copy(context, "copy", context.old, context.new, name)
+            if one is None:
+                continue  # deleted meanwhile
+            copied[name] = one
+            context.journal.note(events.COPIED, f"{name} was copied", collection=name)
     following = switchover.follower(context, "old", "copy")
     with context.guard.act("copy.aliases", f"Make the aliases on {context.new.name}"):
         following.bring_aliases()

@@ -39,8 +39,10 @@ def why_slow(before: Sequence[float], last: Sequence[float], slow_ms: float) -> 
 class Throttle:
     """``with Throttle(read, 50) as throttle: ... throttle.give_way()``. ``read`` is the small read; it may fail."""
 
-    def __init__(self, read: Callable[[], object], slow_ms: float, say: Callable[[str], None] = lambda _s: None) -> None:
-        self._read, self._slow_ms, self._say = read, slow_ms, say
+    def __init__(
+        self, read: Callable[[], object], slow_ms: float, say: Callable[[str], None] = lambda _s: None, *, every: float = EVERY
+    ) -> None:
+        self._read, self._slow_ms, self._say, self._every = read, slow_ms, say, every
         self._before: list[float] = []
         self._last: deque[float] = deque(maxlen=LAST)
         self._over, self._changed = threading.Event(), threading.Condition()
@@ -51,7 +53,7 @@ class Throttle:
         """Seconds that work waited in all, side by side counted once each."""
 
     @classmethod
-    def of(cls, context: Context) -> Throttle:
+    def of(cls, context: Context, *, every: float = EVERY) -> Throttle:
         """For the site's serving server, through Nginx."""
         names: list[str] = []
 
@@ -60,7 +62,7 @@ class Throttle:
             if names[0]:
                 compare.some(context.public, names[0], 1)
 
-        return cls(read, context.site.limits.slow_ms, context.ui.say)
+        return cls(read, context.site.limits.slow_ms, context.ui.say, every=every)
 
     def __enter__(self) -> Self:
         self._before = [took for _ in range(LAST) if (took := self._ask()) is not None]
@@ -95,7 +97,7 @@ class Throttle:
 
     def _watch(self) -> None:
         said = False
-        while not self._over.wait(EVERY):
+        while not self._over.wait(self._every):
             with suppress(Exception):  # nothing that happens here may stop the work
                 took = self._ask()
                 if took is not None:

@@ -29,7 +29,7 @@ from cutover.gate.write_log import Damaged
 from cutover.qdrant import compare
 from cutover.qdrant.affected import PointId
 from cutover.qdrant.client import NotThere
-from cutover.replication import proof, switchover
+from cutover.replication import bypass, left_behind, proof, switchover
 from cutover.replication.position import CannotFollow
 from cutover.replication.throttle import Throttle
 
@@ -47,6 +47,8 @@ EVERY, SHARE = 1.0, 0.2
 LOOK_AT_COUNTERS, LOOK_AT_NGINX, LOOK_AT_DISK = 5.0, 10.0, 60.0
 #: Seconds until a server is asked again without which nothing can be begun.
 UNREACHABLE = 5.0
+#: Seconds between two small reads that tell how fast applications are served.
+PROBE = 1.0
 #: Free room on the Nginx host below which it is said; megabytes. Below 16 the log may lose lines.
 LITTLE_ROOM_MB = 256
 #: A comparison is made again when it has lasted this share of ``limits.proof_hours``.
@@ -108,6 +110,9 @@ class Watch:
         self._looks: dict[tuple[str, object], int] = {}
         self._written_at: list[tuple[float, int]] = []
         self._noted = 0.0
+        self._schema_looks = 0
+        self._used: left_behind.UseWatch | None = None
+        self._used_before = False
 
     def run(self) -> None:
         """Until ``wait`` says so. Raises what cannot be followed; a server that does not answer is waited for."""
@@ -137,9 +142,9 @@ class Watch:
             raise Refused("Writes are not recorded, so there is nothing to follow.", "Begin with `copy`.")
         following = switchover.follower(context, flags.side, "follow")
         self.seen.side, self.seen.target = flags.side, following.target.name
-        self._due = {}
+        self._due, self._looks, self._used = {}, {}, None
         with (
-            Throttle.of(context) as throttle,
+            Throttle.of(context, every=PROBE) as throttle,
             context.guard.act(WATCHES, f"Keep {following.target.name} up to date", passing=True) as act,
         ):
             while True:
@@ -207,6 +212,8 @@ class Watch:
         context = self._context
         if self._is_due("counters", LOOK_AT_COUNTERS):
             self.wrong("bypass", following.standing.look())
+        if self.seen.side == "new" and self._is_due("use", context.site.limits.bypass_watch_seconds):
+            self._look_for_use(following)
         if self._is_due("nginx", LOOK_AT_NGINX):
             self.wrong("nginx", context.gate.contradiction())
             free = context.gate.state().free_mb
@@ -220,6 +227,18 @@ class Watch:
             else:
                 self.wrong("disk", "")
 
+    def _look_for_use(self, following: Following) -> None:
+        """Who goes on using the server that was left behind. Of its requests those of this process are known, and not those of a
+        `check` beside it; so it is said when it is seen twice, one look after the other.
+        """
+        said = ""
+        if self._used is not None:
+            with suppress(bypass.Restarted):
+                said = left_behind.sentence(following.target.name, self._used.look())
+            self.wrong("used", f"{said}." if said and self._used_before else "")
+        self._used_before = bool(said)
+        self._used = left_behind.UseWatch(following.target)
+
     # -- the proof --------------------------------------------------------------------------------
     def _prove(self, following: Following, throttle: Throttle) -> None:
         began = time.monotonic()
@@ -232,6 +251,7 @@ class Watch:
         names = following.source.collections()
         for name in set(proofs.collections) - set(names):
             proofs.forget(name, "it is gone")
+            self._looks = {key: looks for key, looks in self._looks.items() if key[0] != name}
         for name, ids in proofs.written.items():
             self._compare_written(following, name, list(ids)[: compare.MOST_BY_ID])
             if enough():
@@ -284,11 +304,11 @@ class Watch:
             return
         schemas = [compare.schema_of(server) for server in (following.source, following.target)]
         if differences := compare.compare_schemas(*schemas):
-            self._looks["", "schema"] = self._looks.get(("", "schema"), 0) + 1
-            if self._looks["", "schema"] >= LOOKS:
+            self._schema_looks += 1
+            if self._schema_looks >= LOOKS:
                 self.wrong("schema", f"Both servers differ: {compare.summary(differences)}.")
             return
-        self._looks.pop(("", "schema"), None)
+        self._schema_looks = 0
         self.wrong("schema", "")
         self._noted = time.time()
         self._context.journal.note(events.proved_by("follow"), f"Both servers hold the same; the oldest part since {utc(oldest)}")
