@@ -45,7 +45,6 @@ def test_the_range_to_compare_next_is_the_oldest_and_before_it_what_never_was() 
     assert found.next(["a", "b", "c"]) == ("c", None, None, None)
     assert found.next([]) is None
     assert (found.oldest(["a", "b"]), found.oldest(["a", "c"])) == (3.0, None)
-    assert found.share(["a", "c"]) == 0.5
 
 
 def test_what_was_written_since_is_remembered_until_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:

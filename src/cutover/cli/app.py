@@ -268,7 +268,10 @@ def _follow_command(
     def work(context: Context, output: Output) -> int:
         if watch and context.execute:
             return watching.watch(context, output)
-        return _do("follow", context, output)
+        code = _do("follow", context, output)
+        if watch:
+            output.line("With --watch it goes on until it is stopped, and compares a little all the time.")
+        return code
 
     def prints(output: Output) -> int:
         output.data["unit"] = watching.unit(site, state_dir)

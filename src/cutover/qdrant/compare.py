@@ -247,13 +247,18 @@ def _readable(server: Qdrant, collection: str, one: PointId) -> bool:
 
 
 def compare_part(
-    source: Qdrant, target: Qdrant, collection: str, start: PointId | None, end: PointId | None, enough: Callable[[], bool]
+    source: Qdrant,
+    target: Qdrant,
+    collection: str,
+    start: PointId | None,
+    end: PointId | None,
+    enough: Callable[[], bool],
+    size: Size,
 ) -> tuple[Compared, PointId | None]:
-    """Compare some of the records of [start, end), in one thread, until it is ``enough``; at least a page.
+    """Compare some of the records of [start, end), in one thread, until it is ``enough``; at least a page (``size``).
 
     Returns what was found, and from which id on nothing was compared; None where all was.
     """
-    size = Size(MOST, Limits.of(source.info(collection)))
     result, began = Compared(collection), time.monotonic()
     rest = _compare_range(source, target, collection, start, end, size, True, True, result, lambda _n: None, enough)
     result.seconds = time.monotonic() - began

@@ -115,14 +115,6 @@ class Proofs:
         known = [at for at in times if at is not None]
         return min(known) if known and len(known) == len(times) else None
 
-    def share(self, names: Iterable[str]) -> float:
-        """How much of these collections was compared at all, from 0 to 1, by ranges; collections count alike."""
-        shares = []
-        for name in names:
-            ranges = self.collections[name].ranges if name in self.collections else []
-            shares.append(sum(at is not None for _, at in ranges) / len(ranges) if ranges else 0.0)
-        return sum(shares) / len(shares) if shares else 1.0
-
     def next(self, names: Iterable[str]) -> tuple[str, PointId | None, PointId | None, float | None] | None:
         """The range to compare next: what was never compared, else the oldest. (collection, first id, end, when)."""
         best: tuple[float, str, int] | None = None

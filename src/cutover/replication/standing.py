@@ -55,6 +55,11 @@ class Standing:
         for side in self._servers:
             self._watch(side)
 
+    @property
+    def watches(self) -> bool:
+        """Whether both servers are watched; where that is not so nothing that is compared will count."""
+        return bool(self._watches)
+
     def expect(self, names: Iterable[str]) -> None:
         """These collections are going to be compared as a whole: from now on it is remembered what is written to them."""
         for name in names:
@@ -85,6 +90,8 @@ class Standing:
         others have to be compared as a whole, a clause; empty where there are no others.
         """
         proofs = self._following.position.proofs
+        if not self._watches:
+            proofs.forget_all(proofs.why)  # nobody watched meanwhile
         names = self._following.source.collections()
         missing = proofs.missing(names, now(), hours)
         written = proofs.written

@@ -29,6 +29,7 @@ from cutover.gate.write_log import Damaged
 from cutover.qdrant import compare
 from cutover.qdrant.affected import PointId
 from cutover.qdrant.client import NotThere
+from cutover.qdrant.pages import Limits, Size
 from cutover.replication import bypass, left_behind, proof, switchover
 from cutover.replication.position import CannotFollow
 from cutover.replication.throttle import Throttle
@@ -53,6 +54,8 @@ PROBE = 1.0
 LITTLE_ROOM_MB = 256
 #: A comparison is made again when it has lasted this share of ``limits.proof_hours``.
 AGAIN_AFTER = 1 / 8
+#: Seconds between two lines of the journal that everything is the same.
+NOTE_EVERY = 3600.0
 #: Looks, each after a round that brought nothing over for the record, after which a difference is one.
 LOOKS = 4
 
@@ -69,7 +72,6 @@ class Seen:
     writes_per_second: float = 0.0
     proved: float = 0.0
     oldest_proof: float | None = None
-    compared: int = 0
     waiting_for: str = ""
     wrong: dict[str, str] = field(default_factory=dict)
     """What is wrong now, by kind: a sentence each."""
@@ -113,6 +115,9 @@ class Watch:
         self._schema_looks = 0
         self._used: left_behind.UseWatch | None = None
         self._used_before = False
+        self._sizes: dict[str, Size] = {}
+        self._counts: dict[str, int] = {}
+        self._passed: dict[str, int] = {}
 
     def run(self) -> None:
         """Until ``wait`` says so. Raises what cannot be followed; a server that does not answer is waited for."""
@@ -143,6 +148,9 @@ class Watch:
         following = switchover.follower(context, flags.side, "follow")
         self.seen.side, self.seen.target = flags.side, following.target.name
         self._due, self._looks, self._used = {}, {}, None
+        self._sizes, self._counts, self._passed = {}, {}, {}
+        if not following.standing.watches:
+            following.standing.begin()
         with (
             Throttle.of(context, every=PROBE) as throttle,
             context.guard.act(WATCHES, f"Keep {following.target.name} up to date", passing=True) as act,
@@ -219,6 +227,7 @@ class Watch:
             free = context.gate.state().free_mb
             little = f"The disk of the Nginx host has {free} MB left; when it is full, writes are not recorded."
             self.wrong("room", little if 0 <= free < LITTLE_ROOM_MB else "")
+            self._look_at_names(following)
         if self._is_due("disk", LOOK_AT_DISK):
             try:
                 switchover.need_one_that_writes(context, "follow", following.target)
@@ -263,18 +272,39 @@ class Watch:
                 break
             at = time.time()
             try:
-                part, rest = compare.compare_part(following.source, following.target, name, first, end, enough)
+                size = self._size(following, name)
+                part, rest = compare.compare_part(following.source, following.target, name, first, end, enough, size)
             except NotThere:
-                break  # deleted meanwhile; the log will say so
+                names = [one for one in names if one != name]  # deleted meanwhile, which the log will say; or it is a difference
+                continue
             proofs.compared(name, first, end if rest is None else rest, at)
             different = {d.where for d in proof.not_left_out(following, part.differences)}
             proofs.wrote(name, different)
             if part.count > len(part.differences):
                 proofs.forget(name, f"{part.count} records differ")
-            self.seen.compared += part.records
+            self._passed[name] = self._passed.get(name, 0) + part.records
             if enough():
                 break
-        self._note(following, names)
+        self._note(following)
+
+    def _size(self, following: Following, name: str) -> Size:
+        """How many records of a collection are read at a time; learnt once, because each look is short."""
+        if name not in self._sizes:
+            self._sizes[name] = Size(compare.MOST, Limits.of(following.source.info(name)))
+        return self._sizes[name]
+
+    def _share(self, following: Following, names: list[str]) -> float:
+        """How much of all records was compared and still counts, from 0 to 1; of a collection that is begun about how much."""
+        proofs, records, compared = following.position.proofs, 0, 0
+        for name in names:
+            if name not in self._counts:
+                with suppress(NotThere):
+                    self._counts[name] = following.source.count(name)
+            count = self._counts.get(name, 0)
+            whole = name in proofs.collections and proofs.collections[name].oldest is not None
+            records += count
+            compared += count if whole else min(count, self._passed.get(name, 0)) if name in proofs.collections else 0
+        return compared / records if records else 1.0
 
     def _compare_written(self, following: Following, name: str, ids: list[PointId]) -> None:
         """Records that were written, or were seen to differ. One that stays different without being written is a difference."""
@@ -296,22 +326,29 @@ class Watch:
         if said or (self.seen.wrong.get("difference") and not self._looks):
             self.wrong("difference", said)
 
-    def _note(self, following: Following, names: list[str]) -> None:
+    def _note(self, following: Following) -> None:
         """Say in the journal, now and then, that everything is the same: `status` reads it there."""
         proofs = following.position.proofs
-        oldest = proofs.oldest(names)
-        if oldest is None or proofs.written or time.time() - self._noted < 3600:
+        oldest = proofs.oldest(following.source.collections())
+        if oldest is None or proofs.written or time.time() - self._noted < NOTE_EVERY:
             return
-        schemas = [compare.schema_of(server) for server in (following.source, following.target)]
-        if differences := compare.compare_schemas(*schemas):
-            self._schema_looks += 1
-            if self._schema_looks >= LOOKS:
-                self.wrong("schema", f"Both servers differ: {compare.summary(differences)}.")
-            return
-        self._schema_looks = 0
-        self.wrong("schema", "")
-        self._noted = time.time()
-        self._context.journal.note(events.proved_by("follow"), f"Both servers hold the same; the oldest part since {utc(oldest)}")
+        mine, theirs = (compare.schema_of(server) for server in (following.source, following.target))
+        if not self._schema(compare.compare_schemas(mine, theirs)):
+            self._noted = time.time()
+            said = f"Both servers hold the same; the oldest part was compared at {utc(oldest)}"
+            self._context.journal.note(events.proved_by("follow"), said)
+
+    def _look_at_names(self, following: Following) -> None:
+        both = ((one.collections(), one.aliases()) for one in (following.source, following.target))
+        (mine, my_aliases), (theirs, their_aliases) = both
+        self._schema(compare.compare_names(mine, my_aliases, theirs, their_aliases))
+
+    def _schema(self, differences: list[compare.Difference]) -> bool:
+        """What differs besides records, and stays so: what was made a moment ago is brought over by the next round."""
+        self._schema_looks = self._schema_looks + 1 if differences else 0
+        if not differences or self._schema_looks >= LOOKS:
+            self.wrong("schema", f"Both servers differ: {compare.summary(differences)}." if differences else "")
+        return bool(differences)
 
     # -- what is said -----------------------------------------------------------------------------
     def _say(self, following: Following, throttle: Throttle) -> None:
@@ -319,7 +356,7 @@ class Watch:
         now = time.time()
         with suppress(CutoverError):
             names = following.source.collections()
-            self.seen.proved, self.seen.oldest_proof = proofs.share(names), proofs.oldest(names)
+            self.seen.proved, self.seen.oldest_proof = self._share(following, names), proofs.oldest(names)
         since = max(1.0, now - self._written_at[0][0]) if self._written_at else 1.0
         self.seen.writes_per_second = sum(n for _, n in self._written_at) / since
         self.seen.at = now
