@@ -209,7 +209,7 @@ def prove(
             _remedy(following),
         )
     standing.proved(whole, at)
-    standing.look()
+    _look_at_counters(context, verb, following)
     same = f"{records} records in {len(compared)} collections are the same, bit by bit"
     if since:
         same = f"{facts['compared_since']} records written since {facts['stood_on']} are the same, bit by bit"
@@ -219,11 +219,18 @@ def prove(
     return facts
 
 
+def _look_at_counters(context: Context, verb: str, following: Following) -> None:
+    """Whether what was compared before still counts, as far as both servers' counters say."""
+    what = "Look whether both servers counted anything that did not pass Nginx"
+    with context.guard.act(f"{verb}.counted", what, passing=True):  # it goes on following meanwhile
+        following.standing.look()
+
+
 def _prove_since(context: Context, verb: str, following: Following) -> dict[str, Any]:
     """Compare what was written since all was compared, where that still counts; everything else as a whole."""
     if not following.position.proofs.collections:
         return prove(context, verb, following)
-    following.standing.look()
+    _look_at_counters(context, verb, following)
     since, why = following.standing.since(context.site.limits.proof_hours)
     if context.prove_all:
         since, why = {}, "that was asked for"
