@@ -60,7 +60,7 @@ def do(context: Context, *, seconds: float = 0.0, every: float = 1.0) -> Outcome
 def watch(context: Context, *, tell: Callable[[Seen], None], wait: Callable[[float], bool]) -> Outcome:
     """Rounds until ``wait``, which is given the seconds until the next one, says so. See :mod:`cutover.replication.watch`."""
     flags = context.gate.state()
-    if flags.side == "new" and (why := _why_anew(context, flags.recording)):
+    if flags.side == "new" and (why := _why_anew(context, flags)):
         raise Refused(
             f"{context.old.name.capitalize()} cannot be brought up to date by what is recorded: {why}",
             "Run `follow` once: it compares everything anew, and asks before it replaces anything.",
