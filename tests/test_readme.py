@@ -16,6 +16,7 @@ BLOCKS = re.findall(r"(?s)```sh\n(.+?)```", README)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 ELSEWHERE = {
     "./scripts/rehearse": "tests/tools/test_rehearsal.py",
+    "./scripts/test": "tests/test_setup.py",  # what it sets up; what runs this test is it
     "uv tool install .": "tests/test_package.py",  # the wheel that it builds
     "cutover init": "features/01a_host.feature",
     "cutover check --moment before": "tests/phases/test_evening.py",
