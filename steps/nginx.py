@@ -140,6 +140,8 @@ def _trouble(lab: Lab, undoing: ExitStack, trouble: str) -> None:
         reload(lab)
     elif trouble == "would be broken by the file of the gate":
         (nginx.http_folder / "zz.conf").write_text("map_hash_bucket_size 32;\n")
+        nginx.stop()  # so that no worker began before the file changed
+        nginx.start()
     else:
         raise ValueError(trouble)
 

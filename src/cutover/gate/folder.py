@@ -65,7 +65,7 @@ class Folder:
             "if [ ! -f before/list ] && [ -d was ]; then echo new; fi\n"
             "if [ -f log/writes.jsonl ]; then printf 'log '; wc -c < log/writes.jsonl; fi\n"
             'if [ -f log/ended ]; then echo "ended $(cat log/ended)"; fi\n'
-            'echo "watched $(($(date +%s) - $(cat log/watched 2>/dev/null || echo 0)))"\n'
+            'echo "watched $(date +%s) $(cat log/watched 2>/dev/null)"\n'
             "df -Pk .\n"
             "echo end"
         )
@@ -82,7 +82,7 @@ class Folder:
             log_bytes=int(words.get("log") or 0),
             free_mb=_free_mb(lines),
             ended=(words["ended"] or "just now") if "ended" in words else "",
-            unwatched="record" in words and int(words.get("watched") or 0) > SILENT_SECONDS,
+            unwatched="record" in words and _silent_for(lines) > SILENT_SECONDS,
         )
 
     def token(self) -> str:
@@ -125,6 +125,13 @@ def _free_mb(lines: Sequence[Sequence[str]]) -> int:
     """Free megabytes in the output of ``df -Pk``; -1 where there is none."""
     found = [line[3] for line in lines if len(line) >= 6 and line[4].endswith("%") and line[3].isdigit()]
     return int(found[-1]) // 1024 if found else -1
+
+
+def _silent_for(lines: Sequence[Sequence[str]]) -> int:
+    """Seconds since the loop that watches the room last wrote the time; very many where it never did, or wrote no time."""
+    found = next((line[1:] for line in lines if line[0] == "watched"), [])
+    now, at = [int(word) if word.isdigit() else 0 for word in [*found, "", ""][:2]]
+    return now - at
 
 
 def synced(path: str) -> str:

@@ -39,7 +39,7 @@ class Records:
 
     def emptied(self) -> str:
         """A script for the gate's folder that removes what was recorded, all but the log itself."""
-        return f"{self.bodies.emptied()} && rm -f log/start log/ended log/watch log/watched"
+        return f"{self.bodies.emptied()} && rm -f log/start log/ended log/watch log/watched log/watched.new"
 
     def drain(self, deadline: float) -> None:
         """Wait until every write that had passed before the hold has its line in the log; TimedOut otherwise.

@@ -60,7 +60,7 @@ class Watch:
             f'    if [ -n "$names" ]; then printf "%s\\n" "$names" | {{ {removed}; }}; fi\n'
             "  fi\n"
             "  from=$at; at=$s\n"
-            "  date +%s > log/watched; sleep 1\n"
+            "  date +%s > log/watched.new && mv -f log/watched.new log/watched; sleep 1\n"
             "done) </dev/null >/dev/null 2>&1 &\n"
         )
 
