@@ -548,7 +548,7 @@ WHERE = """
 
 | host | tried by |
 |---|---|
-| nginx 1.18.0, Debian's 1.22.1, 1.31.4 | the gate's whole tests |
+| nginx 1.18.0, Debian's 1.22.1, 1.31.4 | Debian's in every run of the tests; parts of them on the other two |
 | busybox alone (Alpine): its shell and applets | `test_small_hosts` |
 | a container whose server file is mounted by itself | `test_nginx_in_docker`, a real container |
 | a file that cannot be renamed over | `test_7_a_file_that_is_mounted_by_itself_is_written_in_place` |

@@ -337,7 +337,8 @@ class TestInstall:
             gone = what.startswith(after)
             return change(self, script, what, **rest)
 
-        run: Any = SimpleNamespace(gate=bare.client(), guard=bare.guard, site=site_of(bare.way))
+        journal = Journal(bare.folder / "state", "home-lab")
+        run: Any = SimpleNamespace(gate=bare.client(), guard=bare.guard, site=site_of(bare.way), journal=journal)
         with monkeypatch.context() as patched, pytest.raises(CutoverError):
             patched.setattr(Shell, "change", change_until)
             gate_phase.do(run)

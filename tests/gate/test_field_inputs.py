@@ -6,6 +6,7 @@ import concurrent.futures
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,13 @@ from typing import Any
 import pytest
 import requests
 
+from cutover.checks import nginx as nginx_checks
 from cutover.core.errors import CutoverError, Refused, Unreachable
+from cutover.core.journal import Journal
 from cutover.core.shell import Answer, Shell
 from cutover.core.wait import Not, wait_until
 from cutover.phases import gate as gate_phase
+from cutover.state.status import status
 from tests.gate.shapes import Door, Shape, conf
 from tests.gate.test_controller import Stage, site_of
 from tests.gate.test_shapes import write
@@ -82,7 +86,7 @@ def test_following_reads_nginxs_whole_configuration_only_where_a_file_of_it_chan
 
     def counted(self: Shell, script: str, *, deadline: float = 20.0) -> Answer:
         nonlocal dumps
-        dumps += script.endswith(" -T")
+        dumps += " -T; r=" in script
         return read(self, script, deadline=deadline)
 
     with shaped("server { listen A; location / { proxy_pass http://OLD; } }", tmp_path) as way:
@@ -183,6 +187,100 @@ def test_an_undo_whose_reload_fails_is_completed_by_the_next(tmp_path: Path) -> 
                 stage.client(reload=["false"]).remove()
             stage.client().remove()
             assert stage.files() == files
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("removed")
+    with shaped("server { listen A; location / { proxy_pass http://OLD; } }", folder) as way:
+        stage = Stage(way, folder)
+        with stage.stack:
+            yield stage
+
+
+class TestWhatSomebodyRemoved:
+    """Traffic is passed to a gate that is gone: it is said, and `undo gate` as well as `gate` leads out."""
+
+    @pytest.mark.parametrize(
+        ("names", "gate_again"),
+        [
+            ("folder", False), ("folder conf", False), ("conf", False), ("before/[0-9]*", False), ("log", False),
+            ("folder", True), ("folder conf", True), ("before", True), ("flags", True), ("bodies log/writes.jsonl", True),
+            ("token conf", True),
+        ],
+    )  # fmt: skip
+    def test_is_said_and_one_command_leads_out(self, plain: Stage, tmp_path: Path, names: str, gate_again: bool) -> None:
+        stage, way, folder = plain, plain.way, plain.way.host.gate_folder
+        before = {path: content for path, (content, *_) in stage.files().items()}
+        stage.client().install()
+        for name in names.split():
+            gone = {"folder": folder, "conf": way.host.http_folder / "qdrant-gate.conf"}.get(name, folder / name)
+            subprocess.run(["sh", "-c", f"rm -r {gone}"], check=True)
+        if "conf" in names:  # users get 502 then
+            way.reload()
+            until(lambda: stage.put().status_code == 502, "The reload")
+        left = sorted(folder.rglob("*")) if folder.exists() else []
+        context: Any = SimpleNamespace(
+            gate=stage.client(), site=site_of(way), journal=Journal(tmp_path, "home-lab"), state_dir=tmp_path, guard=stage.guard
+        )
+        assert f"requests are still passed to the gate on {way.host.gate_address}" in context.gate.contradiction()
+        assert "EMERGENCY" in "".join(status(context).lines())
+        assert not nginx_checks.loaded(context).ok
+        assert gate_phase.plan(context) != []
+        assert gate_phase.plan_undo(context) != []
+        assert (sorted(folder.rglob("*")) if folder.exists() else []) == left, "looking changes nothing"
+        if gate_again:
+            gate_phase.do(context)
+            context.gate = stage.client()
+            assert context.gate.contradiction() == ""
+            assert gate_phase.plan(context) == []
+            context.gate.start_recording()
+            assert stage.put().json()["side"] == "old"
+            way.logged(1)
+            context.gate.stop_recording()
+        assert gate_phase.undo(context).changed
+        assert {path: content for path, (content, *_) in stage.files().items()} == before
+        assert not folder.exists()
+        assert stage.put().json()["side"] == "old"
+        assert gate_phase.plan_undo(context) == []
+
+    def test_also_where_a_line_of_the_operators_includes_the_file_that_is_gone(self, tmp_path: Path) -> None:
+        alone = Shape("alone", {}, main="server { listen A; location / { proxy_pass http://OLD; } }")
+        with gateway(with_gate=False, write=lambda way: write(way, alone)) as way:
+            stage = Stage(way, tmp_path)
+            with stage.stack:
+                before = stage.files()
+                stage.gate.install()
+                (way.host.http_folder / "qdrant-gate.conf").unlink()
+                context: Any = SimpleNamespace(
+                    gate=stage.client(), site=site_of(way), journal=Journal(tmp_path, "home-lab"), guard=stage.guard
+                )
+                assert gate_phase.plan_undo(context) != []
+                gate_phase.do(context)
+                assert stage.client().contradiction() == ""
+                (way.host.http_folder / "qdrant-gate.conf").unlink()
+                gate_phase.undo(context)
+                assert stage.files() == before
+
+    def test_what_was_written_to_the_new_server_is_said_to_be_missing(self, plain: Stage, tmp_path: Path) -> None:
+        context: Any = SimpleNamespace(
+            gate=plain.client(),
+            site=site_of(plain.way),
+            guard=plain.guard,
+            journal=Journal(tmp_path, "home-lab"),
+            state_dir=tmp_path,
+        )
+        context.gate.install()
+        context.gate.hold(1.2)
+        context.gate.point_to_new()
+        context.journal.note("switch.finished", "Moved")
+        shutil.rmtree(plain.way.host.gate_folder)
+        for said in (
+            status(context).lines(),
+            [one.text for one in gate_phase.plan_undo(context)],
+            gate_phase.undo(context).sentences,
+        ):
+            assert "what was written to the new one since is missing there" in " ".join(said)
 
 
 class TestByHand:

@@ -32,6 +32,8 @@ def able(context: Context) -> Finding:
 def loaded(context: Context) -> Finding:
     """Asked of a worker process; compared with what is on the host."""
     seen, state = context.gate.loaded(), context.gate.state()
+    if state.missing and context.gate.installer.leads_here() and (why := context.gate.contradiction()):
+        return Finding(False, why, "See `cutover status` for what was lost with it.")
     if seen is None:
         return Finding(False, f"There is no gate at {context.site.qdrant.public_url}.", "Put it in: `cutover gate`.")
     if seen["files"] != context.gate.files().checksum:
@@ -69,6 +71,12 @@ def restorable(context: Context) -> Finding:
     installer = context.gate.installer
     facts = installer.host.facts()
     old = netloc(context.site.qdrant.old_url)
+    if context.gate.state().lacks("before") and installer.leads_here(facts.configuration):
+        return Finding(
+            False,
+            f"Requests are passed to the gate, and copies from before it are gone from {context.site.nginx.gate_folder}.",
+            "`cutover gate` makes them again, with the old server's address in place of the gate's.",
+        )
     if not facts.backed_up:
         if context.gate.loaded() is not None:
             return Finding(False, "There is a gate that this tool did not put in, so what was there before is not known.")

@@ -75,6 +75,19 @@ def last_move(entries: Sequence[Entry]) -> Literal["old", "new"] | None:
     return None if not moves else "new" if moves[-1] == SWITCHED else "old"
 
 
+def lost_with_the_gate(entries: Sequence[Entry], side: str, recording: bool) -> str:
+    """What is lost when files of the gate were removed, a sentence; empty where nothing is. ``side``, ``recording``: as left."""
+    if last_move(entries) == "new" and side == "old":
+        return (
+            "the traffic was moved to the new server, and the flag that says so is gone, so users are on the old server: "
+            "what was written to the new one since is missing there. Stop writes, and decide which server has what counts."
+        )
+    if recording or not copy_begun(entries):
+        return ""
+    again = "`follow` compares everything anew" if side == "new" else "`undo copy`, then `copy`, begin anew"
+    return f"the record of writes is gone, and the other server misses what was not brought over; {again}."
+
+
 def copy_begun(entries: Sequence[Entry]) -> bool:
     """Whether a copy was begun that is neither undone nor ended."""
     for entry in reversed(entries):

@@ -52,8 +52,8 @@ class Gate:
     def __init__(self, site: Site, credentials: Credentials, guard: WriteGuard) -> None:
         self._site, self._guard = site, guard
         self.shell = Shell(site.nginx.shell, guard)
-        self._folder = Folder(site.nginx.gate_folder, self.shell)
         self._host = Inspector(self.shell, site.nginx)
+        self._folder = Folder(site.nginx.gate_folder, self.shell, self._host.gate_file)
         addresses = Addresses(site, self._host)
         self.worker = Worker(site, credentials, guard, self._folder, self._host, addresses)
         self.proof = Proof(site, guard, self._folder, self.worker)

@@ -93,6 +93,21 @@ class Copies:
         if script:
             self._folder.change(script, "copy the files that will be changed", _SECONDS)
 
+    def make_again(self, before: Mapping[str, bytes], absent: str) -> None:
+        """Somebody removed copies: these contents take their place, made of what is there now. ``absent``: the gate's file."""
+        script = "rm -rf before.new && mkdir before.new && chmod 700 before.new || exit 1\n"
+        for number, (path, content) in enumerate(before.items()):
+            script += (
+                f"cp -p {q(path)} before.new/{number} && {written(content)} > before.new/{number} "
+                f"&& printf 'kept %s\\n' {q(path)} >> before.new/list || exit 1\n"
+            )
+        digests = "".join(f"{_digest(self.read(path) or b'')} {path}\n" for path in before)
+        script += (
+            f"printf 'absent %s\\n' {q(absent)} >> before.new/list && printf %s {q(digests)} > installed && sync || exit 1\n"
+            "rm -rf before && mv before.new before"
+        )
+        self._folder.change(script, "make the copies of Nginx's files again", _SECONDS)
+
     def write(self, path: str, content: bytes, *, private: bool = False) -> None:
         """Replace a file in one step, keeping mode and owner; where that cannot be, write it in place.
 
@@ -121,6 +136,8 @@ class Copies:
         ours = {line.split(" ", 1)[0] for line in as_text(noted).splitlines() if line}
         found: dict[str, int] = {}
         for number, (kind, path) in enumerate(self.listed()):
+            if kind == "kept" and self.read(f"{self._folder.path}/before/{number}") is None:
+                continue  # somebody removed the copy; the address can be put back all the same
             now = self.read(path) if kind == "kept" else None
             # An interrupted `gate` leaves what was there before in some of them.
             if now is not None and (_digest(now) in ours or now == self.before(path)):

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 LEAST_FREE_MB = 16
 #: A watch (:mod:`cutover.gate.watch`) that has not looked for so many seconds is none.
 SILENT_SECONDS = 15
+#: What is in the folder as long as the gate is in Nginx.
+_NEEDED = "before/list flags bodies log/writes.jsonl"
+
+
+def _named(missing: Sequence[str], folder: str) -> str:
+    whole = set(_NEEDED.split())
+    names = [folder, *(path for path in missing if path not in whole)] if whole <= set(missing) else missing
+    return ", ".join(path if path.startswith("/") else f"{folder}/{path}" for path in names)
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,8 @@ class State:
     ``installed``: the gate's files were put in by this tool and not yet taken out. ``free_mb``: room for bodies on the
     Nginx host, -1 where it does not say. ``log_bytes``: size of the log. ``ended``: when recording was ended because the disk
     ran full, empty where it was not. ``unwatched``: writes are recorded, and nobody looks whether there is room for them.
+    ``missing``: what a gate needs and is not there, by its path in the folder, and the path of the gate's file; all of it, where
+    no gate was ever put in.
     """
 
     side: Side
@@ -38,6 +48,7 @@ class State:
     free_mb: int
     ended: str = ""
     unwatched: bool = False
+    missing: Sequence[str] = ()
 
     @property
     def lost(self) -> str:
@@ -46,23 +57,31 @@ class State:
             return ""
         return f"recording was ended at {self.ended}, because the disk of the Nginx host ran full; applications did not notice"
 
+    def lacks(self, *names: str) -> bool:
+        """Whether one of these files or folders of the gate's folder is missing."""
+        return any(path.split("/")[0] in names for path in self.missing)
+
 
 class Folder:
     """The folder ``path``, reached through a shell. ``cd``: how a script begins that works in it."""
 
-    def __init__(self, path: str, shell: Shell) -> None:
-        self.path, self.shell = path, shell
+    def __init__(self, path: str, shell: Shell, gate_file: str = "") -> None:
+        self.path, self.shell, self._gate_file = path, shell, gate_file
         self.cd = f"cd {shlex.quote(path)} || exit 9\n"
         self._token, self._made = "", ""
 
     def state(self) -> State:
         """What the flags say now. Without a gate: nothing is held or recorded, and the old server is asked."""
         answer = self.shell.read(
-            f"cd {shlex.quote(self.path)} 2>/dev/null || {{ echo end; exit 0; }}\n"
+            f"[ -e {shlex.quote(self._gate_file)} ] || echo missing {shlex.quote(self._gate_file)}\n"
+            f"cd {shlex.quote(self.path)} 2>/dev/null || {{ for f in {_NEEDED}; do echo missing $f; done; echo end; exit 0; }}\n"
             "for f in hold new record; do if [ -f flags/$f ]; then echo $f; fi; done\n"
             "if [ -f before/list ]; then echo installed; fi\n"
             # Settled: the operator's own file names the new server, and there are no flags any more.
             "if [ ! -f before/list ] && [ -d was ]; then echo new; fi\n"
+            f"for f in {_NEEDED}; do [ -e $f ] || echo missing $f; done\n"
+            "if [ -f before/list ]; then n=0; while read -r kind _; do\n"
+            "[ $kind = absent ] || [ -f before/$n ] || echo missing before/$n; n=$((n+1)); done < before/list; fi\n"
             "if [ -f log/writes.jsonl ]; then printf 'log '; wc -c < log/writes.jsonl; fi\n"
             'if [ -f log/ended ]; then echo "ended $(cat log/ended)"; fi\n'
             'echo "watched $(date +%s) $(cat log/watched 2>/dev/null)"\n'
@@ -83,13 +102,24 @@ class Folder:
             free_mb=_free_mb(lines),
             ended=(words["ended"] or "just now") if "ended" in words else "",
             unwatched="record" in words and _silent_for(lines) > SILENT_SECONDS,
+            missing=[line[1] for line in lines if line[0] == "missing" and len(line) == 2],
         )
+
+    def gone(self, state: State) -> str:
+        """What is missing there, as the beginning of a sentence."""
+        named = _named(state.missing, self.path)
+        return f"{named} {'are' if ',' in named else 'is'} gone from {self.shell.where}"
 
     def token(self) -> str:
         """The word with which the gate is asked something, of the gate that is in; empty where that has none, or none is in."""
         if not self._token:
-            path = f"{shlex.quote(self.path)}/token"
-            found = self.shell.output(f"[ ! -f {path} ] || cat {path}", f"{path} on {self.shell.where} cannot be read")
+            path, file = f"{shlex.quote(self.path)}/token", shlex.quote(self._gate_file)
+            # Where somebody removed it, the gate's own file still has it.
+            found = self.shell.output(
+                f"if [ -f {path} ]; then cat {path}; elif [ -f {file} ]; then "
+                f"sed -n 's/^.*~^state \\([0-9a-f]\\{{32\\}}\\)\\$.*/\\1/p' {file}; fi",
+                f"{path} on {self.shell.where} cannot be read",
+            )
             word = found.decode(errors="replace").strip()
             self._token = word if re.fullmatch(r"[0-9a-f]{32}", word) else ""
         return self._token

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cutover.core.errors import CutoverError, Failed, Refused
@@ -29,7 +29,8 @@ from cutover.gate.ways import split
 if TYPE_CHECKING:
     from cutover.core.write_guard import WriteGuard
     from cutover.gate import templates
-    from cutover.gate.folder import Folder
+    from cutover.gate.folder import Folder, State
+    from cutover.gate.nginx_conf import Configuration
     from cutover.gate.proof import Proof
     from cutover.gate.worker import Worker
     from cutover.site.schema import Site
@@ -71,6 +72,8 @@ class Installer:
 
     def refusals(self, facts: Facts) -> list[str]:
         """Why the gate cannot be installed here; empty when it can."""
+        if self.leads_here(facts.configuration):
+            facts = replace(facts, backed_up=True)  # a gate is put in again, or taken out; what is there now is the gate's
         found = obstacles(self.host.with_preflight(facts, self._changing(facts)), self._nginx, self.host.gate_file)
         listening = [one for one in found if one.startswith("Something listens")]
         if listening and self._worker.listening() is not None:
@@ -119,18 +122,24 @@ class Installer:
     # --- Putting in --------------------------------------------------------------------------------------------------
 
     def install(self) -> Installed:
+        state = self._folder.state()
         facts = self.host.facts()
         wrong = self.refusals(facts)
         if wrong:
             raise Refused(f"The gate cannot be installed: {' '.join(wrong)}", "Nothing was changed.")
+        missing = state.missing if self.leads_here(facts.configuration) else ()
         wanted = {path: content for path, content in self.wanted(facts).items() if self.copies.read(path) != content}
         before, again = self._proof.look(), self._proof.look()
+        if missing:
+            self._prepare_folder(facts)
+            self._make_whole(facts.configuration, state)
+            facts = replace(facts, backed_up=True)
         state = self._folder.state()
         in_use = facts.backed_up and (state.side == "new" or state.recording)
-        if in_use:
-            # A way that somebody led past the gate is led back: what is behind may be another server now.
-            before = again = self.copies.door()
-        if not wanted and facts.backed_up and self._proof.is_loaded(self._file(None).checksum):
+        if in_use or missing:
+            # A way that somebody led past the gate is led back: what is behind may be another server now, or nothing.
+            before = again = self.copies.door() or {name: a for name, a in before.items() if a.status not in {502, 504}}
+        if not wanted and facts.backed_up and not missing and self._proof.is_loaded(self._file(None).checksum):
             self._proof.prove(self._file(None).checksum, before, again)
             self._proof.arrive(before, again)
             return Installed(False, [], "The gate is installed already, and works.")
@@ -198,11 +207,44 @@ class Installer:
             return Refused(error.sentence, f"{error.hint} Everything was put back as it was.".strip())
         return Failed(f"The gate was not installed: {error.sentence}", "Everything was put back as it was.")
 
+    # --- What somebody removed ---------------------------------------------------------------------------------------
+
+    def leads_here(self, configuration: Configuration | None = None) -> bool:
+        """Whether Nginx's files pass requests to the gate, or hold its file, whatever became of the gate's folder."""
+        found = configuration or self.host.configuration()
+        return (
+            self.host.gate_file in found.files
+            or bool(self.addresses.ways(found, self.addresses.gate).places)
+            or bool(self.addresses.not_included(found.files))
+        )
+
+    def _make_whole(self, configuration: Configuration, state: State) -> None:
+        """Make folders and copies again that somebody removed from the gate's folder; ``state``: as it was found."""
+        made = self._folder.shell.change(
+            f"mkdir -p {q(self._folder.path)}/log && chmod 700 {q(self._folder.path)}/log", f"make {self._folder.path}/log"
+        )
+        if made.code != 0:
+            raise Failed(f"The folder {self._folder.path} on {self._folder.shell.where} cannot be made: {made.reason}.")
+        if state.lacks("log", "bodies"):  # what was recorded is gone; a record that goes on would hide that
+            self._folder.change("rm -f flags/record", "remove the flag record")
+        if state.lacks("before"):
+            self.copies.make_again(self.without_copies(configuration), self.host.gate_file)
+
+    def without_copies(self, configuration: Configuration | None = None) -> dict[str, bytes]:
+        """The operator's files that come back without their copies: what is there now, with the old server's address."""
+        found = configuration or self.host.configuration()
+        return self.addresses.away_from_the_gate(found, self.addresses.old) if self._nginx.edit else {}
+
     # --- Taking out --------------------------------------------------------------------------------------------------
 
     def remove(self) -> Installed:
-        if not self.copies.there():
-            return self._nothing_to_take_out()
+        state = self._folder.state()
+        if state.missing:
+            configuration = self.host.configuration()
+            if self.leads_here(configuration):
+                self._make_whole(configuration, state)
+            elif not state.installed:
+                return self._nothing_to_take_out()
         paths, changed, remark = self._put_back()
         shown = ", ".join(paths) or "Nginx's configuration"
         kept = f" In {', '.join(changed)} somebody changed something since; that stays." if changed else ""
@@ -230,6 +272,9 @@ class Installer:
                 f"{', '.join(foreign)} still passes requests to the gate.",
                 f"Put http://{self.addresses.old} there again, then try again.",
             )
+        for number, (kind, path) in enumerate(self.copies.listed()):
+            if kind == "kept" and path in rest and self.copies.read(f"{self._folder.path}/before/{number}") == rest[path]:
+                back[path] = number
         return back, {path: content for path, content in rest.items() if path not in back}
 
     def _put_back(self, *, loaded: bool = True) -> tuple[list[str], list[str], str]:

@@ -225,12 +225,31 @@ class Inspector:
 
     def configuration(self) -> Configuration:
         """What is on the disk now, as nginx reads it."""
-        tested = self._shell.read(f"{PATH}{self.command} -T")
+        tested = self._shell.read(self._with_what_is_gone())
+        if tested.code != 0 and self.gate_file in emerg(tested):
+            tested = self._shell.read(
+                f"c={q(self.gate_file)}; true > $c || exit 1\n({self._with_what_is_gone()}); r=$?; rm -f $c; exit $r"
+            )
         if tested.code != 0:
             raise Refused(
                 f"The Nginx configuration was already wrong before anything was changed: {emerg(tested)}.", "Correct it first."
             )
         return nginx_conf.read_dump(tested.out.decode("utf-8", errors="surrogateescape"))
+
+    def _with_what_is_gone(self) -> str:
+        """A script that lets nginx show its configuration, with a folder where somebody removed the gate's, and as it was after.
+
+        Nginx does not read a configuration whose log it cannot open. It would make what it can, and hide that it was gone.
+        """
+        return (
+            f"{PATH}f={q(self._folder)}; a=; l=1\n"
+            f"if [ -e {q(self.gate_file)} ]; then\n"
+            'for d in "$f" "$f/log" "$f/bodies"; do [ -d "$d" ] || a="$d $a"; done\n'
+            '[ -e "$f/log/writes.jsonl" ] || l=; mkdir -p "$f/log"\nfi\n'
+            f"{self.command} -T; r=$?\n"
+            '[ -n "$l" ] || [ -s "$f/log/writes.jsonl" ] || rm -f "$f/log/writes.jsonl"\n'
+            'for d in $a; do rmdir "$d" 2>/dev/null; done\nexit $r'
+        )
 
     def fingerprint(self, configuration: Configuration) -> str:
         """What changes when one of its files does, or another file comes into a folder that is included; empty where the host
@@ -259,7 +278,8 @@ class Inspector:
             'if command -v su >/dev/null; then su -s /bin/sh "$u" -c true; '
             'else setpriv --reuid "$u" --regid "$(id -g "$u")" --clear-groups true; fi </dev/null >/dev/null 2>&1 || echo stuck\n'
             "fi\n"
-            "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || true\n"
+            "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null\n"
+            f"ls -l /proc/$(cat {q(self._pid_file(facts))})/fd 2>/dev/null || true\n"
         )
         said = self._shell.output(script, f"The host {self._shell.where} cannot be looked at").decode(errors="replace")
         at = next((line[3:] for line in said.splitlines() if line.startswith("at ")), above)
@@ -335,7 +355,7 @@ class Inspector:
     def connections(self, ports: Collection[int]) -> int:
         """How many connections clients have open to these ports of this machine now."""
         said = self._shell.read("cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; true").text
-        return sum(1 for state, _, port in _sockets(said) if state == "01" and port in ports)
+        return sum(1 for state, _, port, _ in _sockets(said) if state == "01" and port in ports)
 
     # --- Processes ------------------------------------------------------------------------------------------------------------
 
@@ -399,21 +419,27 @@ class Inspector:
 
 
 def _listens(tables: str, address: str) -> bool:
-    """Whether /proc/net/tcp and tcp6 show that somebody listens where the gate would."""
+    """Whether /proc/net/tcp and tcp6 show that somebody listens where the gate would.
+
+    Not this nginx itself, whose open files are listed there too: it keeps a gate that was taken out until it is reloaded next.
+    """
+    own = set(re.findall(r"socket:\[(\d+)\]", tables))
     host, port = split(address)
     wanted = {"0" * 8, "0" * 32}
     if re.fullmatch(r"[\d.]+", host):
         wanted.add("".join(f"{int(part):02X}" for part in reversed(host.split("."))))
-    return any(state == "0A" and there == port and at in wanted for state, at, there in _sockets(tables))
+    return any(
+        state == "0A" and there == port and at in wanted and inode not in own for state, at, there, inode in _sockets(tables)
+    )
 
 
-def _sockets(tables: str) -> Iterator[tuple[str, str, int]]:
-    """State, own address and own port of every line of /proc/net/tcp and tcp6."""
+def _sockets(tables: str) -> Iterator[tuple[str, str, int, str]]:
+    """State, own address, own port and inode of every line of /proc/net/tcp and tcp6."""
     for line in tables.splitlines():
         words = line.split()
-        if len(words) > 3 and ":" in words[1] and words[0] != "sl":
+        if len(words) > 9 and ":" in words[1] and words[0] != "sl" and not line.startswith(("l", "-")):
             at, _, port = words[1].rpartition(":")
-            yield words[3], at.upper(), int(port, 16)
+            yield words[3], at.upper(), int(port, 16), words[9]
 
 
 def _folder_of(pattern: str) -> str:

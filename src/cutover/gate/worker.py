@@ -93,6 +93,11 @@ class Worker:
         """
         public = self._site.qdrant.public_url
         said, state = self.loaded(), self._folder.state()
+        if state.missing and (self._led()[0] or not self._site.nginx.edit):
+            return (
+                f"{self._folder.gone(state)}, and requests are still passed to the gate on {self._addresses.gate}. "
+                "`cutover gate` puts it in again; `cutover undo gate` puts the old server's address back."
+            )
         if said is None:
             return f"{public} does not pass its requests to the gate any more: something rewrote Nginx's configuration."
         flags = set(said["flags"].split())

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from cutover.core import events
 from cutover.core.errors import Refused
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.site.schema import netloc
@@ -24,7 +25,8 @@ _UNDO = "`cutover undo gate` restores Nginx's configuration byte for byte"
 
 def _is_in(context: Context) -> bool:
     """Whether exactly this gate is on the host and loaded, and its proof was not broken off (that leaves its flag)."""
-    if not context.gate.state().installed:
+    state = context.gate.state()
+    if not state.installed or state.missing:
         return False
     loaded = context.gate.loaded()
     return loaded is not None and loaded["files"] == context.gate.files().checksum and "probe" not in loaded["flags"].split()
@@ -40,6 +42,7 @@ def plan(context: Context) -> Sequence[Sentence]:
         raise Refused(f"The gate cannot be installed: {' '.join(wrong)}", "Nothing was changed.")
     context.gate.through_the_door(writes=False)  # whoever cannot be asked before cannot prove anything afterwards
     sentences = [
+        *_emergency(context),
         Sentence(
             f"Make {nginx.gate_folder} for flags and recorded writes, readable for {nginx.worker_user}", nginx.gate_folder, _UNDO
         ),
@@ -68,13 +71,16 @@ def do(context: Context) -> Outcome:
     """Put the gate in and prove it. Safe to repeat: a gate that is there and loaded is left alone."""
     if _is_in(context):
         return Outcome(changed=False, sentences=["The gate is in Nginx, and loaded."], undo=_UNDO)
+    emergency = _emergency(context)
     with context.guard.act(
         "gate.install", "Put the gate into Nginx", before={"gate": context.gate.installer.host.gate_file}
     ) as act:
         act.after = _facts(context.gate.install())
+    side = context.gate.state().side
+    proved = f"The gate is in Nginx and proved; every request {'still goes' if side == 'old' else 'goes'} to the {side} server."
     return Outcome(
         changed=True,
-        sentences=["The gate is in Nginx and proved; every request still goes to the old server."],
+        sentences=[*(one.text for one in emergency), proved],
         undo=_UNDO,
         facts=act.after,
     )
@@ -82,11 +88,15 @@ def do(context: Context) -> Outcome:
 
 def plan_undo(context: Context) -> Sequence[Sentence]:
     """What taking it out would do."""
-    if not context.gate.state().installed:
+    installer, state = context.gate.installer, context.gate.state()
+    leads = bool(state.missing) and installer.leads_here()
+    if not state.installed and not leads:
         return []
-    installer = context.gate.installer
-    back, changed = installer.undoing()
+    rebuilt = installer.without_copies() if leads and state.lacks("before") else {}
+    back, changed = installer.undoing() if not rebuilt else ({}, {})
     return [
+        *_emergency(context),
+        *(Sentence(f"Put the old server's address back in {path}, whose copy is gone", path) for path in rebuilt),
         *(Sentence(f"Restore {path} byte for byte", path) for path in back),
         *(Sentence(f"Put the old server's address back in {path}, which somebody changed since", path) for path in changed),
         Sentence(
@@ -99,11 +109,21 @@ def plan_undo(context: Context) -> Sequence[Sentence]:
 def undo(context: Context) -> Outcome:
     """Take the gate out. Refused while the new server serves, or while writes are held."""
     state = context.gate.state()
-    if not state.installed:
+    if not state.installed and not (state.missing and context.gate.installer.leads_here()):
         return Outcome(changed=False, sentences=["There is no gate in Nginx."])
+    emergency = _emergency(context)
     with context.guard.act("gate.remove", "Take the gate out of Nginx", before={"side": state.side}) as act:
         act.after = _facts(context.gate.remove())
-    return Outcome(changed=True, sentences=[str(act.after["sentence"])], facts=act.after)
+    return Outcome(changed=True, sentences=[*(one.text for one in emergency), str(act.after["sentence"])], facts=act.after)
+
+
+def _emergency(context: Context) -> list[Sentence]:
+    """What was lost with what somebody removed of the gate."""
+    state = context.gate.state()
+    if not state.missing or not context.gate.installer.leads_here():
+        return []
+    lost = events.lost_with_the_gate(context.journal.entries(), state.side, state.recording and not state.lacks("log", "bodies"))
+    return [Sentence(f"EMERGENCY: {lost}")] if lost else []
 
 
 def _facts(found: Any) -> dict[str, Any]:

@@ -104,9 +104,10 @@ def status(context: Context, *, glance: bool = False) -> Status:
     except CutoverError as error:
         problem = str(error)
     contradicts = ""
-    if flags is not None and flags.installed:
+    if flags is not None:
         with suppress(CutoverError):  # an nginx that cannot be asked contradicts nothing
-            contradicts = context.gate.contradiction()
+            if flags.installed or context.gate.installer.leads_here():
+                contradicts = context.gate.contradiction()
     position, behind, damage = None, None, ""
     try:
         position = Position.load(switchover.position_path(context))
@@ -153,8 +154,10 @@ def judge(seen: Seen) -> Status:
         other = (
             "the old server still gets writes: they are missing on the new one" if side == "new" else "writes may pass unrecorded"
         )
+        lost = events.lost_with_the_gate(entries, side, seen.flags.recording)
         return _status(
-            "unknown", last, seen.contradicts, f"EMERGENCY: the flags say that the {side} server serves, but {other}.",
+            "unknown", last, seen.contradicts.rstrip("."),
+            f"EMERGENCY: {lost or f'the flags say that the {side} server serves, but {other}.'}",
             "your decision: `cutover gate` leads every request through the gate again; then `follow`", seen,
         )  # fmt: skip
     if held:
