@@ -44,13 +44,16 @@ class Context:
     prove_all: bool = False
     """Whether a move compares everything, also where an earlier comparison would be enough (``--prove``)."""
 
+    gives_way: bool = False
+    """Whether this command gives the journal to any other that asks for it (``follow --watch``)."""
+
     @cached_property
     def journal(self) -> Journal:
         """The journal of this site; locked for this process when the run may change something."""
         journal = Journal(self.state_dir, self.site.name, redact=self.credentials.redact)
         journal.heard = self.heard
         if self.execute:
-            journal.lock()
+            journal.lock(gives_way=self.gives_way)
         return journal
 
     @cached_property

@@ -267,6 +267,7 @@ def _follow_command(
 
     def work(context: Context, output: Output) -> int:
         if watch and context.execute:
+            context.gives_way = True  # from the first moment on
             return watching.watch(context, output)
         code = _do("follow", context, output)
         if watch:

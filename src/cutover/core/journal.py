@@ -34,6 +34,7 @@ Kind = Literal["opened", "intent", "done", "failed", "unknown", "note"]
 
 #: In the lock file of a process that gives the journal to whoever asks, and how long that is waited for; seconds.
 _GIVES_WAY = ", gives way to other commands"
+_LONG_ENOUGH = 100
 GIVEN_WITHIN = 120.0
 
 
@@ -172,8 +173,8 @@ class Journal:
     @staticmethod
     def _say_who(handle: int, gives_way: bool) -> None:
         with suppress(OSError):  # for people; a full disk does not make the lock less of one
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} since {now()}{_GIVES_WAY if gives_way else ''}\n".encode(), 0)
+            said = f"process {os.getpid()} since {now()}{_GIVES_WAY if gives_way else ''}"
+            os.pwrite(handle, f"{said:<{_LONG_ENOUGH}}\n".encode(), 0)  # in one step: it is read by whoever asks meanwhile
 
     def _open(self, suffix: str) -> int:
         return os.open(self.path.with_suffix(suffix), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
