@@ -109,7 +109,7 @@ class Watch:
         self.seen = Seen()
         self.rounds = self.lines = self.records = 0
         self._due: dict[str, float] = {}
-        self._looks: dict[tuple[str, object], int] = {}
+        self._looks: dict[tuple[str, PointId], int] = {}
         self._written_at: list[tuple[float, int]] = []
         self._noted = 0.0
         self._schema_looks = 0
@@ -206,6 +206,8 @@ class Watch:
         at = time.time()
         last = following.round()
         following.bring_by_snapshot()
+        # What was written again is not what was seen to differ before: only what stays so without being written is a difference.
+        self._looks = {(name, one): n for (name, one), n in self._looks.items() if one not in last.ids.get(name, ())}
         self.rounds, self.lines, self.records = self.rounds + 1, self.lines + last.lines, self.records + last.records
         self._written_at = [(then, n) for then, n in self._written_at if then > at - 10] + [(at, last.lines)]
         self.seen.behind_writes, self.seen.behind_seconds = 0, time.time() - at
