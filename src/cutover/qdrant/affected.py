@@ -12,6 +12,7 @@ never answers "nothing" for something it did not understand.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -31,6 +32,10 @@ UNPACKED_MOST = 64 << 20
 _IN_FRONT = frozenset({401, 405, 411, 413, 415})
 #: Refused before anything was done where a request is one step; of several, those before may be done.
 _IN_ONE_STEP = frozenset({403, 429})
+
+
+#: What changes the server itself, in the releases that are known. Elsewhere there is nothing that could have happened.
+_CHANGES_THE_SERVER = re.compile(r"^/(cluster|locks|snapshots|quota|storage)(/|$)|^/collections/[^/]+/(cluster|shards)(/|$)")
 
 
 class Depth(IntEnum):
@@ -136,9 +141,15 @@ def had_no_effect(method: str, uri: str, status: int) -> bool:
     """
     if is_read(method, uri) or leaves_data_alone(method, uri) or status in _IN_FRONT:
         return True
-    if not 400 <= status < 500:
+    if 0 < status < 400:
         return False
     known = touched(method, uri, b"")
+    if known.refuse and not _CHANGES_THE_SERVER.match(path_of(uri).text):
+        # No route of Qdrant's, so no failure on the way there can hide that something happened: a server that is being restarted
+        # (502), or one that stumbles over what was sent (500), must not let somebody without a key end the following.
+        return True
+    if not 400 <= status < 500:
+        return False
     if known.refuse:
         return status not in {408, 499}  # these tell of a connection, not of an answer
     return refused_before(status, in_steps=known.in_steps)
