@@ -33,6 +33,8 @@ _OF_ONE = {"server", "date", "content-length", "connection", "keep-alive", "tran
 
 #: Headers that decide whether an application, or a browser, takes an answer. Others differ between releases and harm nobody.
 _MATTERS = re.compile(r"access-control-.*|content-(type|encoding)|www-authenticate|location|set-cookie|retry-after")
+#: Their values are lists without an order; each process and thread of Qdrant has an order of its own.
+_LISTS = re.compile(r"access-control-(allow|expose)-(methods|headers)|allow|vary")
 
 
 @dataclass(frozen=True)
@@ -157,14 +159,22 @@ def differences(before: Mapping[str, Answer], again: Mapping[str, Answer], now: 
                 found.append(f"{name} through Nginx is answered with {_said(is_)}; before it was {_said(was)}.")
             continue
         for header in sorted({*was.headers, *is_.headers}):
-            old, new = was.headers.get(header), is_.headers.get(header)
-            if old != new and twin.headers.get(header) == old:
+            old, new = _value(was, header), _value(is_, header)
+            if old != new and _value(twin, header) == old:
                 found.append(
                     f"{name} through Nginx has the header {header} {new or 'no more'}; before it was {old or 'not there'}."
                 )
         if was.body != is_.body and twin.body == was.body:
             found.append(f"{name} through Nginx has another body than before.")
     return [sentence[0].upper() + sentence[1:] for sentence in found]
+
+
+def _value(answer: Answer, header: str) -> str | None:
+    """What a header says, lists in order; None where it is not there."""
+    said = answer.headers.get(header)
+    if said is None or not _LISTS.fullmatch(header):
+        return said
+    return ", ".join(sorted(part.strip() for part in said.split(",")))
 
 
 def mattering(answers: Mapping[str, Answer]) -> dict[str, Answer]:
@@ -190,8 +200,8 @@ def foreseen(door: Mapping[str, Answer], serving: Mapping[str, Answer], other: M
             found.append(f"{shown} would be answered with {_said(would)}; now it is {_said(was)}.")
             continue
         for header in sorted({*was.headers, *would.headers}):
-            old, new = was.headers.get(header), would.headers.get(header)
-            if old != new and now.headers.get(header) == old:
+            old, new = _value(was, header), _value(would, header)
+            if old != new and _value(now, header) == old:
                 found.append(f"{shown} would have the header {header} {new or 'no more'}; now it is {old or 'not there'}.")
     return found
 
