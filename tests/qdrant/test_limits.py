@@ -87,3 +87,17 @@ def test_a_write_is_counted_under_the_name_of_its_route_whatever_a_release_calls
     telemetry = {"requests": {"rest": {"responses": {one: {"200": {"count": 1}} for one in templates}}}}
     counted = by_route(writes_counted(telemetry))
     assert counted == Counter(route(method, uri) for method, uri in passed)
+
+
+def test_what_is_no_route_of_qdrants_counts_as_nobodys_write() -> None:
+    """Whoever has no key could otherwise make it look as if somebody wrote past Nginx, and stop a move."""
+    telemetry = {
+        "requests": {
+            "rest": {
+                "responses": {
+                    f"{m} {name}": {"404": {"count": 3}} for m in ("PUT", "POST", "DELETE") for name in ("unknown", "/unknown")
+                }
+            }
+        }
+    }
+    assert not writes_counted(telemetry)

@@ -513,6 +513,8 @@ def writes_counted(telemetry: Mapping[str, Any]) -> Counter[tuple[str, int]]:
     requests_ = telemetry.get("requests", {})
     for name, by_status in requests_.get("rest", {}).get("responses", {}).items():
         method, _, path = name.partition(" ")
+        if path.strip("/") == "unknown":  # how it counts all that is no route of its own: nothing was written, whoever sent it
+            continue
         # A template's braces match like a name does, except for the shard's number. What stands in them differs between
         # releases: {name} up to 1.15, {collection_name} since.
         path = re.sub(r"\{shard(_id)?\}", "0", path)
