@@ -89,6 +89,13 @@ def test_a_write_is_counted_under_the_name_of_its_route_whatever_a_release_calls
     assert counted == Counter(route(method, uri) for method, uri in passed)
 
 
+def test_what_was_refused_in_front_is_no_write_past_nginx() -> None:
+    telemetry = {
+        "requests": {"rest": {"responses": {"DELETE /collections/{name}/index": {"405": {"count": 2}, "401": {"count": 1}}}}}
+    }
+    assert not +by_route(writes_counted(telemetry))
+
+
 def test_what_is_no_route_of_qdrants_counts_as_nobodys_write() -> None:
     """Whoever has no key could otherwise make it look as if somebody wrote past Nginx, and stop a move."""
     telemetry = {

@@ -29,7 +29,7 @@ MAX_U64 = 2**64 - 1
 UNPACKED_MOST = 64 << 20
 
 #: Refused by the server in front of what would have been done: who asks, in what form, and how much of it.
-_IN_FRONT = frozenset({401, 405, 411, 413, 415})
+IN_FRONT = frozenset({401, 405, 411, 413, 415})
 #: Refused before anything was done where a request is one step; of several, those before may be done.
 _IN_ONE_STEP = frozenset({403, 429})
 
@@ -139,7 +139,7 @@ def had_no_effect(method: str, uri: str, status: int) -> bool:
     Who has no key must not decide what is read here. A route that Qdrant does not have is refused whatever the reason, as
     long as it is the client's mistake.
     """
-    if is_read(method, uri) or leaves_data_alone(method, uri) or status in _IN_FRONT:
+    if is_read(method, uri) or leaves_data_alone(method, uri) or status in IN_FRONT:
         return True
     if 0 < status < 400:
         return False
@@ -157,7 +157,7 @@ def had_no_effect(method: str, uri: str, status: int) -> bool:
 
 def refused_before(status: int, *, in_steps: bool) -> bool:
     """Whether a status says that nothing of a write was begun, whatever it was. Pure."""
-    return status in _IN_FRONT or (status in _IN_ONE_STEP and not in_steps)
+    return status in IN_FRONT or (status in _IN_ONE_STEP and not in_steps)
 
 
 def _points(name: str, operation: str, body: bytes) -> Touched:

@@ -197,7 +197,9 @@ class Qdrant:
                 return Answered(answer.status_code, said, told, hint)
             hint = "Give the server's key in QDRANT_API_KEY (or, for reading only, QDRANT_READ_ONLY_API_KEY)."
             return Answered(answer.status_code, said, told, hint)
-        kind = NotThere if answer.status_code == 404 else Answered
+        # A name that no collection can have is asked about as well: whoever may only read can write it into an address.
+        nobody = answer.status_code == 422 and "collection name cannot" in answer.text[:400]
+        kind = NotThere if answer.status_code == 404 or nobody else Answered
         return kind(answer.status_code, said, told)
 
     # -- the server -------------------------------------------------------------------------------
