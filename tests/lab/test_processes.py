@@ -43,7 +43,8 @@ def family(folder: Path) -> Process:
         ["sh", "-c", script],
         cwd=folder,
         log=folder / "log",
-        ready=lambda: None if (folder / "parent").exists() else "no file yet",
+        # The file is there before its content is.
+        ready=lambda: None if (folder / "parent").exists() and (folder / "parent").read_text() else "not written yet",
     )
 
 
