@@ -23,7 +23,7 @@ from cutover import runner
 from cutover.context import Context
 from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused
-from cutover.core.journal import Journal
+from cutover.core.journal import Journal, utc
 from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.dns import names
 from cutover.phases import decommission, decommission_guest, decommission_survey, departing
@@ -713,7 +713,7 @@ def hours_pass(world: World, hours: float, *, but_for: str = "") -> None:
     file = world.lab.folder / "state" / "journal.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     for line in lines:
-        line["at"] = soak.utc(soak.seconds(line["at"]) - hours * 3600)
+        line["at"] = utc(soak.seconds(line["at"]) - hours * 3600)
         place = line.get("after") or line.get("extra") or {}
         for clock in {"started", "there"} & set(place):
             place[clock] -= int(hours * 3600) if place[clock] else 0
@@ -1065,4 +1065,4 @@ def test_a_vzdump_log_is_read() -> None:
 
 
 def test_the_clock_of_the_soak_time() -> None:
-    assert abs(soak.seconds(soak.utc(time.time())) - time.time()) < 2
+    assert abs(soak.seconds(utc(time.time())) - time.time()) < 2

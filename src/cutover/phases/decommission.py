@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
 from cutover.core.errors import Failed, Refused
+from cutover.core.journal import utc
 from cutover.phases import decommission_survey as survey
 from cutover.phases import departing
 from cutover.phases.decommission_guest import give_back
@@ -91,7 +92,7 @@ def _state(context: Context, guest: Guest, facts: Facts | None) -> str:
     if facts.status == "running" or approvals.approval(context, guest) is None:
         return facts.status
     since = soak.stopped_since(context, guest)
-    return f"stopped since {soak.utc(since.ours)}" if since is not None else facts.status
+    return f"stopped since {utc(since.ours)}" if since is not None else facts.status
 
 
 def plan(context: Context) -> Sequence[Sentence]:

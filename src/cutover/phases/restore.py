@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import CutoverError, Failed, Refused, Unreachable
+from cutover.core.journal import utc
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.proxmox import identity, privileges, vzdump
@@ -148,10 +148,6 @@ def _address_free(context: Context) -> None:
         raise Refused(f"{', '.join(taken)} has the address {old.address} now; two machines would answer there.", "Free it first.")
 
 
-def _since(ctime: int) -> str:
-    return datetime.fromtimestamp(ctime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def plan(context: Context) -> list[Sentence]:
     """What a restore would do now."""
     old = context.site.guests.old
@@ -163,9 +159,9 @@ def plan(context: Context) -> list[Sentence]:
         found.append(Sentence(f"Start {old}, which is only stopped; if it answers then, nothing is restored", f"{old} runs"))
     elif row is not None:
         found.append(Sentence(f"Stop {old}, which runs and does not answer", f"{old} is stopped"))
-    lost = f"everything written to it since {_since(archive.ctime)}"
+    lost = f"everything written to it since {utc(archive.ctime)}"
     found.append(
-        Sentence(f"Restore {old} from {archive.volid} of {_since(archive.ctime)}, and start it", f"{old}; lost is {lost}", "None")
+        Sentence(f"Restore {old} from {archive.volid} of {utc(archive.ctime)}, and start it", f"{old}; lost is {lost}", "None")
     )
     return found
 
@@ -189,7 +185,7 @@ def do(context: Context) -> Outcome:
             )
         said.append(f"{old} was started and does not answer.")
     if row is not None:
-        lost = f"{old} would be overwritten by its backup of {_since(archive.ctime)}: everything written to it since is lost."
+        lost = f"{old} would be overwritten by its backup of {utc(archive.ctime)}: everything written to it since is lost."
         context.confirm.by_name(old.name, lost)
         _stop(context)
     _restore(context, archive, over=row is not None)
@@ -235,7 +231,7 @@ def _up_again(context: Context, ctime: int) -> list[str]:
         _start(context)
     if not _came_up(context):
         raise Failed(f"{old} was restored and started, but Qdrant on it does not answer at {context.old.url}.", "Look inside it.")
-    back = f"{old} is back as it was at {_since(ctime)}; what was written to it since is lost."
+    back = f"{old} is back as it was at {utc(ctime)}; what was written to it since is lost."
     return [back, *_compared(context)]
 
 

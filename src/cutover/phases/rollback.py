@@ -8,10 +8,10 @@ a command of its own, it says what is lost and from when on, and it wants the VM
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import Refused
+from cutover.core.journal import utc
 from cutover.core.units import GIB
 from cutover.phases import vm_restart
 from cutover.phases.phase import Outcome, Phase, Sentence
@@ -119,7 +119,7 @@ def lost_by(context: Context, snapshot: str) -> str:
 
 
 def _when(seconds: Any) -> str:
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else "it was taken"
+    return utc(int(seconds)) if seconds else "it was taken"
 
 
 def roll_disk_back(context: Context, snapshot: str) -> Outcome:

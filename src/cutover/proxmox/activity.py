@@ -7,10 +7,10 @@ does not show that: so before anything is deleted its tasks are asked for. What 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import Refused
+from cutover.core.journal import utc
 from cutover.proxmox import privileges
 
 if TYPE_CHECKING:
@@ -71,12 +71,8 @@ def since(session: ProxmoxSession, guest: Guest, moment: float) -> str:
     tasks = session.proxmox.tasks(vmid=guest.vmid)
     last = unchanged_from(tasks)
     if last > moment:
-        at = "still is" if last == float("inf") else f"was last at {_utc(last)}"
-        return f"{guest} was used after its backup of {_utc(moment)} had begun (it {at})"
+        at = "still is" if last == float("inf") else f"was last at {utc(last)}"
+        return f"{guest} was used after its backup of {utc(moment)} had begun (it {at})"
     if not reaches_back(tasks, moment):
-        return f"Proxmox does not list what was done with {guest} since its backup of {_utc(moment)}, so it may have been used"
+        return f"Proxmox does not list what was done with {guest} since its backup of {utc(moment)}, so it may have been used"
     return ""
-
-
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+from cutover.core.journal import utc
 from cutover.state import approvals
 
 if TYPE_CHECKING:
@@ -80,7 +81,3 @@ def soaking(context: Context, guests: Sequence[Guest]) -> str | None:
 
 def seconds(at: str) -> float:
     return datetime.fromisoformat(at).timestamp()
-
-
-def utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
