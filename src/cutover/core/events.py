@@ -135,3 +135,12 @@ def last_open(entries: Sequence[Entry]) -> Entry | None:
     closed = {e.of for e in entries if e.of is not None}
     intents = [e for e in entries if e.kind == "intent"]
     return intents[-1] if intents and intents[-1].seq not in closed else None
+
+
+def not_seen_done(lines: Sequence[Entry]) -> Entry | None:
+    """The newest intent among the lines of one act, where nobody saw it done, so that it may still go on elsewhere; else None.
+
+    Whoever stops the tool while it waits leaves a "failed", and Proxmox goes on all the same.
+    """
+    last = next((e for e in reversed(lines) if e.kind == "intent"), None)
+    return None if last is None or any(e.of == last.seq and e.kind == "done" for e in lines) else last

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cutover.core import events
 from cutover.core.errors import CutoverError, Failed, Refused, Unreachable
 from cutover.core.journal import utc
 from cutover.core.wait import Not, TimedOut, wait_until
@@ -72,12 +73,9 @@ def newest(context: Context) -> Archive:
 
 def _begun(context: Context) -> Mapping[str, Any] | None:
     """What an earlier run was about to restore when it was ended, where it could not see that to the end; None otherwise."""
-    lines = context.journal.acts("restore.guest")
-    intent = next((e for e in reversed(lines) if e.kind == "intent"), None)
-    # Whoever stops the tool while it waits leaves a "failed", and Proxmox goes on all the same.
-    if intent is None or any(e.of == intent.seq and e.kind == "done" for e in lines):
-        return None
-    return intent.before if isinstance(intent.before, dict) and intent.before.get("archive") else None
+    intent = events.not_seen_done(context.journal.acts("restore.guest"))
+    before = intent.before if intent is not None else None
+    return before if isinstance(before, dict) and before.get("archive") else None
 
 
 def _await_begun(context: Context) -> TaskEnd | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from cutover.core import events
 from cutover.core.errors import Refused
 from cutover.core.journal import utc
 from cutover.core.units import GIB
@@ -45,10 +46,7 @@ def snapshot(context: Context) -> str | None:
 
 def _begun(context: Context) -> Entry | None:
     """The rollback that an earlier run began, where it did not see its end; None otherwise."""
-    lines = context.journal.acts("resize.rollback")
-    intent = next((e for e in reversed(lines) if e.kind == "intent"), None)
-    # Whoever stops the tool while it waits leaves a "failed", and Proxmox goes on all the same.
-    return None if intent is None or any(e.of == intent.seq and e.kind == "done" for e in lines) else intent
+    return events.not_seen_done(context.journal.acts("resize.rollback"))
 
 
 def _task(context: Context) -> str | None:

@@ -33,10 +33,7 @@ def reboot(context: Context) -> list[str]:
 
 def reboot_begun(context: Context) -> bool:
     """Whether this tool was ended during a reboot, so that Proxmox may still be at it."""
-    lines = context.journal.acts(events.REBOOTED)
-    last = next((e for e in reversed(lines) if e.kind == "intent"), None)
-    # Whoever stops the tool while it waits leaves a "failed", and Proxmox goes on all the same.
-    return last is not None and not any(e.of == last.seq and e.kind == "done" for e in lines)
+    return events.not_seen_done(context.journal.acts(events.REBOOTED)) is not None
 
 
 def coming_up(context: Context, state: vm_state.State) -> bool:
