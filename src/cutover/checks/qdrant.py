@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core.errors import CutoverError, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.gate.interface import Side
+from cutover.gate.interface import OTHER, Side
 from cutover.qdrant import compare, limits, releases
 from cutover.qdrant.affected import PointId, touched
 from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of
@@ -231,7 +231,7 @@ def no_room(context: Context) -> list[str]:
 def same_data(context: Context) -> Finding:
     """Compares everything; what differs must be among the recorded writes that are still to be brought over."""
     side = context.gate.state().side
-    source, target = switchover.server(context, side), switchover.server(context, switchover.OTHER[side])
+    source, target = switchover.server(context, side), switchover.server(context, OTHER[side])
     if not context.gate.state().recording:
         return Finding(None, f"{target.name.capitalize()} is not kept up to date any more, so it may differ.")
     position = switchover.position(context, side)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol
 
 Side = Literal["old", "new"]
+OTHER: dict[Side, Side] = {"old": "new", "new": "old"}
 
 #: A body of more bytes is not fetched. Qdrant itself takes 32 MB unless it was told otherwise.
 BODY_MOST = 64 << 20

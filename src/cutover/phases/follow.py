@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from cutover.core import events
 from cutover.core.errors import Failed, Refused
-from cutover.gate.interface import Flags, Side
+from cutover.gate.interface import OTHER, Flags, Side
 from cutover.gate.write_log import Damaged
 from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.replication import switchover
@@ -32,7 +32,7 @@ def plan(context: Context) -> Sequence[Sentence]:
     """What would be done."""
     flags = context.gate.state()
     side = flags.side
-    source, target = switchover.server(context, side), switchover.server(context, switchover.OTHER[side])
+    source, target = switchover.server(context, side), switchover.server(context, OTHER[side])
     if side == "new" and (why := _why_anew(context, flags)):
         return [
             Sentence(f"Record every write anew, because {target.name} cannot be brought up to date by what is recorded: {why}"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.journal import utc
 from cutover.gate import doorway
-from cutover.gate.interface import Side
+from cutover.gate.interface import OTHER, Side
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.qdrant import access
 from cutover.replication import hold, switchover
@@ -58,7 +58,7 @@ def plan_move(context: Context, to: Side) -> Sequence[Sentence]:
     flags = context.gate.state()
     if flags.side == to and not flags.held:
         return []
-    source, target = switchover.server(context, switchover.OTHER[to]), switchover.server(context, to)
+    source, target = switchover.server(context, OTHER[to]), switchover.server(context, to)
     saved = Position.load(switchover.position_path(context))
     return [
         Sentence(f"Bring {target.name} up to date and compare {_compares(context, saved)}, while applications go on"),
@@ -123,7 +123,7 @@ def move(context: Context, verb: str, to: Side) -> Outcome:
             f"{target.name.capitalize()} serves, and users are answered otherwise: {' '.join(otherwise)}",
             f"Nothing is lost, and {'`back`' if to == 'new' else '`switch`'} moves the traffic back.",
         )
-    left = switchover.server(context, switchover.OTHER[to])
+    left = switchover.server(context, OTHER[to])
     counts = (
         ""
         if moved.counts

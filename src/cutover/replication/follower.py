@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from cutover.core.errors import Unreachable
-from cutover.gate.interface import Gate, Side, Written
+from cutover.gate.interface import OTHER, Gate, Written
 from cutover.qdrant import compare, records
 from cutover.qdrant.affected import Depth, PointId
 from cutover.qdrant.client import NotThere, Qdrant, side_by_side
@@ -50,8 +50,6 @@ RECENT = 5_000
 REMEMBERED = 20_000
 #: Records per second of a comparison, low estimates; decides what may be compared inside a hold.
 RATE = {Depth.IDS: 100_000, Depth.PAYLOAD: 20_000, Depth.EVERYTHING: 5_000}
-
-_OTHER: dict[Side, Side] = {"old": "new", "new": "old"}
 
 
 @dataclass
@@ -185,7 +183,7 @@ class Follower:
         self, batch: Sequence[Written], work: Work, done: Round, passed: set[str], *, ends: float | None, budget: float
     ) -> None:
         held = ends is not None
-        late = [e for e in batch if e.side == _OTHER[self.position.side]]
+        late = [e for e in batch if e.side == OTHER[self.position.side]]
         if late:
             if held:
                 raise TooMuchForAHold("A write that had been sent long ago has just reached the server left behind.")

@@ -29,7 +29,7 @@ from urllib.parse import parse_qsl, quote
 from cutover.core import events
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.gate.interface import BODY_MOST, TOO_LARGE, Side, Written
+from cutover.gate.interface import BODY_MOST, OTHER, TOO_LARGE, Side, Written
 from cutover.gate.write_log import Write
 from cutover.qdrant.affected import NotUnderstood, PointId, Touched, touched, unpacked
 from cutover.qdrant.client import LONG, Answered, Qdrant, side_by_side
@@ -214,7 +214,7 @@ def account(
     for entry, body in entries:
         found.end = max(found.end, entry.offset)
         what = touched(entry.method, entry.uri, body)
-        if what.nothing or entry.side not in {side, switchover.OTHER[side], "unknown"}:
+        if what.nothing or entry.side not in {side, OTHER[side], "unknown"}:
             continue
         if not acknowledged(entry):
             found.unacknowledged += entry.offset > replayed

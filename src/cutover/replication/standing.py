@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.journal import utc
+from cutover.gate.interface import OTHER
 from cutover.replication import bypass
 from cutover.replication.follower import Follower
 from cutover.replication.proofs import Counted, Proved
@@ -26,8 +27,8 @@ class Standing:
 
     def __init__(self, following: Follower) -> None:
         self._following = following
-        other = "new" if following.position.side == "old" else "old"
-        self._servers: dict[str, Qdrant] = {following.position.side: following.source, other: following.target}
+        serving = following.position.side
+        self._servers: dict[str, Qdrant] = {serving: following.source, OTHER[serving]: following.target}
         self._watches: dict[str, bypass.Watch] = {}
         following.before_saving.append(self.note)
         saved = following.position.proofs.servers

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.core import events
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable
 from cutover.core.wait import TimedOut
-from cutover.gate.interface import Side
+from cutover.gate.interface import OTHER, Side
 from cutover.qdrant import compare, snapshots
 from cutover.qdrant.affected import PointId
 from cutover.qdrant.client import Answered, Qdrant
@@ -42,8 +42,6 @@ ATTEMPTS = 5
 SHOWN = 20
 #: How often collections are copied once more while catching up, for records that are not taken one by one.
 COPIES = 3
-
-OTHER: dict[Side, Side] = {"old": "new", "new": "old"}
 
 
 def position_path(context: Context) -> Path:
