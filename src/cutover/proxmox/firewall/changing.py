@@ -108,24 +108,22 @@ def _remove_rules(
                 proxmox.change("PUT", f"{path}/{pos}", enable=0, **stamp)
             else:
                 proxmox.change("DELETE", f"{path}/{pos}", **stamp)
-            after, _, _ = _guarded_after(proxmox, path, kept, doomed)
-            left = sum(1 for p in after if not disable or int(p.get("enable") or 0))
+            left = sum(1 for e in _doomed_after(proxmox, path, kept, doomed) if not disable or int(e.get("enable") or 0))
             if left != len(positions) - 1:
                 raise Failed(
                     f"Rule {pos} of {title(path)} was to go, but {left} such rules are there instead of {len(positions) - 1}."
                 )
 
 
-def _guarded_after(
-    proxmox: Proxmox, path: str, kept: Sequence[Rule], doomed: set[Any]
-) -> tuple[list[dict[str, Any]], str | None, None]:
-    entries, digest = read_list(proxmox, path)
+def _doomed_after(proxmox: Proxmox, path: str, kept: Sequence[Rule], doomed: set[Any]) -> list[dict[str, Any]]:
+    """The doomed rules that are left after our change. :class:`Failed` where the rest is not the planned rest."""
+    entries, _ = read_list(proxmox, path)
     if [plain(e) for e in entries if same(e) not in doomed] != list(kept):
         raise Failed(
             f"The firewall rules of {title(path)} are not the planned ones after our change; somebody else changed them too.",
             "Look at them before going on; the journal holds what was there.",
         )
-    return [e for e in entries if same(e) in doomed], digest, None
+    return [e for e in entries if same(e) in doomed]
 
 
 def _remove_set(proxmox: Proxmox, guard: WriteGuard, base: str, name: str, planned: Mapping[str, Any]) -> None:
