@@ -86,7 +86,9 @@ def _foreign(context: Context, waiting: Sequence[tuple[Guest, list[Mapping[str, 
     if not waiting:
         return []
     guests = context.site.guests.to_decommission()
-    facts = {g.vmid: here for g in guests if (here := references.collect(context, g)) is not None}
+    there = [g for g in guests if identity.read(context, g) is not None]
+    seen = references.look(context) if there else None
+    facts = {g.vmid: here for g in there if (here := references.collect(context, g, seen)) is not None}
     return departing.not_theirs(
         firewall.read(context.proxmox),
         departing.going(context, guests, departing.scope(context, facts)),
