@@ -209,10 +209,11 @@ class Follower:
         self.changed |= done.changed
         for name in work.collections & there:
             ids = work.ids.get(name, set())
-            self._bring_ids(name, {*ids, *self._before.get(name, set())} if name in work.filters else ids, ends)
+            brought = {*ids, *self._before.get(name, set())} if name in work.filters else ids
+            self._bring_ids(name, brought, ends)
             done.ids.setdefault(name, set()).update(ids)
             self._note_recent(name, ids)
-            self.position.proofs.wrote(name, {*ids, *self._before.get(name, set())} if name in work.filters else ids)
+            self.position.proofs.wrote(name, brought)
         for name, depth in work.whole.items():
             if name in there:
                 if held:
