@@ -172,7 +172,7 @@ def look(session: ProxmoxSession) -> Seen:
         ha=proxmox.list("cluster/ha/resources"),
         replication=proxmox.list("cluster/replication"),
         acl=proxmox.list("access/acl"),
-        addresses={one.vmid: identity.clean(one.addresses) for one in inventory.look(session) if one.vmid != own},
+        addresses={one.vmid: identity.clean(one.addresses) for one in inventory.look(session, rows)},
     )
 
 
