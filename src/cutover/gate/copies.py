@@ -34,11 +34,6 @@ class Copies:
     def __init__(self, folder: Folder, bodies: Bodies) -> None:
         self._folder, self._bodies = folder, bodies
 
-    def there(self) -> bool:
-        """Whether there are copies from before the gate."""
-        path, where = self._folder.path, self._folder.shell.where
-        return self._folder.shell.holds(f"[ -f {q(path)}/before/list ]", f"{path} on {where} cannot be read")
-
     def listed(self) -> list[tuple[str, str]]:
         """What is in ``before/``: (``kept`` or ``absent``, path), in order."""
         listed = f"{self._folder.path}/before/list"

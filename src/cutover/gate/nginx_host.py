@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -287,18 +287,16 @@ class Inspector:
             unwritable.append(self._folder)
         room = re.search(r"^\S.*?\s(\d+)\s+\d+%\s", said, re.MULTILINE)
         running = self._shell.read(f'master=$(cat {q(self._pid_file(facts))}) && [ -n "$master" ] && kill -0 $master').code == 0
-        return Facts(
-            **{
-                **{name: getattr(facts, name) for name in Facts.__dataclass_fields__},
-                "unwritable": unwritable,
-                "listening": _listens(said, self._nginx.gate_address),
-                "free_mb": int(room[1]) // 1024 if room else -1,
-                "blind": f"{at}" if facts.is_root and "\nblind" in said else "",
-                "newer": self._newer(facts) if running else (),
-                "runs": running,
-                "stuck_as_root": "\nstuck\n" in said,
-                "no_folder": "" if there else folder,
-            }
+        return replace(
+            facts,
+            unwritable=unwritable,
+            listening=_listens(said, self._nginx.gate_address),
+            free_mb=int(room[1]) // 1024 if room else -1,
+            blind=at if facts.is_root and "\nblind" in said else "",
+            newer=self._newer(facts) if running else (),
+            runs=running,
+            stuck_as_root="\nstuck\n" in said,
+            no_folder="" if there else folder,
         )
 
     def files(self, paths: Collection[str]) -> list[File]:

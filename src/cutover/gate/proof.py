@@ -9,14 +9,13 @@ from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate import doorway
 from cutover.gate.nginx_host import blind_sentence
+from cutover.gate.reload import BY_HAND_SECONDS
 
 if TYPE_CHECKING:
     from cutover.core.write_guard import WriteGuard
     from cutover.gate.folder import Folder
     from cutover.gate.worker import Worker
     from cutover.site.schema import Site
-
-BY_HAND_SECONDS = 600.0
 
 Answers = Mapping[str, doorway.Answer]
 

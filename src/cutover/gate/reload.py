@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 #: The first nginx that keeps connections for a while when it is reloaded (`keepalive_min_timeout`).
 KEEPS_CONNECTIONS = (1, 27, 4)
+#: How long an operator is waited for who reloads, or puts the address in, by hand.
 BY_HAND_SECONDS = 600.0
 
 
@@ -66,7 +67,6 @@ class Reload:
     def __init__(self, nginx: Nginx, folder: Folder, host: Inspector, tell: Callable[[str], None]) -> None:
         self._nginx, self._folder, self._host, self._tell = nginx, folder, host, tell
         self.by_hand = not nginx.reload
-        self.by_hand_seconds = BY_HAND_SECONDS
 
     def test(self) -> None:
         """That nginx accepts what is on the disk; :class:`Refused` otherwise."""
@@ -115,7 +115,7 @@ class Reload:
             return Not(f"processes {sorted(old)} still work with the configuration from before") if old else True
 
         try:
-            wait_until(taken_over, deadline=self.by_hand_seconds if self.by_hand else 15, what="The reload of nginx")
+            wait_until(taken_over, deadline=BY_HAND_SECONDS if self.by_hand else 15, what="The reload of nginx")
         except TimedOut as error:
             raise Failed(error.sentence, "site.yaml says `reload: []`: you reload Nginx." if self.by_hand else "") from None
 
