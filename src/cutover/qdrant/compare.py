@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 from cutover.qdrant.affected import Depth, PointId
 from cutover.qdrant.client import MAX_BODY, Answered, NotThere, Qdrant, TooLarge, side_by_side
 from cutover.qdrant.numbers import settled_in
-from cutover.qdrant.pages import Limits, Size, broken, in_pieces, less_may_do
+from cutover.qdrant.pages import Limits, Size, broken, in_pieces, parts_may_do
 from cutover.qdrant.records import unsayable
 
 Kind = Literal["missing", "extra", "vector", "payload", "setting", "index", "alias", "collection"]
@@ -301,7 +301,7 @@ def _compare_range(
         try:
             pages = read(limit, payload=payload)
         except (Answered, TooLarge) as error:
-            if not (less_may_do(error) or broken(error)) or (limit == 1 and not (payload and broken(error))):
+            if not parts_may_do(error) or (limit == 1 and not (payload and broken(error))):
                 raise
             if limit > 1:
                 size.halve(limit)
@@ -392,7 +392,7 @@ def compare_ids(
         size.learn(len(chunk), len(answers[0]))
         return compare_answers(collection, answers[0], answers[1], chunk)
 
-    return [d for found in in_pieces(list(ids), size, one_chunk, halves=lambda e: less_may_do(e) or broken(e)) for d in found]
+    return [d for found in in_pieces(list(ids), size, one_chunk) for d in found]
 
 
 # -- schema -------------------------------------------------------------------------------------------
@@ -498,7 +498,7 @@ def some(server: Qdrant, collection: str, how_many: int) -> bytes:
         try:
             return server.page(collection, None, how_many, vectors=False)
         except (Answered, TooLarge) as error:
-            if isinstance(error, NotThere) or not (less_may_do(error) or broken(error)):
+            if isinstance(error, NotThere) or not parts_may_do(error):
                 raise
             if how_many == 1 and not broken(error):
                 raise
@@ -526,7 +526,7 @@ def look_through(server: Qdrant, collection: str, end: float) -> Looked:
         try:
             page = server.page(collection, cursor, asked)
         except (Answered, TooLarge) as error:
-            if isinstance(error, NotThere) or not (less_may_do(error) or broken(error)) or (asked == 1 and not broken(error)):
+            if isinstance(error, NotThere) or not parts_may_do(error) or (asked == 1 and not broken(error)):
                 raise
             if asked > 1:
                 size.halve(asked)

@@ -58,6 +58,11 @@ def broken(error: CutoverError) -> bool:
     return isinstance(error, Answered) and error.status == 500
 
 
+def parts_may_do(error: CutoverError) -> bool:
+    """Whether a part of what was read may do: it was too much, or one record among it cannot be read."""
+    return less_may_do(error) or broken(error)
+
+
 class Size:
     """How many records make up about ``PAGE_BYTES``, learnt from the answers. Shared by threads."""
 
@@ -76,14 +81,8 @@ class Size:
         self.now = max(1, min(self.now, asked // 2))
 
 
-def in_pieces(
-    items: Sequence[Any],
-    size: Size,
-    do: Callable[[list[Any]], T],
-    threads: int = 4,
-    halves: Callable[[CutoverError], bool] = less_may_do,
-) -> list[T]:
-    """``do`` for all items, as many at a time as ``size`` says, in threads; halved where that is refused (``halves``).
+def in_pieces(items: Sequence[Any], size: Size, do: Callable[[list[Any]], T], threads: int = 4) -> list[T]:
+    """``do`` for all items, as many at a time as ``size`` says, in threads; halved where a part may do.
 
     The first error that halving does not cure is raised, when the pieces under way have ended.
     """
@@ -93,7 +92,7 @@ def in_pieces(
         try:
             found = do(part)
         except (Answered, TooLarge) as error:
-            if len(part) == 1 or not halves(error):
+            if len(part) == 1 or not parts_may_do(error):
                 raise
             size.halve(len(part))
             half = len(part) // 2

@@ -80,11 +80,11 @@ def bring(
             left.update(refused)
 
     chosen = list(ids)
-    in_pieces(chosen, size, piece, halves=lambda e: less_may_do(e) or broken(e))
+    in_pieces(chosen, size, piece)
     if left and len(left) < len(chosen):
         # A limit on the whole collection may have stood in the way of one piece until another had deleted.
         again, left = list(left), {}
-        in_pieces(again, size, piece, halves=lambda e: less_may_do(e) or broken(e))
+        in_pieces(again, size, piece)
     return [Left(*one) for one in left.items()]
 
 
