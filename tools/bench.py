@@ -180,14 +180,19 @@ class Bench:
         return ""
 
     # -- the hold -------------------------------------------------------------------------------------
+    def _applications(self, url: str) -> Load:
+        """Applications that read and write there from now on."""
+        load = Load(url, self.lab.keys.qdrant, self.lab.folder / "load", writers=2, readers=1, pace=0.004)
+        load.start()
+        return load
+
     def holds(self, count: int) -> None:
         """There and back under load, with ``count`` records on both servers: applications behind the operator's server, as they
         are, and at the gate's own address, as if it stood in that server's place.
         """
         gate = f"http://{self.lab.site.nginx.gate_address}"
         for name, url in (("", self.lab.site.qdrant.public_url), (", applications at the gate itself", gate)):
-            load = Load(url, self.lab.keys.qdrant, self.lab.folder / "load", writers=2, readers=1, pace=0.004)
-            load.start()
+            load = self._applications(url)
             self.does("copy")
             held = []
             try:
@@ -204,10 +209,7 @@ class Bench:
 
     def moves(self, what: str) -> None:
         """There and back under load, twice: on the comparison before, and comparing everything."""
-        load = Load(
-            self.lab.site.qdrant.public_url, self.lab.keys.qdrant, self.lab.folder / "load", writers=2, readers=1, pace=0.004
-        )
-        load.start()
+        load = self._applications(self.lab.site.qdrant.public_url)
         load.wait_for(300)
         copied = time.time()
         self.does("copy")

@@ -39,11 +39,10 @@ from cutover import runner
 from cutover.context import Context
 from cutover.core.errors import CutoverError
 from cutover.core.ui import ConfirmedInAdvance
-from lab.lab import Lab, new_folder
+from lab.lab import ROOT, Lab, new_folder
 from lab.load import COLLECTION, Load, Report
 from lab.processes import Process
 
-ROOT = Path(__file__).resolve().parents[1]
 HTTP2_PORT = 6343
 METHODS = (
     "PUT",
