@@ -5,7 +5,7 @@ compared, kept in the state folder), a snapshot of the container where its stora
 container), a protected backup of the container that prunes nothing (proved by restoring it under a scratch id, which is removed
 again), and a record of what a restore does not bring back: backup jobs, pool, access rules, HA, replication, aliases.
 
-What others call: ``plan(run)``, ``do(run)``; ``manifest(run)`` is what the last run kept; ``PURPOSE`` names its archive.
+What the last run kept, and the word that names its archive, are in :mod:`cutover.state.backup_manifest`.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def undo(context: Context) -> Outcome:
 
 
 def _as_before(context: Context, guest: Guest) -> None:
-    """Let a guest start with the host again and start it, where it did and ran; withdraw its approvals.approval."""
+    """Let a guest start with the host again and start it, where it did and ran; withdraw its approval."""
     agreed = approvals.approval(context, guest)
     if agreed is None:
         return

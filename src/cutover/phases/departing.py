@@ -43,7 +43,7 @@ def not_meant(context: Context, guest: Guest, facts: Facts, agreed: approvals.Ap
 
 
 def scope(context: Context, facts: Mapping[int, Facts]) -> Scope:
-    """Scope the addresses are, by what was just read (``facts``) and ``site.yaml``; of those agreed to where anything was."""
+    """Whose the addresses are, by what was just read (``facts``) and ``site.yaml``; of those agreed to where anything was."""
     found: dict[int, frozenset[str]] = {}
     reused = set()
     for guest in context.site.guests.to_decommission():

@@ -1,4 +1,8 @@
-"""The one reboot of the VM: announced, asked for, waited for, and what runs on it compared with before (criterion B3)."""
+"""The one reboot of the VM: announced, asked for, waited for, and what runs on it compared with before (criterion B3).
+
+Also what a run that was ended leaves of it: a reboot that Proxmox still carries out, a start that nobody begins any more, and a
+comparison that was not made.
+"""
 
 from __future__ import annotations
 
