@@ -4,6 +4,8 @@ A container's name, an error of a proxy, a record of a name server: whoever writ
 of a CI job and into its report. Each of these reads some of it as more than text: control characters move a cursor, a line that
 begins with ``::`` is a command to the runner, a bracket is a link and a picture is fetched. So each has a function here that
 leaves words.
+
+Beside them: how people say a length of time, and a number of things.
 """
 
 from __future__ import annotations
@@ -45,3 +47,8 @@ def spoken(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things as people say it: ``1 write``, ``2 writes``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cutover.core.errors import Refused
+from cutover.core.text import counted
 from cutover.gate.write_log import Damaged
 from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.phases.switch import move, plan_move
 from cutover.qdrant import access
 from cutover.replication import hold, replay, switchover
 from cutover.replication.position import CannotFollow
-from cutover.replication.replay import Account, counted
+from cutover.replication.replay import Account
 
 if TYPE_CHECKING:
     from cutover.context import Context

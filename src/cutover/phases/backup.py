@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.core import files
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.journal import now
+from cutover.core.text import counted
 from cutover.core.units import GIB
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.proxmox import identity, privileges, references, scratch, storages, vzdump
@@ -98,7 +99,7 @@ def plan(context: Context) -> list[Sentence]:
     if _begun(context):
         return [Sentence(f"Wait for the backup of {old} that was begun, then go on")]
     names = context.old.collections()
-    count = f"{len(names)} collection{'' if len(names) == 1 else 's'} ({', '.join(names)})"
+    count = f"{counted(len(names), 'collection')} ({', '.join(names)})"
     found = [
         Sentence(
             f"Take a snapshot of {count} of {context.old.name}, and keep them in {backup_manifest.folder(context)}",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.journal import utc
+from cutover.core.text import counted
 from cutover.gate import doorway
 from cutover.gate.interface import OTHER, Side
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
@@ -156,7 +157,7 @@ def move(context: Context, verb: str, to: Side) -> Outcome:
 def _brought(records: int) -> str:
     if not records:
         return "No record had to be brought over in that time."
-    return f"{records} record{'' if records == 1 else 's'} had to be brought over and compared in that time."
+    return f"{counted(records, 'record')} had to be brought over and compared in that time."
 
 
 def _step(site: Site) -> Step:

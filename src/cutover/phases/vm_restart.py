@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cutover.core import events
 from cutover.core.errors import CutoverError, Failed
+from cutover.core.text import counted
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.portainer.client import Picture, differences
 from cutover.proxmox import vm as vm_state
@@ -132,12 +133,8 @@ def compared(context: Context, before: Picture | None) -> list[str]:
     except TimedOut as late:
         raise Failed(late.sentence, "Look at it in Portainer; then run the command again.") from None
     context.journal.note(events.COMPARED_AFTER_REBOOT, f"Everything on {vm} is back as it was")
-    containers, stacks = _count(len(before.containers), "container"), _count(len(before.stacks), "stack")
+    containers, stacks = counted(len(before.containers), "container"), counted(len(before.stacks), "stack")
     return [f"Everything on it is back as it was: {containers}, {stacks}."]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def left_to_compare(context: Context) -> Picture | None:

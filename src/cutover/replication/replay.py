@@ -28,6 +28,7 @@ from urllib.parse import parse_qsl, quote
 
 from cutover.core import events
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Unreachable
+from cutover.core.text import counted
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import BODY_MOST, OTHER, TOO_LARGE, Side, Written
 from cutover.gate.write_log import Write
@@ -523,10 +524,6 @@ def _described(entry: Any, body: bytes) -> dict[str, Any]:
         "uri": entry.uri,
         "body": body.decode(errors="replace"),
     }
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _clock(at: float) -> str:

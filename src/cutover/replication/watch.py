@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from cutover.core import events, files
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import utc
-from cutover.core.text import spoken
+from cutover.core.text import counted, spoken
 from cutover.gate.write_log import Damaged
 from cutover.qdrant import compare
 from cutover.qdrant.affected import PointId
@@ -78,7 +78,7 @@ class Seen:
 
     def line(self) -> str:
         """Everything in one line."""
-        behind = f"{self.behind_writes} write{'s' if self.behind_writes != 1 else ''}, {self.behind_seconds:.1f} s behind"
+        behind = f"{counted(self.behind_writes, 'write')}, {self.behind_seconds:.1f} s behind"
         rate = f"{self.writes_per_second:.1f} writes/s"
         proved = f"{self.proved * 100:.0f} % compared"
         if self.oldest_proof is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cutover.core import events
 from cutover.core.errors import CutoverError
 from cutover.core.journal import Entry
-from cutover.core.text import spoken
+from cutover.core.text import counted, spoken
 from cutover.gate.write_log import Damaged
 from cutover.replication import left_behind, switchover, watch
 from cutover.replication.position import CannotFollow, Position
@@ -263,5 +263,5 @@ def _behind(seen: Seen) -> str:
         return "is not followed"
     if not seen.behind_writes:
         return "has everything that was written"
-    writes = f"{seen.behind_writes} write{'s' if seen.behind_writes != 1 else ''}"
+    writes = counted(seen.behind_writes, "write")
     return f"is {writes} and {spoken(age)} behind (recorded; `follow` brings them over)"
