@@ -101,9 +101,10 @@ def judge(session: ProxmoxSession, guests: Sequence[Guest], new: Sequence[Guest]
         largest = max(here, key=lambda guest: known[guest.vmid].most or 2**63)
         free = _free(session, node, names.restore, "rootdir", said)
         said.room(names.restore, free, known[largest.vmid], reserve, f"{largest} restored on trial")
-    if not any(one.startswith(f"Storage {names.backup} ") for one in said.against):
+    if new and not any(one.startswith(f"Storage {names.backup} ") for one in said.against):
+        most = _most_protected(session)
         for guest in new:
-            said.against += _no_more_protected(session, guest)
+            said.against += _no_more_protected(session, guest, most)
     said.against = list(dict.fromkeys(said.against))
     return said
 
@@ -133,12 +134,16 @@ def _settings(session: ProxmoxSession) -> Mapping[str, Any]:
     return next((row for row in session.proxmox.list("storage") if row.get("storage") == storage), {})
 
 
-def _no_more_protected(session: ProxmoxSession, guest: Guest) -> list[str]:
+def _most_protected(session: ProxmoxSession) -> int:
+    """How many protected backups of a guest the backup storage keeps; negative where there is no limit."""
+    storage = session.site.proxmox.storages.backup
+    unlimited = "Datastore.Allocate" in privileges.held_by(session)(f"/storage/{storage}")
+    return int(_settings(session).get("max-protected-backups", -1 if unlimited else PROTECTED))
+
+
+def _no_more_protected(session: ProxmoxSession, guest: Guest, most: int) -> list[str]:
     """Why the backup storage takes no more protected backup of a guest, where it does not."""
     storage = session.site.proxmox.storages.backup
-    settings = _settings(session)
-    unlimited = "Datastore.Allocate" in privileges.held_by(session)(f"/storage/{storage}")
-    most = int(settings.get("max-protected-backups", -1 if unlimited else PROTECTED))
     there = [archive for archive in vzdump.listed(session, guest.vmid) if archive.protected]
     if most < 0 or len(there) < most:
         return []
