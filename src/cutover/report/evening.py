@@ -13,6 +13,7 @@ from datetime import datetime
 from cutover import __version__
 from cutover.core import events
 from cutover.core.journal import Entry
+from cutover.core.text import spoken
 from cutover.report.html import STYLE, e
 
 
@@ -132,13 +133,6 @@ def _felt(entries: Sequence[Entry], happened: Sequence[Happened]) -> list[tuple[
 def clock(at: str) -> str:
     """``2026-01-01T20:15:00.123Z`` as ``2026-01-01 20:15``."""
     return at.replace("T", " ")[:16]
-
-
-def spoken(seconds: float) -> str:
-    """A duration as a person says it."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 _MORE = """
