@@ -169,6 +169,8 @@ def test_a_server_that_lets_in_others_than_meant_says_whom(start: Any, settings:
 def test_a_site_without_keys_is_right_when_it_is_meant(start: Any) -> None:
     assert access.shortfall(start(), site("open"), KEYS) == ""
     assert access.shortfall(start(), site("open"), Credentials({})) == ""
+    assert "everybody" in access.let_in(site("open"))
+    assert "nobody else" in access.let_in(site())
     assert "should read and write" in access.shortfall(start(api_key=KEY, read_only_api_key=READ_KEY), site("open"), KEYS)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutover.replication import proofs
+from cutover.replication import proofs, switchover
 from cutover.replication.proofs import Counted, Proofs, Proved, covered
 
 HOUR = 3600.0
@@ -80,3 +80,16 @@ def test_it_is_saved_and_read_as_it_was() -> None:
         {"a": Proved([(None, 1.0), ("0-f", None)], [7])}, {"old": Counted("then", {"PUT /x": 3}, {}, {"PUT /x": 1})}, "w"
     )
     assert Proofs.read(json.loads(json.dumps(found, default=vars))) == found
+
+
+@pytest.mark.parametrize(
+    ("why", "said"),
+    [
+        ("The new server was restarted", "as a whole, because the new server was restarted."),
+        ("It is not known what both servers had counted", "because it is not known what"),
+        ("The-docs has to be compared again: it was copied anew", "because The-docs has to be"),
+    ],
+)
+def test_a_reason_goes_on_with_the_sentence_and_a_collection_keeps_its_name(why: str, said: str) -> None:
+    facts = {"why_compared": why, "records": 3, "collections": 1}
+    assert said in " ".join(switchover.stood_on(facts))

@@ -10,6 +10,7 @@ from cutover.core import events
 from cutover.core.errors import Refused
 from cutover.portainer import client, compose_file, deployment
 from cutover.portainer.client import Picture
+from cutover.qdrant import access
 from cutover.state import deployment as state_of
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def runs_as_merged(context: Context) -> Finding:
         return Finding(False, _told(missing), "Run `cutover deploy`.", {"commit": want.commit})
     image = f"{want.file.image.name} {want.file.image.tag}"
     return Finding(
-        True, f"The stack runs {image} at {want.commit[:8]}, healthy and answering with its key.",
+        True, f"The stack runs {image} at {want.commit[:8]}, healthy, {access.let_in(context.site)}.",
         facts={"commit": want.commit, "image": str(want.file.image)},
     )  # fmt: skip
 

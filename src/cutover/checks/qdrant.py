@@ -267,7 +267,7 @@ def same_data(context: Context) -> Finding:
             f"{source.name.capitalize()} and {target.name} differ: {compare.summary(rest)}.",
             "These differences are not among the recorded writes: somebody changed one server directly.",
         )
-    waiting = f"; {pending} of them have a recorded write that is still to be brought over" if pending else ""
+    waiting = f", but for {pending} with a recorded write that is still to be brought over" if pending else ""
     return Finding(True, f"{records} records in {len(compared)} collections are the same, bit by bit{waiting}.")
 
 

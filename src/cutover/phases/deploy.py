@@ -36,6 +36,7 @@ from cutover.portainer.deployment import (
     runs_as_wanted,
     updates_as_wanted,
 )
+from cutover.qdrant import access
 from cutover.state import deployment as state_of
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _do(context: Context, once_more: int) -> Outcome:
         ) from None
     sentence = (
         f"The stack {context.site.portainer.stack} runs at {want.commit[:8]}: {want.file.image.name} {want.file.image.tag}, "
-        "its digest as pinned, healthy, answering with its key, each of them proved, and to nothing near them."
+        f"its digest as pinned, healthy, {access.let_in(context.site)}."
     )
     sentences = [sentence]
     if context.site.portainer.auto_update.mode == "webhook":

@@ -263,7 +263,7 @@ def shortfall(server: Qdrant, site: Site, keys: Credentials, *, tokens: bool | N
     should = meant(site, keys, tokens=tokens)
     found = access_of(server, keys)
     wanted = [Difference(c, should[c], found[c]) for c in should if found[c] is not should[c]]
-    for caller, name in KEYS.items():
+    for name in KEYS.values():
         key = keys.get(name)
         if key is None or site.qdrant.access == "open" or found[Caller.STRANGER] is not Right.OUT:
             continue
@@ -274,8 +274,14 @@ def shortfall(server: Qdrant, site: Site, keys: Credentials, *, tokens: bool | N
                     f"{server.name} did not get {name} as it is: it lets in what was made of it by a program that read $, #, "
                     "quotes or \\ in its own way"
                 )
-        del caller
     return "; ".join(f"{one.caller} {one.there}, and {_should(one.here)}" for one in wanted)
+
+
+def let_in(site: Site) -> str:
+    """Whom a server lets in of which :func:`shortfall` found nothing, a clause that goes on with a sentence about it."""
+    if site.qdrant.access == "open":
+        return "letting in everybody without a key, as site.yaml says"
+    return "letting in whoever has one of its keys, and nobody else"
 
 
 def _should(right: Right) -> str:

@@ -245,7 +245,9 @@ def stood_on(facts: Mapping[str, Any]) -> list[str]:
         said.append(f"It stood on the comparison begun at {at}: no writer went round Nginx since, and {written}.")
     if why := facts.get("why_compared"):
         many = f"{facts['records']} records in {facts['collections']} collections"
-        said.append(f"{many} were compared as a whole, because {why}.")
+        # It may begin with the name of a collection, whose letters are its own.
+        clause = why[0].lower() + why[1:] if why.startswith(("The ", "It ")) else why
+        said.append(f"{many} were compared as a whole, because {clause}.")
     return said
 
 
