@@ -30,8 +30,9 @@ def die_at(line: int, *, before: bool, act: str = "") -> None:
 
     def counted(self: Journal, *args: Any, **rest: Any) -> Any:
         nonlocal count
-        count += not act or act in args
-        here = count == line and (not act or act in args)
+        meant = not act or act in args
+        count += meant
+        here = meant and count == line
         if here and before:
             os.kill(os.getpid(), signal.SIGKILL)
         entry = write(self, *args, **rest)

@@ -70,9 +70,6 @@ def python_process(
         env={
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
             "PYTHONUNBUFFERED": "1",
-            # aiohttp reads the system's authorities when it is imported (0.1 s); no stand-in talks to anybody that they vouch for.
-            "SSL_CERT_FILE": os.devnull,
-            "SSL_CERT_DIR": os.devnull,
             **env,
         },
         cwd=ROOT,
