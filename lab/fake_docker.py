@@ -581,7 +581,7 @@ class Engine:
                 self.create_volume(anonymous, {"com.docker.volume.anonymous": ""})
                 mounts[mount["target"]] = anonymous
         ports = service.get("ports") or []
-        environment = {k: "" if v is None else str(v) for k, v in (service.get("environment") or {}).items()}
+        environment = {k: str(v) for k, v in (service.get("environment") or {}).items() if v is not None}
         return Container(
             id=secrets.token_hex(32),
             name=service.get("container_name") or f"{project}-{name}-1",

@@ -86,3 +86,27 @@ def test_another_value_and_a_variable_too_many_are_named_without_the_value(
         "its variable QDRANT__CLUSTER__ENABLED is set, and not in the file",
     ]
     assert not any(key in " ".join(found) for key in ("another-key", *KEYS.values()))
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ("      driver: json-file\n", ""),  # Docker's own
+        ('      QDRANT__TELEMETRY_DISABLED: "true"\n', '      QDRANT__TELEMETRY_DISABLED: "true"\n      TZ:\n'),
+        ("stop_grace_period: 60s", "stop_grace_period: 60.5s"),
+    ],
+)
+def test_what_the_file_leaves_to_docker_is_no_difference(container: dict[str, Any], was: str, becomes: str) -> None:
+    """Otherwise a file that every check lets pass is deployed, taken for another one, and taken back."""
+    text = (ROOT / "stacks/qdrant/docker-compose.yml").read_text(encoding="utf-8")
+    assert was in text
+    config = variables.resolve(text.replace(was, becomes), KEYS).config
+    assert running.differences(config, "qdrant", container, IMAGE) == []
+    if "TZ" in becomes:
+        container["Config"]["Env"].append("TZ")
+    assert running.differences(config, "qdrant", container, IMAGE) == []
+
+
+def test_another_log_driver_is_named(config: Mapping[str, Any], container: dict[str, Any]) -> None:
+    container["HostConfig"]["LogConfig"]["Type"] = "none"
+    assert running.differences(config, "qdrant", container, IMAGE) == ["its log driver is none, and json-file in the file"]

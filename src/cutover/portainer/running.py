@@ -17,6 +17,8 @@ from cutover.portainer.compose_file import seconds, size
 Facts = dict[str, Any]
 #: What is too long for a sentence.
 _LONG = frozenset({"command", "health check", "log"})
+#: What the image or the engine decides where the file does not.
+_NOT_ASKED = frozenset({"log", "log driver", "user"})
 
 
 def differences(
@@ -45,8 +47,9 @@ def differences(
 
 def _environment(said: Mapping[str, Any], container: Mapping[str, Any], image: Mapping[str, Any] | None) -> Iterable[str]:
     """``image``: the image's own configuration, where it is known."""
-    should = {name: _text(value) for name, value in (said.get("environment") or {}).items()}
-    has = dict(entry.partition("=")[::2] for entry in (container.get("Config") or {}).get("Env") or [])
+    # A variable without a value is not set: Docker shows none, or its bare name.
+    should = {name: _text(value) for name, value in (said.get("environment") or {}).items() if value is not None}
+    has = dict(entry.split("=", 1) for entry in (container.get("Config") or {}).get("Env") or [] if "=" in entry)
     for name, value in should.items():
         if name not in has:
             yield f"its variable {name} is not set, and it is in the file"
@@ -59,7 +62,7 @@ def _environment(said: Mapping[str, Any], container: Mapping[str, Any], image: M
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _shown(value: Any) -> str:
@@ -99,11 +102,12 @@ def _of_file(said: Mapping[str, Any], config: Mapping[str, Any]) -> Facts:
         "device": _sorted(said.get("devices")),
         "network": _sorted((networks.get(name) or {}).get("name") or name for name in said.get("networks") or ()),
         "user": str(said.get("user") or "") or None,
-        "log": _log(logging.get("driver"), logging.get("options")) if logging else None,
+        "log driver": logging.get("driver"),
+        "log": _log(logging.get("options")) if logging else None,
         "health check": _check(said.get("healthcheck") or {}),
     }  # fmt: skip
     if said.get("stop_grace_period"):
-        facts["time to stop"] = f"{seconds(said['stop_grace_period']):g} s"
+        facts["time to stop"] = f"{int(seconds(said['stop_grace_period']))} s"  # Compose tells Docker whole seconds
     for name, value in (said.get("ulimits") or {}).items():
         pair = value if isinstance(value, Mapping) else {"soft": value, "hard": value}
         facts[f"limit {name}"] = f"{pair.get('soft')} to {pair.get('hard')}"
@@ -139,7 +143,8 @@ def _of_container(found: Mapping[str, Any]) -> Facts:
         "device": _sorted(device.get("PathOnHost") for device in host.get("Devices") or ()),
         "network": _sorted((found.get("NetworkSettings") or {}).get("Networks") or ()),
         "user": config.get("User") or None,
-        "log": _log(logging.get("Type"), logging.get("Config")),
+        "log driver": logging.get("Type"),
+        "log": _log(logging.get("Config")),
         "health check": _check({
             "test": health.get("Test"), **{
                 name: f"{health[docker] / 1e9}s" for name, docker in _TIMES if health.get(docker)
@@ -169,8 +174,8 @@ def _capabilities(names: Iterable[Any] | None) -> tuple[str, ...]:
     return _sorted(str(name).upper().removeprefix("CAP_") for name in names or ())
 
 
-def _log(driver: str | None, options: Mapping[str, str] | None) -> tuple[str | None, ...]:
-    return (driver, *_sorted(f"{name}={value}" for name, value in (options or {}).items()))
+def _log(options: Mapping[str, str] | None) -> tuple[str, ...]:
+    return _sorted(f"{name}={value}" for name, value in (options or {}).items())
 
 
 def _megabytes(count: int | None) -> str | None:
@@ -186,7 +191,7 @@ def _sorted(values: Iterable[Any] | None) -> tuple[str, ...]:
 
 
 def _only_said(facts: Facts) -> Facts:
-    return {what: value for what, value in facts.items() if not (what in {"log", "user"} and value is None)}
+    return {what: value for what, value in facts.items() if not (what in _NOT_ASKED and value is None)}
 
 
 class _Unsaid(dict[str, Any]):
