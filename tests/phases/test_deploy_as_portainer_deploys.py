@@ -146,6 +146,21 @@ def test_another_key_is_shown_and_has_to_be_typed(one: Vm1001) -> None:
     assert "Change who" not in planned(one, credentials=other)
 
 
+def test_keys_that_change_places_are_a_change_although_both_open_the_server(one: Vm1001) -> None:
+    """Whoever could only read could write, and the applications could not any more."""
+    deployed(one)
+    was = container(one)["Id"]
+    swapped = {"QDRANT_API_KEY": QDRANT_READ_KEY, "QDRANT_READ_ONLY_API_KEY": QDRANT_KEY}
+    assert "Change who may come in" in planned(one, credentials=swapped)
+    assert "QDRANT_API_KEY" in fails(one, Refused, credentials=swapped)
+    assert container(one)["Id"] == was
+    now = stack(one)
+    env = [{"name": name, "value": value} for name, value in swapped.items()]
+    body = {"Env": env, "RepositoryReferenceName": "refs/heads/main", "AutoUpdate": now["AutoUpdate"]}
+    assert one.ask("POST", f"/api/stacks/{now['Id']}/git?endpointId=1", body).status_code == 200
+    assert "Change who may come in" not in planned(one)  # they changed places in Portainer only
+
+
 def test_going_back_goes_back_to_the_old_key(one: Vm1001) -> None:
     deployed(one)
     one.repository.point("refs/tags/good", one.repository.head())

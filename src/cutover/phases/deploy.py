@@ -71,8 +71,9 @@ def plan(context: Context) -> Sequence[Sentence]:
     name, image = context.site.portainer.stack, want.file.image
     sentences = [
         Sentence(
-            f"Change who may come in: the running server does not take the {variable} of this command.",
-            f"whoever uses the key that is in use now is refused; --execute asks for {variable} to be typed",
+            f"Change who may come in: the running server does not take the {variable} of this command as such.",
+            "whoever uses the key that is in use now is let in otherwise, or not at all; "
+            f"--execute asks for {variable} to be typed",
             "If the proof fails the stack goes back to the key that Portainer has."
             if situation.stored_in_use
             else "None: Portainer does not have the key that the running server takes.",
@@ -163,8 +164,8 @@ def _do(context: Context, once_more: int) -> Outcome:
     for variable in lets_in_others(want, situation):
         context.confirm.by_name(
             variable,
-            f"The running server does not take the {variable} of this command: whoever uses the key that is in use now would be "
-            "refused after the deployment."
+            f"The running server does not take the {variable} of this command as such: whoever uses the key that is in use now "
+            "would be let in otherwise after the deployment, or not at all."
             + ("" if situation.stored_in_use else " Portainer does not have that key either, so nothing leads back to it."),
         )
     before = situation.stack

@@ -93,7 +93,7 @@ class Situation:
     replacing: str = ""
     """The container that Compose is replacing, or the one that replaces it; empty where none is."""
     refused: tuple[str, ...] = ()
-    """Variables whose wanted value the running server does not take as a key: with the deployment somebody else comes in."""
+    """Variables whose wanted value the running server does not take as that key: with the deployment somebody else comes in."""
     stored_in_use: bool = True
     """Whether the variables that Portainer has are those of the running server: going back can only go back to them."""
 

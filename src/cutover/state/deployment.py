@@ -153,26 +153,30 @@ def _compose_says(want: Wanted, project: str) -> str | None:
 
 
 def _keys_in_use(context: Context, want: Wanted, stack: Stack) -> tuple[tuple[str, ...], bool]:
-    """(variables whose wanted value the running server does not take, whether it takes those that Portainer has).
+    """(variables whose wanted value is not the running server's, whether it takes those that Portainer has).
 
-    A server that does not answer takes none, which says nothing about its keys: then what Portainer has is taken for it.
+    Keys that change places open it as well, but not with the same right, or in the place of one that Portainer has. A server that
+    does not answer takes none, which says nothing about its keys: then what Portainer has is taken for it.
     """
     stored = _stored(want, stack)
     server = new_server(context)
     refused, in_use = [], True
     try:
-        for name in access.KEYS.values():
-            if (value := want.variables.get(name)) and not _opens(server, name, value):
+        for caller, name in access.KEYS.items():
+            meant = access.Right.READS if caller is access.Caller.READ_ONLY else access.Right.WRITES
+            value, had = want.variables.get(name), stored.get(name)
+            now = _right(server, name, value)
+            was = now if had == value else _right(server, name, had)
+            if value and (now not in {meant, access.Right.WRITES} or (had != value and was is meant)):
                 refused.append(name)
-            if value := stored.get(name):
-                in_use = in_use and _opens(server, name, value)
+            in_use = in_use and (not had or was in {meant, access.Right.WRITES})
     except (Unreachable, access.CannotTell):
         return want.replaced, True
     return tuple(refused), in_use
 
 
-def _opens(server: Qdrant, name: str, value: str) -> bool:
-    return not variables.unfit(name, value) and access.right_of(server, value) is not access.Right.OUT
+def _right(server: Qdrant, name: str, value: str | None) -> access.Right:
+    return access.right_of(server, value) if value and not variables.unfit(name, value) else access.Right.OUT
 
 
 def new_server(context: Context) -> Qdrant:
