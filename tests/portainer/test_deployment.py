@@ -160,6 +160,9 @@ def test_going_back_sends_what_was_there_and_nothing_else(want: Wanted, site: Si
 def test_one_key_for_reading_and_writing_is_refused(want: Wanted, site: Site) -> None:
     (said,) = deployment.refusals(replace(want, variables=dict.fromkeys(KEYS, "same")), situation(), site)
     assert said == "QDRANT_READ_ONLY_API_KEY is the same as QDRANT_API_KEY: whoever may read could write."
+    second = {**KEYS, "QDRANT_ALT_API_KEY": KEYS["QDRANT_READ_ONLY_API_KEY"]}
+    (said,) = deployment.refusals(replace(want, variables=second), situation(), site)
+    assert said == "QDRANT_READ_ONLY_API_KEY is the same as QDRANT_ALT_API_KEY: whoever may read could write."
 
 
 # -- a replacement that Docker's restart ended -------------------------------------------------------------------------

@@ -112,8 +112,12 @@ def refusals(want: Wanted, seen: Situation, site: Site) -> list[str]:
         return [f"Portainer does not reach the Docker engine of {site.portainer.environment!r}: nothing can be deployed."]
     found = list(compose_file.mistakes(want.file, site))
     found += want.unfit
-    if (key := want.variables.get("QDRANT_API_KEY")) and key == want.variables.get("QDRANT_READ_ONLY_API_KEY"):
-        found.append("QDRANT_READ_ONLY_API_KEY is the same as QDRANT_API_KEY: whoever may read could write.")
+    reads = want.variables.get("QDRANT_READ_ONLY_API_KEY")
+    found += [
+        f"QDRANT_READ_ONLY_API_KEY is the same as {name}: whoever may read could write."
+        for name in ("QDRANT_API_KEY", "QDRANT_ALT_API_KEY")
+        if reads and reads == want.variables.get(name)
+    ]
     found += [f"{variable} is not set, and the stack cannot run without it." for variable in want.file.missing(want.variables)]
     accepted = not any(mistake.startswith(compose_file.NOT_ACCEPTED) for mistake in found)
     if seen.compose_says and accepted and not want.unfit and not want.file.missing(want.variables):
