@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -293,6 +294,34 @@ def test_two_deployments_at_once_end_in_one(one: Vm1001) -> None:
 )  # fmt: skip
 def test_what_two_deployments_do_to_each_other_is_known(said: str, met: bool) -> None:
     assert deployment.collided(said) is met
+
+
+def test_two_deployments_at_once_are_known_although_a_variable_is_a_word_of_the_answer(
+    one: Vm1001, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values of variables are taken out of what is said, and any stack may have ``/data`` for one."""
+    deployed(one)
+    commit = one.merge(HARMLESS)
+    context = one.run(credentials=TOKEN)
+    server, answers = context.portainer, [deployment_without_its_file()]
+    redeploy = server.redeploy
+
+    def first_fails(of: Stack, **rest: Any) -> Stack:
+        server._pairs({"DATA": "/data"})
+        if answers:
+            raise server._error("PUT", f"/stacks/{of.id}/git/redeploy", answers.pop())
+        return redeploy(of, **rest)
+
+    monkeypatch.setattr(server, "redeploy", first_fails)
+    assert deploy.do(context).facts["commit"] == commit
+    context.close()
+
+
+def deployment_without_its_file() -> requests.Response:
+    said = "failed to deploy a stack: open /data/compose/2/stacks/qdrant/docker-compose.yml: no such file or directory"
+    answer = requests.Response()
+    answer.status_code, answer._content = 500, json.dumps({"message": said, "details": said}).encode()
+    return answer
 
 
 # -- 5: undo ----------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def submit(
                 if error.status == BUSY and stack is not None:
                     context.ui.say("Portainer has begun a deployment by itself. Waiting for what comes of it.")
                     break
-                if attempt == TRIES or stack is None or not collided(error.reason):
+                if attempt == TRIES or stack is None or not collided(error.untold):
                     raise _not_deployed(context, want, error) from None
                 context.ui.say("Portainer has deployed the stack by itself at the same time. Waiting, then asking once more.")
                 settled(context, want)

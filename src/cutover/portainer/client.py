@@ -39,11 +39,14 @@ PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 
 
 class Answered(CutoverError):
-    """Portainer answered with an error. ``status`` is the HTTP status, ``reason`` its own words."""
+    """Portainer answered with an error. ``status`` is the HTTP status, ``reason`` its own words.
 
-    def __init__(self, status: int, sentence: str, reason: str, hint: str = "") -> None:
+    ``untold`` are the words as they came: for decisions only, because they may hold a part of a key.
+    """
+
+    def __init__(self, status: int, sentence: str, reason: str, hint: str = "", untold: str = "") -> None:
         super().__init__(sentence, hint)
-        self.status, self.reason = status, reason
+        self.status, self.reason, self.untold = status, reason, untold or reason
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ class Portainer:
             said = f"A proxy in front of Portainer answered {status} to {method} {path}: {reason}."
             return OutcomeUnknown(self._credentials.redact(said), "Look in Portainer whether it happened before doing it again.")
         return Answered(
-            status, self._credentials.redact(f"Portainer answered {status} to {method} {path}: {reason}."), reason, hint
+            status, self._credentials.redact(f"Portainer answered {status} to {method} {path}: {reason}."), reason, hint, said
         )
 
     def _stack_of(self, shown: Mapping[str, Any]) -> Stack:
