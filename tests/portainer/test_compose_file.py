@@ -119,6 +119,26 @@ def test_an_unreadable_file_is_refused_with_its_line(broken: str, said: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("ports: 5", "`services.qdrant.ports` has to be a list"),
+        ("deploy: two", "`services.qdrant.deploy` has to be a mapping"),
+        ("healthcheck: true", "`services.qdrant.healthcheck` has to be a mapping"),
+        ("healthcheck: {test: [CMD, 5]}", "`services.qdrant.healthcheck.test` has to be a list of texts"),
+        ("logging: {options: small}", "`services.qdrant.logging.options` has to be a mapping"),
+        ("environment: open", "`services.qdrant.environment` has to be a mapping"),
+        ("security_opt: 5", "`services.qdrant.security_opt` has to be a list"),
+        ("cap_drop: 5", "`services.qdrant.cap_drop` has to be a list"),
+        ("image: x\nvolumes: [qdrant_storage]", "`volumes` has to be a mapping"),
+        ("image: x\nvolumes: {qdrant_storage: here}", "`volumes.qdrant_storage` has to be a mapping"),
+    ],
+)
+def test_a_part_of_another_kind_is_refused_with_its_line(broken: str, said: str, ours: schema.Site) -> None:
+    with pytest.raises(Refused, match=rf", line [34]: {said}"):
+        compose_file.mistakes(compose_file.read(f"services:\n  qdrant:\n    {broken}\n"), ours)
+
+
+@pytest.mark.parametrize(
     ("reference", "parts"),
     [
         ("qdrant/qdrant:v1@sha256:ab", ("qdrant/qdrant", "v1", "sha256:ab")),

@@ -46,6 +46,10 @@ _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|us|h|m|s)")
 _NO_NEW_PRIVILEGES = frozenset({"no-new-privileges", "no-new-privileges:true", "no-new-privileges=true"})
 _TIMES = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 0.000001}
 
+#: What has to be of one kind to be read here. Compose refuses another kind as well.
+_MAPPINGS = ("deploy", "deploy.resources", "deploy.resources.limits", "healthcheck", "logging", "logging.options")
+_LISTS = ("ports", "volumes", "security_opt", "cap_drop")
+
 
 @dataclass(frozen=True)
 class Image:
@@ -141,6 +145,10 @@ def read(text: str, where: str = "the compose file") -> StackFile:
     if not isinstance(services, dict) or not isinstance(services.get(SERVICE), dict):
         raise Refused(f"{where} has no service {SERVICE!r}.", "The stack runs exactly this service.")
     service = services[SERVICE]
+    if wrong := next(_misshapen(tree, service), None):
+        path, kind = wrong
+        line = f", line {number}" if (number := _line(text, path)) else ""
+        raise Refused(f"{where}{line}: `{path}` has to be {kind}.", "Compose would not accept the file either.")
     volumes = tree.get("volumes") or {}
     return StackFile(
         text=text,
@@ -154,6 +162,26 @@ def read(text: str, where: str = "the compose file") -> StackFile:
         tree=tree,
         where=where,
     )
+
+
+def _misshapen(tree: Mapping[str, Any], service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is of another kind than it has to be: its path, and which kind that is."""
+    kinds: list[tuple[str, type, str]] = [(f"services.{SERVICE}.{path}", dict, "a mapping") for path in _MAPPINGS]
+    kinds += [(f"services.{SERVICE}.{path}", list, "a list") for path in _LISTS]
+    kinds += [("volumes", dict, "a mapping")]
+    if isinstance(tree.get("volumes"), dict):
+        kinds += [(f"volumes.{name}", dict, "a mapping") for name in tree["volumes"]]
+    for path, kind, said in kinds:
+        node: Any = tree
+        for part in path.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if node and not isinstance(node, kind):
+            yield path, said
+    if isinstance(service.get("environment"), str | int | float):
+        yield f"services.{SERVICE}.environment", "a mapping"
+    test = (service.get("healthcheck") or {}).get("test")
+    if isinstance(test, list) and not all(isinstance(word, str) for word in test):
+        yield f"services.{SERVICE}.healthcheck.test", "a list of texts"
 
 
 def _line(text: str, path: str) -> int | None:
