@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cutover.core.errors import Refused
-from cutover.portainer import compose_file
+from cutover.portainer import compose_file, shipped
 from cutover.site import load as site_load
 from cutover.site import schema
 
@@ -36,6 +36,17 @@ def test_the_file_that_ships_says_what_site_yaml_says(text: str, ours: schema.Si
     }  # fmt: skip
     assert set(file.required) == set(KEYS)
     assert file.memory == 3072 << 20
+
+
+def test_the_file_that_ships_says_what_a_site_with_an_ipv6_address_says(ours: schema.Site) -> None:
+    new = ours.guests.new.model_copy(update={"address": "fd00::1"})
+    six = ours.model_copy(
+        update={
+            "guests": ours.guests.model_copy(update={"new": new}),
+            "qdrant": ours.qdrant.model_copy(update={"new_url": "http://[fd00::1]:6333"}),
+        }
+    )
+    assert compose_file.mistakes(compose_file.read(shipped.compose_file(six)), six) == []
 
 
 def test_compose_accepts_the_file_with_both_keys(text: str) -> None:

@@ -243,7 +243,8 @@ def _port(entry: Any) -> Port:
     if isinstance(entry, dict):
         return Port(str(entry.get("host_ip", "")), str(entry.get("published", "")), str(entry.get("target", "")))
     parts = str(entry).split("/")[0].rsplit(":", 2)
-    return Port(*([""] * (3 - len(parts)) + parts))
+    address, published, target = [""] * (3 - len(parts)) + parts
+    return Port(address.removeprefix("[").removesuffix("]"), published, target)
 
 
 def _mount(entry: Any, volumes: Mapping[str, Any]) -> Mount:
