@@ -110,6 +110,24 @@ def test_plain_and_no_color_leave_no_colours(words: list[str]) -> None:
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", done.stdout)
 
 
+class TestText:
+    PRINT = "53:A5:AB:EF:CD:00 at fd00:ab:cd::1 [b]"
+
+    @pytest.mark.parametrize("tty", [True, False])
+    def test_a_fingerprint_and_an_address_stay_what_they_are(self, capsys: pytest.CaptureFixture[str], tty: bool) -> None:
+        output = Output.of("init", as_json=False)
+        output.out._force_terminal = output.terminal.err._force_terminal = tty
+        output.line(self.PRINT, mark="?")
+        output.line(self.PRINT)
+        output.whole(self.PRINT)
+        output.rows([(("name", ""), (self.PRINT, ""))])
+        output.table([[self.PRINT]], [""])
+        output.terminal.say(self.PRINT)
+        output.terminal.err.print(output.terminal.shown(self.PRINT))
+        shown = capsys.readouterr()
+        assert (shown.out + shown.err).count(self.PRINT) == 7, shown
+
+
 class TestProgress:
     @pytest.fixture
     def shown(self, monkeypatch: pytest.MonkeyPatch) -> tuple[Terminal, io.StringIO]:

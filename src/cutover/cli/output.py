@@ -35,7 +35,7 @@ class Output:
     def of(cls, verb: str, as_json: bool, execute: bool = False, *, plain: bool = False) -> Output:
         credentials = Credentials.from_env()
         out = Console(
-            highlight=False, soft_wrap=plain or not sys.stdout.isatty(), force_terminal=False if plain else None,
+            highlight=False, emoji=False, soft_wrap=plain or not sys.stdout.isatty(), force_terminal=False if plain else None,
         )  # fmt: skip
         terminal = Terminal(credentials, quiet=as_json, plain=plain)
         return cls(credentials, terminal, as_json, out, {"verb": verb, "executed": execute})
@@ -49,7 +49,7 @@ class Output:
         """One line for people, after a ``mark``; on a terminal what wraps stays indented, in a pipe a line is a line."""
         if self.as_json:
             return
-        shown = Text.from_markup(self.terminal.shown(text), style=style)
+        shown = Text.from_markup(self.terminal.shown(text), style=style, emoji=False)
         if self.out.is_terminal and mark:
             self.out.print(marked(mark, shown, indent=indent, style=style))
         elif self.out.is_terminal:
@@ -71,7 +71,7 @@ class Output:
         for last in [False] * (len(rows[0]) - 1) + [True]:
             table.add_column(no_wrap=not last, overflow="fold")  # names are whole, also on a narrow terminal
         for row in rows:
-            table.add_row(*(Text.from_markup(self.terminal.shown(text), style=style) for text, style in row))
+            table.add_row(*(Text.from_markup(self.terminal.shown(text), style=style, emoji=False) for text, style in row))
         self.out.print(table)
 
     def again_and_again(self, look: Callable[[], list[str]], seconds: float) -> None:

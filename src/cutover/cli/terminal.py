@@ -84,7 +84,10 @@ class Terminal:
         self._quiet = quiet
         # Where a person looks, lines break between words; in a file or a pipe a line is a line.
         looked_at = sys.stderr.isatty() and not plain
-        self.err = _Steady(stderr=True, highlight=False, soft_wrap=not looked_at, force_terminal=False if plain else None)
+        # Text is text: in a fingerprint `:AB:` is no picture.
+        self.err = _Steady(
+            stderr=True, highlight=False, emoji=False, soft_wrap=not looked_at, force_terminal=False if plain else None
+        )
         #: Who also hears what is said (a log).
         self.also: Callable[[str], None] = lambda _: None
         self._moving: Status | None = None
@@ -104,7 +107,7 @@ class Terminal:
         if self._quiet:
             return
         if self.err.is_terminal:
-            self.err.print(marked("·", Text.from_markup(self.shown(sentence)), style="dim"))
+            self.err.print(marked("·", Text.from_markup(self.shown(sentence), emoji=False), style="dim"))
         else:
             self.err.print(f"· {self.shown(sentence)}")
 
