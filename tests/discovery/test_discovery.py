@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from cutover.discovery import edit, guests, names, nginx, portainer, survey
+from cutover.core.errors import Unreachable, WrongUsage
+from cutover.discovery import edit, guests, names, nginx, portainer, survey, trust
 from cutover.discovery.facts import Fact, Found, differences
 from cutover.gate import nginx_conf
 from cutover.proxmox.inventory import Seen
@@ -121,6 +122,31 @@ def test_a_resolver_that_only_its_own_machine_can_ask_is_left_out() -> None:
 )  # fmt: skip
 def test_an_address_may_be_typed_short(said: str, url: str) -> None:
     assert survey.with_scheme(said, 8006) == url
+
+
+@pytest.mark.parametrize(
+    ("said", "url"),
+    [
+        ("https://pve:8006/#v1:0:=node%2Fpve:4", "https://pve:8006"), ("pve/#v1:0", "https://pve:8006"),
+        (" pve ", "https://pve:8006"), ("fd00::1", "https://[fd00::1]:8006"), ("[fd00::1]:443", "https://[fd00::1]:443"),
+    ],
+)  # fmt: skip
+def test_an_address_may_be_taken_from_a_browser_and_an_ipv6_one_be_bare(said: str, url: str) -> None:
+    assert survey.with_scheme(said, 8006) == url
+
+
+@pytest.mark.parametrize(
+    "said", ["[::1", "pve:port", "pve:99999", "https://", "ftp://pve", "p ve", "me:hush@pve", "https://me:hush@pve"]
+)
+def test_what_is_no_address_is_said_without_a_password_in_it(said: str) -> None:
+    with pytest.raises(WrongUsage, match="is not the address of a server") as refused:
+        survey.with_scheme(said, 8006)
+    assert "hush" not in str(refused.value)
+
+
+def test_a_name_that_dns_cannot_have_cannot_be_reached() -> None:
+    with pytest.raises(Unreachable, match="cannot be reached"):
+        trust.fingerprint("https://a..b:1")
 
 
 class TestTheFile:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from cutover.core.credentials import Credentials
-from cutover.core.errors import CutoverError, Refused, Unreachable
+from cutover.core.errors import CutoverError, Refused, Unreachable, WrongUsage
 from cutover.core.http import Tls
 from cutover.core.shell import Shell
 from cutover.core.write_guard import WriteGuard
@@ -139,11 +139,16 @@ def _proxmox(answers: Answers, wishes: Wishes, credentials: Credentials, guard: 
 
 
 def with_scheme(said: str, port: int) -> str:
-    """An address as typed, with ``https://`` and a port where they were left out. Pure."""
-    url = said if "://" in said else f"https://{said}"
-    parts = urlsplit(url.rstrip("/"))
-    bare = parts.port is None and not parts.path and "://" not in said
-    return f"{url.rstrip('/')}:{port}" if bare else url.rstrip("/")
+    """An address as typed, with ``https://`` and a port where they were left out, without the page that a browser shows. Pure."""
+    typed = said.strip().split("#")[0]
+    typed = f"[{typed}]" if schema.is_ip(typed) and ":" in typed else typed
+    url = typed if "://" in typed else f"https://{typed}"
+    if not schema.is_url(url):
+        shown = said.rpartition("@")[2]  # a password may stand before it
+        raise WrongUsage(f"{shown} is not the address of a server.", "Write a name or an address, with :PORT where it needs one.")
+    url = url.rstrip("/")
+    parts = urlsplit(url)
+    return f"{url}:{port}" if parts.port is None and not parts.path and "://" not in typed else url
 
 
 def _trusted(answers: Answers, wishes: Wishes, part: str, url: str, tell: str, found: Found) -> dict[str, Any]:

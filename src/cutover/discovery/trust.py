@@ -42,6 +42,6 @@ def _handshake(url: str, context: ssl.SSLContext) -> bytes | None:
         return None
     except ssl.SSLError as error:
         raise Unreachable(f"{url} does not speak TLS: {error.reason or error}.", "Look at its address and port.") from None
-    except OSError as error:
-        why = str(error.strerror or error).lower().rstrip(".")
+    except (OSError, UnicodeError) as error:  # the latter: a name that DNS cannot have
+        why = str(getattr(error, "strerror", None) or error).lower().rstrip(".")
         raise Unreachable(f"{url} cannot be reached: {why}.", "Look at its address, and at the way to it.") from None

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 
-def _is_url(value: str) -> bool:
+def is_url(value: str) -> bool:
     try:
         parts = urlsplit(value)
         good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -26,7 +26,7 @@ def _is_url(value: str) -> bool:
 
 
 def _url(value: str) -> str:
-    if not _is_url(value):
+    if not is_url(value):
         raise ValueError("an address such as http://10.0.0.152:6333, without user, query or fragment")
     return value.rstrip("/")
 
@@ -39,7 +39,7 @@ def _server_url(value: str) -> str:
 
 
 def _repository(value: str) -> str:
-    if not _is_url(value):
+    if not is_url(value):
         raise ValueError("the address of a Git repository, such as https://git.home.arpa/infra/qdrant-cutover.git, without user")
     return value.rstrip("/")
 
