@@ -93,6 +93,11 @@ class TestWhatIsSent:
         assert code == 2
         assert "The log /proc/none/log cannot be written" in said
 
+    def test_a_command_to_be_told_with_an_open_quote_is_said(self) -> None:
+        code, said = run("--notify-command", "mail 'me", "keys")
+        assert code == 2
+        assert "--notify-command cannot be read: no closing quotation." in said
+
     def test_nobody_hears_after_the_end(self) -> None:
         heard: list[str] = []
         with trace.listening(heard.append):

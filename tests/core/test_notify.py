@@ -137,7 +137,7 @@ def test_a_command_that_fails_is_said(command: list[str]) -> None:
     assert "no such file or directory" in said[0] or "ended with exit code 3" in said[0]
 
 
-@pytest.mark.parametrize("url", ["ftp://x/y", "x", "file:///etc/passwd", "https://"])
+@pytest.mark.parametrize("url", ["ftp://x/y", "x", "file:///etc/passwd", "https://", "http://[::1/x", "http://x:port/y"])
 def test_what_is_no_webhook_is_refused_before_anything_is_done(url: str) -> None:
     with pytest.raises(WrongUsage, match="NOTIFY_URL is no http or https address"):
         notifier(url)

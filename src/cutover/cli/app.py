@@ -7,7 +7,6 @@ changed, then it failed (run it again); 4 the outcome is unknown (look first).
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -651,4 +650,4 @@ def main(
 ) -> None:
     """Options before the verb."""
     del version
-    Settings(env_file, verbose, log, plain, shlex.split(notify_command), way_back_minutes).apply()
+    Settings(env_file, verbose, log, plain, notify_command, way_back_minutes).apply()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from cutover.core.errors import WrongUsage
 from cutover.core.journal import now
 from cutover.core.key_files import Gathered, gather
 from cutover.core.notify import Notifier
+from cutover.core.shell import words
 from cutover.core.text import for_log
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Settings:
     verbose: bool = False
     log: Path | None = None
     plain: bool = False
-    notify_command: Sequence[str] = ()
+    notify_command: str = ""
     way_back_minutes: float = 10.0
 
     @classmethod
@@ -65,7 +66,8 @@ class Settings:
     def notices(self, output: Output) -> Iterator[Notifier]:
         """Whoever is told what happens; nobody where nothing was named. What was told is sent when the block ends."""
         keys = output.credentials
-        made = Notifier(keys.get("NOTIFY_URL"), self.notify_command, keys, output.terminal.say)
+        command = words(self.notify_command, "--notify-command")
+        made = Notifier(keys.get("NOTIFY_URL"), command, keys, output.terminal.say)
         try:
             yield made
         finally:

@@ -49,7 +49,7 @@ class Notifier:
         self, url: str | None = None, command: Sequence[str] = (), credentials: Credentials | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
-        if url and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):
+        if url and not _is_webhook(url):
             raise WrongUsage("NOTIFY_URL is no http or https address.", "Set it to the webhook's whole address, or unset it.")
         self.site = ""
         self._url, self._command, self._credentials, self._say = url, list(command), credentials or Credentials({}), say
@@ -124,6 +124,14 @@ class Notifier:
             )
             if done.returncode:
                 raise _RefusedError(f"{self._command[0]} ended with exit code {done.returncode}")
+
+
+def _is_webhook(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 class _RefusedError(Exception):

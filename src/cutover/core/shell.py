@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cutover.core import children, trace
-from cutover.core.errors import CutoverError, OutcomeUnknown, Unreachable
+from cutover.core.errors import CutoverError, OutcomeUnknown, Unreachable, WrongUsage
 from cutover.core.write_guard import WriteGuard
 
 DEADLINE = 20.0
@@ -51,6 +51,14 @@ class Answer:
         """Its last error line, or its exit code; for a sentence."""
         lines = [line.strip() for line in self.err.splitlines() if line.strip()]
         return lines[-1] if lines else f"exit code {self.code}"
+
+
+def words(line: str, what: str) -> list[str]:
+    """The words of a command line as a shell splits them. :class:`WrongUsage` names ``what`` it is where a quote is open."""
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise WrongUsage(f"{what} cannot be read: {str(error).lower()}.", "Close the quote there.") from None
 
 
 class _LostError(Exception):

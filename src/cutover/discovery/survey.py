@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError, Refused, Unreachable, WrongUsage
 from cutover.core.http import Tls
-from cutover.core.shell import Shell
+from cutover.core.shell import Shell, words
 from cutover.core.write_guard import WriteGuard
 from cutover.discovery import guests, names, nginx, portainer, trust
 from cutover.discovery.facts import Found
@@ -176,7 +176,7 @@ def _shell(answers: Answers, wishes: Wishes, known: Guests, guard: WriteGuard, f
     if isinstance(before, list):
         suggestion = shlex.join(before) or "here"
     said = answers.text("nginx", "How to get a shell on the Nginx host ('here' is this machine)", suggestion)
-    prefix = [] if said.strip() in {"", "here"} else shlex.split(said)
+    prefix = [] if said.strip() in {"", "here"} else words(said, "How to get a shell on the Nginx host")
     found.add("nginx.shell", prefix, "you")
     shell = Shell(prefix, guard)
     try:
