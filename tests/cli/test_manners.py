@@ -93,6 +93,13 @@ class TestWhatIsSent:
         assert code == 2
         assert "The log /proc/none/log cannot be written" in said
 
+    def test_a_log_that_is_a_pipe_or_a_link_is_said_and_waited_for_by_nobody(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "link").symlink_to(tmp_path / "pipe")
+        for name, why in (("link", "it is a link"), ("pipe", "it is not a file")):
+            code, said = run("--log", str(tmp_path / name), "keys")
+            assert (code, f"cannot be written: {why}." in " ".join(said.split())) == (2, True), said
+
     def test_a_command_to_be_told_with_an_open_quote_is_said(self) -> None:
         code, said = run("--notify-command", "mail 'me", "keys")
         assert code == 2

@@ -73,3 +73,33 @@ def test_a_mistake_is_said_with_its_line_and_without_the_key(tmp_path: Path, tex
         gather(tmp_path / "keys.env", {})
     assert said in refused.value.sentence
     assert "hush" not in f"{refused.value.sentence}{refused.value.hint}"
+
+
+def test_a_file_of_another_system_is_read_and_what_stands_last_counts(tmp_path: Path) -> None:
+    file = tmp_path / "keys.env"
+    file.write_bytes(b"\xef\xbb\xbfexport QDRANT_API_KEY=plain\r\nVLLM_API_KEY='a b'\r\nGIT_TOKEN=x\r\nGIT_TOKEN=\r\n")
+    file.chmod(0o600)
+    assert gather(file, {}).credentials.values == {"QDRANT_API_KEY": "plain", "VLLM_API_KEY": "a b"}
+
+
+def test_a_link_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "keys.env")
+    with pytest.raises(WrongUsage, match="link cannot be read: it is a link"):
+        gather(tmp_path / "link", {})
+
+
+def test_a_line_that_may_be_the_rest_of_a_key_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(WrongUsage, match=r"keys\.env:1 has a name that is no key\.") as refused:
+        gather(written(tmp_path / "keys.env", "aHVzaC1odXNo==\n"), {})
+    assert "aHVzaC" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["hush\r", "hu\nsh", "hush\xa0", " hush", "hüsh"])
+def test_what_no_server_can_be_sent_is_said_before_anything_is_asked(value: str) -> None:
+    with pytest.raises(WrongUsage, match=r"PORTAINER_API_KEY \(from the environment\) holds a character that no") as refused:
+        gather(None, {"PORTAINER_API_KEY": value})
+    assert value.strip() not in str(refused.value)
+
+
+def test_a_password_may_have_any_letter() -> None:
+    assert gather(None, {"PIHOLE_PASSWORD": "hüsh hush"}).credentials.values == {"PIHOLE_PASSWORD": "hüsh hush"}

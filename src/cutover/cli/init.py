@@ -8,6 +8,7 @@ import re
 import stat
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from cutover.cli.terminal import AskingTerminal, Terminal
 from cutover.core import files
 from cutover.core.credentials import NAMES, Credentials
 from cutover.core.errors import Refused, WrongUsage
+from cutover.core.key_files import usable
 from cutover.discovery import guests, survey
 from cutover.discovery.facts import Found, differences, shown
 
@@ -67,7 +69,10 @@ def with_keys(output: Output) -> Credentials:
     for name in _ASKED:
         if not values.get(name) and sys.stdin.isatty():
             output.terminal.err.print(f"{output.terminal.shown(NAMES[name])} ({name}): ", end="")
-            typed = sys.stdin.readline().strip() if name.endswith("_ID") else getpass.getpass("")
+            typed = ""
+            with suppress(EOFError):
+                typed = sys.stdin.readline().strip() if name.endswith("_ID") else getpass.getpass("")
+            usable(name, typed, "the terminal")
             values |= {name: typed} if typed else {}
     return Credentials(values)
 

@@ -85,9 +85,7 @@ class _Log:
         try:
             files.append(path, "", sync=False)
         except OSError as error:
-            raise WrongUsage(
-                f"The log {path} cannot be written: {error.strerror or error}.", "Name another one after --log."
-            ) from None
+            raise WrongUsage(f"The log {path} cannot be written: {files.why(error)}.", "Name another one after --log.") from None
 
     def line(self, text: str) -> None:
         """Add one line."""

@@ -7,6 +7,7 @@ and a folder that others can enter is refused instead of trusted. What was writt
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -19,7 +20,13 @@ from cutover.core.errors import WrongUsage
 #: For the owner alone, and for everybody to read.
 PRIVATE, PUBLIC = 0o600, 0o644
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_MORE = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+_MORE = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def why(error: OSError) -> str:
+    """Why a file cannot be opened, in a few words. The system's own words for what is refused here on purpose are riddles."""
+    known = {errno.ELOOP: "it is a link", errno.ENXIO: "it is not a file"}
+    return known.get(error.errno or 0) or error.strerror or str(error)
 
 
 def open_to_others(folder: Path) -> str:

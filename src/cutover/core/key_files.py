@@ -7,12 +7,14 @@ first, then the file, then systemd's folder. Nothing here is ever printed.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cutover.core import files
 from cutover.core.credentials import NAMES, Credentials
 from cutover.core.errors import WrongUsage
 
@@ -39,7 +41,19 @@ def gather(env_file: Path | None = None, environ: Mapping[str, str] | None = Non
         for name, value in found.items():
             if name not in values:
                 values[name], origin[name] = value, where
+    for name, value in values.items():
+        usable(name, value, origin[name])
     return Gathered(Credentials(values), origin)
+
+
+def usable(name: str, value: str, where: str) -> None:
+    """:class:`WrongUsage` for what no server can be sent: a line's end, and in a header also what is not ASCII."""
+    header = name.startswith(("PROXMOX_", "PORTAINER_", "QDRANT_", "VLLM_"))
+    if not value.isprintable() or (header and (not value.isascii() or value != value.strip())):
+        raise WrongUsage(
+            f"{name} (from {where}) holds a character that no such key has: a line's end, a space at an end, no ASCII.",
+            "Copy it anew; a file from Windows ends its lines with one character more.",
+        )
 
 
 def of_env_file(path: Path) -> dict[str, str]:
@@ -57,10 +71,10 @@ def of_env_file(path: Path) -> dict[str, str]:
         if not equals or len(words) > 1:
             raise WrongUsage(f"{path}:{number} is not NAME=value.", "Put quotes around a value with spaces.")
         if name not in NAMES:
-            raise WrongUsage(f"{path}:{number} has a name that is no key: {name}.", "`cutover keys` lists the names.")
-        if value:
-            found[name] = value
-    return found
+            shown = f": {name}" if re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) else ""  # a key may stand there
+            raise WrongUsage(f"{path}:{number} has a name that is no key{shown}.", "`cutover keys` lists the names.")
+        found[name] = value
+    return {name: value for name, value in found.items() if value}
 
 
 def of_folder(folder: Path) -> dict[str, str]:
@@ -83,13 +97,13 @@ def _private_text(path: Path) -> str:
     """The text of a file that is its owner's alone. What was looked at is what is read: one open file, no link."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, encoding="utf-8") as file:
+        with os.fdopen(handle, encoding="utf-8-sig") as file:
             seen = os.fstat(handle)
             if why := _unfit(seen):
                 raise WrongUsage(f"{path} is not used: {why}.", f"Say `chmod 600 {path}` as its owner, or name another file.")
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = files.why(error) if isinstance(error, OSError) else "it is not UTF-8 text"
         raise WrongUsage(f"{path} cannot be read: {reason}.", "Name a file of your own after --env-file.") from None
 
 
