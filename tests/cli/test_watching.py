@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from cutover.cli import terminal, watching
+from cutover.cli import output, terminal, watching
+from cutover.cli.app import app
+from cutover.cli.output import Output
+from cutover.core.errors import Unreachable
+from cutover.state import status
 
 
 def test_the_unit_names_this_installation_and_what_it_may_write(tmp_path: Path) -> None:
@@ -51,3 +58,88 @@ def test_progress_without_a_terminal_is_a_line_now_and_then_with_what_is_left() 
         "Comparing docs: 400 of 1000 records, 10 a second, about 60 s left.",
         "Comparing docs: 1000 of 1000 records, 10 a second.",
     ]
+
+
+class TestStatusAgainAndAgain:
+    """`status --watch`: until Ctrl-C, whatever the servers do meanwhile."""
+
+    @pytest.fixture
+    def site(self, tmp_path: Path) -> list[str]:
+        """A site whose Nginx host gives no shell; what it has besides is not asked."""
+        text = (Path(__file__).resolve().parents[2] / "site.yaml").read_text(encoding="utf-8")
+        assert "[ssh, root@nginx.home.arpa]" in text
+        (tmp_path / "site.yaml").write_text(text.replace("[ssh, root@nginx.home.arpa]", "['false']"), encoding="utf-8")
+        return ["--site", str(tmp_path / "site.yaml"), "--state-dir", str(tmp_path / "state")]
+
+    @pytest.fixture
+    def ended_after(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+        """Ctrl-C comes in the so many-th pause; pauses take no time."""
+
+        def after(count: int) -> None:
+            waits = iter(range(count))
+
+            def pause(_seconds: float) -> None:
+                if next(waits) == count - 1:
+                    raise KeyboardInterrupt
+
+            monkeypatch.setattr(output.time, "sleep", pause)
+
+        return after
+
+    @pytest.mark.parametrize("tty", [True, False])
+    def test_a_terminal_shows_every_look_and_a_pipe_what_is_new(
+        self, capsys: pytest.CaptureFixture[str], ended_after: Callable[[int], None], tty: bool
+    ) -> None:
+        answers = iter([["ready"], ["ready"], Unreachable("Nginx is away.", "Start it."), ["moving"]])
+
+        def look() -> list[str]:
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        ended_after(4)
+        made = Output.of("status", as_json=False)
+        made.out._force_terminal = tty
+        with pytest.raises(KeyboardInterrupt):
+            made.again_and_again(look, 10)
+        shown = [line.strip() for line in capsys.readouterr().out.splitlines() if "until Ctrl-C" not in line]
+        assert shown == ["ready", *(["ready"] if tty else []), "Nginx is away. Start it.", "moving"]
+
+    def test_an_answer_that_nobody_understands_does_not_end_it(
+        self, site: list[str], ended_after: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answers = iter([KeyError("result")])
+        really = status.status
+
+        def odd_at_first(*words: object, **more: object) -> status.Status:
+            for answer in answers:
+                raise answer
+            return really(*words, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(status, "status", odd_at_first)
+        ended_after(2)
+        ended = CliRunner().invoke(app, ["status", "--watch", "1", *site])
+        assert ended.exit_code == 0, ended.output
+        assert "it lacks 'result'" in ended.output
+        assert "Now:         Nginx could not be asked which server serves" in ended.output
+
+    @pytest.mark.parametrize("words", [["inf"], ["nan"], ["0"], ["1", "--json"]])
+    def test_what_cannot_be_done_is_wrong_usage(
+        self, site: list[str], ended_after: Callable[[int], None], words: list[str]
+    ) -> None:
+        ended_after(1)
+        assert CliRunner().invoke(app, ["status", "--watch", *words, *site]).exit_code == 2
+
+    def test_ctrl_c_ends_it_well_where_somebody_reads_a_pipe(self, site: list[str]) -> None:
+        root = Path(__file__).resolve().parents[2]
+        with subprocess.Popen(
+            [sys.executable, "-m", "cutover", "status", "--watch", "60", *site],
+            env={"PYTHONPATH": str(root / "src")}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as watched:  # fmt: skip
+            assert watched.stdout is not None and watched.stderr is not None
+            lines = [watched.stdout.readline() for _ in range(4)]
+            watched.send_signal(signal.SIGINT)
+            assert (watched.wait(30), watched.stdout.read(), watched.stderr.read()) == (0, "", "")
+        assert lines[0].startswith("planned: ")
+        assert lines[-1].startswith("You can:     ")

@@ -28,6 +28,7 @@ from cutover.core import crash_log, files
 from cutover.core.credentials import NAMES
 from cutover.core.errors import CutoverError, Refused, WrongUsage
 from cutover.core.journal import Journal, usable
+from cutover.error_boundary import error_boundary
 from cutover.phases import registry as phases
 from cutover.phases.phase import Sentence
 from cutover.proxmox import privileges
@@ -478,7 +479,8 @@ def status_command(
     site: SiteFile = SITE,
     state_dir: StateDir = STATE,
     watch: Annotated[
-        float | None, typer.Option("--watch", metavar="SECONDS", min=1, help="Look again every so many seconds, until Ctrl-C.")
+        float | None,
+        typer.Option("--watch", metavar="SECONDS", min=1, max=86400, help="Look again every so many seconds, until Ctrl-C."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -495,9 +497,15 @@ def status_command(
         return status.lines()
 
     def work(context: Context, output: Output) -> int:
-        if watch is not None and not as_json:
+        def again() -> list[str]:
+            with error_boundary(context.anew()):  # one answer that nobody understands does not end the night
+                return look(context, output)
+
+        if watch is not None:
+            if as_json:
+                raise WrongUsage("--watch is for people, --json for one look.", "Leave one of them out.")
             with suppress(KeyboardInterrupt):
-                output.again_and_again(lambda: look(context.anew(), output), watch)
+                output.again_and_again(again, watch)
             return 0
         for line in look(context, output):
             output.line(line)
