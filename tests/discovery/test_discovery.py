@@ -88,6 +88,17 @@ class TestWhereUsersComeIn:
         configuration = nginx_conf.assembled("/n.conf", {"/n.conf": text})
         assert list(dict.fromkeys(nginx._urls(configuration, ["/n.conf:1"], "10.0.0.1"))) == urls
 
+    def test_the_gate_that_is_in_nginx_already_is_no_way_of_its_own(self) -> None:
+        files = {
+            "/n.conf": "http { include /c/*.conf; }",
+            "/c/qdrant.conf": "server { listen 6333; location / { proxy_pass http://127.0.0.1:6339; } }",
+            "/c/qdrant-gate.conf": "map $http_host $h { x 10.0.0.5:6333; }\n"
+            "server { listen 127.0.0.1:6339; location / { proxy_pass http://10.0.0.5:6333; } }",
+        }
+        found = nginx.ways_to("10.0.0.5:6333", nginx_conf.assembled("/n.conf", files), lambda _: ())
+        assert [one.passing for one in found] == [[], ["/c/qdrant.conf:1"]]
+        assert [one.refused + one.notes for one in found] == [[], []]
+
     def test_upstreams_are_targets_as_well(self) -> None:
         text = "http { upstream q { server 10.0.0.5:6333; } server { location / { proxy_pass http://q; } } }"
         assert "10.0.0.5:6333" in nginx._targets(nginx_conf.assembled("/n.conf", {"/n.conf": text}))

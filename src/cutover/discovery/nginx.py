@@ -138,14 +138,14 @@ def say(running: Running, guests: Guests, old: Qdrant | None, found: Found) -> N
     found.add("nginx.main_config", settings.main_config, "its master process")
     found.add("nginx.reload", settings.reload, "its master process", chosen=True)
     _say_worker(running, found)
-    server = ways.Server.of(old.netloc, running.inspector.resolve) if old else _NOBODY
-    to_old = ways.find(configuration, server, resolve=running.inspector.resolve)
+    to_old = ways_to(old.netloc, configuration, running.inspector.resolve) if old else []
+    passing = [where for one in to_old for where in one.passing]
     folders = [
         str(PurePosixPath(one.pattern).parent)
         for one in configuration.includes
         if one.context == ("http",) and one.takes(str(PurePosixPath(one.pattern).parent / templates.NAME))
     ]
-    beside = [str(PurePosixPath(file).parent) for file in to_old.files]
+    beside = [str(PurePosixPath(file).parent) for one in to_old for file in one.files]
     first = next((folder for folder in folders if folder in beside), folders[0] if folders else "")
     if first:
         found.add("nginx.http_folder", first, "an `include` in `http` of its configuration", also=folders)
@@ -153,9 +153,9 @@ def say(running: Running, guests: Guests, old: Qdrant | None, found: Found) -> N
         tell = f"grep -n include {settings.main_config}"
         found.gap("nginx.http_folder", "no folder whose *.conf are included in `http` was found", tell)
     if old:
-        found.add("qdrant.old_url", f"http://{old.netloc}", f"Nginx passes requests to it in {', '.join(to_old.passing)}")
-        found.notes += to_old.refused + to_old.notes
-        _say_public("qdrant.public_url", running, to_old.passing, guests, found, asked)
+        found.add("qdrant.old_url", f"http://{old.netloc}", f"Nginx passes requests to it in {', '.join(dict.fromkeys(passing))}")
+        found.notes += to_old[0].refused + to_old[0].notes
+        _say_public("qdrant.public_url", running, passing, guests, found, asked)
     vllm = guests.address("vllm")
     if vllm:
         to_vllm = [
@@ -164,6 +164,14 @@ def say(running: Running, guests: Guests, old: Qdrant | None, found: Found) -> N
             if any(_host(running, one) == vllm for one in targets)
         ]
         _say_public("vllm.public_url", running, to_vllm, guests, found, None)
+
+
+def ways_to(netloc: str, configuration: Configuration, resolve: Callable[[str], Any]) -> list[ways.Ways]:
+    """Every way to a server, also through the gate where that is in Nginx already; what stands in the gate's own file is none."""
+    gate = {file for file in configuration.files if PurePosixPath(file).name == templates.NAME}
+    listens = [one for one in configuration.walk() if one.name == "listen" and one.where.rpartition(":")[0] in gate]
+    servers = [netloc, *(one.words[1].text for one in listens)]
+    return [ways.find(configuration, ways.Server.of(to, resolve), resolve=resolve, ours=gate) for to in servers]
 
 
 def _host(running: Running, target: str) -> str:
