@@ -7,13 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from cutover.cli import output, terminal, watching
+from cutover.cli import terminal, watching
 from cutover.cli.app import app
 from cutover.cli.output import Output
 from cutover.core.errors import Unreachable
@@ -82,7 +82,7 @@ class TestStatusAgainAndAgain:
                 if next(waits) == count - 1:
                     raise KeyboardInterrupt
 
-            monkeypatch.setattr(output.time, "sleep", pause)
+            monkeypatch.setattr("time.sleep", pause)
 
         return after
 
@@ -90,7 +90,9 @@ class TestStatusAgainAndAgain:
     def test_a_terminal_shows_every_look_and_a_pipe_what_is_new(
         self, capsys: pytest.CaptureFixture[str], ended_after: Callable[[int], None], tty: bool
     ) -> None:
-        answers = iter([["ready"], ["ready"], Unreachable("Nginx is away.", "Start it."), ["moving"]])
+        answers: Iterator[list[str] | Exception] = iter(
+            [["ready"], ["ready"], Unreachable("Nginx is away.", "Start it."), ["moving"]]
+        )
 
         def look() -> list[str]:
             answer = next(answers)
