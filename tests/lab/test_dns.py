@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,11 +45,7 @@ def update(server: NameServer, *, secret: str | None = None) -> dns.rcode.Rcode:
     return dns.query.tcp(message, ADDRESS, port=5353, timeout=5).rcode()
 
 
-def test_it_starts_within_a_second_and_serves_both_zones(server: NameServer) -> None:
-    server.stop()
-    begun = time.monotonic()
-    server.start()
-    assert time.monotonic() - begun < 1
+def test_it_serves_both_zones(server: NameServer) -> None:
     assert server.entries() == [
         (f"{ipaddress.ip_address(NAMED).reverse_pointer}.", "PTR", "qdrant.home.arpa."),
         ("ns.home.arpa.", "A", ADDRESS),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -230,10 +229,8 @@ def test_tasks_end_in_more_ways_than_good_and_bad(lab: Host, status: str, state:
 def test_a_task_that_does_not_end_is_a_timeout_with_its_name(lab: Host) -> None:
     lab.pve.time_scale = 1.0
     upid = change(lab, "POST", "nodes/pve/vzdump", vmid=952, storage="local")
-    began = time.monotonic()
     end = lab.runs[-1].proxmox.wait_task(upid, deadline=0.2)
     assert (end.state, end.upid) == ("timeout", upid)
-    assert time.monotonic() - began < 2
 
 
 def test_connections_lost_while_looking_are_only_lost_looks(lab: Host) -> None:
