@@ -12,6 +12,7 @@ import pytest
 from pytest_bdd import given, parsers, then, when
 
 from acceptance.counters import DIED, POWER, tried
+from cutover.core import events
 from cutover.core.journal import Journal
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.phases.registry import NAMES
@@ -101,6 +102,13 @@ def _dies_at_every_point(lab: Lab, operator: Operator, step: str) -> None:
     assert deaths, f"{step} has no journaled point at which it could be interrupted"
 
 
+#: For each step the act that must not happen twice.
+ONCE = {
+    "backup": "vzdump.make", "resize": "resize.disk", "deploy": events.STACK_DEPLOYED, "gate": "gate.install",
+    "copy": "copy.recover", "switch": "switch.point", "back": "back.point", "decommission": "vzdump.make",
+}  # fmt: skip
+
+
 @when("the operator's computer dies twice during each step of the plan, and each time the operator starts again")
 def _dies_during_each_step(lab: Lab, operator: Operator, before: Picture) -> None:
     del before
@@ -114,9 +122,9 @@ def _dies_twice(lab: Lab, operator: Operator, step: str) -> None:
 
 
 def dies_and_starts_again(lab: Lab, operator: Operator, step: str, *, intent: int) -> None:
-    """Two deaths: once that line is on disk and before its act, and once an act is done and before its outcome is on disk."""
-    for line, before in ((intent, False), (2, True)):
-        ended = _run_and_die(lab, operator, step, line, before=before)
+    """Two deaths: once that line is on disk and before its act, and once :data:`ONCE` is done and its outcome is not on disk."""
+    for line, before, act in ((intent, False, ""), (2, True, ONCE[step])):
+        ended = _run_and_die(lab, operator, step, line, before=before, act=act)
         assert ended.returncode == -9, f"{step}: exit code {ended.returncode}\n{ended.stderr}"
         tried(DIED)
     operator.does(step)
