@@ -2,6 +2,8 @@
 
 It keeps a list of what arrived and closes idle connections after 5 s, as Qdrant does. A request chooses the answer:
 ``X-Lab-Status`` the status, ``X-Lab-Delay`` the seconds before it, ``X-Lab-Break`` closes the connection without one.
+``X-Lab-Leave`` is answered, and the next request on its connection finds that closed: it is not answered, and no list has it
+(Qdrant closes so after it has refused a body that it had not read; there the next one seldom comes early enough).
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class Echo:
         self.asked: list[Asked] = []
         self.under_way = 0
         self.headers: dict[str, str] = {}  # of every answer
+        self._left: set[asyncio.BaseTransport] = set()
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._runner: web.AppRunner | None = None
@@ -45,6 +48,10 @@ class Echo:
         return f"{self.host}:{self.port}"
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if request.transport in self._left and request.transport is not None:
+            request.transport.abort()
+            self._left.remove(request.transport)
+            return web.Response()
         arrived = time.time()
         self.under_way += 1
         try:
@@ -59,6 +66,8 @@ class Echo:
         self.asked.append(Asked(request.method, request.raw_path, headers, length, digest.hexdigest(), arrived, time.time()))
         if "X-Lab-Break" in request.headers and request.transport is not None:
             request.transport.abort()
+        if "X-Lab-Leave" in request.headers and request.transport is not None:
+            self._left.add(request.transport)
         status = int(request.headers.get("X-Lab-Status", "200"))
         body = {"side": self.name, "method": request.method, "path": request.raw_path, "length": length, "status": status}
         return web.json_response(body, status=status, headers=self.headers)

@@ -397,6 +397,33 @@ class TestInFlight:
         ended = gate.logged(1)[0]
         assert (ended["status"], ended["side"]) == ("502", "old")
 
+    @pytest.mark.parametrize("record", [True, False])
+    def test_a_connection_that_somebody_else_left_behind_costs_nobody_a_request(self, gate: Gateway, record: bool) -> None:
+        if record:
+            gate.set("record")
+        line = http.client.HTTPConnection(ADDRESS, gate.port, timeout=10)  # one connection: one worker, one pool
+
+        def ask(method: str, path: str, **headers: str) -> int:
+            line.request(method, path, body=b"{}", headers=headers)
+            answer = line.getresponse()
+            answer.read()
+            return answer.status
+
+        wanted = [
+            ("POST", "/collections/docs/points/scroll"), ("GET", "/collections"), ("POST", "/collections/docs/points/delete"),
+            ("PUT", UPSERT), ("DELETE", "/collections/docs"), ("PATCH", "/collections/docs"),
+        ]  # fmt: skip
+        hostile = [("POST", "/collections/docs/points/scroll"), ("POST", "/collections/docs/points/batch"), ("PUT", UPSERT)]
+        answers = []
+        for method, path in wanted:
+            for ill in hostile:
+                assert ask(*ill, **{"X-Lab-Leave": "1", "X-Lab-Status": "401"}) == 401
+                answers.append(ask(method, path))
+        line.close()
+        assert set(answers) == {200}
+        sent = [(one.method, one.path) for one in gate.old.asked if "X-Lab-Leave" not in one.headers]
+        assert sent == [one for one in wanted for _ in hostile], "each arrives, and once"
+
     def test_unrecorded_writes_are_seen_until_they_have_ended(self, gate: Gateway) -> None:
         assert gate.ask("unrecorded").status_code == 200
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
