@@ -23,6 +23,17 @@ def test_a_file_is_read_as_a_shell_would_read_it(tmp_path: Path) -> None:
     assert found.credentials.values == {"PORTAINER_API_KEY": "ptr_a b#c", "QDRANT_API_KEY": "plain", "GIT_TOKEN": 'a"$HOME'}
 
 
+@pytest.mark.parametrize(
+    ("written_as", "value"),
+    [
+        ("a#b", "a#b"), ("'a'#b # why", "a#b"), (r'"a\$b\`c"', "a$b`c"), (r'"a\nb"', r"a\nb"), (r"a\ b\#c", "a b#c"), ("a=b==", "a=b=="),
+        (r"'it'\''s'", "it's"), ("pa$word", "pa$word"), (r"\\", "\\"), ("a;b&c", "a;b&c"),
+    ],
+)  # fmt: skip
+def test_a_key_arrives_as_it_was_quoted_for_a_shell(tmp_path: Path, written_as: str, value: str) -> None:
+    assert gather(written(tmp_path / "keys.env", f"GIT_TOKEN={written_as}\n"), {}).credentials.values == {"GIT_TOKEN": value}
+
+
 def test_the_environment_comes_first_then_the_file_then_systemd(tmp_path: Path) -> None:
     folder = tmp_path / "credentials"
     folder.mkdir()
@@ -60,7 +71,8 @@ def test_a_link_a_folder_a_pipe_and_nothing_are_refused(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("QDRANT_API_KEY=a\nQDRANT_APIKEY=hush\n", "keys.env:2 has a name that is no key: QDRANT_APIKEY"),
-        ("QDRANT_API_KEY='hush\n", "keys.env:1 cannot be read: no closing quotation"),
+        ("QDRANT_API_KEY='hush\n", "keys.env:1 cannot be read: a quote is open"),
+        ("QDRANT_API_KEY=hush\\\n", "keys.env:1 cannot be read: a quote is open, or a backslash stands last"),
         ("QDRANT_API_KEY = hush\n", "keys.env:1 is not NAME=value"),
         ("QDRANT_API_KEY=hush hush\n", "keys.env:1 is not NAME=value"),
         ("QDRANT_API_KEY=\udcff", "it is not UTF-8 text"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,25 +55,40 @@ def usable(name: str, value: str, where: str) -> None:
         )
 
 
+#: A piece of a value as a shell reads it: plain (`#` within a word is a letter), quoted, or one protected character.
+_PIECE = re.compile(r"""[^\s'"\\]+|'[^']*'|"(?:[^"\\]|\\.)*"|\\.""")
+
+
 def of_env_file(path: Path) -> dict[str, str]:
     """``NAME=value`` lines, ``export`` before them or not, quoted as in a shell; nothing is expanded."""
     found: dict[str, str] = {}
-    for number, line in enumerate(_private_text(path).splitlines(), start=1):
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError as error:
-            raise WrongUsage(f"{path}:{number} cannot be read: {str(error).lower()}.", "Close the quote there.") from None
-        words = words[1:] if words[:1] == ["export"] else words
-        if not words:
+    for number, line in enumerate(_private_text(path).split("\n"), start=1):
+        words = re.sub(r"^export\s+", "", line.strip())
+        if not words or words.startswith("#"):
             continue
-        name, equals, value = words[0].partition("=")
-        if not equals or len(words) > 1:
+        name, equals, quoted = words.partition("=")
+        value, rest = _unquoted(quoted)
+        if rest[:1] in {"'", '"', "\\"}:
+            raise WrongUsage(f"{path}:{number} cannot be read: a quote is open, or a backslash stands last.", "Close the quote.")
+        if not equals or re.search(r"\s", name) or re.match(r"\s+[^\s#]", rest):
             raise WrongUsage(f"{path}:{number} is not NAME=value.", "Put quotes around a value with spaces.")
         if name not in NAMES:
             shown = f": {name}" if re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) else ""  # a key may stand there
             raise WrongUsage(f"{path}:{number} has a name that is no key{shown}.", "`cutover keys` lists the names.")
         found[name] = value
     return {name: value for name, value in found.items() if value}
+
+
+def _unquoted(text: str) -> tuple[str, str]:
+    """The value that stands first in ``text``, without its quotes, and what follows it."""
+    value, at = "", 0
+    while piece := _PIECE.match(text, at):
+        at, one = piece.end(), piece[0]
+        if one[0] == '"':
+            value += re.sub(r'\\([\\"$`])', r"\1", one[1:-1])
+        else:
+            value += one[1:-1] if one[0] == "'" else one.removeprefix("\\")
+    return value, text[at:]
 
 
 def of_folder(folder: Path) -> dict[str, str]:
