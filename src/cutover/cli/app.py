@@ -425,7 +425,7 @@ def _compared(criterion: str, title: str, finding: Finding) -> Check:
 @app.command("report", help="Merge acceptance reports, and make the page of the evening for who decides (evening.html).")
 def report_command(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FOLDER...]", help="Folders with an acceptance.json; none: the journal alone.")
+        list[Path] | None, typer.Argument(metavar="FOLDER", help="Folders with an acceptance.json; none: the journal alone.")
     ] = None,
     into: Annotated[Path, typer.Option("--into", help="Where acceptance.html, .md and .json are written.")] = Path("acceptance"),
     waivers: Annotated[

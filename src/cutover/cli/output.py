@@ -19,6 +19,9 @@ from cutover.core.errors import CutoverError
 from cutover.core.journal import now
 from cutover.core.notify import Notifier
 
+#: Characters of a terminal's line within which a sentence can be read.
+LEAST_WIDTH = 20
+
 
 @dataclass
 class Output:
@@ -67,9 +70,15 @@ class Output:
                 cells = [text.ljust(width) for (text, _), width in zip(row, [*widths, 0], strict=True)]
                 self.line(" ".join(" ".join(cells).split("\n")))
             return
+        names = max(sum(len(text) + 2 for text, _ in row[:-1]) for row in rows)
+        if self.out.width - names < LEAST_WIDTH:  # what is said stands below its name
+            for row in rows:
+                for at, (text, style) in enumerate(row):
+                    self.line(text, style, indent=2 * min(at, 1))
+            return
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         for last in [False] * (len(rows[0]) - 1) + [True]:
-            table.add_column(no_wrap=not last, overflow="fold")  # names are whole, also on a narrow terminal
+            table.add_column(no_wrap=not last, overflow="fold")
         for row in rows:
             table.add_row(*(Text.from_markup(self.terminal.shown(text), style=style, emoji=False) for text, style in row))
         self.out.print(table)
