@@ -17,7 +17,7 @@ from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.core.wait import Not, wait_until
 from cutover.phases import deploy
 from cutover.portainer import deployment
-from cutover.portainer.client import Stack
+from cutover.portainer.client import Portainer, Stack
 from cutover.site import schema as sites
 from cutover.state import deployment as state_of
 from tests.support.vm1001 import QDRANT_KEY, QDRANT_READ_KEY, VIEWER, Vm1001
@@ -83,17 +83,17 @@ def answer(vm: Vm1001, key: str) -> int:
     return requests.get(f"http://{vm.address}:6333/collections", headers={"api-key": key}, timeout=5).status_code
 
 
-def with_keys(vm: Vm1001, write: str, read: str) -> None:
+def with_keys(vm: Vm1001, write: str, read: str, wanted: str = "healthy") -> None:
     """What somebody typed into Portainer, and deployed there."""
     env = [{"name": "QDRANT_API_KEY", "value": write}, {"name": "QDRANT_READ_ONLY_API_KEY", "value": read}]
     body = {"Env": env, "RepositoryReferenceName": "refs/heads/main"}
     assert vm.ask("PUT", f"/api/stacks/{stack(vm)['Id']}/git/redeploy?endpointId=1", body).status_code == 200
-    wait_until(lambda: healthy(vm), deadline=10, what="Qdrant")
+    wait_until(lambda: healthy(vm, wanted), deadline=60, what="Qdrant")
 
 
-def healthy(vm: Vm1001) -> bool | Not:
+def healthy(vm: Vm1001, wanted: str = "healthy") -> bool | Not:
     health = (container(vm).get("State") or {}).get("Health", {}).get("Status")
-    return health == "healthy" or Not(f"it is {health}")
+    return health == wanted or Not(f"it is {health}")
 
 
 # -- 1: a value arrives as it was meant -------------------------------------------------------------
@@ -183,6 +183,36 @@ def test_a_key_that_was_stored_but_never_deployed_is_no_key_in_use(one: Vm1001) 
     said = planned(one, credentials={"QDRANT_API_KEY": "stored-only"})
     assert "Change who may come in" in said
     assert "Portainer does not have the key that the running server takes" in said
+
+
+def test_a_death_before_the_deployment_leaves_portainer_the_key_that_is_in_use(
+    one: Vm1001, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed(one)
+    one.merge(HARMLESS)
+    other = {"QDRANT_API_KEY": "another-key-of-the-lab"}
+
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Portainer, "redeploy", dies)
+        deployed(one, credentials=other, confirm=ConfirmedInAdvance("QDRANT_API_KEY"))
+    one.close_runs()
+    assert Stack.of(stack(one)).variables["QDRANT_API_KEY"] == QDRANT_KEY
+    assert "goes back to the key that Portainer has" in planned(one, credentials=other)
+
+
+def test_going_back_after_a_death_does_not_claim_the_keys_of_before(one: Vm1001) -> None:
+    deployed(one)
+    one.repository.point("refs/tags/good", one.repository.head())
+    one.merge(("/readyz", "/reedyz"), ("start_period: 5m", "start_period: 1s"))
+    with_keys(one, "another-key-of-the-lab", QDRANT_READ_KEY, wanted="unhealthy")  # what is there when a run died in its proof
+    other = {"QDRANT_API_KEY": "another-key-of-the-lab"}
+    said = fails(one, credentials=other)
+    one.repository._git("update-ref", "-d", "refs/tags/good")
+    assert "which was proved with the keys that Portainer has now; those with which it ran before may have been others" in said
+    assert answer(one, "another-key-of-the-lab") == 200
 
 
 # -- 3: what would take the service down ------------------------------------------------------------

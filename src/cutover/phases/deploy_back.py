@@ -68,6 +68,8 @@ def roll_back(
             "Qdrant on the new server may be down. Its data is in its volumes. Look at the stack in Portainer.",
         ) from None
     went = f"The stack went back to {short}, which was proved"
+    if commit != before.commit or not healthy(container):
+        return f"{went} with the keys that Portainer has now; those with which it ran before may have been others."
     if same_keys:
         return f"{went}: Qdrant answers as before."
     return f"{went} with the keys that Portainer had. The server that ran before took others: whoever uses those is refused now."

@@ -91,7 +91,7 @@ def _send(context: Context, want: Wanted, stack: Stack | None, follow: Mapping[s
     site, server = context.site, context.portainer
     given = all_variables(want, stack)
     if stack is not None:
-        _follow(context, want, stack, follow)
+        _follow(context, want, stack, follow, stack.variables)  # those of the server that runs, until another one does
         server.redeploy(stack, reference=want.reference, variables=given, seconds=site.limits.deploy_seconds)
         return
     source = _source(context, None) if follow and follow["Interval"] and server.behaviour.sources else None
@@ -116,24 +116,18 @@ def set_following(context: Context, want: Wanted, stack: Stack, follow: Mapping[
     before = {"commit": stack.commit, "reference": stack.reference}
     with context.guard.act("deploy.follow", f"Let the stack follow {want.reference}", before=before) as act:
         try:
-            _follow(context, want, stack, follow)
+            _follow(context, want, stack, follow, all_variables(want, stack))
         except Answered as error:
             raise Failed(f"Portainer could not set what the stack follows: {error.reason}.", error.hint) from None
         act.after = {"commit": want.commit, "reference": want.reference}
 
 
-def _follow(context: Context, want: Wanted, stack: Stack, follow: Mapping[str, Any] | None) -> None:
-    """Set reference, variables and automatic updates where they are not as wanted."""
+def _follow(context: Context, want: Wanted, stack: Stack, follow: Mapping[str, Any] | None, given: Mapping[str, str]) -> None:
+    """Set reference, variables (``given``, as sent) and automatic updates where they are not as wanted."""
     now = stack.auto_update or {}
     should = follow or {}
     same = all((now.get(key) or "") == (should.get(key) or "") for key in ("Interval", "Webhook"))
-    if (
-        not same
-        or restarts_unasked(now)
-        or stack.reference != want.reference
-        or all_variables(want, stack) != dict(stack.variables)
-    ):
-        given = all_variables(want, stack)
+    if not same or restarts_unasked(now) or stack.reference != want.reference or dict(given) != dict(stack.variables):
         context.portainer.set_git(stack, reference=want.reference, variables=given, auto_update=follow)
     if context.portainer.behaviour.sources:
         _source(context, stack, interval=str(should.get("Interval") or ""))
