@@ -37,7 +37,8 @@ from cutover.core.errors import CutoverError
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.gate.write_log import Write
 from cutover.qdrant import compare
-from cutover.replication import replay, switchover
+from cutover.replication import resend, switchover
+from cutover.replication.account import Account
 from cutover.replication.position import Position
 from lab.lab import Lab, new_folder
 from lab.load import Load
@@ -247,7 +248,7 @@ class Bench:
     # -- a backlog ------------------------------------------------------------------------------------
     def replays(self, count: int) -> None:
         """Send a recorded backlog to a server again: one write at a time, and together."""
-        for what, run_length, several in (("one at a time", 1, min(count, 1000)), ("together", replay.RUN, count)):
+        for what, run_length, several in (("one at a time", 1, min(count, 1000)), ("together", resend.RUN, count)):
             took = self._replay(run_length, several)
             self.add(f"sending {several} recorded writes again, {what}", took, "s", f"{several / took:,.0f} writes/s")
 
@@ -265,7 +266,7 @@ class Bench:
             )
             lines.append(Write(number + 1, 0.0, method, f"/collections/{NAME}/{rest}?wait=true", 200, "new", str(number), number))
             bodies[str(number)] = json.dumps(body).encode()
-        before, replay.RUN = replay.RUN, run_length
+        before, resend.RUN = resend.RUN, run_length
         try:
             with self.run() as run, run.guard.act("bench.replay", "Send a backlog again"):
                 if NAME in run.old.collections():
@@ -273,12 +274,12 @@ class Bench:
                 run.old.ask("PUT", f"/collections/{NAME}", {"vectors": {"size": self.dimensions, "distance": "Cosine"}})
                 run.gate.bodies = lambda entries: ((e, bodies[e.body]) for e in entries)  # type: ignore[method-assign]
                 began = time.monotonic()
-                replay.replay(run, Position("new"), replay.Account(writes=lines, end=count))
+                resend.resend(run, Position("new"), Account(writes=lines, end=count))
                 took = time.monotonic() - began
                 switchover.position_path(run).unlink(missing_ok=True)
                 run.old.delete_collection(NAME)
         finally:
-            replay.RUN = before
+            resend.RUN = before
         return took
 
     # -- the gate -------------------------------------------------------------------------------------

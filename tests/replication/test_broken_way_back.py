@@ -223,8 +223,8 @@ def test_what_the_new_server_acknowledged_while_the_operator_was_asked_arrives_a
     new: Process = lab.new  # type: ignore[attr-defined]
     put, marks = "/collections/digits/points?wait=true", range(5)
 
-    def write(number: int) -> None:
-        writes(lab, "PUT", put, {"points": [{"id": number, "vector": [1.0] * 64, "payload": {"mark": number}}]})
+    def write(number: int, by: int = 0) -> None:
+        writes(lab, "PUT", put, {"points": [{"id": number, "vector": [1.0] * 64, "payload": {"mark": number, "by": by}}]})
 
     write(900_000)
     new.kill()
@@ -236,7 +236,7 @@ def test_what_the_new_server_acknowledged_while_the_operator_was_asked_arrives_a
         # Two at once on one record: which came last, nobody knows.
         with ThreadPoolExecutor(2) as both:
             (lab.folder / "new-switches.json").write_text(json.dumps({"latency_ms": 500}))
-            list(both.map(write, [900_777, 900_777]))
+            list(both.map(write, [900_777, 900_777], [1, 2]))
         new.kill()
 
     operator = Operator(lab, prepare=lambda run: setattr(run, "confirm", ReadsFirst(lab.site.name, answers_for_a_moment)))

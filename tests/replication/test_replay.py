@@ -20,9 +20,9 @@ from cutover.gate.write_log import Ended, Write, lines
 from cutover.qdrant import compare
 from cutover.qdrant.affected import NotUnderstood
 from cutover.qdrant.client import Answered, Qdrant
-from cutover.replication import replay, switchover
+from cutover.replication import account, again, replay, resend, switchover
+from cutover.replication.again import Step
 from cutover.replication.position import Position
-from cutover.replication.together import Step
 from tests.replication.test_follower import Record
 from tests.support.qdrant_pair import Pair, pair_of_servers
 
@@ -32,9 +32,9 @@ DOCS = "/collections/docs"
 # -- what a write is, sent again ----------------------------------------------------------------------
 def test_a_write_is_sent_again_as_it_was_and_waited_for() -> None:
     body = b'{"points": [{"id": 1, "vector": [-0.0, 1e-40]}]}'
-    found = replay.steps_of("put", f"{DOCS}//points/?ordering=strong&wait=false&timeout=1", body)
+    found = again.steps_of("put", f"{DOCS}//points/?ordering=strong&wait=false&timeout=1", body)
     assert found == [Step("PUT", f"{DOCS}/points", {"ordering": "strong", "wait": "true"}, body, looks=False)]
-    assert replay.steps_of("PUT", f"{DOCS}/points", gzip.compress(body))[0].body == body
+    assert again.steps_of("PUT", f"{DOCS}/points", gzip.compress(body))[0].body == body
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_write_is_sent_again_as_it_was_and_waited_for() -> None:
 )
 def test_what_looks_at_the_state_first_is_known_by_it(method: str, uri: str, body: Any, looks: list[bool]) -> None:
     content = b"" if body is None else json.dumps(body).encode()
-    assert [step.looks for step in replay.steps_of(method, uri, content)] == looks
+    assert [step.looks for step in again.steps_of(method, uri, content)] == looks
 
 
 @pytest.mark.parametrize(
@@ -73,58 +73,94 @@ def test_what_looks_at_the_state_first_is_known_by_it(method: str, uri: str, bod
 )
 def test_what_would_not_do_the_same_again_is_named(method: str, uri: str, body: bytes) -> None:
     with pytest.raises(NotUnderstood, match="docs"):
-        replay.steps_of(method, uri, body)
+        again.steps_of(method, uri, body)
 
 
 # -- what the records say -----------------------------------------------------------------------------
-def _write(began: int, ended: int, body: Any, uri: str = f"{DOCS}/points/delete", status: int = 200, side: str = "new") -> Any:
-    return Write(ended, 0.0, "POST", uri, status, side, "x", began), json.dumps(body).encode()
+def _write(
+    began: int,
+    ended: int,
+    body: Any,
+    uri: str = f"{DOCS}/points/delete",
+    status: int = 200,
+    side: str = "new",
+    method: str = "POST",
+) -> Any:
+    return Write(ended, 0.0, method, uri, status, side, "x", began), json.dumps(body).encode()
 
 
 def test_writes_by_filter_that_may_meet_a_later_state_are_named() -> None:
     early, late = _write(1, 4, {"filter": {"must": []}}), _write(8, 9, {"filter": {"must": []}})
     plain = _write(1, 5, {"points": [1]})
-    found = replay.account([early, plain, late], {}, since=0.0, ahead=7)
+    found = account.account([early, plain, late], {}, since=0.0, ahead=7)
     assert found.unsure == [early[0]]
     assert any("may mean other records" in one for one in found.sentences("the old server", "the new server"))
-    assert replay.account([early, plain, late], {}, since=0.0, ahead=None).unsure == [early[0], late[0]]
-    assert replay.account([early, plain, late], {}, since=0.0).unsure == []
+    assert account.account([early, plain, late], {}, since=0.0, ahead=None).unsure == [early[0], late[0]]
+    assert account.account([early, plain, late], {}, since=0.0).unsure == []
+    assert account.account([early, plain, late], {}, since=0.0, ahead=7, ahead_of={"docs": [1]}).unsure == []
 
 
-NOW = "/collections/now/points/delete"
+NOW, SET, INDEX = "/collections/now/points/payload", f"{DOCS}/points/payload", f"{DOCS}/index"
 
 
 @pytest.mark.parametrize(
     ("first", "second", "names"),
     [
-        (_write(1, 4, {"points": [1, 2]}), _write(3, 6, {"points": [2, 3]}), ["docs 2"]),
-        (_write(1, 3, {"points": [1, 2]}), _write(3, 6, {"points": [2, 3]}), []),
-        (_write(1, 4, {"points": [1]}), _write(3, 6, {"points": [2]}), []),
-        (_write(1, 4, {"points": [1]}), _write(3, 6, {"filter": {}}), ["docs 1"]),
-        (_write(1, 4, {"filter": {}}), _write(3, 6, {"points": [1]}), ["docs 1"]),
-        (_write(1, 4, {"points": [1]}), _write(0, 6, {"points": [1]}), ["docs 1"]),
+        (_write(1, 4, {"points": [1, 2]}), _write(3, 6, {"points": [2, 3]}, SET), ["docs 2"]),
+        (_write(1, 3, {"points": [1, 2]}), _write(3, 6, {"points": [2, 3]}, SET), []),
+        (_write(1, 4, {"points": [1]}), _write(3, 6, {"points": [2]}, SET), []),
+        (_write(1, 4, {"points": [1]}), _write(0, 6, {"points": [1]}, SET), ["docs 1"]),
         (_write(1, 4, {"points": [1]}), _write(3, 6, {"points": [1]}, NOW), ["docs 1"]),
-        (_write(1, 4, {"points": [1]}), _write(3, 6, {"points": [1]}, "/collections/others/points/delete"), []),
-        (_write(1, 4, {"points": [1]}, status=502), _write(3, 6, {"points": [1]}), []),
-        (_write(1, 4, {"points": [1]}, side="old"), _write(3, 6, {"points": [1]}), ["docs 1"]),
+        (_write(1, 4, {"points": [1]}), _write(3, 6, {"points": [1]}, "/collections/others/points/payload"), []),
+        (_write(1, 4, {"points": [1]}, status=502), _write(3, 6, {"points": [1]}, SET), []),
+        (_write(1, 4, {"points": [1]}, side="old"), _write(3, 6, {"points": [1]}, SET), ["docs 1"]),
+        # Two that delete, or ask for the same, lead to the same in either order; a client that tries again sends such.
+        (_write(1, 4, {"points": [1]}), _write(3, 6, {"points": [1, 2]}), []),
+        (_write(1, 4, {"points": [1], "payload": {}}, SET), _write(3, 6, {"points": [1], "payload": {}}, SET), []),
+        # An index changes no record, but it may change which ones a filter chooses.
+        (_write(1, 4, {"field_name": "a"}, INDEX, method="PUT"), _write(3, 6, {"points": [1]}), []),
+        (
+            _write(1, 4, {"field_name": "a"}, INDEX, method="PUT"),
+            _write(3, 6, {"filter": {}}),
+            ["docs records chosen by what they hold"],
+        ),
     ],
 )
 def test_writes_that_overlapped_on_the_same_records_are_named(first: Any, second: Any, names: list[str]) -> None:
-    found = replay.account([first, second], {"now": ["docs"]}, since=0.0)
+    found = account.account([first, second], {"now": ["docs"]}, since=0.0)
     assert found.overlaps == names
     assert len(found.overlapping) == 2 * len(names)
+    assert found.seen.asked() == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "around"),
+    [
+        (_write(1, 4, {"points": [1]}, SET), _write(3, 6, {"filter": {}}), [4]),
+        (_write(1, 4, {"filter": {}}), _write(3, 6, {"points": [1]}, SET), [6]),
+        (_write(1, 4, {"filter": {}}), _write(4, 6, {"points": [1]}, SET), []),
+        (_write(1, 4, {"filter": {}}), _write(3, 6, {"filter": {"must": []}}, SET), [4, 6]),
+        (_write(1, 4, {"filter": {}}), _write(3, 6, {"filter": {"must": []}}), []),
+        (_write(1, 4, {"filter": {}}), _write(3, 6, {"points": [1]}, "/collections/others/points/payload"), []),
+    ],
+)
+def test_around_which_writes_the_old_server_is_asked(first: Any, second: Any, around: list[int]) -> None:
+    found = account.account([first, second], {}, since=0.0)
+    assert found.overlapping == [] and sorted(found.seen.rivals) == around
+    assert any("is asked around each" in one for one in found.sentences("the old server", "the new")) is bool(around)
+    assert f"{2 if around else 0} writes" in f"{found.seen.asked()} writes"
 
 
 def test_overlaps_are_found_across_two_looks_and_across_two_runs() -> None:
     """The second write began before the first look and ended after it; or a run before this one has sent the first already."""
-    first, second, third = (_write(b, e, {"points": [1]}) for b, e in ((2, 4), (1, 6), (7, 8)))
-    begun = replay.account([first], {}, since=0.0)
+    first, second, third = (_write(b, e, {"points": [1], "payload": {"n": e}}, SET) for b, e in ((2, 4), (1, 6), (7, 8)))
+    begun = account.account([first], {}, since=0.0)
     assert begun.overlapping == []
-    rest = replay.account([second, third], {}, since=0.0, seen=begun.seen)
+    rest = account.account([second, third], {}, since=0.0, seen=begun.seen)
     assert [w.offset for w in rest.overlapping] == [4, 6] and [w.offset for w in rest.writes] == [6, 8]
-    once_more = replay.account([second, third], {}, since=0.0, seen=begun.seen)  # they did not fit into a hold
+    once_more = account.account([second, third], {}, since=0.0, seen=begun.seen)  # they did not fit into a hold
     assert [w.offset for w in once_more.overlapping] == [4, 6] and [w.offset for w in once_more.writes] == [6, 8]
-    again = replay.account([first, second, third], {}, since=0.0, replayed=4)
+    again = account.account([first, second, third], {}, since=0.0, replayed=4)
     assert [w.offset for w in again.overlapping] == [4, 6] and [w.offset for w in again.writes] == [6, 8]
 
 
@@ -136,7 +172,7 @@ def test_only_what_was_acknowledged_by_the_lost_server_is_sent_again() -> None:
         _write(7, 8, {"points": [4]}, status=503, side=""),
         _write(9, 10, {"points": [5]}, status=0, side="unknown"),
     ]
-    found = replay.account(written, {}, since=1e9)
+    found = account.account(written, {}, since=1e9)
     assert [one.offset for one in found.writes] == [2]
     assert (found.unacknowledged, found.end) == (2, 10)
     said = ". ".join(found.sentences("the old server", "the new server"))
@@ -198,8 +234,8 @@ def test_what_the_old_server_refuses_is_kept_and_what_it_cannot_do_stops_the_rep
             log.add("new", "PUT", f"{DOCS}/points", {"points": [{"id": number, "vector": [1]}]})
         log.add("new", "POST", f"{DOCS}/points/payload", {"payload": {"a": 1}, "points": [77]})
         position = Position("new")
-        assert replay.replay(run, position, replay.look(run, position)) == 1
-        kept = [json.loads(line) for line in (tmp_path / replay.REFUSED).read_text().splitlines()]
+        assert resend.resend(run, position, account.look(run, position)) == 1
+        kept = [json.loads(line) for line in (tmp_path / resend.REFUSED).read_text().splitlines()]
         assert [(one["uri"], "77" in one["answered"]) for one in kept] == [(f"{DOCS}/points/payload", True)]
         assert servers.old.count("docs") == 3
 
@@ -208,9 +244,9 @@ def test_what_the_old_server_refuses_is_kept_and_what_it_cannot_do_stops_the_rep
         saved = Position.load(switchover.position_path(run))
         assert saved is not None
         with pytest.raises(Failed, match="lost"):
-            replay.replay(run, saved, replay.look(run, saved))
+            resend.resend(run, saved, account.look(run, saved))
         servers.switch("old")
-        assert replay.replay(run, saved, replay.look(run, saved)) == 0
+        assert resend.resend(run, saved, account.look(run, saved)) == 0
         assert servers.old.count("docs") == 4
 
 
@@ -227,7 +263,7 @@ def test_a_batch_of_which_one_operation_is_refused_the_second_time_is_done_all_t
         servers.old.upsert("docs", [{"id": 2, "vector": [1]}])
         for _ in range(2):  # killed at the end, and begun again from the start
             position = Position("new")
-            replay.replay(run, position, replay.look(run, position))
+            resend.resend(run, position, account.look(run, position))
             assert [(r["id"], r["vector"]) for r in servers.old.scroll("docs")] == [(1, [5.0])]
 
 
@@ -276,7 +312,7 @@ def test_any_writes_sent_again_lead_to_the_same_state_however_often_it_dies(
 
 
 def _replay_and_die(run: Any, deaths: list[int], dice: random.Random) -> None:
-    send = replay._send
+    send = resend._send
     for death in [*deaths, 0]:
         sent = 0
 
@@ -290,15 +326,15 @@ def _replay_and_die(run: Any, deaths: list[int], dice: random.Random) -> None:
                 raise Killed
             return answer
 
-        replay._send = sends_and_dies
+        resend._send = sends_and_dies
         try:
             position = Position.load(switchover.position_path(run))
             assert position is not None
-            replay.replay(run, position, replay.look(run, position))
+            resend.resend(run, position, account.look(run, position))
         except Killed:
             continue
         finally:
-            replay._send = send
+            resend._send = send
         if death == 0:
             return
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutover.qdrant.routes import path_of
-from cutover.replication.together import MOST_RECORDS, Named, Step, layers, named, requests_of
+from cutover.replication.again import Step
+from cutover.replication.together import MOST_RECORDS, Named, layers, named, requests_of
 
 ALIASES = {"now": "docs"}
 State = dict[tuple[str, int], dict[str, Any]]

@@ -17,8 +17,9 @@ from cutover.phases.phase import Outcome, Phase, Sentence
 from cutover.phases.switch import move, plan_move
 from cutover.qdrant import access
 from cutover.replication import hold, replay, switchover
+from cutover.replication.account import Account, keep_doubt, look
 from cutover.replication.position import CannotFollow
-from cutover.replication.replay import Account
+from cutover.replication.resend import REFUSED
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -69,7 +70,7 @@ _AFTER = "The new one is not followed any more; nothing is recorded. `copy` begi
 
 def _account(context: Context) -> Account:
     try:
-        found = replay.look(context, switchover.position(context, "new"))
+        found = look(context, switchover.position(context, "new"))
     except (CannotFollow, Damaged) as error:
         raise Refused(
             f"{context.new.name.capitalize()} does not answer, and what was recorded does not say everything: {error.sentence}",
@@ -87,13 +88,14 @@ def _account(context: Context) -> Account:
 def _without_the_new_one(context: Context, reason: str) -> Outcome:
     context.old.collections()  # the one that is needed has to answer, before anybody is asked anything
     found = _account(context)
-    doubtful = {write.offset: write for write in [*found.overlapping, *found.unsure]}
-    kept = replay.keep_overlaps(context, [doubtful[offset] for offset in sorted(doubtful)], anew=True)
+    position = switchover.position(context, "new")
+    # What an earlier run found out while it sent the first of them is found out no more.
+    kept = keep_doubt(context, found.doubtful, anew=position.replayed <= position.offset and not position.part)
     said = ". ".join(found.sentences(context.old.name, context.new.name))
-    context.confirm.by_name(context.site.name, f"{reason} {said}.{f' Which these are is in {kept}.' if doubtful else ''}")
+    context.confirm.by_name(context.site.name, f"{reason} {said}.{f' Which these are is in {kept}.' if found.doubtful else ''}")
     hold.end_abandoned(context, "back")
     switchover.need_one_that_writes(context, "back", context.old)
-    done = replay.rescue(context, found, switchover.position(context, "new"))
+    done = replay.rescue(context, found, position)
     sentences = [
         f"{context.old.name.capitalize()} serves. Writes were held for {done.held:.2f} s.",
         (
@@ -102,9 +104,14 @@ def _without_the_new_one(context: Context, reason: str) -> Outcome:
         ),
     ]
     if done.overlapping:
-        sentences.append(f"The order of {done.overlapping} writes was not known; they are in {kept}.")
+        names = found.overlaps
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        sentences.append(
+            f"The order of {done.overlapping} writes was not known, and it matters: look at {', '.join(names[:5])}{more}. "
+            f"The writes are in {kept}."
+        )
     if done.refused:
-        path = context.state_dir / replay.REFUSED
+        path = context.state_dir / REFUSED
         sentences.append(f"{done.refused} of them {context.old.name} answered with an error; they are in {path}.")
     if done.under_way:
         sentences.append(

@@ -109,6 +109,8 @@ class Follower:
         #: What the writes of the last batch named or chose. From Qdrant 1.19 on a filter is turned into ids when the write
         #: arrives and not when it is applied, so it may have meant a record as it was before it was read.
         self._before: dict[str, set[PointId]] = {}
+        #: Records that this round brought over, by collection; None where it copied a whole one.
+        self._reached: dict[str, set[PointId]] | None = {}
         #: Called with the lines of every batch, before their bodies and lines may be given back to the disk.
         self.observers: list[Callable[[Sequence[Written]], None]] = []
         #: Called before the position is saved.
@@ -143,7 +145,9 @@ class Follower:
         aliases, names = side_by_side([self.source.aliases, self.source.collections])
         self._reading.remember(aliases)
         self._reading.names = set(names)
-        if not held:
+        self._reached = {}
+        if not held and self.position.left_out:
+            self.reaching_ahead()
             self._try_left_out(set(names))
         # One barrier for all of these lines: every one of them was acknowledged before it.
         passed: set[str] = set()
@@ -154,9 +158,8 @@ class Follower:
             batch, rest = rest[:taken], rest[taken:]
             for observe in self.observers:
                 observe(batch)
-            if work.collections and not held and self.position.ahead is not None:
-                self.position.ahead = None
-                self.position.save(self.path)
+            if work.collections and not held:
+                self.reaching_ahead()
             self._batch(batch, work, done, passed, ends=ends, budget=budget)
             self.position.offset = batch[-1].offset
             if not held:
@@ -170,8 +173,18 @@ class Follower:
         done.lines = len(entries)
         done.seconds = time.monotonic() - began
         self.position.at = at
+        if held:
+            self.position.ahead = self.position.offset  # nothing was written meanwhile
+        elif self.position.ahead is None and self._reached is not None and sum(map(len, self._reached.values())) <= RECENT:
+            self.position.ahead_ids = {name: list(ids) for name, ids in self._reached.items()}
         self.save()
         return done
+
+    def reaching_ahead(self) -> None:
+        """Note that from here on the target may hold what no finished round has read; to be called before a hold as well."""
+        if self.position.ahead is not None or self.position.ahead_ids is not None:
+            self.position.ahead = self.position.ahead_ids = None
+            self.position.save(self.path)
 
     def note_ahead(self) -> None:
         """Note how far the last round reached ahead of its lines. For who does no other round soon: that notes it by itself."""
@@ -285,6 +298,8 @@ class Follower:
             size = self._size(collection, "bring")
         except NotThere:
             return  # deleted meanwhile; the log will say so
+        if self._reached is not None:
+            self._reached.setdefault(collection, set()).update(chosen)
         left = records.bring(self.source, self.target, collection, chosen, size, go_on=in_time)
         before = [one for one in self.position.left_out.pop(collection, []) if one[0] not in chosen]
         if left or before:
@@ -319,6 +334,7 @@ class Follower:
 
     def _copy(self, name: str) -> None:
         self.position.left_out.pop(name, None)
+        self._reached = None
         self._sizes = {key: size for key, size in self._sizes.items() if key[0] != name}
         self._settled.discard(name)
         self.copies += 1

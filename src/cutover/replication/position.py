@@ -49,6 +49,8 @@ class Position:
     """Up to where in the log the other server may hold what ``offset`` does not cover yet, because records are read as they are
     and not as a line left them; None while a round is under way, when nobody knows.
     """
+    ahead_ids: dict[str, list[PointId]] | None = None
+    """Of which records that is; None where nobody knows."""
     schema_at: dict[str, int] = field(default_factory=dict)
     """Up to where in the log indexes or settings of a collection were changed: a write that began before may have chosen its
     records by other indexes than the other server has now."""

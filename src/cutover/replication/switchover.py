@@ -367,6 +367,7 @@ def _counting_fits(following: Follower, share: float) -> bool:
 def _move_within_a_hold(context: Context, verb: str, following: Follower, to: Side, counts: bool) -> Moved:
     moved = Moved(counts=counts)
     serving = following.source.name
+    following.reaching_ahead()  # killed within the hold, the last round may have been brought over and not be saved
     with Hold(context, verb, serving, following.target.name) as hold:
         with context.guard.act(f"{verb}.last-round", "Bring over the last writes and compare them", passing=True) as act:
             context.gate.drain(hold.left())
@@ -421,7 +422,7 @@ def begin_anew(context: Context, verb: str, why: str) -> dict[str, Any]:
     )
     end_abandoned(context, verb)
     path = position_path(context)
-    start = Position("new", doubt=why, holders={alias: [name] for alias, name in context.new.aliases().items()})
+    start = Position("new", doubt=why, ahead=None, holders={alias: [name] for alias, name in context.new.aliases().items()})
     with context.guard.act(f"{verb}.record", "Record every write anew", before={"why": why}):
         start.save(path)  # first: from here on nobody may take the old server for a copy
         context.gate.start_recording()

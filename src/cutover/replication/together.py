@@ -6,19 +6,19 @@ first layer after those of every earlier write that names one of its records. Wh
 throughout; it is sent in as few requests as possible, side by side. A write that looks at the state first (a filter, a condition,
 an alias, a collection) is in no run: it is sent alone, when everything before it has been answered.
 
-All of this is pure; :mod:`cutover.replication.replay` sends.
+All of this is pure; :mod:`cutover.replication.resend` sends.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from cutover.qdrant.affected import PointId, touched
 from cutover.qdrant.routes import path_of
+from cutover.replication.again import Step
 
 #: Records, and bytes, of one request. More records do not make it faster; the bytes are well below what Qdrant takes.
 MOST_RECORDS, MOST_BYTES = 256, 4 << 20
@@ -36,17 +36,6 @@ _IN_A_BATCH = {
 }
 #: Of these, two with nothing but a list of records are one with both lists.
 _LISTS = frozenset({"upsert", "delete", "clear_payload", "update_vectors"})
-
-
-@dataclass(frozen=True)
-class Step:
-    """One request. ``looks``: what it does depends on what is there, so nothing may have come after it when it is repeated."""
-
-    method: str
-    path: str
-    params: Mapping[str, str]
-    body: bytes | None
-    looks: bool
 
 
 class Named(NamedTuple):
