@@ -1,9 +1,9 @@
 """The site as it was before the move, kept to compare with: what changed afterwards must be what the plan said, and nothing else.
 
-``check --moment before`` takes it, read-only: what Qdrant answers to real queries (taken from its own records), its collections,
-Portainer's state, vLLM's portrait, Nginx's configuration, the guests, names and firewall. ``check --moment after`` asks the
-same again. It lies in the state folder and holds vectors of the sample, so only its owner can read it. Once something was
-changed it is not taken again: then it would no longer be the site from before.
+``check --moment before`` takes it, read-only: what Qdrant answers to real queries (taken from its own records), whom it lets in,
+its collections, Portainer's state, vLLM's portrait, Nginx's configuration, the guests, names, firewall. ``check --moment after``
+asks the same again. It lies in the state folder and holds vectors of the sample, so only its owner can read it. Once something
+was changed it is not taken again: then it would no longer be the site from before.
 
 Records that applications changed meanwhile are left out and counted; whether those are right is for the checks of the move, which
 compare both servers. What could not be read when it was taken cannot be compared, and is said to be so.
@@ -26,6 +26,8 @@ from cutover.core.journal import Journal, now
 from cutover.portainer import client
 from cutover.portainer.client import Picture
 from cutover.proxmox import firewall, identity
+from cutover.qdrant import access
+from cutover.qdrant.access import Caller, Right
 from cutover.qdrant.client import points_of
 from cutover.qdrant.compare import some
 from cutover.qdrant.ranking import same_ranking
@@ -176,6 +178,23 @@ def _same_answers(context: Context, before: Any, done: set[str]) -> Finding:
     return Finding(True, f"{same} records and {asked} searches give through Nginx what they gave before{meanwhile}.")
 
 
+def _access(context: Context) -> Mapping[Caller, Right]:
+    return access.access_of(context.public, context.credentials)
+
+
+def _same_access(context: Context, before: Any, done: set[str]) -> Finding:
+    del done
+    was = {Caller(caller): Right(right) for caller, right in before.items()}
+    now_ = _access(context)
+    if found := access.differences(was, now_):
+        said = "; ".join(f"{one.caller} {one.here} before, and {one.there} now" for one in found)
+        return Finding(False, f"Qdrant does not let in through Nginx whom it let in before: {said}.", "Look at A5.")
+    both = {caller: right for caller, right in now_.items() if caller in was}
+    untried = sorted({*was, *now_} - {*both})
+    left = f" Not compared, because the key was not given both times: {', '.join(untried)}." if untried else ""
+    return Finding(True, f"Qdrant lets in through Nginx whom it let in before: {access.as_said(both)}.{left}")
+
+
 # -- Portainer, vLLM --------------------------------------------------------------------------------------------------
 def _same_portainer(context: Context, before: Any, done: set[str]) -> Finding:
     del done
@@ -305,6 +324,7 @@ def _differ(where: str, one: Any, other: Any) -> Iterable[str]:
 
 _PARTS: Mapping[str, Callable[[Context], Any]] = {
     "Qdrant's answers": _qdrant,
+    "who is let in": _access,
     "Portainer": lambda context: context.portainer.picture().as_facts(),
     "vLLM": lambda context: context.vllm.portrait().as_json(),
     "Nginx's configuration": _nginx,
@@ -315,6 +335,7 @@ _PARTS: Mapping[str, Callable[[Context], Any]] = {
 
 _COMPARED: Mapping[str, tuple[str, str, Callable[[Context, Any, set[str]], Finding]]] = {
     "Qdrant's answers": ("D1", "Qdrant gives the answers of before the move", _same_answers),
+    "who is let in": ("D1", "Qdrant lets in whom it let in before the move", _same_access),
     "Portainer": ("D2", "Portainer is as before the move", _same_portainer),
     "vLLM": ("D3", "vLLM is as before the move", _same_vllm),
     "Nginx's configuration": ("E1", "Nginx differs from before only by the gate", _same_nginx),
