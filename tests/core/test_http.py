@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
+from cutover.core import http
 from cutover.core.errors import OutcomeUnknown, Unreachable
 from cutover.core.http import Lacks, fields, session
 from cutover.core.journal import Journal
@@ -73,12 +76,12 @@ def test_who_reads_asks_again_where_a_kept_connection_is_closed_just_then(tmp_pa
 
 def test_who_reads_asks_again_only_once(tmp_path: Path) -> None:
     with closing([1, 0, 0]) as (url, asked):
-        http = session(WriteGuard(Journal(tmp_path, "kept")))
-        http.get(url)
+        asking = session(WriteGuard(Journal(tmp_path, "kept")))
+        asking.get(url)
         with pytest.raises(Unreachable, match="closed the connection without an answer"):
-            http.get(url)
+            asking.get(url)
         assert asked == [b"GET"] * 3
-        http.close()
+        asking.close()
         with socket.create_connection(("127.0.0.1", int(url.split(":")[2].split("/")[0]))):
             pass  # nobody waits for the third one
 
@@ -108,3 +111,23 @@ def test_a_server_that_ends_while_tls_is_agreed_on_is_not_one_with_a_wrong_certi
         session(WriteGuard()).get(url.replace("http:", "https:"))
     assert "the server ended the connection before TLS was agreed on" in str(told.value)
     assert "certificate" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
+            "the server ended the connection before TLS was agreed on.",
+        ),
+        (
+            ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed (EOF)"),
+            "the server ended the connection before TLS was agreed on.",
+        ),
+        (ssl.SSLError(1, "[SSL] internal"), "no TLS was agreed on with the server"),
+    ],
+)
+def test_only_a_certificate_that_was_looked_at_is_called_not_accepted(error: ssl.SSLError, sentence: str) -> None:
+    told = http._tls_sentence(requests.exceptions.SSLError(error))
+    assert told.startswith(sentence)
+    assert "certificate" not in told

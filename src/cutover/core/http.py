@@ -321,10 +321,13 @@ def _tls_sentence(error: Exception) -> str:
     if isinstance(cause, Urllib3SSLError) and cause.args:
         cause = cause.args[0]
     if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLCertVerificationError):
-        if cause.reason == "WRONG_VERSION_NUMBER":
+        why = getattr(cause, "reason", None)  # only errors that OpenSSL made have it
+        if why == "WRONG_VERSION_NUMBER":
             return "it does not speak TLS there. Write its http address, or its https port."
-        if isinstance(cause, ssl.SSLEOFError):
+        # Both say that the connection ended; which one comes depends on the moment.
+        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return "the server ended the connection before TLS was agreed on."
+        return f"no TLS was agreed on with the server ({str(why or cause).lower().replace('_', ' ')})."
     reason = getattr(cause, "verify_message", "") or str(cause)
     if "expired" in reason or "not yet valid" in reason:
         return f"the certificate was not accepted ({reason}). Look at its dates, and at the clock of this computer."
