@@ -36,6 +36,9 @@ ENGINE_ID = "CB7R:CIRE:GOIK:JD7Z:RRO7:CM7X:MOYJ:VEBN:TRKN:TSJK:6EHT:4LH2"
 TICK = 0.05
 #: For so long the knob ``stop_held`` keeps a container from ending.
 STOP_HELD_SECONDS = 120.0
+#: For so long nobody is answered while Docker is restarted.
+RESTART_SECONDS = 1.0
+NO_DAEMON = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
 
 
 class EngineError(Exception):
@@ -165,6 +168,8 @@ class Engine:
         self._watchers: dict[str, threading.Event] = {}
         self._lock = threading.RLock()
         self._closed = False
+        self._back_at: float | None = None
+        self._restarted = False
         folder.mkdir(parents=True, exist_ok=True)
         self._load()
 
@@ -226,6 +231,29 @@ class Engine:
             container.state, container.finished_at = "exited", now()
             container.exit_code = max(process.exit_code or 0, 0)
         self.save()
+
+    def restart(self, seconds: float) -> None:
+        """``systemctl restart docker``: every container ends; those that their policy brings back come back with it."""
+        self.shut_down()
+        self._back_at = time.monotonic() + seconds
+
+    @property
+    def away(self) -> bool:
+        """Whether it is being restarted, and answers nobody."""
+        with self._lock:
+            if self._back_at is not None and time.monotonic() >= self._back_at:
+                self._back_at, self._closed = None, False
+                self.boot()
+            return self._closed
+
+    def _restarted_here(self, moment: str) -> None:
+        """Knob ``docker_restarts``: the moment of a deployment in which Docker is restarted (``created``, ``removed``), once."""
+        wished = self.knobs.get("docker_restarts")
+        self._restarted = self._restarted and wished is not None
+        if wished == moment and not self._restarted:
+            self._restarted = True
+            self.restart(RESTART_SECONDS)
+            raise EngineError(500, f"{NO_DAEMON}\n")
 
     # -- images -----------------------------------------------------------------------------------
     def image(self, reference: str) -> Image:
@@ -538,11 +566,21 @@ class Engine:
             "com.docker.compose.container-number": "1", **({"com.docker.compose.replace": old[0].id} if old else {}),
         })  # fmt: skip
         final = container.name
+        if len(old) > 1:  # Compose 2.29.2 removes the one and gives its name to the next at the same time
+            left = next(one for one in old if not self.running(one))
+            self.remove(left)
+            raise EngineError(
+                500,
+                f'Error response from daemon: Conflict. The container name "/{left.name}" is already in use by container "{left.id}". '
+                "You have to remove (or rename) that container to be able to reuse that name.\n",
+            )
         if old:
             container.name = f"{old[0].id[:12]}_{final}"
         self.create(container)
+        self._restarted_here("created")
         for one in old:
             self.remove(one)
+        self._restarted_here("removed")
         with self._lock:
             if container.id not in self.containers:
                 raise EngineError(500, f"Error response from daemon: No such container: {container.id}\n")
@@ -751,7 +789,7 @@ class Engine:
             "ContainersStopped": len(states) - states.count("running"), "Images": len(self.here), "Driver": "overlay2",
             "LoggingDriver": "json-file", "CgroupVersion": "2", "OperatingSystem": "Debian GNU/Linux 13 (trixie)",
             "OSType": "linux", "Architecture": "x86_64", "NCPU": self.cores, "MemTotal": self.memory,
-            "DockerRootDir": "/var/lib/docker", "Name": "portainer", "ServerVersion": SERVER_VERSION,
+            "SystemTime": now(), "DockerRootDir": "/var/lib/docker", "Name": "portainer", "ServerVersion": SERVER_VERSION,
             "LiveRestoreEnabled": False, "Swarm": {"LocalNodeState": "inactive"},
         }  # fmt: skip
 

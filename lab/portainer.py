@@ -305,6 +305,10 @@ class Portainer:
         return self.folder / "compose" / str(number)
 
     # -- deploying --------------------------------------------------------------------------------
+    @property
+    def _docker_away(self) -> bool:
+        return bool(self.knobs.get("docker_down")) or (isinstance(self.engine, Engine) and self.engine.away)
+
     def _config(self, stack: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """The compose file as Compose reads it, with the stack's variables; what it prints when it cannot."""
         words = [compose_binary(), "-f", str(folder / stack["EntryPoint"]), "--project-name", normal(stack["Name"])]
@@ -341,7 +345,7 @@ class Portainer:
         try:
             self.engine.up(config, project=project, folder=f"/data/compose/{number}", file=stack["EntryPoint"], force=force)
         except EngineError as error:
-            if self.behaviour.teardown:
+            if self.behaviour.teardown and not self._docker_away:
                 self.engine.down(project)
             raise deploy_error(error.message) from None
 
@@ -946,7 +950,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _docker(self, portainer: Portainer, method: str, path: str, query: Mapping[str, str], raw: bytes) -> tuple[int, Any]:
         engine = portainer.engine
-        if portainer.knobs.get("docker_down"):
+        if portainer._docker_away:
             raise Answer(
                 500,
                 "Unable to proxy the request via the Docker socket",
@@ -996,6 +1000,13 @@ class _Handler(BaseHTTPRequestHandler):
         if (found := re.fullmatch(r"/containers/([^/]+)/update", path)) and method == "POST":
             engine.update(engine.find(found[1]), self._body(raw))
             return 200, {"Warnings": None}
+        if (found := re.fullmatch(r"/containers/([^/]+)", path)) and method == "DELETE":
+            container = engine.find(found[1])
+            if container.state == "running":
+                said = "container is running: stop the container before removing or force remove"
+                raise EngineError(409, f'cannot remove container "/{container.name}": {said}')
+            engine.remove(container)
+            return 204, ""
         if found := re.fullmatch(r"/volumes/([^/]+)", path):
             if method == "DELETE":
                 engine.remove_volume(found[1])

@@ -491,6 +491,53 @@ def test_docker_that_is_gone_is_said_with_what_is_up(one: Vm1001) -> None:
     assert "Portainer and Qdrant on the new server answer, Docker does not." in said
 
 
+def test_what_a_restart_of_docker_left_of_a_replacement_is_removed(one: Vm1001) -> None:
+    """Docker ends when the new container is made and the old one still runs: the old one comes back, the new one never starts."""
+    deployed(one)
+    one.merge(HARMLESS)
+    was = container(one)["Id"]
+    one.knobs(docker_restarts="created")
+    said = fails(one)
+    assert "(Docker does not run on the VM)" in said
+    assert "run `cutover deploy --execute`: it looks, and goes on." in said
+
+    def back() -> bool | Not:
+        rows = one.ask("GET", "/api/endpoints/1/docker/containers/json?all=1").json()
+        own = sorted(row["State"] for row in rows if "qdrant" in row["Names"][0]) if isinstance(rows, list) else []
+        return own == ["created", "running"] or Not(f"there is {own}")
+
+    wait_until(back, deadline=60, what="Docker")
+    assert container(one)["Id"] == was
+    left = f"{was[:12]}_qdrant-qdrant-1"
+    assert f"Remove the container {left}: it was to replace the one that runs" in planned(one)
+    assert deployed(one).changed
+    assert container(one)["Id"] != was
+    assert one.ask("GET", f"/api/endpoints/1/docker/containers/{left}/json").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("other", "started", "grace", "now", "left"),
+    [
+        ({"State": "created", "Created": 1000}, "1970-01-01T00:20:00Z", 60, 1210, True),  # started after it
+        ({"State": "created", "Created": 1000}, "1970-01-01T00:15:00.5Z", 60, 1010, False),  # being replaced
+        ({"State": "created", "Created": 1000}, "1970-01-01T00:16:40.9Z", 60, 1010, False),  # within a second: nobody knows
+        ({"State": "created", "Created": 1000}, "1970-01-01T00:15:00Z", 60, 1119, False),  # it may take its time to end
+        ({"State": "created", "Created": 1000}, "1970-01-01T00:15:00Z", 60, 1121, True),
+        ({"State": "created", "Created": 1000}, "1970-01-01T00:15:00Z", None, 1071, True),
+        ({"State": "created", "Created": 1000}, "1970-01-01T00:15:00Z", 60, 0, False),  # no clock
+        ({"State": "exited", "Created": 1000}, "1970-01-01T00:20:00Z", 60, 9999, False),
+        ({"State": "created"}, "", 60, 0, False),
+    ],
+)
+def test_a_replacement_that_nobody_goes_on_with(
+    other: dict[str, Any], started: str, grace: int | None, now: float, left: bool
+) -> None:
+    runs = {"State": {"Status": "running", "StartedAt": started}, "Config": {"StopTimeout": grace} if grace else {}}
+    assert deployment.left_over(runs, other, now) is left
+    assert not deployment.left_over(None, other, now)
+    assert not deployment.left_over({**runs, "State": {"Status": "exited", "StartedAt": started}}, other, now)
+
+
 # -- 9: what only Portainer knows -------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused
 from cutover.phases.deploy_back import before_it, roll_back
 from cutover.phases.deploy_proof import Interrupted, prove, settled, what_answers
-from cutover.phases.deploy_submit import TRIES, facts_of, pull, set_following, submit
+from cutover.phases.deploy_submit import TRIES, clear, facts_of, pull, set_following, submit
 from cutover.phases.deploy_undo import plan_undo, remember, undo
 from cutover.phases.phase import Outcome, Phase, Sentence, Step
 from cutover.portainer.client import Answered
@@ -80,6 +80,9 @@ def plan(context: Context) -> Sequence[Sentence]:
         )
         for variable in lets_in_others(want, situation)
     ]
+    if situation.left_over:
+        left = f"Remove the container {situation.left_over}: it was to replace the one that runs, was left behind, and never ran."
+        sentences.append(Sentence(left, "the VM loses a container that holds nothing", "None"))
     if not situation.image_here:
         sentences.append(
             Sentence(f"Pull {image} on the VM.", f"the VM gets the image {image.name}", "It stays; it does no harm.")
@@ -171,6 +174,7 @@ def _do(context: Context, once_more: int) -> Outcome:
     before = situation.stack
     remember(context, "before the deployment")
     pull(context, want, situation)
+    clear(context, situation)
     try:
         seen = submit(context, want, before, situation.container)
     except Interrupted as error:

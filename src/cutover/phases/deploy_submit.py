@@ -46,6 +46,14 @@ def pull(context: Context, want: Wanted, situation: Situation) -> None:
         act.after = {"image": str(image)}
 
 
+def clear(context: Context, situation: Situation) -> None:
+    """Remove what an interrupted replacement left, because Compose stumbles over its name."""
+    if situation.left_over:
+        what = f"Remove the container {situation.left_over}, which never ran"
+        with context.guard.act("deploy.clear", what, before={"container": situation.left_over}):
+            context.portainer.remove_container(situation.left_over)
+
+
 def submit(
     context: Context, want: Wanted, stack: Stack | None, container: Mapping[str, Any] | None, *, updates: bool = True
 ) -> Seen:

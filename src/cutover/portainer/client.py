@@ -412,6 +412,10 @@ class Portainer:
         found: dict[str, Any] | None = self._docker_or_none(f"/containers/{container}/json")
         return found
 
+    def remove_container(self, container: str) -> None:
+        """Remove a container that does not run; Docker refuses where it does. Volumes stay."""
+        self.docker("DELETE", f"/containers/{container}")
+
     def service(self, project: str, service: str) -> dict[str, Any] | None:
         """The container of a stack's service, in full; None where there is none. Of two the one that runs."""
         rows = of_service(self.containers(project), project, service)

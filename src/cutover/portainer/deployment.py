@@ -9,6 +9,7 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cutover.portainer import client, compose_file
@@ -92,6 +93,8 @@ class Situation:
     """Why users are, or may be, on the service that runs now; only asked where there is no way back."""
     replacing: str = ""
     """The container that Compose is replacing, or the one that replaces it; empty where none is."""
+    left_over: str = ""
+    """The container that was to replace the one that runs, and that nobody goes on with; empty where none is."""
     refused: tuple[str, ...] = ()
     """Variables whose wanted value the running server does not take as that key: with the deployment somebody else comes in."""
     stored_in_use: bool = True
@@ -310,6 +313,31 @@ class Seen:
     def halted(self) -> bool:
         """Whether the service has two containers and none runs: for a moment, or for good where Docker ended in between."""
         return bool(self.replacing) and self.container is not None and self.container["State"].get("Status") != "running"
+
+
+#: A container that is to replace another waits that much longer than that one may take to end, at most.
+LEFT_SECONDS = 60.0
+
+
+def left_over(running: Mapping[str, Any] | None, other: Mapping[str, Any], now: float) -> bool:
+    """Whether a row of Docker's list was made to replace a container and nobody goes on with it. Pure.
+
+    Docker or Portainer ended in between: then the one that runs was started after it, as no replacement does, or it waits for
+    longer than the other may take to end. ``now`` is the engine's clock, seconds since 1970; 0 where it does not say.
+    """
+    state = (running or {}).get("State") or {}
+    if other.get("State") != "created" or state.get("Status") != "running":
+        return False
+    made, grace = float(other.get("Created") or 0), float((running or {}).get("Config", {}).get("StopTimeout") or 10)
+    return int(seconds_at(state.get("StartedAt"))) > made > 0 or now - made > grace + LEFT_SECONDS
+
+
+def seconds_at(said: str | None) -> float:
+    """A time of Docker's (``2026-01-01T20:00:00.123456789Z``) in seconds since 1970; 0 where it is none. Pure."""
+    try:
+        return datetime.fromisoformat(said or "").timestamp()
+    except ValueError:
+        return 0.0
 
 
 def shortfalls(want: Wanted, seen: Seen, *, not_this_container: str = "") -> list[str]:

@@ -18,7 +18,9 @@ from cutover.portainer.deployment import (
     Wanted,
     all_variables,
     healthy,
+    left_over,
     reference_for,
+    seconds_at,
 )
 from cutover.portainer.git import Repository
 from cutover.qdrant import access
@@ -116,6 +118,7 @@ def look(context: Context, want: Wanted) -> Situation:
     stack = server.stack(name)
     found = server.container(container["Id"]) if container else None
     way_back = _way_back(context, stack, found)
+    left = name_of(own[1]) if len(own) > 1 and left_over(found, own[1], seconds_at(info.get("SystemTime"))) else ""
     refused, stored_in_use = _keys_in_use(context, want, stack) if is_running and stack is not None else ((), True)
     return Situation(
         version=server.version,
@@ -134,7 +137,8 @@ def look(context: Context, want: Wanted) -> Situation:
         compose_says=_compose_says(want, name),
         way_back=way_back,
         users="" if way_back else serving.why_new_may_serve(context),
-        replacing=name_of(own[1]) if len(own) > 1 and is_running else "",
+        replacing=name_of(own[1]) if len(own) > 1 and is_running and not left else "",
+        left_over=left,
         refused=refused,
         stored_in_use=stored_in_use,
     )
@@ -226,9 +230,13 @@ def see(context: Context, want: Wanted) -> Seen:
         container,
         digests,
         qdrant_answers(context, want.version, want.variables) if container is not None else "there is no container",
-        name_of(rows[1]) if len(rows) > 1 else "",
+        name_of(rows[1]) if len(rows) > 1 and not _left_over(context, container, rows[1]) else "",
         tuple(differs),
     )
+
+
+def _left_over(context: Context, container: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
+    return left_over(container, other, seconds_at(context.portainer.info().get("SystemTime")))
 
 
 #: The service of the stack that is Qdrant.
