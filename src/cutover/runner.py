@@ -1,13 +1,13 @@
 """Carrying out a step of the plan: the one function that the command line, the features and the rehearsal call.
 
-Without ``--execute`` a verb only shows its plan. With it, the plan is made again from what is true now, the phase
-acts through the guard and proves its result, and the journal gets a line that the step is complete. Meanwhile the neighbours are
-asked whether they notice anything (see :mod:`cutover.availability`).
+The plan is made once, from what is true now. Without ``--execute`` it is only shown; with it the phase carries out that plan
+through the guard and proves its result, and the journal gets a line that the step is complete. Meanwhile the neighbours are asked
+whether they notice anything (see :mod:`cutover.availability`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from cutover import availability
 from cutover.core.errors import CutoverError
 from cutover.error_boundary import error_boundary
 from cutover.phases import follow, registry
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Plan
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -27,33 +27,34 @@ class Result:
     """What a verb showed and did. ``outcome`` is None when nothing was to be done or ``--execute`` was not given."""
 
     verb: str
-    plan: Sequence[Sentence]
+    plan: Plan
     outcome: Outcome | None
 
 
-def plan(verb: str, context: Context, *, undo: bool = False) -> Sequence[Sentence]:
-    """What the verb would do now. Reads only."""
-    phase = registry.phase_to_undo(verb) if undo else registry.phase(verb)
+def plan(verb: str, context: Context, *, undo: bool = False) -> Plan:
+    """What the verb would do now, and what speaks against it. Reads only."""
+    operation = registry.operation(verb, undo=undo)
     with error_boundary(context):
-        if not undo:
-            return list(phase.plan(context))
-        return list(phase.plan_undo(context)) if phase.plan_undo is not None else [Sentence(f"Undo `{verb}`.")]
+        planned: Plan = operation.plan(context)
+        return planned
 
 
 def carry_out(verb: str, context: Context, *, undo: bool = False) -> Result:
-    """Show what a verb would do and, where the run may change something, do it.
+    """Make the plan of a verb once and, where the run may change something, carry out that plan.
 
-    Raises :class:`cutover.core.errors.CutoverError`; its exit code says what is true afterwards.
+    Raises :class:`cutover.core.errors.CutoverError`, also without ``--execute`` where the verb would be refused; its exit code
+    says what is true afterwards.
     """
-    sentences = plan(verb, context, undo=undo)
-    if not context.execute:
-        return Result(verb, sentences, None)
-    phase = registry.phase(verb)
+    operation, phase = registry.operation(verb, undo=undo), registry.phase(verb)
+    planned = plan(verb, context, undo=undo)
     watch: availability.Watch | None = None
     with error_boundary(context):
+        planned.need_no_refusal()
+        if not context.execute:
+            return Result(verb, planned, None)
         try:
             with availability.watching(context, f"undo {verb}" if undo else verb) as watch:
-                outcome = phase.undo(context) if undo and phase.undo is not None else phase.do(context)
+                outcome = operation.do(context, planned)
         except CutoverError:
             for warning in watch.warnings() if watch else ():
                 context.ui.say(warning)
@@ -62,7 +63,7 @@ def carry_out(verb: str, context: Context, *, undo: bool = False) -> Result:
         # A step that has to wait (the soak time) is not complete yet; it is run again.
         end = "undone" if undo else "waiting" if "waiting_until" in outcome.facts else "finished"
         context.journal.note(f"{verb}.{end}", "\n".join(outcome.sentences), changed=outcome.changed, probed=phase.probed)
-    return Result(verb, sentences, outcome)
+    return Result(verb, planned, outcome)
 
 
 def _with(outcome: Outcome, watch: availability.Watch) -> Outcome:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -13,11 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from cutover.cli.app import app
 from cutover.core.credentials import NAMES
-from cutover.phases.phase import Phase, Sentence
+from cutover.phases.phase import Operation, Outcome, Plan, Sentence
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "hush-hush-0123"
@@ -212,26 +211,39 @@ def test_the_rights_can_be_pasted(site: Path) -> None:
     assert len(lines) == len(set(lines))
 
 
+def test_a_plan_is_made_once_and_carried_out_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cutover.phases import registry
+
+    made: list[Plan] = []
+    done: list[Plan] = []
+
+    def plan(_context: object) -> Plan:
+        made.append(Plan(sentences=[Sentence("Save it")]))
+        return made[-1]
+
+    def do(_context: object, planned: Plan) -> Outcome:
+        done.append(planned)
+        return Outcome(True, ["Saved."])
+
+    shutil.copy(ROOT / "site.yaml", tmp_path / "site.yaml")
+    monkeypatch.setattr(registry, "operation", lambda name, undo=False: Operation(plan, do))
+    words = ["backup", "--site", str(tmp_path / "site.yaml"), "--state-dir", str(tmp_path / "state")]
+    shown = CliRunner().invoke(app, words)
+    assert (shown.exit_code, len(made), done) == (0, 1, []), shown.output
+    carried_out = CliRunner().invoke(app, [*words, "--execute"])
+    assert carried_out.exit_code == 0, carried_out.output
+    assert len(made) == 2 and len(done) == 1 and done[0] is made[1]
+
+
 def test_a_plan_that_would_be_refused_ends_like_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole plan is shown, with what stands in its way, and the exit code says that it would not be carried out."""
     from cutover.phases import registry
 
     shutil.copy(ROOT / "site.yaml", tmp_path / "site.yaml")
     words = ["settle", "--site", str(tmp_path / "site.yaml"), "--state-dir", str(tmp_path / "state")]
-    settle = registry.phase("settle")
-    for refused, code, said in ((True, 1, "It would be refused now."), (False, 0, "Add --execute to do it.")):
-        told = _plan_of(Sentence("Not yet.", refused=refused), settle, monkeypatch, words)
-        assert (told.exit_code, said in told.stdout) == (code, True), told.output
-
-
-def _plan_of(sentence: Sentence, phase: Phase, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> Result:
-    from cutover.phases import registry
-
-    def plan(context: object) -> list[Sentence]:
-        return [sentence]
-
-    def found(name: str) -> Phase:
-        return dataclasses.replace(phase, plan=plan)
-
-    monkeypatch.setattr(registry, "phase", found)
-    return CliRunner().invoke(app, words)
+    for refusals, code, said in ((["It is Friday."], 1, "Refused: It is Friday."), ([], 0, "Add --execute to do it.")):
+        planned = Plan(sentences=[Sentence("Take it out")], refusals=refusals)
+        planning = Operation(lambda _, planned=planned: planned, lambda _context, _planned: Outcome(False))  # type: ignore[misc]
+        monkeypatch.setattr(registry, "operation", lambda name, undo=False, planning=planning: planning)
+        told = CliRunner().invoke(app, words)
+        assert (told.exit_code, said in told.output, "1. Take it out." in told.output) == (code, True, True), told.output

@@ -38,6 +38,7 @@ from cutover.phases import gate as gate_phase
 from cutover.site import load as sites
 from cutover.site.schema import Site
 from tests.support.gateway import ADDRESS, Gateway, gateway, session, until
+from tests.support.phases import done
 
 ROOT = Path(__file__).resolve().parents[2]
 UPSERT = "/collections/docs/points?wait=true"
@@ -341,9 +342,9 @@ class TestInstall:
         run: Any = SimpleNamespace(gate=bare.client(), guard=bare.guard, site=site_of(bare.way), journal=journal)
         with monkeypatch.context() as patched, pytest.raises(CutoverError):
             patched.setattr(Shell, "change", change_until)
-            gate_phase.do(run)
+            done(gate_phase.PHASE, run)
         run.gate = bare.client()
-        assert gate_phase.do(run).changed
+        assert done(gate_phase.PHASE, run).changed
         seen = bare.gate.loaded()
         assert seen is not None and seen["flags"].split() == []
         assert bare.put().json()["side"] == "old"

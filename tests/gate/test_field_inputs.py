@@ -25,6 +25,7 @@ from tests.gate.shapes import Door, Shape, conf
 from tests.gate.test_controller import Stage, site_of
 from tests.gate.test_shapes import write
 from tests.support.gateway import Gateway, gateway, until
+from tests.support.phases import done, planned, undone
 
 TLS = "server { listen A ssl; ssl_certificate ROOT/c.pem; ssl_certificate_key ROOT/k.pem; location / { proxy_pass http://OLD; } }"
 
@@ -173,7 +174,7 @@ def test_10_every_refusal_is_shown_before_anything_is_done(tmp_path: Path, text:
         with stage.stack:
             context: Any = SimpleNamespace(gate=stage.client(), site=site_of(way))
             with pytest.raises(Refused, match="cannot be installed") as refused:
-                gate_phase.plan(context)
+                planned(gate_phase.PHASE, context)
             assert refused.value.exit_code == 1
 
 
@@ -226,23 +227,23 @@ class TestWhatSomebodyRemoved:
         assert f"requests are still passed to the gate on {way.host.gate_address}" in context.gate.contradiction()
         assert "EMERGENCY" in "".join(status(context).lines())
         assert not nginx_checks.loaded(context).ok
-        assert gate_phase.plan(context) != []
-        assert gate_phase.plan_undo(context) != []
+        assert planned(gate_phase.PHASE, context)
+        assert planned(gate_phase.PHASE, context, undo=True)
         assert (sorted(folder.rglob("*")) if folder.exists() else []) == left, "looking changes nothing"
         if gate_again:
-            gate_phase.do(context)
+            done(gate_phase.PHASE, context)
             context.gate = stage.client()
             assert context.gate.contradiction() == ""
-            assert gate_phase.plan(context) == []
+            assert not planned(gate_phase.PHASE, context)
             context.gate.start_recording()
             assert stage.put().json()["side"] == "old"
             way.logged(1)
             context.gate.stop_recording()
-        assert gate_phase.undo(context).changed
+        assert undone(gate_phase.PHASE, context).changed
         assert {path: content for path, (content, *_) in stage.files().items()} == before
         assert not folder.exists()
         assert stage.put().json()["side"] == "old"
-        assert gate_phase.plan_undo(context) == []
+        assert not planned(gate_phase.PHASE, context, undo=True)
 
     def test_also_where_a_line_of_the_operators_includes_the_file_that_is_gone(self, tmp_path: Path) -> None:
         alone = Shape("alone", {}, main="server { listen A; location / { proxy_pass http://OLD; } }")
@@ -255,11 +256,11 @@ class TestWhatSomebodyRemoved:
                 context: Any = SimpleNamespace(
                     gate=stage.client(), site=site_of(way), journal=Journal(tmp_path, "home-lab"), guard=stage.guard
                 )
-                assert gate_phase.plan_undo(context) != []
-                gate_phase.do(context)
+                assert planned(gate_phase.PHASE, context, undo=True)
+                done(gate_phase.PHASE, context)
                 assert stage.client().contradiction() == ""
                 (way.host.http_folder / "qdrant-gate.conf").unlink()
-                gate_phase.undo(context)
+                undone(gate_phase.PHASE, context)
                 assert stage.files() == before
 
     def test_what_was_written_to_the_new_server_is_said_to_be_missing(self, plain: Stage, tmp_path: Path) -> None:
@@ -277,8 +278,8 @@ class TestWhatSomebodyRemoved:
         shutil.rmtree(plain.way.host.gate_folder)
         for said in (
             status(context).lines(),
-            [one.text for one in gate_phase.plan_undo(context)],
-            gate_phase.undo(context).sentences,
+            [one.text for one in planned(gate_phase.PHASE, context, undo=True)],
+            undone(gate_phase.PHASE, context).sentences,
         ):
             assert "what was written to the new one since is missing there" in " ".join(said)
 

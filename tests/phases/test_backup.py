@@ -22,6 +22,7 @@ from cutover.site.load import load
 from cutover.state import backup_manifest
 from lab.proxmox_host import SITE, Host, host
 from tests.support.asked_before import read_later
+from tests.support.phases import done, planned
 
 
 def quick(made: Host) -> Host:
@@ -83,17 +84,17 @@ def on_the_server(lab: Host) -> list[str]:
 def test_without_execute_nothing_is_saved(lab: Host) -> None:
     run = lab.run()
     before = len(lab.pve.writes())
-    said = " ".join(sentence.text for sentence in backup.plan(run))
+    said = " ".join(sentence.text for sentence in planned(backup.PHASE, run))
     assert "2 collections" in said
     assert "Restore it as LXC 9952" in said
     with pytest.raises(WritesRefused):
-        backup.do(run)
+        done(backup.PHASE, run)
     assert len(lab.pve.writes()) == before
     assert not backup_manifest.folder(run).exists()
 
 
 def test_everything_is_saved_and_proved_and_a_second_run_adds_nothing(lab: Host) -> None:
-    outcome = backup.do(lab.run(execute=True))
+    outcome = done(backup.PHASE, lab.run(execute=True))
     assert outcome.changed
     assert read_later(lab.pve) == []
     assert len(archives(lab)) == 1
@@ -113,7 +114,7 @@ def test_everything_is_saved_and_proved_and_a_second_run_adds_nothing(lab: Host)
     assert [job["id"] for job in record["backup_jobs"]] == ["nightly"]
     assert "before_move" in lab.pve.ct(952).snapshots
     writes = len(lab.pve.writes())
-    assert not backup.do(lab.run(execute=True)).changed
+    assert not done(backup.PHASE, lab.run(execute=True)).changed
     assert (len(lab.pve.writes()), len(archives(lab))) == (writes, 1)
 
 
@@ -122,7 +123,7 @@ def test_other_backups_are_not_pruned(lab: Host) -> None:
         lab.pve.storages["local"]["volumes"][f"backup/vzdump-lxc-952-2026_01_0{n + 1}-00_00_00.tar.zst"] = {
             "content": "backup", "format": "tar.zst", "size": 10, "vmid": 952, "ctime": 1000 + n,
         }  # fmt: skip
-    backup.do(lab.run(execute=True))
+    done(backup.PHASE, lab.run(execute=True))
     assert len(archives(lab)) == 5
 
 
@@ -143,7 +144,7 @@ def test_what_a_backup_would_not_hold_is_refused_before_anything_is_done(
     break_it(lab)
     before = len(lab.pve.writes())
     with pytest.raises(Refused) as refused:
-        backup.do(lab.run(execute=True))
+        done(backup.PHASE, lab.run(execute=True))
     assert re.search(said, refused.value.sentence), refused.value.sentence
     assert len(lab.pve.writes()) == before
 
@@ -160,7 +161,7 @@ def test_what_a_backup_would_not_hold_is_refused_before_anything_is_done(
 def test_a_backup_that_is_none_is_not_called_one(lab: Host, break_it: Callable[[Host], Any], said: str) -> None:
     break_it(lab)
     with pytest.raises(CutoverError, match=said):
-        backup.do(lab.run(execute=True))
+        done(backup.PHASE, lab.run(execute=True))
     assert backup_manifest.manifest(lab.run()) is None
 
 
@@ -170,7 +171,7 @@ def test_a_snapshot_that_arrives_damaged_is_not_kept(lab: Host, monkeypatch: pyt
     original = Qdrant.download
     monkeypatch.setattr(Qdrant, "download", lambda *words, **named: iter([*original(*words, **named), b"x"]))
     with pytest.raises(Failed, match="checksum"):
-        backup.do(lab.run(execute=True))
+        done(backup.PHASE, lab.run(execute=True))
     assert backup_manifest.manifest(lab.run()) is None
     assert on_the_server(lab) == []
 
@@ -179,7 +180,7 @@ def test_a_snapshot_that_has_no_room_at_home_stays_on_the_server_for_good(lab: H
     few = SimpleNamespace(free=1 << 20)
     monkeypatch.setattr("cutover.phases.backup.shutil.disk_usage", lambda path: few)
     run = lab.run(execute=True)
-    backup.do(run)
+    done(backup.PHASE, run)
     kept = on_the_server(lab)
     assert len(kept) == 2
     snapshots.remove_left(run, "copy", run.old)
@@ -188,9 +189,9 @@ def test_a_snapshot_that_has_no_room_at_home_stays_on_the_server_for_good(lab: H
     (backup_manifest.folder(run) / "manifest.json").unlink()
     lab.pve.end_next("vzrestore", "command 'tar' failed: exit code 2")
     with pytest.raises(CutoverError):
-        backup.do(lab.run(execute=True))
+        done(backup.PHASE, lab.run(execute=True))
     assert set(kept) < set(on_the_server(lab))
-    backup.do(lab.run(execute=True))
+    done(backup.PHASE, lab.run(execute=True))
     assert len(on_the_server(lab)) == 2
     assert not set(kept) & set(on_the_server(lab))
 
@@ -204,9 +205,9 @@ def test_a_snapshot_that_has_no_room_at_home_stays_on_the_server_for_good(lab: H
 def test_cut_off_anywhere_the_next_run_completes_it_once(lab: Host, which: tuple[str, str], after: bool) -> None:
     lab.pve.cut(*which, after=after)
     try:
-        backup.do(lab.run(execute=True))
+        done(backup.PHASE, lab.run(execute=True))
     except CutoverError:
-        backup.do(lab.run(execute=True))
+        done(backup.PHASE, lab.run(execute=True))
     assert len(archives(lab)) == 1
     assert lab.pve.ct(9952) is None
     assert backup_manifest.manifest(lab.run()) is not None
@@ -216,24 +217,24 @@ def test_cut_off_anywhere_the_next_run_completes_it_once(lab: Host, which: tuple
 
 
 def test_a_server_that_answers_is_not_restored(lab: Host) -> None:
-    backup.do(lab.run(execute=True))
+    done(backup.PHASE, lab.run(execute=True))
     before = len(lab.pve.writes())
     with pytest.raises(Refused, match="nothing has to be restored"):
-        restore.do(lab.run(execute=True, confirm=ConfirmedInAdvance("qdrant")))
+        done(restore.PHASE, lab.run(execute=True, confirm=ConfirmedInAdvance("qdrant")))
     assert len(lab.pve.writes()) == before
 
 
 def test_a_stopped_server_is_only_started(whole: Host) -> None:
-    backup.do(whole.run(execute=True))
+    done(backup.PHASE, whole.run(execute=True))
     whole.pve.ct(952).status = "stopped"
     whole.machines[952].stop()
-    outcome = restore.do(whole.run(execute=True))
+    outcome = done(restore.PHASE, whole.run(execute=True))
     assert "nothing was restored" in outcome.sentences[0]
     assert not [task for task in whole.pve.tasklog if task["type"] == "vzrestore" and task["id"] == "952"]
 
 
 def test_a_deleted_server_comes_back_with_its_records(whole: Host) -> None:
-    backup.do(whole.run(execute=True))
+    done(backup.PHASE, whole.run(execute=True))
     run = whole.run(execute=True, token=whole.root)
     with run.guard.act("test", "lose the old server"):
         api = run.proxmox
@@ -241,10 +242,10 @@ def test_a_deleted_server_comes_back_with_its_records(whole: Host) -> None:
         api.do_task("DELETE", api.of(("lxc", 952)), kind="vzdestroy", vmid=952, what="x", deadline=10, purge=1)
     # With the guest went the access rules on its id, and with them the right to see its backups.
     with pytest.raises(Refused, match=r"lacks .*VM.Backup.* on /vms/952"):
-        restore.do(whole.run(execute=True))
+        done(restore.PHASE, whole.run(execute=True))
     for command in privileges.commands(whole.site, "restore"):
         whole.pve.pveum(command)
-    outcome = restore.do(whole.run(execute=True))
+    outcome = done(restore.PHASE, whole.run(execute=True))
     run = whole.run()
     assert run.old.count("digits") == 20
     assert run.old.aliases() == {"numbers": "digits"}
@@ -266,7 +267,7 @@ def test_a_server_that_does_not_come_up_is_overwritten_only_by_name(whole: Host)
         def kill(self) -> None:
             service.kill()
 
-    backup.do(whole.run(execute=True))
+    done(backup.PHASE, whole.run(execute=True))
     machine.stop()
     whole.pve.ct(952).status = "stopped"
     machine.services[:] = [NeedsItsFiles()]
@@ -278,26 +279,26 @@ def test_a_server_that_does_not_come_up_is_overwritten_only_by_name(whole: Host)
         pytest.raises(Failed, match=r"confirm by typing the name qdrant\. LXC 952 \(qdrant\) would be overwritten"),
         error_boundary(run),
     ):
-        restore.do(run)
+        done(restore.PHASE, run)
     assert (machine.root / "storage" / "lost").is_dir()
-    restore.do(whole.run(execute=True, confirm=ConfirmedInAdvance("qdrant"), site=site))
+    done(restore.PHASE, whole.run(execute=True, confirm=ConfirmedInAdvance("qdrant"), site=site))
     assert whole.run().old.count("digits") == 20
 
 
 def test_an_id_that_belongs_to_another_guest_now_is_left_alone(whole: Host) -> None:
-    backup.do(whole.run(execute=True))
+    done(backup.PHASE, whole.run(execute=True))
     whole.pve.ct(952).config["hostname"] = "new-owner"
     whole.machines[952].stop()
     whole.pve.ct(952).status = "stopped"
     with pytest.raises(Refused, match="belongs to lxc new-owner now"):
-        restore.do(whole.run(execute=True, confirm=ConfirmedInAdvance("qdrant", "new-owner")))
+        done(restore.PHASE, whole.run(execute=True, confirm=ConfirmedInAdvance("qdrant", "new-owner")))
 
 
 def test_without_a_backup_there_is_nothing_to_restore(whole: Host) -> None:
     whole.machines[952].stop()
     whole.pve.ct(952).status = "stopped"
     with pytest.raises(Refused, match="no backup"):
-        restore.do(whole.run(execute=True))
+        done(restore.PHASE, whole.run(execute=True))
 
 
 # -- a trial restore worth its name ----------------------------------------------------------------
@@ -313,7 +314,7 @@ def test_what_is_restored_on_trial_is_mounted_without_network_and_without_starti
         await start(vmid, hard=hard)
 
     lab.pve._follow = follow  # type: ignore[method-assign]
-    backup.do(lab.run(execute=True))
+    done(backup.PHASE, lab.run(execute=True))
     assert seen, "the file system was never mounted"
     assert all("link_down=1" in str(config["net0"]) and not int(config["onboot"]) for config in seen)
     kept = backup_manifest.manifest(lab.run())
@@ -331,7 +332,7 @@ def test_a_restore_onto_a_storage_that_ran_full_proves_nothing(lab: Host, monkey
 
     monkeypatch.setattr(lab.pve, "_unpack", full)
     with pytest.raises(Failed, match=r"could not be restored: storage local-lvm is full .* although the restore ended well"):
-        backup.do(lab.run(execute=True))
+        done(backup.PHASE, lab.run(execute=True))
     assert backup_manifest.manifest(lab.run()) is None
     assert lab.pve.ct(9952) is None
 
@@ -357,13 +358,15 @@ def without_snapshots(lab: Host) -> None:
 
 def test_a_backup_that_would_freeze_the_old_server_is_said_and_asked_for(lab: Host) -> None:
     without_snapshots(lab)
-    assert any("takes no snapshots" in sentence.text and "frozen" in sentence.text for sentence in backup.plan(lab.run()))
+    assert any(
+        "takes no snapshots" in sentence.text and "frozen" in sentence.text for sentence in planned(backup.PHASE, lab.run())
+    )
     run = lab.run(execute=True, confirm=ConfirmedInAdvance(yes=False))
     before = len(lab.pve.writes())
     with pytest.raises(Refused, match="frozen"):
-        backup.do(run)
+        done(backup.PHASE, run)
     assert len(lab.pve.writes()) == before
-    backup.do(lab.run(execute=True))
+    done(backup.PHASE, lab.run(execute=True))
     (made,) = [task for task in lab.pve.tasklog if task["type"] == "vzdump"]
     assert any("--mode suspend" in line for line in made["log"])
 
@@ -374,7 +377,7 @@ def test_mode_suspend_needs_the_room_twice(lab: Host, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Proxmox, "status", lambda self, guest: {**real(self, guest), "disk": 20 * 2**30})
     lab.pve.storages["local"]["avail"] = 45 * 2**30
     with pytest.raises(Refused, match=r"LXC 952 .*, copied once beside it, needs up to 40\.0 GB"):
-        backup.plan(lab.run())
+        planned(backup.PHASE, lab.run())
 
 
 # -- ended while Proxmox works ---------------------------------------------------------------------
@@ -408,8 +411,8 @@ def test_a_backup_that_is_killed_while_proxmox_works_is_gone_on_with(
     lab: Host, monkeypatch: pytest.MonkeyPatch, kind: str, vmid: int
 ) -> None:
     lab.pve.time_scale = 0.1
-    killed_in(monkeypatch, kind, vmid, lambda: backup.do(lab.run(execute=True)))
-    backup.do(lab.run(execute=True))
+    killed_in(monkeypatch, kind, vmid, lambda: done(backup.PHASE, lab.run(execute=True)))
+    done(backup.PHASE, lab.run(execute=True))
     assert len(archives(lab)) == 1
     assert lab.pve.ct(9952) is None
     assert backup_manifest.manifest(lab.run()) is not None
@@ -418,19 +421,19 @@ def test_a_backup_that_is_killed_while_proxmox_works_is_gone_on_with(
 def test_a_test_restore_that_was_killed_on_the_host_names_the_commands_that_remove_what_it_left(lab: Host) -> None:
     lab.pve.end_next("vzrestore", "unexpected status")
     with pytest.raises(CutoverError):
-        backup.do(lab.run(execute=True))
+        done(backup.PHASE, lab.run(execute=True))
     ct = lab.pve.ct(9952)
     assert ct is not None
     ct.config = {"lock": "create"}
     with pytest.raises(Failed, match=r"left a guest that is locked \(create\).*`pct unlock 9952`, then `pct destroy 9952`"):
-        backup.do(lab.run(execute=True))
+        done(backup.PHASE, lab.run(execute=True))
 
 
 @pytest.mark.parametrize("over", [False, True], ids=["a lost server", "over a broken one"])
 def test_a_restore_that_is_killed_while_proxmox_works_is_gone_on_with(
     whole: Host, monkeypatch: pytest.MonkeyPatch, over: bool
 ) -> None:
-    backup.do(whole.run(execute=True))
+    done(backup.PHASE, whole.run(execute=True))
     limits = whole.site.limits.model_copy(update={"reboot_seconds": 20.0})
     site = whole.site.model_copy(update={"limits": limits})
     whole.machines[952].stop()
@@ -446,9 +449,9 @@ def test_a_restore_that_is_killed_while_proxmox_works_is_gone_on_with(
             whole.pve.pveum(command)
     whole.pve.time_scale = 0.1
     agreed = ConfirmedInAdvance("qdrant")
-    killed_in(monkeypatch, "vzrestore", 952, lambda: restore.do(whole.run(execute=True, confirm=agreed, site=site)))
+    killed_in(monkeypatch, "vzrestore", 952, lambda: done(restore.PHASE, whole.run(execute=True, confirm=agreed, site=site)))
     monkeypatch.undo()
-    outcome = restore.do(whole.run(execute=True, site=site))
+    outcome = done(restore.PHASE, whole.run(execute=True, site=site))
     said = " ".join(outcome.sentences)
     assert "was restored from local:backup/vzdump-lxc-952" in said
     assert "what was written to it since is lost" in said

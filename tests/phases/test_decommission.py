@@ -20,6 +20,7 @@ import dns.update
 import pytest
 
 from cutover import runner
+from cutover.checks.registry import Check, Finding
 from cutover.context import Context
 from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused
@@ -37,6 +38,7 @@ from lab.firewall_fixtures import ALONE, furnish_firewall, rule
 from lab.proxmox_host import Host, host
 from tests.support.asked_before import read_later
 from tests.support.own_network import address
+from tests.support.phases import done
 
 try:
     program()
@@ -60,9 +62,14 @@ class World:
         self.works: Callable[[Context], None] = lambda _run: None
         self.runs: list[Context] = []
 
-    def ask(self, run: Context) -> None:
+    def not_met(self, run: Context) -> list[tuple[Check, Finding]]:
         """What the checks of the site would say."""
-        self.works(run)
+        try:
+            self.works(run)
+        except Refused as refused:
+            finding = Finding(False, refused.sentence, refused.hint)
+            return [(Check("D1", "The site works", frozenset(), lambda _: finding), finding)]
+        return []
 
     def run(self, *, confirm: ConfirmedInAdvance | None = None, execute: bool = True) -> Context:
         for run in self.runs:
@@ -148,8 +155,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         )
         names.start()
         world = World(lab, names)
-        monkeypatch.setattr(decommission_survey, "validated", lambda _run: None)
-        monkeypatch.setattr(decommission_survey, "site_works", world.ask)
+        monkeypatch.setattr(decommission_survey, "not_validated", lambda _run: [])
+        monkeypatch.setattr(decommission_survey, "not_met", world.not_met)
         try:
             yield world
         finally:
@@ -170,9 +177,9 @@ def test_exactly_the_four_are_gone_and_nothing_else_differs(world: World) -> Non
     world.pve.storages["local"]["volumes"].update(older)
     before = world.everything()
     plan = world.decommission(execute=False)
-    data = decommission.overview(world.run(execute=False))
+    data = decommission.plan(world.run(execute=False)).overview
     assert json.loads(json.dumps(data)) == data
-    assert data["against"] == []
+    assert plan.plan.refusals == []
     assert len(data["firewall"]["removed"]) == sum(ALONE.values())
     assert world.everything() == before, "planning changed something"
     result = world.decommission()
@@ -195,7 +202,7 @@ def test_exactly_the_four_are_gone_and_nothing_else_differs(world: World) -> Non
     assert after["names"] == [n for n in before["names"] if n not in gone]
     assert before["jobs"]["nightly"]["vmid"] == "101,950,951,952,953"
     assert after["jobs"] == {"nightly": {**before["jobs"]["nightly"], "vmid": "101"}}
-    assert "backup job nightly no longer names it" in " ".join(s.text for s in plan.plan)
+    assert "backup job nightly no longer names it" in " ".join(s.text for s in plan.plan.sentences)
     assert after["ha"] == before["ha"]
     assert after["acl"] == [row for row in before["acl"] if not re.fullmatch(r"/vms/95[0-3]", row["path"])]
     added = {n: v for n, v in after["volumes"]["local"].items() if n not in before["volumes"]["local"]}
@@ -205,7 +212,7 @@ def test_exactly_the_four_are_gone_and_nothing_else_differs(world: World) -> Non
     assert 9952 not in after["guests"]
     one_at_a_time(world)
     again = world.decommission()
-    assert again.plan == []
+    assert not again.plan.sentences
     assert again.outcome is not None and not again.outcome.changed
     undo = json.loads((world.lab.folder / "state" / "undo-decommission.json").read_text())
     assert [g["vmid"] for g in undo["guests"]] == list(FOUR)
@@ -315,18 +322,18 @@ def test_refused_with_the_reason_and_nothing_changed(world: World, case: str) ->
     change(world)
     names = world.names.entries()
     with pytest.raises(Refused, match=said):
-        decommission.do(world.run())
+        done(decommission.PHASE, world.run())
     assert world.pve.writes() == []
     assert world.names.entries() == names
-    assert any(re.search(said, s.text) for s in decommission.plan(world.run(execute=False))), "the plan does not say it"
+    assert any(re.search(said, one) for one in decommission.plan(world.run(execute=False)).refusals), "the plan does not say it"
 
 
 def test_a_key_that_may_not_delete_is_refused_before_anything_is_stopped(world: World) -> None:
     world.lab.token = "cutover@pve!check"
     with pytest.raises(Refused, match=r"The token lacks .*VM.Allocate.* on /vms/950"):
-        decommission.do(world.run())
+        done(decommission.PHASE, world.run())
     assert world.pve.writes() == []
-    assert any("VM.Allocate" in s.text and s.refused for s in decommission.plan(world.run(execute=False)))
+    assert any("VM.Allocate" in said for said in decommission.plan(world.run(execute=False)).refusals)
 
 
 def test_without_the_typed_names_nothing_happens(world: World) -> None:
@@ -835,7 +842,7 @@ def test_an_address_that_every_docker_host_has_is_nobodys(world: World, monkeypa
 
     monkeypatch.setattr(Proxmox, "get", get)
     world.pve.firewall_config("vm", vmid=1001)["rules"].append(rule("in", source="172.17.0.1", comment="its own containers"))
-    data = decommission.overview(world.run(execute=False))
+    data = decommission.plan(world.run(execute=False)).overview
     assert data["guests"][0]["addresses"] == [f"{NETWORK}.150", "fd00::950"]
     world.pve.firewall_config("vm", vmid=200)["rules"].append(rule("in", source="172.17.0.1"))
     assert not any("172.17.0.1" in sentence for sentence in data["firewall"]["removed"])
@@ -862,12 +869,12 @@ def test_who_gets_the_address_while_its_guest_is_down_keeps_name_and_rule(world:
         world.decommission()
     assert "record printer.home.arpa A" in str(refused.value) and "the printer" in str(refused.value)
     assert world.everything() == before
-    assert any("printer" in s.text for s in decommission.plan(world.run(execute=False)))
+    assert any("printer" in s.text for s in decommission.plan(world.run(execute=False)).sentences)
 
 
 def test_a_backup_job_of_the_four_alone_is_said_to_disappear(world: World) -> None:
     world.pve.backup_jobs["weekly"] = {"enabled": 1, "schedule": "03:00", "storage": "local", "vmid": "950,951,952,953"}
-    said = " ".join(s.text for s in decommission.plan(world.run(execute=False)))
+    said = " ".join(s.text for s in decommission.plan(world.run(execute=False)).sentences)
     assert "backup job weekly disappears" in said
     assert "backup job nightly no longer names it" in said
 
@@ -900,7 +907,7 @@ def test_a_firewall_name_that_somebody_began_to_use_stays(world: World, monkeypa
 
 def test_a_linked_clone_owns_its_own_volume(world: World) -> None:
     world.config(950)["rootfs"] = "vm-7-pool:basevol-900-disk-0/subvol-950-disk-0,size=8G"
-    assert decommission.overview(world.run(execute=False))["against"] == []
+    assert decommission.plan(world.run(execute=False)).refusals == []
 
 
 def test_the_final_backup_has_the_guests_own_rules_also_about_those_that_went_before(world: World) -> None:

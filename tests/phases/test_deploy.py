@@ -24,6 +24,7 @@ from cutover.portainer.git import References
 from cutover.site import schema as sites
 from cutover.state import deployment as state_of
 from lab.processes import Process, listening, running
+from tests.support.phases import done, planned, undone
 from tests.support.vm1001 import NEWER, ROOT, VIEWER, Vm1001
 
 TOKEN = {"GIT_TOKEN": "git-token-of-the-lab"}
@@ -87,7 +88,7 @@ def one(_one: Vm1001) -> Vm1001:
 def deployed(vm: Vm1001, **rest: Any) -> Any:
     run = vm.run(**rest)
     try:
-        return deploy.do(run)
+        return done(deploy.PHASE, run)
     finally:
         run.close()
 
@@ -129,7 +130,7 @@ def test_a_first_deployment_is_proved_and_repeating_it_changes_nothing(vm: Vm100
     assert not again.changed
     assert container(vm)["Id"] == first
     run = vm.run(execute=False)
-    assert deploy.plan(run) == []
+    assert planned(deploy.PHASE, run) == []
 
 
 def test_the_journal_has_every_change_and_no_key(vm: Vm1001) -> None:
@@ -141,10 +142,10 @@ def test_the_journal_has_every_change_and_no_key(vm: Vm1001) -> None:
 
 def test_without_execute_the_plan_is_shown_and_nothing_happens(vm: Vm1001) -> None:
     run = vm.run(execute=False)
-    texts = " ".join(sentence.text for sentence in deploy.plan(run))
+    texts = " ".join(sentence.text for sentence in planned(deploy.PHASE, run))
     assert f"Make the stack qdrant in Portainer {vm.config['version']} from refs/heads/main" in texts
     with pytest.raises(WritesRefused):
-        deploy.do(run)
+        done(deploy.PHASE, run)
     assert stack(vm) == {}
     assert not (vm.folder / "state/journal.jsonl").exists()
 
@@ -153,7 +154,7 @@ def test_a_merge_is_deployed_with_all_variables(vm: Vm1001) -> None:
     deployed(vm)
     commit = vm.merge(("max-size: 10m", "max-size: 20m"))
     run = vm.run(execute=False)
-    assert "Redeploy the stack qdrant" in deploy.plan(run)[0].text
+    assert "Redeploy the stack qdrant" in planned(deploy.PHASE, run)[0].text
     assert deployed(vm).facts["commit"] == commit
     assert {pair["name"] for pair in stack(vm)["Env"]} == {"QDRANT_API_KEY", "QDRANT_READ_ONLY_API_KEY"}
     assert serves(vm)
@@ -191,7 +192,7 @@ def test_polling_brings_a_merge_by_itself(tmp_path: Path) -> None:
 
         wait_until(there, deadline=15, what="the merge")
         run = vm.run()
-        outcome = deploy.do(run)
+        outcome = done(deploy.PHASE, run)
         run.close()
         assert outcome.changed is False
         assert ("by itself" in outcome.sentences[0]) or ("runs as wanted" in outcome.sentences[0])
@@ -239,7 +240,7 @@ def test_what_the_stack_follows_is_set_without_touching_the_container(vm: Vm1001
     try:
         vm.site = sites.Site.model_validate({**old.model_dump(), "portainer": none})
         run = vm.run()
-        assert [sentence.text for sentence in deploy.plan(run)] == [
+        assert [sentence.text for sentence in planned(deploy.PHASE, run)] == [
             "Let no commit deploy itself: only `cutover deploy` does, which looks first."
         ]
         run.close()
@@ -397,7 +398,7 @@ def test_a_stack_that_may_be_in_use_is_not_removed_blindly(one: Vm1001, monkeypa
 
     monkeypatch.setattr(Gate, "state", away)
     with pytest.raises(Refused, match="the stack may be in use"):
-        deploy.undo(one.run())
+        undone(deploy.PHASE, one.run())
     assert serves(one)
 
 
@@ -418,7 +419,7 @@ def test_a_deployment_that_portainer_began_meanwhile_is_waited_for(tmp_path: Pat
         vm.knobs(deploy_seconds=1.0)
         run = vm.run()
         run.ui = PollsFirst()
-        outcome = deploy.do(run)
+        outcome = done(deploy.PHASE, run)
         run.close()
         assert "Portainer has begun a deployment by itself. Waiting for what comes of it." in run.ui.sentences
         assert outcome.facts["commit"] == commit
@@ -475,7 +476,7 @@ def test_users_are_not_put_on_a_deployment_that_could_not_be_taken_back(one: Vm1
     good = one.repository.head()
     one.merge(("start_period: 5m", "start_period: 4m"))
     run = one.run()
-    assert any("None by itself" in sentence.undo for sentence in deploy.plan(run))  # nobody is on it: it is only said
+    assert any("None by itself" in sentence.undo for sentence in planned(deploy.PHASE, run))  # nobody is on it: it is only said
     run.journal.note("switch.finished", "The new server serves")
     run.close()
     refusal = fails(one, Refused)
@@ -573,7 +574,7 @@ def test_a_stack_keeps_the_login_that_portainer_has(tmp_path: Path) -> None:
 
 
 def test_the_plan_says_what_automatic_updates_risk_on_this_version(vm: Vm1001) -> None:
-    last = deploy.plan(vm.run(execute=False))[-1]
+    last = planned(deploy.PHASE, vm.run(execute=False))[-1]
     assert last.text == "Let the stack follow new commits by polling."
     assert ("takes the service down" in last.changes) == (vm.config["version"] == "2.23.0")
 
@@ -585,28 +586,28 @@ def test_removing_keeps_the_data_until_its_name_is_typed(vm: Vm1001) -> None:
     deployed(vm)
     requests.put(f"http://{vm.address}:6333/collections/kept", timeout=3)
     run = vm.run(confirm=ConfirmedInAdvance(yes=True))
-    assert deploy.plan_undo(run)
-    outcome = deploy.undo(run)
+    assert planned(deploy.PHASE, run, undo=True)
+    outcome = undone(deploy.PHASE, run)
     assert "Its data stays in qdrant_snapshots and qdrant_storage" in outcome.sentences[0]
     assert not serves(vm)
     assert stack(vm) == {}
     assert not [n for n in run.portainer.networks() if n["Name"].startswith("qdrant")]
-    assert deploy.undo(run).changed is False
-    assert deploy.plan_undo(run) == []
+    assert undone(deploy.PHASE, run).changed is False
+    assert planned(deploy.PHASE, run, undo=True) == []
     with pytest.raises(Refused, match="confirm by typing the name qdrant_"):
         deploy_undo.remove_data(run)
     assert run.portainer.volume("qdrant_storage") is not None
     # Made again, it has its data.
-    deploy.do(run)
+    done(deploy.PHASE, run)
     key = {"api-key": "the-read-key-of-the-lab"}
     told = requests.get(f"http://{vm.address}:6333/collections", headers=key, timeout=3).json()
     assert told["result"]["collections"] == [{"name": "kept"}]
     with pytest.raises(Refused, match="still has a container"):
         deploy_undo.remove_data(run)
-    deploy.undo(run)
+    undone(deploy.PHASE, run)
     run.confirm = ConfirmedInAdvance("qdrant_storage", "qdrant_snapshots")
-    assert len(deploy.plan_undo(run)) == 2
-    assert "Deleted: qdrant_snapshots, qdrant_storage." in deploy.undo(run).sentences
+    assert len(planned(deploy.PHASE, run, undo=True)) == 2
+    assert "Deleted: qdrant_snapshots, qdrant_storage." in undone(deploy.PHASE, run).sentences
     assert run.portainer.volume("qdrant_storage") is None
     run.close()
 
@@ -616,7 +617,7 @@ def test_a_removal_that_fails_says_so(one: Vm1001) -> None:
     one.knobs(down_fails=True)
     run = one.run()
     with pytest.raises(Failed, match="could not remove the stack qdrant: failed to remove a stack"):
-        deploy.undo(run)
+        undone(deploy.PHASE, run)
     run.close()
     assert stack(one)
 

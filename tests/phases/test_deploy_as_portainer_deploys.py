@@ -20,6 +20,8 @@ from cutover.portainer import deployment
 from cutover.portainer.client import Portainer, Stack
 from cutover.site import schema as sites
 from cutover.state import deployment as state_of
+from tests.support.phases import done, undone
+from tests.support.phases import planned as planned_of
 from tests.support.vm1001 import QDRANT_KEY, QDRANT_READ_KEY, VIEWER, Vm1001
 
 TOKEN = {"GIT_TOKEN": "git-token-of-the-lab"}
@@ -50,7 +52,7 @@ def one(_one: Vm1001) -> Vm1001:
 def deployed(vm: Vm1001, **rest: Any) -> Any:
     context = vm.run(**rest)
     try:
-        return deploy.do(context)
+        return done(deploy.PHASE, context)
     finally:
         context.close()
 
@@ -65,7 +67,7 @@ def fails(vm: Vm1001, error: type[CutoverError] = Failed, **rest: Any) -> str:
 def planned(vm: Vm1001, **rest: Any) -> str:
     context = vm.run(execute=False, **rest)
     try:
-        return " ".join(f"{one.text} {one.changes} {one.undo}" for one in deploy.plan(context))
+        return " ".join(f"{one.text} {one.changes} {one.undo}" for one in planned_of(deploy.PHASE, context))
     finally:
         context.close()
 
@@ -277,7 +279,7 @@ def test_its_own_container_is_no_stranger_while_it_is_replaced(one: Vm1001) -> N
 
     context = one.run()
     context.ui = LetsItEnd()
-    outcome = deploy.do(context)
+    outcome = done(deploy.PHASE, context)
     context.close()
     work.join()
     assert not outcome.changed
@@ -305,7 +307,7 @@ def test_two_deployments_at_once_end_in_one(one: Vm1001) -> None:
     commit = one.merge(HARMLESS)
     context = one.run(credentials=TOKEN)
     context.ui = PollsToo()
-    outcome = deploy.do(context)
+    outcome = done(deploy.PHASE, context)
     context.close()
     assert outcome.facts["commit"] == commit
     rows = one.ask("GET", "/api/endpoints/1/docker/containers/json?all=1").json()
@@ -343,7 +345,7 @@ def test_two_deployments_at_once_are_known_although_a_variable_is_a_word_of_the_
         return redeploy(of, **rest)
 
     monkeypatch.setattr(server, "redeploy", first_fails)
-    assert deploy.do(context).facts["commit"] == commit
+    assert done(deploy.PHASE, context).facts["commit"] == commit
     context.close()
 
 
@@ -371,10 +373,8 @@ def web_editor_stack(vm: Vm1001) -> int:
 
 def test_a_strangers_stack_of_the_same_name_is_not_removed(one: Vm1001) -> None:
     web_editor_stack(one)
-    for look in (deploy.plan_undo, deploy.undo):
-        with pytest.raises(Refused, match=r"reads other\.yml, site\.yaml says"):
-            look(one.run())
-        one.close_runs()
+    with pytest.raises(Refused, match=r"reads other\.yml, site\.yaml says"):
+        planned_of(deploy.PHASE, one.run(), undo=True)
     assert stack(one)
 
 
@@ -391,10 +391,8 @@ def test_a_strangers_stack_of_the_same_name_is_not_removed(one: Vm1001) -> None:
 )
 def test_a_name_that_is_not_its_volume_is_refused_before_anything_goes(one: Vm1001, names: tuple[str, ...], said: str) -> None:
     deployed(one)
-    for look in (deploy.plan_undo, deploy.undo):
-        with pytest.raises(Refused, match=said):
-            look(one.run(confirm=ConfirmedInAdvance(*names)))
-        one.close_runs()
+    with pytest.raises(Refused, match=said):
+        planned_of(deploy.PHASE, one.run(confirm=ConfirmedInAdvance(*names)), undo=True)
     assert answer(one, QDRANT_KEY) == 200
 
 
@@ -403,8 +401,8 @@ def test_data_that_went_is_undone_once(one: Vm1001) -> None:
     both = ("qdrant_storage", "qdrant_snapshots")
     for changed in (True, False):
         context = one.run(confirm=ConfirmedInAdvance(*both))
-        assert deploy.undo(context).changed is changed
-        assert deploy.plan_undo(context) == []
+        assert undone(deploy.PHASE, context).changed is changed
+        assert planned_of(deploy.PHASE, context, undo=True) == []
         context.close()
 
 
@@ -421,7 +419,7 @@ def test_who_cannot_see_does_not_say_that_there_is_nothing(tmp_path: Path, envir
     with vm.up():
         vm.merge()
         deployed(vm)
-        for look in (deploy.plan, deploy.do, deploy.plan_undo, deploy.undo, state_of.our_volumes):
+        for look in (deploy.plan, deploy.plan_undo, state_of.our_volumes):
             context = vm.run(credentials={"PORTAINER_API_KEY": VIEWER})
             with pytest.raises(Refused, match="'viewer' is not an administrator of Portainer"):
                 look(context)
@@ -470,7 +468,7 @@ def test_portainer_that_is_restarted_in_the_middle_is_noticed_within_seconds(tmp
         context.ui = Dies()
         begun = time.monotonic()
         with pytest.raises(CutoverError) as told:
-            deploy.do(context)
+            done(deploy.PHASE, context)
         took = time.monotonic() - begun
         context.close()
         said = str(told.value)
@@ -548,7 +546,7 @@ def test_a_key_that_only_portainer_has_counts_as_set(one: Vm1001) -> None:
     context.credentials = type(context.credentials)(
         {k: v for k, v in context.credentials.values.items() if k != "QDRANT_READ_ONLY_API_KEY"}
     )
-    assert deploy.do(context).changed
+    assert done(deploy.PHASE, context).changed
     context.close()
     assert Stack.of(stack(one)).variables["QDRANT_READ_ONLY_API_KEY"] == QDRANT_READ_KEY
     assert answer(one, QDRANT_READ_KEY) == 200

@@ -185,7 +185,7 @@ def test_an_approval_cannot_name_another_machines_address(approved: World) -> No
         return line
 
     edited(approved, widen)
-    said = " ".join(s.text for s in decommission.plan(approved.run(execute=False)))
+    said = " ".join(s.text for s in decommission.plan(approved.run(execute=False)).sentences)
     assert "Leave: rule of the datacenter: in ACCEPT" in said and "only the journal says that its address was theirs" in said
     approved.soak(0.0)
     run = approved.run()
@@ -237,14 +237,14 @@ def mangled(chance: random.Random, lines: list[dict[str, Any]]) -> list[dict[str
 def test_random_edits_of_the_journal_widen_nothing(approved: World) -> None:
     file = approved.lab.folder / "state" / "journal.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    planned = decommission.overview(approved.run(execute=False))
+    planned = decommission.plan(approved.run(execute=False)).overview
     removed, names = set(planned["firewall"]["removed"]), {str(r) for r in planned["names"]["records"]}
     refused = 0
     for seed in range(10 * TIMES):
         edited_lines = mangled(random.Random(seed), lines)
         file.write_text("".join(json.dumps(line) + "\n" for line in edited_lines))
         try:
-            now = decommission.overview(approved.run(execute=False))
+            now = decommission.plan(approved.run(execute=False)).overview
         except CutoverError:
             refused += 1
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from lab.guestos import (
     zfs_root,
 )
 from lab.proxmox_host import Host, host
+from tests.support.phases import done, planned, undone
 
 VM = Guest(vmid=1001, kind="vm", name="portainer", address="10.0.0.101")
 WANTED = Sizes(cores=6, memory_mb=10240, disk_gb=132)
@@ -99,11 +101,11 @@ def lab(tmp_path: Path) -> Iterator[Host]:
 
 def test_without_execute_nothing_is_changed(lab: Host) -> None:
     run = lab.run()
-    sentences = resize.plan(run)
+    sentences = planned(resize.PHASE, run)
     assert [s.text.split(" of ")[0] for s in sentences[:3]] == ["Set cores", "Set memory", "Set disk scsi0"]
     assert any("Reboot VM 1001 (portainer) once" in s.text for s in sentences)
     with pytest.raises(WritesRefused):
-        resize.do(run)
+        done(resize.PHASE, run)
     assert lab.pve.writes() == []
 
 
@@ -111,14 +113,13 @@ def test_the_plan_is_a_table_for_people_and_data_for_tools(lab: Host) -> None:
     import json
 
     lab.pve.vm(1001).pending["cores"] = 6
-    found = json.loads(json.dumps(resize.overview(lab.run())))
+    found = json.loads(json.dumps(resize.plan(lab.run()).overview))
     assert found["table"] == [
         {"what": "cores", "now": "4", "pending": "6", "wanted": "6"},
         {"what": "memory (MB)", "now": "8192", "pending": "8192", "wanted": "10240"},
         {"what": "disk scsi0 (GB)", "now": "100", "pending": "100", "wanted": "132"},
     ]
     assert found["inside"]["cores"] == 4
-    assert found["against"] == []
 
 
 def inside(lab: Host) -> Any:
@@ -153,7 +154,7 @@ def keeping(disk: Disk, part: float) -> Disk:
 def test_the_plan_s_resize(lab: Host, layout: Disk) -> None:
     inside(lab).disks = [layout]
     before = root_bytes(lab)
-    outcome = resize.do(lab.run(execute=True))
+    outcome = done(resize.PHASE, lab.run(execute=True))
     assert outcome.changed
     found = vm_state.seen_inside(lab.run())
     assert (found.cores, found.memory_mb) == (6, 10240)
@@ -162,7 +163,7 @@ def test_the_plan_s_resize(lab: Host, layout: Disk) -> None:
     assert lab.pve.vm(1001).drive_size("scsi0") == 132 * GIB
     assert lab.machines[1001].boots == 2, "one reboot"
     writes = len(lab.pve.writes())
-    again = resize.do(lab.run(execute=True))
+    again = done(resize.PHASE, lab.run(execute=True))
     assert not again.changed
     assert len(lab.pve.writes()) == writes, "the second run does nothing"
 
@@ -215,7 +216,7 @@ NOT_GROWABLE: dict[str, tuple[Callable[[Host], Any], str]] = {
 def test_what_cannot_be_grown_inside_is_refused_before_the_disk_grows(lab: Host, case: str) -> None:
     break_it, said = NOT_GROWABLE[case]
     break_it(lab)
-    for attempt in (lambda: resize.plan(lab.run()), lambda: resize.do(lab.run(execute=True))):
+    for attempt in (lambda: planned(resize.PHASE, lab.run()), lambda: done(resize.PHASE, lab.run(execute=True))):
         with pytest.raises(Refused) as refused:
             attempt()
         assert re.search(said, str(refused.value)), str(refused.value)
@@ -243,7 +244,7 @@ def test_an_agent_that_reads_no_files_is_asked_by_programs_before_the_disk_grows
     inside(lab).files_blocked = True
     run = lab.run(execute=True)
     with pytest.raises(Refused) as refused, error_boundary(run):
-        resize.do(run)
+        done(resize.PHASE, run)
     assert re.search(said, str(refused.value)), str(refused.value)
     assert {path.rsplit("/", 1)[-1] for _, path in lab.pve.writes()} <= {"exec"}
     assert lab.machines[1001].boots == 1
@@ -251,9 +252,9 @@ def test_an_agent_that_reads_no_files_is_asked_by_programs_before_the_disk_grows
 
 def test_an_agent_that_reads_no_files_does_not_keep_a_good_resize_from_being_done(lab: Host) -> None:
     inside(lab).files_blocked = True
-    assert any("Not seen beforehand: how the disk" in sentence.text for sentence in resize.plan(lab.run()))
-    assert resize.do(lab.run(execute=True)).changed
-    assert not resize.do(lab.run(execute=True)).changed
+    assert any("Not seen beforehand: how the disk" in sentence.text for sentence in planned(resize.PHASE, lab.run()))
+    assert done(resize.PHASE, lab.run(execute=True)).changed
+    assert not done(resize.PHASE, lab.run(execute=True)).changed
 
 
 def test_a_file_system_that_stayed_small_on_a_grown_disk_is_not_called_resized(
@@ -262,8 +263,8 @@ def test_a_file_system_that_stayed_small_on_a_grown_disk_is_not_called_resized(
     """An ext4 that fills 132 GB says 123, so what it says proves little: what counts is what its disk got and it got of that."""
     monkeypatch.setattr(type(inside(lab)), "_resize2fs", lambda self, arguments: (0, "", ""))
     with pytest.raises(Failed, match="the file system"):
-        resize.do(lab.run(execute=True))
-    assert resize.plan(lab.run()) != []
+        done(resize.PHASE, lab.run(execute=True))
+    assert planned(resize.PHASE, lab.run()) != []
 
 
 # -- the guest that is meant ----------------------------------------------------------------------
@@ -279,17 +280,14 @@ OTHER: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 @pytest.mark.parametrize("undo", [False, True], ids=["resize", "undo"])
 def test_another_vm_under_the_same_id_is_not_changed(lab: Host, case: str, undo: bool) -> None:
     if case != "another name":
-        resize.do(lab.run(execute=True))
+        done(resize.PHASE, lab.run(execute=True))
         lab.pve.vm(1001).config["cores"] = 5
     change, said = OTHER[case]
     change(lab.pve.vm(1001).config)
     writes, boots = len(lab.pve.writes()), lab.machines[1001].boots
     for execute in (False, True):
         with pytest.raises(Refused, match=said):
-            if undo:
-                (resize.undo if execute else resize.plan_undo)(lab.run(execute=execute))
-            else:
-                (resize.do if execute else resize.plan)(lab.run(execute=execute))
+            planned(resize.PHASE, lab.run(execute=execute), undo=undo)
     assert (len(lab.pve.writes()), lab.machines[1001].boots) == (writes, boots)
 
 
@@ -319,10 +317,10 @@ def killed_at(lab: Host, monkeypatch: pytest.MonkeyPatch, kind: str, act: Callab
 @pytest.mark.parametrize("kind", ["qmreboot", "resize"])
 def test_a_run_that_is_killed_while_proxmox_works_is_gone_on_with(lab: Host, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     lab.pve.time_scale = 0.2
-    killed_at(lab, monkeypatch, kind, resize.do)
-    again = resize.plan(lab.run())
+    killed_at(lab, monkeypatch, kind, partial(done, resize.PHASE))
+    again = planned(resize.PHASE, lab.run())
     assert again, "there is nothing left to do"
-    outcome = resize.do(lab.run(execute=True))
+    outcome = done(resize.PHASE, lab.run(execute=True))
     assert outcome.changed
     found = vm_state.seen_inside(lab.run())
     assert (found.cores, found.memory_mb, found.unused) == (6, 10240, LAST)
@@ -344,8 +342,8 @@ def test_a_volume_that_a_killed_run_extended_gets_its_file_system_grown(lab: Hos
     with monkeypatch.context() as patch:
         patch.setattr(Proxmox, "agent_exec", agent_exec)
         with pytest.raises(Killed):
-            resize.do(lab.run(execute=True))
-    resize.do(lab.run(execute=True))
+            done(resize.PHASE, lab.run(execute=True))
+    done(resize.PHASE, lab.run(execute=True))
     assert root_bytes(lab) > 120 * GIB
 
 
@@ -353,15 +351,15 @@ def test_a_file_system_that_does_not_grow_with_its_disk_is_not_called_grown(lab:
     monkeypatch.setattr(GuestOs, "_resize2fs", lambda _self, _words: (0, "", ""))
     for _ in range(2):
         with pytest.raises(Failed, match=r"the file system at / has 93\.5 GB of the 132 GB disk"):
-            resize.do(lab.run(execute=True))
+            done(resize.PHASE, lab.run(execute=True))
 
 
 def test_a_reboot_that_nobody_agreed_to_does_not_happen(lab: Host) -> None:
     run = lab.run(execute=True, confirm=ConfirmedInAdvance(yes=False))
     with pytest.raises(Failed, match="Reboot VM 1001"), error_boundary(run):
-        resize.do(run)
+        done(resize.PHASE, run)
     assert lab.machines[1001].boots == 1
-    outcome = resize.do(lab.run(execute=True))
+    outcome = done(resize.PHASE, lab.run(execute=True))
     assert outcome.changed
     assert vm_state.seen_inside(lab.run()).cores == 6
 
@@ -376,7 +374,7 @@ def test_somebody_else_s_change_in_between_stops_it(lab: Host, monkeypatch: pyte
 
     monkeypatch.setattr(vm_state, "look", look)
     with pytest.raises(Refused, match="checksum mismatch"):
-        resize.do(lab.run(execute=True))
+        done(resize.PHASE, lab.run(execute=True))
     assert lab.pve.vm(1001).pending == {}
 
 
@@ -397,9 +395,9 @@ def test_cut_off_anywhere_the_next_run_completes_it(lab: Host, which: Any, after
     method, path, *skip = which
     lab.pve.cut(method, path, after=after, skip=skip[0] if skip else 0)
     try:
-        resize.do(lab.run(execute=True))
+        done(resize.PHASE, lab.run(execute=True))
     except CutoverError:
-        resize.do(lab.run(execute=True))
+        done(resize.PHASE, lab.run(execute=True))
     found = vm_state.seen_inside(lab.run())
     assert (found.cores, found.memory_mb) == (6, 10240)
     assert found.unused == LAST
@@ -411,22 +409,22 @@ def test_cut_off_anywhere_the_next_run_completes_it(lab: Host, which: Any, after
 def test_undo_while_it_only_waits_needs_no_reboot(lab: Host) -> None:
     run = lab.run(execute=True, confirm=ConfirmedInAdvance(yes=False))
     with pytest.raises(Failed), error_boundary(run):
-        resize.do(run)
+        done(resize.PHASE, run)
     assert set(lab.pve.vm(1001).pending) == {"cores", "memory"}
-    outcome = resize.undo(lab.run(execute=True))
+    outcome = undone(resize.PHASE, lab.run(execute=True))
     assert "no reboot was needed" in outcome.sentences[0]
     assert lab.pve.vm(1001).pending == {}
     assert lab.machines[1001].boots == 1
 
 
 def test_undo_gives_cores_and_memory_back_and_says_that_the_disk_stays(lab: Host) -> None:
-    resize.do(lab.run(execute=True))
-    outcome = resize.undo(lab.run(execute=True))
+    done(resize.PHASE, lab.run(execute=True))
+    outcome = undone(resize.PHASE, lab.run(execute=True))
     found = vm_state.seen_inside(lab.run())
     assert (found.cores, found.memory_mb) == (4, 8192)
     assert lab.machines[1001].boots == 3
     assert any("stays at 132 GB: a disk cannot shrink" in sentence for sentence in outcome.sentences)
-    assert not resize.undo(lab.run(execute=True)).changed
+    assert not undone(resize.PHASE, lab.run(execute=True)).changed
 
 
 def snapshot_from_before(lab: Host) -> None:
@@ -445,48 +443,46 @@ def test_a_rollback_of_the_disk_is_asked_for_by_name_and_says_what_is_lost(lab: 
     with pytest.raises(
         Refused, match=r"confirm by typing the name portainer\. Everything written to VM 1001 \(portainer\) since 20"
     ):
-        rollback.roll_disk_back(lab.run(execute=True), "before")
+        done(rollback.PHASE, lab.run(execute=True))
     assert lab.pve.vm(1001).drive_size("scsi0") == 132 * GIB
-    outcome = rollback.roll_disk_back(lab.run(execute=True, confirm=ConfirmedInAdvance("portainer")), "before")
+    outcome = done(rollback.PHASE, lab.run(execute=True, confirm=ConfirmedInAdvance("portainer")))
     assert lab.pve.vm(1001).drive_size("scsi0") == 100 * GIB
     assert "is lost" in outcome.sentences[0]
-    with pytest.raises(Refused, match="no snapshot 'nonesuch'"):
-        rollback.roll_disk_back(lab.run(execute=True), "nonesuch")
 
 
 def test_a_rollback_that_is_killed_while_proxmox_works_is_gone_on_with(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot_from_before(lab)
     lab.pve.time_scale = 0.2
-    killed_at(lab, monkeypatch, "qmrollback", rollback.do)
-    assert "Wait for the rollback" in rollback.plan(lab.run())[0].text
-    outcome = rollback.do(lab.run(execute=True))
+    killed_at(lab, monkeypatch, "qmrollback", partial(done, rollback.PHASE))
+    assert "Wait for the rollback" in planned(rollback.PHASE, lab.run())[0].text
+    outcome = done(rollback.PHASE, lab.run(execute=True))
     assert outcome.changed
     assert lab.pve.vm(1001).drive_size("scsi0") == 100 * GIB
     assert lab.pve.vm(1001).status == "running"
     assert len([task for task in lab.pve.tasklog if task["type"] == "qmrollback"]) == 1
     assert len([task for task in lab.pve.tasklog if task["type"] == "qmstart"]) == 1
-    assert rollback.plan(lab.run()) == [] and not rollback.do(lab.run(execute=True)).changed
+    assert planned(rollback.PHASE, lab.run()) == [] and not done(rollback.PHASE, lab.run(execute=True)).changed
 
 
 def test_a_vm_that_a_cut_off_reboot_left_down_is_started(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host died between the shutdown and the start that belongs to it."""
     lab.pve.end_next("qmreboot", "unexpected status")
     with pytest.raises(OutcomeUnknown):
-        resize.do(lab.run(execute=True))
+        done(resize.PHASE, lab.run(execute=True))
     assert lab.pve.vm(1001).status == "stopped"
     monkeypatch.setattr(vm_restart, "OWN_START_SECONDS", 0.1)
-    assert resize.do(lab.run(execute=True)).changed
+    assert done(resize.PHASE, lab.run(execute=True)).changed
     assert vm_state.seen_inside(lab.run()).cores == 6
 
 
 def test_an_undo_that_is_killed_while_proxmox_works_is_gone_on_with(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    resize.do(lab.run(execute=True))
+    done(resize.PHASE, lab.run(execute=True))
     lab.pve.time_scale = 0.2
-    killed_at(lab, monkeypatch, "qmreboot", resize.undo)
-    resize.undo(lab.run(execute=True))
+    killed_at(lab, monkeypatch, "qmreboot", partial(undone, resize.PHASE))
+    undone(resize.PHASE, lab.run(execute=True))
     assert vm_state.seen_inside(lab.run()).cores == 4
     assert lab.machines[1001].boots == 3, "restarted once for the resize and once for its undo"
-    assert not resize.undo(lab.run(execute=True)).changed
+    assert not undone(resize.PHASE, lab.run(execute=True)).changed
 
 
 def test_a_rollback_whose_start_fails_is_not_called_done(lab: Host) -> None:
@@ -494,20 +490,20 @@ def test_a_rollback_whose_start_fails_is_not_called_done(lab: Host) -> None:
     snapshot_from_before(lab)
     lab.pve.vm(1001).start_error = "start failed: out of memory"
     with pytest.raises(Failed, match="could not be started: start failed: out of memory"):
-        rollback.roll_disk_back(lab.run(execute=True, confirm=ConfirmedInAdvance("portainer")), "before")
+        done(rollback.PHASE, lab.run(execute=True, confirm=ConfirmedInAdvance("portainer")))
 
 
 def test_a_host_without_room_is_refused_before_anything_is_changed(lab: Host) -> None:
     lab.pve.memory_total = 22 * GIB
     with pytest.raises(Refused, match="no room for the larger VM"):
-        resize.do(lab.run(execute=True))
+        done(resize.PHASE, lab.run(execute=True))
     assert lab.pve.writes() == []
 
 
 def test_a_start_that_fails_is_said_with_its_reason(lab: Host) -> None:
     lab.pve.vm(1001).start_error = "start failed: out of memory"
     with pytest.raises(Failed, match="could not be started: start failed: out of memory"):
-        resize.do(lab.run(execute=True))
+        done(resize.PHASE, lab.run(execute=True))
 
 
 def test_the_memory_that_a_vm_sees_is_counted_in_blocks() -> None:
@@ -532,7 +528,7 @@ def test_a_short_hold_on_the_configuration_is_waited_for(lab: Host) -> None:
     lab.pve.call(lab.pve.hold_config_lock(1001, None))
     with ThreadPoolExecutor(1) as somebody:
         released = somebody.submit(release_after_the_second_try)
-        assert resize.do(lab.run(execute=True)).changed
+        assert done(resize.PHASE, lab.run(execute=True)).changed
         released.result(60)
 
 

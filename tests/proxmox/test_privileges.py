@@ -15,6 +15,7 @@ from cutover.phases import backup, resize
 from cutover.proxmox import privileges
 from cutover.site.load import load
 from lab.proxmox_host import SITE, Host, host
+from tests.support.phases import done
 
 PLAN = load(SITE)
 
@@ -54,7 +55,7 @@ def own(step: privileges.Step) -> list[tuple[str, str]]:
 
 def test_the_resize_works_with_exactly_its_rights(lab: Host) -> None:
     token = give(lab, "resize")
-    assert resize.do(lab.run(execute=True, token=token)).changed
+    assert done(resize.PHASE, lab.run(execute=True, token=token)).changed
 
 
 @pytest.mark.parametrize("without", own("resize"), ids=lambda one: f"{one[1]}{one[0].replace('/', '-')}")
@@ -63,12 +64,12 @@ def test_with_one_fewer_the_resize_is_refused_before_it_begins_and_would_have_fa
 ) -> None:
     token = give(lab, "resize", without)
     with pytest.raises(Refused, match=f"lacks {without[1]} on {without[0]}"):
-        resize.do(lab.run(execute=True, token=token))
+        done(resize.PHASE, lab.run(execute=True, token=token))
     assert lab.pve.writes() == []
     # The table is no larger than it has to be: without the check the step fails.
     monkeypatch.setattr(privileges, "missing", lambda run, step: [])
     with pytest.raises(CutoverError):
-        resize.do(lab.run(execute=True, token=token))
+        done(resize.PHASE, lab.run(execute=True, token=token))
 
 
 @pytest.mark.parametrize("step", privileges.STEPS)
@@ -134,13 +135,13 @@ def test_the_backup_works_with_exactly_its_rights_and_fails_with_one_fewer(
     lab.keys = with_data.keys
     token = give(lab, "backup", without)
     if without is None:
-        assert backup.do(lab.run(execute=True, token=token)).changed
+        assert done(backup.PHASE, lab.run(execute=True, token=token)).changed
         return
     with pytest.raises(Refused, match=f"lacks {without[1]} on {without[0]}"):
-        backup.do(lab.run(execute=True, token=token))
+        done(backup.PHASE, lab.run(execute=True, token=token))
     monkeypatch.setattr(privileges, "missing", lambda run, step: [])
     with pytest.raises(CutoverError):
-        backup.do(lab.run(execute=True, token=token))
+        done(backup.PHASE, lab.run(execute=True, token=token))
 
 
 def test_the_lab_s_pveum_refuses_what_proxmox_would() -> Any:

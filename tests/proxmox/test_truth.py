@@ -15,6 +15,7 @@ from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.phases import decommission_survey, resize
 from cutover.proxmox import identity, privileges, references, vzdump
 from lab.proxmox_host import Host, host
+from tests.support.phases import planned
 
 SOURCES = Path(privileges.__file__).resolve().parents[1]
 
@@ -48,7 +49,7 @@ def everything(lab: Host) -> dict[str, Any]:
         "A3": guest_checks.as_named(run).sentence,
         "guests": [(g["vmid"], g["name"], g["status"], g["maxmem"]) for g in run.proxmox.guests()],
         "decommission": (against, {vmid: f.as_json() for vmid, f in facts.items()}),
-        "resize": [str(line) for line in resize.plan(run)],
+        "resize": [str(line) for line in planned(resize.PHASE, run)],
         "identity": [identity.of(g, g["config"]).as_json() for g in run.proxmox.guests()],
         "facts": [f.as_json() for g in lab.site.guests.to_decommission() if (f := references.collect(run, g))],
     }

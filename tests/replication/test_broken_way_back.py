@@ -60,7 +60,7 @@ def test_a_damaged_record_is_begun_anew_with_the_name_and_the_way_back_is_open_a
     operator.tries("back")
     assert "`follow` compares everything anew" in str(operator.was_refused()), operator.error
     operator.tries("follow", execute=False)
-    assert operator.result is not None and "Record every write anew" in operator.result.plan[0].text
+    assert operator.result is not None and "Record every write anew" in operator.result.plan.sentences[0].text
     before = records(lab, lab.site.qdrant.old_url)
     operator.tries("follow")
     assert "confirm by typing the name" in str(operator.was_refused())

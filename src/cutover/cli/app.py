@@ -30,7 +30,7 @@ from cutover.core.errors import CutoverError, Refused, WrongUsage
 from cutover.core.journal import Journal, usable
 from cutover.error_boundary import error_boundary
 from cutover.phases import registry as phases
-from cutover.phases.phase import Sentence
+from cutover.phases.phase import Plan
 from cutover.proxmox import privileges
 from cutover.site.load import load
 
@@ -150,13 +150,16 @@ def _word(code: int) -> str:
     return {1: "Refused:", 2: "Not started:", 3: "Failed on the way:", 4: "Outcome unknown:"}.get(code, "Failed:")
 
 
-def _show_plan(output: Output, sentences: Sequence[Sentence]) -> None:
-    output.data["plan"] = [asdict(s) for s in sentences]
-    if not sentences:
-        output.line("Nothing to do: it is already so.")
-        return
-    wide = len(str(len(sentences)))
-    for number, sentence in enumerate(sentences, start=1):
+def _show_plan(output: Output, planned: Plan) -> None:
+    if planned.overview:
+        output.data["overview"] = dict(planned.overview)
+    if rows := planned.overview.get("table"):
+        waits = [row["pending"] if row["pending"] != row["now"] else "" for row in rows]
+        titles = ["", "now", "wanted"] + (["waits for the next start"] if any(waits) else [])
+        cells = [[row["what"], row["now"], row["wanted"], wait][: len(titles)] for row, wait in zip(rows, waits, strict=True)]
+        output.table([[str(cell) for cell in row] for row in cells], titles)
+    wide = len(str(len(planned.sentences)))
+    for number, sentence in enumerate(planned.sentences, start=1):
         output.line(_ended(sentence.text), indent=2, mark=f"{number:>{wide}}.")
         if sentence.changes:
             output.line(_ended(sentence.changes), "yellow", indent=4 + wide, mark="changes:")
@@ -173,24 +176,18 @@ def _ended(text: str) -> str:
 def _do(verb: str, context: Context, output: Output, *, undo: bool = False) -> int:
     name = f"undo {verb}" if undo else verb
     if not context.execute:
-        if not undo and (overview := phases.phase(verb).overview) is not None:
-            output.data["overview"] = overview(context)
-        sentences = runner.plan(verb, context, undo=undo)
+        planned = runner.plan(verb, context, undo=undo)
+        output.data["plan"] = [asdict(s) for s in planned.sentences]
+        output.data["refusals"] = list(planned.refusals)
         output.line(f"What `{name}` would do on {context.site.name}:", "b")
-        if rows := output.data.get("overview", {}).get("table"):
-            waits = [row["pending"] if row["pending"] != row["now"] else "" for row in rows]
-            titles = ["", "now", "wanted"] + (["waits for the next start"] if any(waits) else [])
-            cells = [[row["what"], row["now"], row["wanted"], wait][: len(titles)] for row, wait in zip(rows, waits, strict=True)]
-            output.table([[str(cell) for cell in row] for row in cells], titles)
-        _show_plan(output, sentences)
-        if sentences:
+        _show_plan(output, planned)
+        planned.need_no_refusal()
+        if planned.sentences:
             output.line()
-            refused = any(sentence.refused for sentence in sentences)
-            output.line("Nothing was changed. " + ("It would be refused now." if refused else "Add --execute to do it."))
-            return 1 if refused else 0
+        output.line("Nothing was changed. Add --execute to do it." if planned.sentences else "Nothing to do: it is already so.")
         return 0
     result = runner.carry_out(verb, context, undo=undo)
-    output.data["plan"] = [asdict(s) for s in result.plan]
+    output.data["plan"] = [asdict(s) for s in result.plan.sentences]
     if result.outcome is not None:
         output.data["outcome"] = asdict(result.outcome)
         for sentence in result.outcome.sentences:

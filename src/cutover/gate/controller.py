@@ -107,6 +107,11 @@ class Gate:
 
     def remove(self, *, although_new_serves: bool = False) -> Installed:
         """Put the operator's files back byte for byte and prove that the old server is asked again."""
+        self.need_removable(although_new_serves=although_new_serves)
+        return self.installer.remove()
+
+    def need_removable(self, *, although_new_serves: bool = False) -> None:
+        """:class:`Refused` while the new server serves, or while writes are held."""
         state = self.state()
         if state.side == "new" and not although_new_serves:
             raise Refused(
@@ -115,10 +120,14 @@ class Gate:
             )
         if state.held:
             raise Refused("Writes are held at this moment.", "Let the move end, or run it again, before the gate is taken out.")
-        return self.installer.remove()
 
     def settle(self) -> Installed:
         """Take the gate out for good while the new server serves: your own server file comes back, with the new address."""
+        self.need_unneeded()
+        return self.installer.settle()
+
+    def need_unneeded(self) -> None:
+        """:class:`Refused` while the old server serves, or the way back is kept open."""
         state = self.state()
         if state.side != "new" or state.held or state.recording:
             raise Refused(
@@ -126,7 +135,6 @@ class Gate:
                 + ("the old server serves." if state.side != "new" else "the way back is kept open."),
                 "It can go when the way back was given up (`finish`).",
             )
-        return self.installer.settle()
 
     # --- Recording ---------------------------------------------------------------------------------------------------
 

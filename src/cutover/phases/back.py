@@ -7,14 +7,14 @@ acknowledged is sent to the old one once more, from the records on the Nginx hos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cutover.core.errors import Refused
 from cutover.core.text import counted
 from cutover.gate.write_log import Damaged
-from cutover.phases.phase import Outcome, Phase, Sentence
-from cutover.phases.switch import move, plan_move
+from cutover.phases.phase import Operation, Outcome, Phase, Sentence
+from cutover.phases.switch import MovePlan, move, plan_move
 from cutover.qdrant import access
 from cutover.replication import hold, replay, switchover
 from cutover.replication.account import Account, keep_doubt, look
@@ -25,37 +25,48 @@ if TYPE_CHECKING:
     from cutover.context import Context
 
 
-def plan(context: Context) -> Sequence[Sentence]:
+@dataclass(frozen=True, kw_only=True)
+class PlanWithoutNew(MovePlan):
+    """A way back that the new server has no part in any more. ``gone``: why nothing can be read from it, a sentence.
+
+    ``account``: what is sent to the old server once more then; None where only recording is left to stop.
+    """
+
+    gone: str = ""
+    account: Account | None = None
+
+
+def plan(context: Context) -> MovePlan:
     """What would be done; empty when the old server serves."""
     flags = context.gate.state()
+    last = Sentence("Stop recording and remove what was recorded", "Nginx host: log and bodies of writes", "None")
     if replay.unfinished(context, flags.side, flags.recording):
-        return [Sentence("Stop recording and remove what was recorded", "Nginx host: log and bodies of writes", "None")]
+        return PlanWithoutNew(sentences=[last], flags=flags)
     if flags.side == "old" or not flags.recording or not (reason := replay.gone(context.new)):
         if flags.side == "new":
             _refuse_lost_access(context)
-        return plan_move(context, "old")
+        return plan_move(context, "old", flags)
+    context.old.collections()  # the one that is needed has to answer, before anybody is asked anything
     found = _account(context)
     first, *rest = found.sentences(context.old.name, context.new.name)
-    return [
+    sentences = [
         Sentence(f"{reason} {first}", context.old.name, "None"),
         *(Sentence(one) for one in rest),
         Sentence(
             f"Hold writes for a moment, send the last ones, and send requests to {context.old.name}", "Nginx host: one flag file"
         ),
-        Sentence("Stop recording and remove what was recorded", "Nginx host: log and bodies of writes", "None"),
+        last,
     ]
+    return PlanWithoutNew(sentences=sentences, flags=flags, gone=reason, account=found)
 
 
-def do(context: Context) -> Outcome:
+def do(context: Context, planned: MovePlan) -> Outcome:
     """Move the traffic to the old server."""
-    flags = context.gate.state()
-    if replay.unfinished(context, flags.side, flags.recording):
-        return Outcome(True, [f"{context.old.name.capitalize()} serves.", *replay.end(context), _AFTER])
-    if flags.side == "old" or not flags.recording or not (reason := replay.gone(context.new)):
-        if flags.side == "new":
-            _refuse_lost_access(context)
-        return move(context, "back", "old")
-    return _without_the_new_one(context, reason)
+    if not isinstance(planned, PlanWithoutNew):
+        return move(context, "back", "old", planned.flags)
+    if planned.account is not None:
+        return _without_the_new_one(context, planned.gone, planned.account)
+    return Outcome(True, [f"{context.old.name.capitalize()} serves.", *replay.end(context), _AFTER])
 
 
 def _refuse_lost_access(context: Context) -> None:
@@ -85,9 +96,7 @@ def _account(context: Context) -> Account:
     return found
 
 
-def _without_the_new_one(context: Context, reason: str) -> Outcome:
-    context.old.collections()  # the one that is needed has to answer, before anybody is asked anything
-    found = _account(context)
+def _without_the_new_one(context: Context, reason: str, found: Account) -> Outcome:
     position = switchover.position(context, "new")
     # What an earlier run found out while it sent the first of them is found out no more.
     kept = keep_doubt(context, found.doubtful, anew=position.replayed <= position.offset and not position.part)
@@ -124,8 +133,7 @@ def _without_the_new_one(context: Context, reason: str) -> Outcome:
 PHASE = Phase(
     name="back",
     help="Move the traffic back to the old server, with everything written since.",
-    plan=plan,
-    do=do,
+    operation=Operation(plan, do),
     instead_of_undo="Use `cutover switch`.",
     probed=True,
 )

@@ -14,8 +14,9 @@ import hashlib
 import json
 import shutil
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.journal import now
 from cutover.core.text import counted
 from cutover.core.units import GIB
-from cutover.phases.phase import Outcome, Phase, Sentence, Step
+from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
 from cutover.proxmox import identity, privileges, references, scratch, storages, vzdump
 from cutover.qdrant import snapshots
 from cutover.state import backup_manifest
@@ -39,13 +40,14 @@ SNAPSHOT = "before_move"
 TASK_SECONDS = 1800.0
 
 
-def speaks_against(context: Context, facts: references.Facts | None) -> list[str]:
-    """Why the container cannot be backed up so that a restore brings everything back, as sentences."""
+def speaks_against(context: Context, facts: references.Facts, *, begun: bool) -> list[str]:
+    """Why the container cannot be backed up so that a restore brings everything back, as sentences.
+
+    ``begun``: Proxmox still makes a backup of ours, whose lock speaks against nothing.
+    """
     old = context.site.guests.old
-    if facts is None:
-        return [f"{old} does not exist."]
     said = []
-    if facts.config.get("lock") and not _begun(context):
+    if facts.config.get("lock") and not begun:
         said.append(f"{old} is locked ({facts.config['lock']}): something else works on it.")
     said += [f"Of {old}, {one}." for one in vzdump.left_out(facts.config)]
     said += [f"{old} is not the guest that is meant: {one}." for one in identity.not_meant(context, old)]
@@ -56,11 +58,11 @@ def speaks_against(context: Context, facts: references.Facts | None) -> list[str
     return said
 
 
-def _storages(context: Context) -> storages.Verdict:
+def _storages(context: Context, mode: vzdump.Mode) -> storages.Verdict:
     """Whether the storages can take the archive, where it is still to be made, and one more copy of the container."""
     old = context.site.guests.old
     new = [] if vzdump.find(context, old, backup_manifest.PURPOSE) is not None else [old]
-    return storages.judge(context, [old], new, twice=_mode(context) == "suspend")
+    return storages.judge(context, [old], new, twice=mode == "suspend")
 
 
 def _done(context: Context) -> dict[str, Any] | None:
@@ -86,18 +88,34 @@ def _begun(context: Context) -> list[str]:
     return list(context.proxmox.running_tasks(("vzdump", "vzsnapshot"), context.site.guests.old.vmid))
 
 
-def plan(context: Context) -> list[Sentence]:
-    """What would be saved. :class:`Refused` where a backup would not hold everything; empty where one is there already."""
-    if _done(context) is not None:
-        return []
+@dataclass(frozen=True, kw_only=True)
+class BackupPlan(Plan):
+    """``kept``: the manifest of the backup that is there already; otherwise ``facts`` of the container and how it is backed up.
+
+    ``begun``: the tasks of a backup of ours that Proxmox still makes; what is to do is planned anew when they have ended.
+    """
+
+    kept: Mapping[str, Any] | None = None
+    facts: references.Facts | None = None
+    mode: vzdump.Mode = "snapshot"
+    begun: Sequence[str] = ()
+
+
+def plan(context: Context) -> BackupPlan:
+    """What would be saved. Refused where a backup would not hold everything; empty where one is there already."""
+    if (kept := _done(context)) is not None:
+        return BackupPlan(kept=kept)
     old, site = context.site.guests.old, context.site
-    against = speaks_against(context, references.collect(context, old))
-    seen = storages.Verdict() if against else _storages(context)
+    begun = _begun(context)  # before its lock is looked at, which may go at any moment
+    facts = references.collect(context, old)
+    against = [f"{old} does not exist."] if facts is None else speaks_against(context, facts, begun=bool(begun))
+    mode: vzdump.Mode = "snapshot" if against else _mode(context)
+    seen = storages.Verdict() if against else _storages(context, mode)
     against += seen.against
     if against:
         raise Refused(f"{old} is not backed up: {' '.join(against)}", "Remove the reason and run the command again.")
-    if _begun(context):
-        return [Sentence(f"Wait for the backup of {old} that was begun, then go on")]
+    if begun:
+        return BackupPlan(sentences=[Sentence(f"Wait for the backup of {old} that was begun, then go on")], begun=begun)
     names = context.old.collections()
     count = f"{counted(len(names), 'collection')} ({', '.join(names)})"
     found = [
@@ -109,7 +127,7 @@ def plan(context: Context) -> list[Sentence]:
     ]
     if _can_snapshot(context):
         found.append(Sentence(f"Take the snapshot {SNAPSHOT} of {old}", f"A snapshot of {old}", "Delete it in Proxmox"))
-    elif _mode(context) == "suspend":
+    elif mode == "suspend":
         found.append(Sentence(_freezes(context), f"{old} does not answer for that time", "None"))
     found += [
         Sentence(
@@ -119,7 +137,8 @@ def plan(context: Context) -> list[Sentence]:
         ),
         Sentence(f"Restore it as LXC {site.proxmox.scratch_vmid}, compare, and remove that again", "Nothing that stays"),
     ]
-    return found + [Sentence(f"Not seen beforehand: {one}; a storage that runs full is noticed") for one in seen.unsure]
+    found += [Sentence(f"Not seen beforehand: {one}; a storage that runs full is noticed") for one in seen.unsure]
+    return BackupPlan(sentences=found, facts=facts, mode=mode)
 
 
 def _mode(context: Context) -> vzdump.Mode:
@@ -143,24 +162,20 @@ def _can_snapshot(context: Context) -> bool:
     return bool(int(answer.get("hasFeature") or 0))
 
 
-def do(context: Context) -> Outcome:
+def do(context: Context, planned: BackupPlan) -> Outcome:
     """Save, prove, write the manifest. Run again it continues; when everything is there it does nothing."""
     old = context.site.guests.old
-    kept = _done(context)
-    if kept is not None:
-        return Outcome(
-            False,
-            [f"The backup of {kept['at']} is there: {kept['archive']['volid']} and {len(kept['collections'])} snapshots."],
-            facts=kept,
-        )
-    for upid in _begun(context):
+    if planned.kept is not None:
+        there = f"{planned.kept['archive']['volid']} and {len(planned.kept['collections'])} snapshots"
+        return Outcome(False, [f"The backup of {planned.kept['at']} is there: {there}."], facts=dict(planned.kept))
+    for upid in planned.begun:
         context.ui.say(f"A backup of {old} was begun already; waiting for it.")
         context.proxmox.wait_task(upid, deadline=vzdump.DUMP_SECONDS)
-    plan(context)
-    facts = references.collect(context, old)
+    if planned.begun:
+        return do(context, plan(context))
+    facts, mode = planned.facts, planned.mode
     if facts is None:
         raise Refused(f"{old} does not exist.")
-    mode = _mode(context)
     if mode == "suspend":
         context.confirm.to(f"{_freezes(context)}. Back it up so?")
     identity.remember(context, old)
@@ -328,8 +343,7 @@ def _step(site: Site) -> Step:
 PHASE = Phase(
     name="backup",
     help="Snapshots of the data and a backup of the old guest, proved by a test restore.",
-    plan=plan,
-    do=do,
+    operation=Operation(plan, do),
     step=_step,
     instead_of_undo="A backup is kept; delete it by hand when it is no longer wanted.",
     privileges="backup",

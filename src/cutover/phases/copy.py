@@ -8,12 +8,13 @@ ids that do not exist. Run again, it goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
 from cutover.core.errors import Failed, Refused, Unreachable
-from cutover.phases.phase import Outcome, Phase, Sentence, Step
+from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
 from cutover.qdrant import snapshots
 from cutover.qdrant.client import Answered, NotThere, Qdrant
 from cutover.replication import bypass, preflight, serving, switchover
@@ -25,14 +26,23 @@ if TYPE_CHECKING:
     from cutover.site.schema import Site
 
 
-def plan(context: Context) -> Sequence[Sentence]:
-    """What would be copied."""
-    if context.gate.state().side == "old":
-        preflight.refuse_other_access(context)
+@dataclass(frozen=True, kw_only=True)
+class CopyPlan(Plan):
+    """``recording``: writes are recorded already, by a copy that was begun."""
+
+    recording: bool
+
+
+def plan(context: Context) -> CopyPlan:
+    """What would be copied. :class:`Refused`, with every reason, where something cannot be moved safely."""
+    flags = context.gate.state()
+    if flags.side != "old":
+        raise Refused("The new server serves already; there is nothing to copy to it.", "Look at `status`.")
+    preflight.refuse_unsafe(context)
     names = context.old.collections()
     done = preflight.copied(context)
     sentences = []
-    if not context.gate.state().recording:
+    if not flags.recording:
         sentences.append(Sentence("Record every write that passes Nginx", "Nginx host: log and bodies of writes", _UNDO))
     sentences += [
         Sentence(f"Copy {name} ({count} records) by snapshot", f"{context.new.name}: collection {name}", _UNDO)
@@ -41,20 +51,16 @@ def plan(context: Context) -> Sequence[Sentence]:
     ]
     sentences.append(Sentence("Make the aliases, and bring over what is written meanwhile", f"{context.new.name}", _UNDO))
     sentences.append(Sentence("Compare every record, setting, index and alias bit by bit"))
-    return sentences
+    return CopyPlan(sentences=sentences, recording=flags.recording)
 
 
 _UNDO = "`cutover undo copy` removes the copied collections and stops recording"
 
 
-def do(context: Context) -> Outcome:
-    """Copy, follow, prove. Refused with the reason where something cannot be moved safely; nothing is changed then."""
-    flags = context.gate.state()
-    if flags.side != "old":
-        raise Refused("The new server serves already; there is nothing to copy to it.", "Look at `status`.")
-    preflight.refuse_unsafe(context)
+def do(context: Context, planned: CopyPlan) -> Outcome:
+    """Copy, follow, prove."""
     try:
-        return _copy(context, flags.recording)
+        return _copy(context, planned.recording)
     except (Answered, Unreachable) as error:
         raise Failed(
             f"The copy was interrupted: {error.sentence}",
@@ -124,20 +130,36 @@ def _count(server: Qdrant, name: str) -> int | None:
         return None
 
 
-def plan_undo(context: Context) -> Sequence[Sentence]:
-    """What undoing would remove."""
-    there, recording = _there(context), context.gate.state().recording
-    ours, others = _ours(context, there) if there is not None else (set(), set())
-    if not ours and not recording:
-        return []
-    return [
-        Sentence("Stop recording and remove what was recorded"),
-        *(
+@dataclass(frozen=True, kw_only=True)
+class CopyUndoPlan(Plan):
+    """``ours``: the copies to remove. ``there``: what the new server lists; None where it does not answer.
+
+    ``others``: what only the journal calls a copy, which stays. ``installed``: there is a gate, so something may be recorded.
+    """
+
+    ours: AbstractSet[str] = frozenset()
+    others: AbstractSet[str] = frozenset()
+    there: AbstractSet[str] | None = None
+    installed: bool = False
+
+
+def plan_undo(context: Context) -> CopyUndoPlan:
+    """What undoing would remove. :class:`Refused` where users are, or may be, on the new server."""
+    there, flags = _there(context), context.gate.state()
+    ours, others = _ours(context, there) if flags.recording or preflight.ours(context) else (set(), set())
+    if not flags.recording and not ours:
+        return CopyUndoPlan()
+    serving.need_old_serves(context)
+    sentences = [Sentence("Stop recording and remove what was recorded")]
+    if there is None:
+        sentences.append(Sentence(f"Leave what was copied to {context.new.name}, which does not answer"))
+    else:
+        sentences += [
             Sentence(f"Remove the copy of {name} on {context.new.name}", f"{context.new.name}: collection {name}")
             for name in sorted(ours)
-        ),
-        *(Sentence(f"Leave: {sentence}") for sentence in _left(context, others)),
-    ]
+        ]
+        sentences += [Sentence(f"Leave: {sentence}") for sentence in _left(context, others)]
+    return CopyUndoPlan(sentences=sentences, ours=ours, others=others, there=there, installed=flags.installed)
 
 
 def _ours(context: Context, there: set[str] | None) -> tuple[set[str], set[str]]:
@@ -149,26 +171,24 @@ def _ours(context: Context, there: set[str] | None) -> tuple[set[str], set[str]]
     return said & has, (said - has) & (there or set())
 
 
-def _left(context: Context, others: set[str]) -> list[str]:
+def _left(context: Context, others: AbstractSet[str]) -> list[str]:
     return [
         f"{name} on {context.new.name}, which {context.old.name} does not have; delete it by hand if nobody needs it"
         for name in sorted(others)
     ]
 
 
-def undo(context: Context) -> Outcome:
-    """Stop recording, and remove what was copied. Refused where users are, or may be, on the new server.
+def undo(context: Context, planned: CopyUndoPlan) -> Outcome:
+    """Stop recording, and remove what was copied.
 
     A new server that does not answer is no reason to go on recording: what is on it stays, and is said.
     """
-    there, flags = _there(context), context.gate.state()
-    ours, others = _ours(context, there) if flags.recording or preflight.ours(context) else (set(), set())
-    if not flags.recording and not ours:
+    if not planned.sentences:
         return Outcome(changed=False, sentences=[f"Nothing of a copy is on {context.new.name}, and nothing is recorded."])
-    serving.need_old_serves(context)
+    there, ours = planned.there, planned.ours
     switchover.tidy(context, "copy")
     # First what can be refused: as long as nothing was removed, a refusal is one.
-    if flags.installed:  # also where nothing is recorded: bodies may be left of a run that was killed here
+    if planned.installed:  # also where nothing is recorded: bodies may be left of a run that was killed here
         with context.guard.act(events.COPY_STOPS_RECORDING, "Stop recording and remove what was recorded"):
             context.gate.stop_recording()
             switchover.position_path(context).unlink(missing_ok=True)
@@ -186,7 +206,7 @@ def undo(context: Context) -> Outcome:
     removed, absent = ", ".join(sorted(ours & there)), ", ".join(sorted(ours - there))
     sentences = [f"Removed from {context.new.name}: {removed or 'nothing'}."]
     sentences += [f"It did not list {absent} before; it was asked to remove that as well."] if absent else []
-    sentences += [f"Left: {sentence}." for sentence in _left(context, others)]
+    sentences += [f"Left: {sentence}." for sentence in _left(context, planned.others)]
     return Outcome(changed=True, sentences=sentences)
 
 
@@ -213,9 +233,7 @@ def _step(_site: Site) -> Step:
 PHASE = Phase(
     name="copy",
     help="Copy everything to the new server and keep up with what is written.",
-    plan=plan,
-    do=do,
+    operation=Operation(plan, do),
     step=_step,
-    undo=undo,
-    plan_undo=plan_undo,
+    undo=Operation(plan_undo, undo),
 )

@@ -13,20 +13,18 @@ is in the journal and in ``undo-decommission.json`` beside it. Until a guest is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cutover.core import events
 from cutover.core.errors import Failed, Refused
 from cutover.core.journal import utc
 from cutover.phases import decommission_survey as survey
-from cutover.phases import departing
 from cutover.phases.decommission_guest import give_back
+from cutover.phases.decommission_survey import Survey
 from cutover.phases.decommission_undo import STOP_SECONDS, plan_undo, restart, undo, wait_for, write_undo
 from cutover.phases.departing import Along
-from cutover.phases.phase import Outcome, Phase, Sentence, Step
-from cutover.proxmox import drives, firewall, references, storages, vzdump
-from cutover.replication import left_behind
+from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
+from cutover.proxmox import drives, firewall, references, vzdump
 from cutover.state import approvals, soak
 
 if TYPE_CHECKING:
@@ -38,26 +36,24 @@ if TYPE_CHECKING:
 # -- the plan -------------------------------------------------------------------------------------
 
 
-def overview(context: Context) -> dict[str, Any]:
-    """Everything that would be done, as data: guests, what speaks against it, firewall, names. Reads only."""
-    guests = context.site.guests.to_decommission()
-    facts, against = survey.take(context)
-    rules = firewall.read(context.proxmox)
-    within = departing.scope(context, facts)
-    going = departing.going(context, guests, within)
-    verdict = firewall.resolve(rules, going, survey.begun(context))
-    names = context.dns.find(sorted(going.addresses), [g.name for g in guests])
-    against += departing.unasked(context, Along.of(verdict.removal, names), within)
-    seen = storages.Verdict() if against else survey.room(context, facts)
+@dataclass(frozen=True, kw_only=True)
+class DecommissionPlan(Plan):
+    """``survey``: what would be deleted; None where nothing is left to do, or Proxmox still works on what was begun."""
+
+    survey: Survey | None = None
+
+
+def _overview(context: Context, found: Survey) -> dict[str, Any]:
+    """Everything that would be done, as data: guests, firewall, names."""
+    guests, facts, verdict = context.site.guests.to_decommission(), found.facts, found.verdict
     states = {guest.vmid: _state(context, guest, facts.get(guest.vmid)) for guest in guests}
     return {
         "table": [
             *(_row(str(guest), states[guest.vmid], "gone") for guest in guests),
             _row("firewall entries", str(len(firewall.sentences(verdict.removal))), "0"),
-            _row("names", str(len(names.records)), "0"),
+            _row("names", str(len(found.names.records)), "0"),
         ],
-        "against": [*against, *verdict.in_the_way, *seen.against],
-        "unsure": seen.unsure,
+        "unsure": list(found.unsure),
         "guests": [
             {
                 "guest": str(guest),
@@ -65,7 +61,7 @@ def overview(context: Context) -> dict[str, Any]:
                 "state": states[guest.vmid],
                 "addresses": list(facts[guest.vmid].addresses) if guest.vmid in facts else [],
                 "volumes": vzdump.volumes(facts[guest.vmid].config) if guest.vmid in facts else {},
-                "goes_along": references.goes_along(facts[guest.vmid], going.vmids) if guest.vmid in facts else [],
+                "goes_along": references.goes_along(facts[guest.vmid], found.going.vmids) if guest.vmid in facts else [],
                 "stays": references.stays(facts[guest.vmid]) if guest.vmid in facts else [],
             }
             for guest in guests
@@ -73,10 +69,10 @@ def overview(context: Context) -> dict[str, Any]:
         "firewall": {
             "removed": firewall.sentences(verdict.removal),
             "shared": list(verdict.shared),
-            "unproved": departing.unproved(context, rules, within, survey.begun(context)),
-            "undo": firewall.undo_record(rules, verdict.removal),
+            "unproved": list(found.unproved),
+            "undo": firewall.undo_record(found.rules, verdict.removal),
         },
-        "names": names.as_json(),
+        "names": found.names.as_json(),
     }
 
 
@@ -95,18 +91,23 @@ def _state(context: Context, guest: Guest, facts: Facts | None) -> str:
     return f"stopped since {utc(since.ours)}" if since is not None else facts.status
 
 
-def plan(context: Context) -> Sequence[Sentence]:
-    """What would be done now, and what speaks against it; empty when all of it was done. Reads only."""
+def plan(context: Context) -> DecommissionPlan:
+    """What would be done now, and everything that speaks against it; empty when all of it was done. Reads only."""
     guests = context.site.guests.to_decommission()
     if all(approvals.completed(context, guest) for guest in guests):
-        return []
-    data = overview(context)
+        return DecommissionPlan()
+    if begun := [str(guest) for guest in guests if _tasks_begun(context, guest)]:
+        return DecommissionPlan(sentences=[Sentence(f"Wait for what Proxmox still does with {', '.join(begun)}, then go on")])
+    found, against = survey.survey(context)
+    data = _overview(context, found)
+    told = _sentences(context, data)
+    return DecommissionPlan(sentences=told, refusals=against, hint="Nothing was changed.", overview=data, survey=found)
+
+
+def _sentences(context: Context, data: Mapping[str, Any]) -> list[Sentence]:
+    guests = context.site.guests.to_decommission()
     undo = "`cutover undo decommission` starts it again"
-    lines = [Sentence(f"Not yet: {sentence}", refused=True) for sentence in data["against"]]
-    if events.finished(context.journal.entries(), "finish") is None:
-        lines.append(Sentence("Not yet: the way back is still open; `cutover finish` gives it up.", refused=True))
-    if used := left_behind.glance(context):
-        lines.append(Sentence(f"Not yet: {used}. {left_behind.HOW_TO_FIND}", refused=True))
+    lines: list[Sentence] = []
     for guest, row in zip(guests, data["guests"], strict=True):
         if row["state"] == "running":
             lines.append(Sentence(f"Stop {guest}, and look at the site without it", f"{guest} is down", undo))
@@ -139,28 +140,20 @@ def plan(context: Context) -> Sequence[Sentence]:
 # -- doing ----------------------------------------------------------------------------------------
 
 
-def do(context: Context) -> Outcome:
+def do(context: Context, planned: DecommissionPlan) -> Outcome:
     """Go as far as is allowed now: stop, soak, or delete. :class:`Refused` before anything is changed, :class:`Failed` after."""
     guests = context.site.guests.to_decommission()
-    if all(approvals.completed(context, guest) for guest in guests):
+    if planned.survey is None:
+        _await_begun(context, guests)
+        planned = plan(context)
+        planned.need_no_refusal()
+    if planned.survey is None:
         return Outcome(False, ["They were given back already."])
-    survey.validated(context)
-    _await_begun(context, guests)
-    facts, against = survey.take(context)
-    rules = firewall.read(context.proxmox)
-    within = departing.scope(context, facts)
-    going = departing.going(context, guests, within)
-    verdict = firewall.resolve(rules, going, survey.begun(context))
-    names = context.dns.find(sorted(going.addresses), [g.name for g in guests])
-    along = Along.of(verdict.removal, names)
-    against += [*verdict.in_the_way, *departing.unasked(context, along, within)]
-    against += [] if against else survey.room(context, facts).against
-    if against:
-        raise Refused("\n".join(against), "Nothing was changed.")
-    survey.site_works(context)
+    found = planned.survey
+    facts, along = found.facts, found.along
     there = [(guest, facts[guest.vmid]) for guest in guests if guest.vmid in facts]
-    _ask(context, facts, going.vmids, along)
-    within = replace(within, shown=along)
+    _ask(context, facts, found.going.vmids, along)
+    within = replace(found.within, shown=along)
     for guest, known in there:
         if approvals.approval(context, guest) is None:
             agreed_to = {"vmid": guest.vmid, "facts": known.as_json(), "shown": along.as_json()}
@@ -204,12 +197,16 @@ def do(context: Context) -> Outcome:
     return Outcome(True, sentences, undo=way, facts={"table": table, "undo_record": str(record)}, warnings=unseen)
 
 
+def _tasks_begun(context: Context, guest: Guest) -> Sequence[str]:
+    """What an earlier run began with this guest and Proxmox still carries out: its locks are no foreign ones."""
+    if approvals.approval(context, guest) is None or approvals.completed(context, guest):
+        return []
+    return context.proxmox.running_tasks(("vzshutdown", "vzstart", "vzdump", "vzdestroy"), guest.vmid)
+
+
 def _await_begun(context: Context, guests: Sequence[Guest]) -> None:
-    """Wait for what an earlier run began with these guests and Proxmox still carries out: its locks are no foreign ones."""
     for guest in guests:
-        if approvals.approval(context, guest) is None or approvals.completed(context, guest):
-            continue
-        for upid in context.proxmox.running_tasks(("vzshutdown", "vzstart", "vzdump", "vzdestroy"), guest.vmid):
+        for upid in _tasks_begun(context, guest):
             context.ui.say(f"A task of an earlier run still works on {guest}; waiting for it.")
             context.proxmox.wait_task(upid, deadline=vzdump.DUMP_SECONDS)
 
@@ -292,11 +289,8 @@ def _step(site: Site) -> Step:
 PHASE = Phase(
     name="decommission",
     help="Give back the old guests with their firewall rules and DNS entries.",
-    plan=plan,
-    do=do,
+    operation=Operation(plan, do),
     step=_step,
-    undo=undo,
-    plan_undo=plan_undo,
-    overview=overview,
+    undo=Operation(plan_undo, undo),
     privileges="decommission",
 )

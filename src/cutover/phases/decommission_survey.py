@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cutover.checks import registry
@@ -10,33 +11,79 @@ from cutover.checks.registry import Moment
 from cutover.core import events
 from cutover.core.errors import Refused, Unreachable
 from cutover.phases import departing
-from cutover.proxmox import activity, identity, privileges, references, storages, vzdump
+from cutover.proxmox import activity, firewall, identity, privileges, references, storages, vzdump
 from cutover.state import approvals, soak
 
 if TYPE_CHECKING:
+    from cutover.checks.registry import Check, Finding
     from cutover.context import Context
+    from cutover.dns.names import Found
+    from cutover.proxmox.firewall.removal import Resolution
     from cutover.proxmox.references import Facts
     from cutover.site.schema import Guest
 
 
-def validated(context: Context) -> None:
-    """F1: the way back was given up on purpose, and traffic goes to the new server; :class:`Refused` otherwise."""
+@dataclass(frozen=True)
+class Survey:
+    """What there is of the old guests: the ``facts`` of each that is still there, by VMID, and what goes with them.
+
+    ``unproved``: firewall entries that stay because only the journal says whose their address was. ``unsure``: what the storages
+    did not tell beforehand.
+    """
+
+    facts: Mapping[int, Facts]
+    within: departing.Scope
+    going: firewall.Going
+    rules: firewall.Firewall
+    verdict: Resolution
+    names: Found
+    unproved: Sequence[str]
+    unsure: Sequence[str]
+
+    @property
+    def along(self) -> departing.Along:
+        """Firewall entries and names that go with the guests."""
+        return departing.Along.of(self.verdict.removal, self.names)
+
+
+def survey(context: Context) -> tuple[Survey, list[str]]:
+    """What there is, and everything that speaks against going on, as sentences. Reads only."""
+    guests, removing = context.site.guests.to_decommission(), begun(context)
+    facts, against = take(context)
+    rules, within = firewall.read(context.proxmox), departing.scope(context, facts)
+    going = departing.going(context, guests, within)
+    verdict = firewall.resolve(rules, going, removing)
+    names = context.dns.find(sorted(going.addresses), [g.name for g in guests])
+    unproved = departing.unproved(context, rules, within, removing)
+    found = Survey(facts, within, going, rules, verdict, names, unproved, ())
+    against += [*verdict.in_the_way, *departing.unasked(context, found.along, within)]
+    if not against:
+        seen = room(context, facts)
+        found, against = replace(found, unsure=seen.unsure), [*seen.against]
+    works = [f"{check.criterion}: {finding.sentence} {finding.hint}".strip() for check, finding in not_met(context)]
+    return found, [*not_validated(context), *against, *works]
+
+
+def not_validated(context: Context) -> list[str]:
+    """F1: why nothing may be deleted yet, as sentences: the way back was not given up on purpose, or the old server serves."""
     if events.finished(context.journal.entries(), "finish") is None:
-        raise Refused(
-            "Nothing is deleted while the way back is open: the move was not finished.",
-            "Watch the new server, then `cutover finish`.",
-        )
+        not_finished = "Nothing is deleted while the way back is open: the move was not finished."
+        return [f"{not_finished} Watch the new server, then `cutover finish`."]
     if context.gate.state().side != "new":
-        raise Refused(
-            "Nginx still sends traffic to the old server; it must not be deleted.", "`cutover switch`, then `cutover finish`."
-        )
+        return ["Nginx still sends traffic to the old server; it must not be deleted. `cutover switch`, then `cutover finish`."]
+    return []
+
+
+def not_met(context: Context) -> list[tuple[Check, Finding]]:
+    """The checks that have to hold before something is deleted and do not. What cannot be evaluated is not good."""
+    asked = registry.ask_all(context, moment=Moment.BEFORE_DELETING)
+    return [(check, finding) for check, finding in asked if finding.ok is not True]
 
 
 def site_works(context: Context) -> None:
-    """Ask the checks that have to hold before something is deleted. What cannot be evaluated is not good."""
-    for check, finding in registry.ask_all(context, moment=Moment.BEFORE_DELETING):
-        if finding.ok is not True:
-            raise Refused(f"{check.criterion}: {finding.sentence}", finding.hint)
+    """:class:`Refused` where one of these checks does not hold."""
+    for check, finding in not_met(context):
+        raise Refused(f"{check.criterion}: {finding.sentence}", finding.hint)
 
 
 def take(context: Context) -> tuple[dict[int, Facts], list[str]]:

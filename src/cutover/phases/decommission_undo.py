@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import files
 from cutover.core.wait import Not, wait_until
 from cutover.phases import departing
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Plan, Sentence
 from cutover.proxmox import firewall, identity, references
 from cutover.state import approvals
 
@@ -68,7 +69,11 @@ def write_undo(context: Context) -> None:
     files.replace(context.state_dir / "undo-decommission.json", told + "\n")  # the computer may die here, too
 
 
-def _not_put_back(context: Context) -> list[tuple[Guest, list[Mapping[str, Any]], list[Mapping[str, Any]]]]:
+#: A guest, and the undo records of its firewall entries and of its names.
+Removed = tuple["Guest", list[Mapping[str, Any]], list[Mapping[str, Any]]]
+
+
+def _not_put_back(context: Context) -> list[Removed]:
     """Of each guest the undo records of firewall entries and of names that were not put back since, newest guest first."""
     last = max((e.seq for e in context.journal.acts("decommission.put-back") if e.kind == "note"), default=0)
     found = []
@@ -81,7 +86,7 @@ def _not_put_back(context: Context) -> list[tuple[Guest, list[Mapping[str, Any]]
     return found
 
 
-def _foreign(context: Context, waiting: Sequence[tuple[Guest, list[Mapping[str, Any]], list[Mapping[str, Any]]]]) -> list[str]:
+def _foreign(context: Context, waiting: Sequence[Removed]) -> list[str]:
     """What the journal's undo records would put back that no removal of the plan's guests took away, as sentences."""
     if not waiting:
         return []
@@ -103,17 +108,27 @@ def _gone_ones(context: Context) -> list[tuple[Guest, str]]:
     return [(g, str(rows[g.vmid]["backup"])) for g in context.site.guests.to_decommission() if rows[g.vmid]["gone"]]
 
 
-def plan_undo(context: Context) -> Sequence[Sentence]:
+@dataclass(frozen=True, kw_only=True)
+class GiveBackPlan(Plan):
+    """``removed`` is put back, ``there`` are started again."""
+
+    removed: Sequence[Removed]
+    there: Sequence[Guest]
+
+
+def plan_undo(context: Context) -> GiveBackPlan:
     """What giving them back to their users would do. Reads only."""
     waiting = _not_put_back(context)
     departing.only_theirs(_foreign(context, waiting))
-    found = [Sentence(f"Start {guest} again") for guest in _still_there(context)]
+    there = _still_there(context)
+    found = [Sentence(f"Start {guest} again") for guest in there]
     for guest, rules, names in waiting:
         if rules:
             found.append(Sentence(f"Put the firewall entries of {guest} back in their places"))
         if names:
             found.append(Sentence(f"Put the names of {guest} back"))
-    return found + [Sentence(f"By hand: restore {guest} from {backup}") for guest, backup in _gone_ones(context)]
+    found += [Sentence(f"By hand: restore {guest} from {backup}") for guest, backup in _gone_ones(context)]
+    return GiveBackPlan(sentences=found, removed=waiting, there=there)
 
 
 def _still_there(context: Context) -> list[Guest]:
@@ -127,24 +142,22 @@ def _still_there(context: Context) -> list[Guest]:
     ]
 
 
-def undo(context: Context) -> Outcome:
+def undo(context: Context, planned: GiveBackPlan) -> Outcome:
     """Put names and firewall entries back, start what still exists, withdraw its approval; name the backups of deleted ones.
 
     Done twice it is done once: what is there is not made again, and what was put back and changed by others since is theirs.
     """
     said: list[str] = []
-    waiting = _not_put_back(context)
-    departing.only_theirs(_foreign(context, waiting))
     begun = firewall.interrupted(context.journal.entries())
-    for guest, rules, names in waiting:
+    for guest, rules, names in planned.removed:
         for entry in rules:
             firewall.restore(context.proxmox, context.guard, entry, begun)
         for entry in names:
             context.dns.put_back(entry)
         said.append(f"Firewall entries and names of {guest} are back.")
-    if waiting:
+    if planned.removed:
         context.journal.note("decommission.put-back", "The firewall entries and names that were removed are back")
-    for guest in _still_there(context):
+    for guest in planned.there:
         _as_before(context, guest)
         said.append(f"{guest} is as it was.")
     changed = bool(said)

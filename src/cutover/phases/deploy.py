@@ -14,6 +14,7 @@ it. If that does not come true, the stack goes back to the commit before it, whi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused
@@ -21,7 +22,7 @@ from cutover.phases.deploy_back import before_it, roll_back
 from cutover.phases.deploy_proof import Interrupted, prove, settled, what_answers
 from cutover.phases.deploy_submit import TRIES, clear, facts_of, pull, set_following, submit
 from cutover.phases.deploy_undo import plan_undo, remember, undo
-from cutover.phases.phase import Outcome, Phase, Sentence, Step
+from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
 from cutover.portainer.client import Answered
 from cutover.portainer.deployment import (
     Seen,
@@ -51,21 +52,27 @@ def follows_as_wanted(context: Context, want: Wanted, seen: Seen) -> bool:
     return seen.stack is not None and seen.stack.reference == want.reference and updates_as_wanted(context.site, seen.stack)
 
 
-def plan(context: Context) -> Sequence[Sentence]:
+@dataclass(frozen=True, kw_only=True)
+class DeployPlan(Plan):
+    """``want``: the commit, its file and the variables that would be deployed."""
+
+    want: Wanted
+
+
+def plan(context: Context) -> DeployPlan:
     """What would be done. :class:`Refused` where the deployment would fail; empty where it is done already."""
     context.credentials.need("PORTAINER_API_KEY")  # before Git is asked: without a key nobody is
     want = state_of.wanted(context)
     _need_docker(context)
     seen = state_of.see(context, want)
     if runs_as_wanted(want, seen):
-        return [] if follows_as_wanted(context, want, seen) else [_following(context)]
+        return DeployPlan(sentences=[] if follows_as_wanted(context, want, seen) else [_following(context)], want=want)
     if seen.under_way and not seen.halted and not want.unfit:
-        return [
-            Sentence(
-                f"Wait for the deployment of the stack {context.site.portainer.stack} that Portainer makes by itself right now, "
-                "and prove it. Deploy once more only where it fails."
-            )
-        ]
+        wait = Sentence(
+            f"Wait for the deployment of the stack {context.site.portainer.stack} that Portainer makes by itself right now, "
+            "and prove it. Deploy once more only where it fails."
+        )
+        return DeployPlan(sentences=[wait], want=want)
     situation = state_of.look(context, want)
     refuse(refusals(want, situation, context.site))
     name, image = context.site.portainer.stack, want.file.image
@@ -108,7 +115,7 @@ def plan(context: Context) -> Sequence[Sentence]:
             )
         )
     sentences.append(_following(context))
-    return sentences
+    return DeployPlan(sentences=sentences, want=want)
 
 
 def _need_docker(context: Context) -> None:
@@ -145,14 +152,12 @@ def refuse(reasons: Sequence[str]) -> None:
         raise Refused(f"Nothing was deployed, because it would fail: {listed}")
 
 
-def do(context: Context) -> Outcome:
-    """Deploy what the reference is at, and prove it; go back to what ran before where the proof fails."""
-    return _do(context, TRIES)
+def do(context: Context, planned: DeployPlan) -> Outcome:
+    """Deploy the commit of the plan, and prove it; go back to what ran before where the proof fails."""
+    return _do(context, planned.want, TRIES)
 
 
-def _do(context: Context, once_more: int) -> Outcome:
-    want = state_of.wanted(context)
-    _need_docker(context)
+def _do(context: Context, want: Wanted, once_more: int) -> Outcome:
     seen, waited = settled(context, want)
     if waited:
         want = state_of.with_variables(context, want, seen.stack)
@@ -162,7 +167,7 @@ def _do(context: Context, once_more: int) -> Outcome:
         return by_itself
     situation = state_of.look(context, want)
     if situation.replacing and once_more:  # Portainer has begun between two looks
-        return _do(context, once_more - 1)
+        return _do(context, state_of.wanted(context), once_more - 1)
     refuse(refusals(want, situation, context.site))
     for variable in lets_in_others(want, situation):
         context.confirm.by_name(
@@ -260,10 +265,8 @@ def _step(site: Site) -> Step:
 PHASE = Phase(
     name="deploy",
     help="Let Portainer run the stack from Git, and prove what runs.",
-    plan=plan,
-    do=do,
+    operation=Operation(plan, do),
     step=_step,
-    undo=undo,
-    plan_undo=plan_undo,
+    undo=Operation(plan_undo, undo),
     probed=True,
 )

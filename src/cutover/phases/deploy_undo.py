@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cutover.core import events
 from cutover.core.errors import Failed, OutcomeUnknown, Refused, WritesRefused
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.phases.phase import Outcome, Sentence
+from cutover.phases.phase import Outcome, Plan, Sentence
 from cutover.portainer.client import PROJECT, Answered, Stack, name_of
 from cutover.portainer.deployment import not_ours
 from cutover.replication import serving
@@ -89,7 +89,14 @@ def _named(context: Context) -> set[str]:
     return set(getattr(context.confirm, "names", ()))
 
 
-def plan_undo(context: Context) -> Sequence[Sentence]:
+@dataclass(frozen=True, kw_only=True)
+class UndoPlan(Plan):
+    """``left``: what there is to take away."""
+
+    left: Left
+
+
+def plan_undo(context: Context) -> UndoPlan:
     """What removing the stack would do. Volumes are only named where their names were given (``--yes-destroy``)."""
     left = look(context)
     sentences = []
@@ -105,15 +112,12 @@ def plan_undo(context: Context) -> Sequence[Sentence]:
         Sentence(f"Delete the volume {volume} and everything in it.", "the data is gone", "There is no way back.")
         for volume in left.going
     ]
-    return sentences
+    return UndoPlan(sentences=sentences, left=left)
 
 
-def undo(context: Context) -> Outcome:
-    """Remove the stack. Its volumes stay, unless all of them were named (``--yes-destroy NAME``).
-
-    :class:`Refused` while Nginx sends traffic to it, and where it is not this tool's.
-    """
-    left = look(context)
+def undo(context: Context, planned: UndoPlan) -> Outcome:
+    """Remove the stack. Its volumes stay, unless all of them were named (``--yes-destroy NAME``)."""
+    left = planned.left
     outcome = _remove(context, left)
     if not left.going:
         return outcome

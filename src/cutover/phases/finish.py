@@ -8,13 +8,12 @@ up as well; then it is said that the old server is not up to date, and why.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
 from cutover.core.errors import CutoverError, Refused
 from cutover.gate.write_log import Damaged
-from cutover.phases.phase import Outcome, Phase, Sentence, Step
+from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
 from cutover.replication import hold, left_behind, replay, switchover
 from cutover.replication.position import CannotFollow, Position
 
@@ -23,25 +22,26 @@ if TYPE_CHECKING:
     from cutover.site.schema import Site
 
 
-def plan(context: Context) -> Sequence[Sentence]:
+def plan(context: Context) -> Plan:
     """What would be done; empty when it was done."""
-    flags = context.gate.state()
-    if flags.side == "new" and not flags.recording:
-        return []
-    if flags.side == "new" and (used := left_behind.glance(context)):
-        raise Refused(f"The way back would not be given up: {used}.", left_behind.HOW_TO_FIND)
-    return [
-        Sentence(f"Bring {context.old.name} up to date and compare everything once more"),
-        Sentence("Stop recording and remove what was recorded", "Nginx host: log and bodies of writes", "None"),
-    ]
-
-
-def do(context: Context) -> Outcome:
-    """Compare once more, then stop recording. Asks for the site's name."""
     flags = context.gate.state()
     if flags.side != "new":
         raise Refused("The old server serves, so there is no way back to give up.", "`switch` comes first.")
     if not flags.recording:
+        return Plan()
+    if used := left_behind.glance(context):
+        raise Refused(f"The way back would not be given up: {used}.", left_behind.HOW_TO_FIND)
+    return Plan(
+        sentences=[
+            Sentence(f"Bring {context.old.name} up to date and compare everything once more"),
+            Sentence("Stop recording and remove what was recorded", "Nginx host: log and bodies of writes", "None"),
+        ]
+    )
+
+
+def do(context: Context, planned: Plan) -> Outcome:
+    """Compare once more, then stop recording. Asks for the site's name."""
+    if not planned.sentences:
         left = Position.load(switchover.position_path(context))
         if left is not None and left.doubt:  # not given up: `follow` was interrupted while it began anew
             context.confirm.by_name(context.site.name, f"{_not_up_to_date(context, left.doubt)} `back` will not be possible.")
@@ -111,8 +111,7 @@ def _step(site: Site) -> Step:
 PHASE = Phase(
     name="finish",
     help="Give up the way back on purpose; the old server is no longer fed.",
-    plan=plan,
-    do=do,
+    operation=Operation(plan, do),
     step=_step,
     instead_of_undo="The way back was given up on purpose.",
 )

@@ -11,15 +11,15 @@ server, once the operator has typed the site's name.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cutover.core import events
 from cutover.core.errors import Failed, Refused
 from cutover.gate.interface import OTHER, Flags, Side
 from cutover.gate.write_log import Damaged
-from cutover.phases.phase import Outcome, Phase, Sentence
+from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence
 from cutover.replication import switchover
 from cutover.replication.position import CannotFollow, Position
 from cutover.replication.watch import Seen, Watch
@@ -28,31 +28,39 @@ if TYPE_CHECKING:
     from cutover.context import Context
 
 
-def plan(context: Context) -> Sequence[Sentence]:
-    """What would be done."""
+@dataclass(frozen=True, kw_only=True)
+class FollowPlan(Plan):
+    """``side`` serves. ``anew``: why the old server cannot be followed by what is recorded, a sentence; empty where it can."""
+
+    side: Side
+    anew: str = ""
+
+
+def plan(context: Context) -> FollowPlan:
+    """What would be done; :class:`Refused` where nothing is recorded."""
     flags = context.gate.state()
     side = flags.side
     source, target = switchover.server(context, side), switchover.server(context, OTHER[side])
     if side == "new" and (why := _why_anew(context, flags)):
-        return [
+        sentences = [
             Sentence(f"Record every write anew, because {target.name} cannot be brought up to date by what is recorded: {why}"),
             Sentence(f"Compare everything, and replace what differs on {target.name}", target.name, "None"),
         ]
-    return [Sentence(f"Bring what {source.name} received to {target.name}", target.name)]
-
-
-def do(context: Context, *, seconds: float = 0.0, every: float = 1.0) -> Outcome:
-    """One round, or rounds for ``seconds``. Ends cleanly on Ctrl-C: a round that was interrupted is done again."""
-    flags = context.gate.state()
-    if flags.side == "new" and (why := _why_anew(context, flags)):
-        return _anew(context, why)
+        return FollowPlan(sentences=sentences, side=side, anew=why)
     if not flags.recording:
         why = f": {flags.lost}" if flags.lost else ""
         raise Refused(f"Writes are not recorded, so there is nothing to follow{why}.", "Begin with `copy`.")
+    return FollowPlan(sentences=[Sentence(f"Bring what {source.name} received to {target.name}", target.name)], side=side)
+
+
+def do(context: Context, planned: FollowPlan) -> Outcome:
+    """One round. Ends cleanly on Ctrl-C: a round that was interrupted is done again."""
+    if planned.anew:
+        return _anew(context, planned.anew)
     try:
-        return _rounds(context, flags.side, seconds, every)
+        return _round(context, planned.side)
     except (CannotFollow, Damaged) as error:
-        if flags.side == "old":
+        if planned.side == "old":
             raise
         return _anew(context, error.sentence)
 
@@ -70,27 +78,20 @@ def watch(context: Context, *, tell: Callable[[Seen], None], wait: Callable[[flo
     return Outcome(bool(watching.lines), [f"Stopped after {watching.rounds} rounds: {watching.seen.line()}."])
 
 
-def _rounds(context: Context, side: Side, seconds: float, every: float) -> Outcome:
+def _round(context: Context, side: Side) -> Outcome:
     following = switchover.follower(context, side, "follow")
-    end, rounds, lines, records, late = time.monotonic() + seconds, 0, 0, 0, 0
     with context.guard.act("follow.rounds", f"Keep {following.target.name} up to date") as act:
-        while True:
-            last = following.round()
-            following.bring_by_snapshot()
-            rounds, lines, records, late = rounds + 1, lines + last.lines, records + last.records, late + last.late
-            act.after = {"rounds": rounds, "writes": lines, "records": records, "late": late}
-            if why := context.gate.contradiction():
-                raise Failed(
-                    f"{why} Writes may reach the wrong server and are not recorded.",
-                    "`cutover gate` leads every request through the gate again; then `follow`.",
-                )
-            rest = end - time.monotonic()
-            if rest <= 0:
-                following.note_ahead()
-                break
-            time.sleep(min(every, rest))
-    said = [f"{following.target.name.capitalize()} is up to date: {lines} writes, {records} records."]
-    return Outcome(bool(lines), [*said, *switchover.exceptions({"left_out": following.left_out()})], facts=act.after)
+        done = following.round()
+        following.bring_by_snapshot()
+        act.after = {"rounds": 1, "writes": done.lines, "records": done.records, "late": done.late}
+        if why := context.gate.contradiction():
+            raise Failed(
+                f"{why} Writes may reach the wrong server and are not recorded.",
+                "`cutover gate` leads every request through the gate again; then `follow`.",
+            )
+        following.note_ahead()
+    said = [f"{following.target.name.capitalize()} is up to date: {done.lines} writes, {done.records} records."]
+    return Outcome(bool(done.lines), [*said, *switchover.exceptions({"left_out": following.left_out()})], facts=act.after)
 
 
 def _why_anew(context: Context, flags: Flags) -> str:
@@ -126,7 +127,6 @@ def _anew(context: Context, why: str) -> Outcome:
 PHASE = Phase(
     name="follow",
     help="Bring the server that does not serve up to date: once, or with --watch until it is stopped.",
-    plan=plan,
-    do=do,
+    operation=Operation(plan, do),
     instead_of_undo="It only brings over what was written; `cutover undo copy` empties the new server.",
 )

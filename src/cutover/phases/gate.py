@@ -8,12 +8,12 @@ before this step is called done, and takes itself out again where it cannot.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
 from cutover.core.errors import Refused
-from cutover.phases.phase import Outcome, Phase, Sentence, Step
+from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
 from cutover.site.schema import netloc
 
 if TYPE_CHECKING:
@@ -32,17 +32,25 @@ def _is_in(context: Context) -> bool:
     return loaded is not None and loaded["files"] == context.gate.files().checksum and "probe" not in loaded["flags"].split()
 
 
-def plan(context: Context) -> Sequence[Sentence]:
+@dataclass(frozen=True, kw_only=True)
+class GatePlan(Plan):
+    """``emergency``: what was lost with what somebody removed of the gate."""
+
+    emergency: Sequence[Sentence] = ()
+
+
+def plan(context: Context) -> GatePlan:
     """What would be put in; nothing where it is there already. :class:`Refused` with everything that stands against it."""
     if _is_in(context):
-        return []
+        return GatePlan()
     nginx, installer = context.site.nginx, context.gate.installer
     facts = installer.host.facts()
     if wrong := installer.refusals(facts):
         raise Refused(f"The gate cannot be installed: {' '.join(wrong)}", "Nothing was changed.")
     context.gate.through_the_door(writes=False)  # whoever cannot be asked before cannot prove anything afterwards
+    emergency = _emergency(context)
     sentences = [
-        *_emergency(context),
+        *emergency,
         Sentence(
             f"Make {nginx.gate_folder} for flags and recorded writes, readable for {nginx.worker_user}", nginx.gate_folder, _UNDO
         ),
@@ -64,14 +72,13 @@ def plan(context: Context) -> Sequence[Sentence]:
             Sentence(f"Wait until you let {context.site.qdrant.public_url} pass its requests to {nginx.gate_address}")
         )
     proof = "Prove it: the gate is loaded, the workers see the flags, and users are answered as before, with a key and without"
-    return [*sentences, Sentence(proof)]
+    return GatePlan(sentences=[*sentences, Sentence(proof)], emergency=emergency)
 
 
-def do(context: Context) -> Outcome:
+def do(context: Context, planned: GatePlan) -> Outcome:
     """Put the gate in and prove it. Safe to repeat: a gate that is there and loaded is left alone."""
-    if _is_in(context):
+    if not planned.sentences:
         return Outcome(changed=False, sentences=["The gate is in Nginx, and loaded."], undo=_UNDO)
-    emergency = _emergency(context)
     with context.guard.act(
         "gate.install", "Put the gate into Nginx", before={"gate": context.gate.installer.host.gate_file}
     ) as act:
@@ -80,22 +87,24 @@ def do(context: Context) -> Outcome:
     proved = f"The gate is in Nginx and proved; every request {'still goes' if side == 'old' else 'goes'} to the {side} server."
     return Outcome(
         changed=True,
-        sentences=[*(one.text for one in emergency), proved],
+        sentences=[*(one.text for one in planned.emergency), proved],
         undo=_UNDO,
         facts=act.after,
     )
 
 
-def plan_undo(context: Context) -> Sequence[Sentence]:
-    """What taking it out would do."""
+def plan_undo(context: Context) -> GatePlan:
+    """What taking it out would do. :class:`Refused` while the new server serves, or while writes are held."""
     installer, state = context.gate.installer, context.gate.state()
     leads = bool(state.missing) and installer.leads_here()
     if not state.installed and not leads:
-        return []
+        return GatePlan()
+    context.gate.need_removable()
+    emergency = _emergency(context)
     rebuilt = installer.without_copies() if leads and state.lacks("before") else {}
     back, changed = installer.undoing() if not rebuilt else ({}, {})
-    return [
-        *_emergency(context),
+    sentences = [
+        *emergency,
         *(Sentence(f"Put the old server's address back in {path}, whose copy is gone", path) for path in rebuilt),
         *(Sentence(f"Restore {path} byte for byte", path) for path in back),
         *(Sentence(f"Put the old server's address back in {path}, which somebody changed since", path) for path in changed),
@@ -104,17 +113,18 @@ def plan_undo(context: Context) -> Sequence[Sentence]:
             installer.cost_of_a_reload(installer.host.facts()),
         ),
     ]
+    return GatePlan(sentences=sentences, emergency=emergency)
 
 
-def undo(context: Context) -> Outcome:
-    """Take the gate out. Refused while the new server serves, or while writes are held."""
-    state = context.gate.state()
-    if not state.installed and not (state.missing and context.gate.installer.leads_here()):
+def undo(context: Context, planned: GatePlan) -> Outcome:
+    """Take the gate out."""
+    if not planned.sentences:
         return Outcome(changed=False, sentences=["There is no gate in Nginx."])
-    emergency = _emergency(context)
-    with context.guard.act("gate.remove", "Take the gate out of Nginx", before={"side": state.side}) as act:
+    with context.guard.act("gate.remove", "Take the gate out of Nginx", before={"side": "old"}) as act:
         act.after = _facts(context.gate.remove())
-    return Outcome(changed=True, sentences=[*(one.text for one in emergency), str(act.after["sentence"])], facts=act.after)
+    return Outcome(
+        changed=True, sentences=[*(one.text for one in planned.emergency), str(act.after["sentence"])], facts=act.after
+    )
 
 
 def _emergency(context: Context) -> list[Sentence]:
@@ -145,10 +155,8 @@ def _step(site: Site) -> Step:
 PHASE = Phase(
     name="gate",
     help="Put the gate into Nginx: traffic stays where it is.",
-    plan=plan,
-    do=do,
+    operation=Operation(plan, do),
     step=_step,
-    undo=undo,
-    plan_undo=plan_undo,
+    undo=Operation(plan_undo, undo),
     probed=True,
 )

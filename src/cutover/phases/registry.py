@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cutover.core.errors import WrongUsage
 from cutover.phases import (
     back,
@@ -18,7 +20,7 @@ from cutover.phases import (
     settle,
     switch,
 )
-from cutover.phases.phase import Phase
+from cutover.phases.phase import Operation, Phase
 
 PHASES: tuple[Phase, ...] = (
     backup.PHASE,
@@ -46,12 +48,14 @@ def phase(name: str) -> Phase:
     return found
 
 
-def phase_to_undo(name: str) -> Phase:
-    """The step of this name, which can be undone; :class:`WrongUsage` with what to do instead where it cannot."""
+def operation(name: str, *, undo: bool = False) -> Operation[Any]:
+    """What the step does, or what undoes it; :class:`WrongUsage` with what to do instead where it cannot be undone."""
+    if not undo:
+        return phase(name).operation
     if name not in NAMES:
         able = ", ".join(one.name for one in PHASES if one.undo is not None)
         raise WrongUsage(f"{name!r} is not a step of the plan.", f"Steps that can be undone are {able}.")
     found = phase(name)
     if found.undo is None:
         raise WrongUsage(f"`{name}` has no undo of its own.", found.instead_of_undo)
-    return found
+    return found.undo

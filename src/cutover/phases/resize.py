@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cutover.core.errors import CutoverError, Failed, Refused
+from cutover.checks import host
+from cutover.core.errors import Failed
 from cutover.core.units import GIB
 from cutover.phases import vm_restart
-from cutover.phases.phase import Outcome, Phase, Sentence, Step
+from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
 from cutover.proxmox import drives, identity, privileges, vm_inside, vm_sizes
 from cutover.proxmox import vm as vm_state
 
@@ -35,7 +37,11 @@ LEAST_OF_ROOM = 0.75
 # -- the phase -----------------------------------------------------------------------------------
 
 
-def _need_no_refusal(context: Context, state: vm_state.State, *, undoing: bool = False) -> None:
+_HINT = "Remove the reason and run the command again."
+
+
+def _speaks_against(context: Context, state: vm_state.State, *, undoing: bool = False) -> list[str]:
+    """Why the VM is not resized, at most one sentence with every reason."""
     vm, resize = context.site.guests.new, context.site.resize
     wanted = resize.before if undoing else resize.after
     said = [f"{vm} is not the guest that is meant: {one}." for one in identity.not_meant(context, vm)]
@@ -45,46 +51,40 @@ def _need_no_refusal(context: Context, state: vm_state.State, *, undoing: bool =
     said += context.proxmox.no_quorum()
     short = privileges.missing(context, "resize")
     said += [f"The token {context.proxmox.token} lacks {one}." for one in short]
-    if said:
-        count = "is a reason" if len(said) == 1 else f"are {len(said)} reasons"
-        raise Refused(f"{vm} is not resized; there {count}: " + " ".join(said), "Remove the reason and run the command again.")
+    count = "is a reason" if len(said) == 1 else f"are {len(said)} reasons"
+    return [f"{vm} is not resized; there {count}: " + " ".join(said)] if said else []
 
 
-def overview(context: Context) -> dict[str, Any]:
-    """The plan as data: what is, what waits, what is wanted, what the VM sees itself, and what speaks against it. Reads only."""
-    vm, resize, state = context.site.guests.new, context.site.resize, vm_state.look(context)
-    try:
-        inside: dict[str, Any] = vm_state.facts(vm_state.seen_inside(context))
-    except CutoverError as error:
-        inside = {"unknown": error.sentence}
-    return {
-        "guest": str(vm),
-        "table": [vars(row) for row in vm_sizes.table(state, resize.after, resize.disk)],
-        "inside": inside,
-        "against": [
-            *(f"{vm} is not the guest that is meant: {one}." for one in identity.not_meant(context, vm)),
-            *vm_sizes.refusals(vm, state, resize.after, resize.disk),
-        ],
-    }
+@dataclass(frozen=True, kw_only=True)
+class ResizePlan(Plan):
+    """``state`` and ``inside``: the VM as it is seen from outside and from inside; ``inside`` is None where it was not asked."""
+
+    state: vm_state.State
+    inside: vm_state.Inside | None = None
 
 
-def plan(context: Context) -> list[Sentence]:
-    """What would be done now. :class:`Refused` with every reason against it; empty where there is nothing to do."""
+def plan(context: Context) -> ResizePlan:
+    """What would be done now, with a table of what is and every reason against it; empty where there is nothing to do."""
     vm, resize = context.site.guests.new, context.site.resize
     state = vm_state.look(context)
     if vm_restart.reboot_begun(context) and vm_restart.coming_up(context, state):
-        return [Sentence(f"Wait for the reboot of {vm} that was begun, then go on")]
-    _need_no_refusal(context, state)
+        return ResizePlan(sentences=[Sentence(f"Wait for the reboot of {vm} that was begun, then go on")], state=state)
     rows = vm_sizes.table(state, resize.after, resize.disk)
+    overview: dict[str, Any] = {"guest": str(vm), "table": [vars(row) for row in rows]}
+    if against := _speaks_against(context, state):
+        return ResizePlan(refusals=against, hint=_HINT, overview=overview, state=state)
     inside = vm_state.seen_inside(context)
+    overview["inside"] = vm_state.facts(inside)
     missing = vm_state.not_yet(inside, resize.after, resize.mount_point)
     if not any(row.differs for row in rows) and not missing:
-        return []
-    if any(row.differs for row in rows):
-        _need_room(context)
-    against, unseen = vm_inside.growable(context, inside) if _has_to_grow(rows, inside, resize) else ([], [])
-    if against:
-        raise Refused(f"{vm} is not resized: {' '.join(against)}", "Remove the reason and run the command again.")
+        return ResizePlan(overview=overview, state=state, inside=inside)
+    if any(row.differs for row in rows) and (room := host.room(context)).ok is not True:
+        # A1 once more: the host may have filled up since it was checked.
+        return ResizePlan(refusals=[room.sentence], hint=room.hint, overview=overview, state=state)
+    reasons, unseen = vm_inside.growable(context, inside) if _has_to_grow(rows, inside, resize) else ([], [])
+    if reasons:
+        against = [f"{vm} is not resized: {' '.join(reasons)}"]
+        return ResizePlan(refusals=against, hint=_HINT, overview=overview, state=state)
     sentences = [
         Sentence(
             f"Set {row.name} of {vm} from {row.now} to {row.wanted}{row.unit}"
@@ -113,7 +113,7 @@ def plan(context: Context) -> list[Sentence]:
                 undo="stays grown",
             )
         )
-    return sentences
+    return ResizePlan(sentences=sentences, overview=overview, state=state, inside=inside)
 
 
 def _has_to_grow(rows: Sequence[vm_sizes.Row], inside: vm_state.Inside, resize: Any) -> bool:
@@ -122,26 +122,19 @@ def _has_to_grow(rows: Sequence[vm_sizes.Row], inside: vm_state.Inside, resize: 
     return small or any(row.differs for row in rows if row.what.startswith("disk"))
 
 
-def _need_room(context: Context) -> None:
-    """Criterion A1 is asked again right before the change: the host may have filled up since the plan was read."""
-    from cutover.checks.host import room
-
-    found = room(context)
-    if found.ok is not True:
-        raise Refused(found.sentence, found.hint)
-
-
-def do(context: Context) -> Outcome:
+def do(context: Context, planned: ResizePlan) -> Outcome:
     """Resize, reboot once, grow inside, prove. Run again, it continues where it was; when all is there it does nothing."""
     vm, resize = context.site.guests.new, context.site.resize
     wanted = resize.after
-    vm_restart.await_begun(context)
-    earlier = vm_restart.left_to_compare(context)
-    if not plan(context):
+    if vm_restart.await_begun(context) or planned.inside is None:
+        planned = plan(context)
+        planned.need_no_refusal()
+    before, earlier = planned.state, vm_restart.left_to_compare(context)
+    seen = planned.inside or vm_state.seen_inside(context)
+    if not planned.sentences:
         if earlier is not None:
             return Outcome(True, vm_restart.compared(context, earlier))
         return Outcome(False, [f"{vm} sees {wanted.cores} cores, {wanted.memory_mb} MB and {wanted.disk_gb} GB already."])
-    before, seen = vm_state.look(context), vm_state.seen_inside(context)
     said: list[str] = []
     if _has_to_grow(vm_sizes.table(before, wanted, resize.disk), seen, resize):
         vm_inside.need_growable(context, seen)
@@ -246,11 +239,11 @@ def _grow_disk(context: Context, wanted_gb: int, fs_bytes: int) -> list[str]:
 # -- the way back --------------------------------------------------------------------------------
 
 
-def plan_undo(context: Context) -> list[Sentence]:
+def plan_undo(context: Context) -> ResizePlan:
     """What `undo` would do now: cores and memory; what happens to the disk is said."""
     vm, resize = context.site.guests.new, context.site.resize
     state = vm_state.look(context)
-    _need_no_refusal(context, state, undoing=True)
+    against = _speaks_against(context, state, undoing=True)
     cores, memory, size = vm_state.sizes_of(state.config, resize.disk)
     sentences = []
     if {"cores", "memory"} & set(state.pending):
@@ -267,7 +260,7 @@ def plan_undo(context: Context) -> list[Sentence]:
         )
     if sentences and size > resize.before.disk_gb:
         sentences.append(Sentence(_disk_stays(vm, size, resize.before.disk_gb)))
-    return sentences
+    return ResizePlan(sentences=sentences, refusals=against, hint=_HINT, state=state)
 
 
 def _disk_stays(vm: Guest, size: int, before: int) -> str:
@@ -277,13 +270,16 @@ def _disk_stays(vm: Guest, size: int, before: int) -> str:
     )
 
 
-def undo(context: Context) -> Outcome:
+def undo(context: Context, planned: ResizePlan) -> Outcome:
     """Give cores and memory back: reverted where they only wait, with a second reboot where they apply. The disk stays grown."""
     vm, resize, api = context.site.guests.new, context.site.resize, context.proxmox
+    waited = True
     with suppress(Failed):  # a VM that does not come up with its new size is what this is for
-        vm_restart.await_begun(context)
-    state = vm_state.look(context)
-    _need_no_refusal(context, state, undoing=True)
+        waited = vm_restart.await_begun(context)
+    if waited:
+        planned = plan_undo(context)
+        planned.need_no_refusal()
+    state = planned.state
     said: list[str] = []
     ours = {"cores": resize.before.cores, "memory": resize.before.memory_mb}
     waiting = sorted(key for key in ours if key in state.pending and vm_state.mib(state.pending[key]) != ours[key])
@@ -329,12 +325,9 @@ def _step(site: Site) -> Step:
 PHASE = Phase(
     name="resize",
     help="Give the new VM its cores, memory and disk, and prove it from inside the guest.",
-    plan=plan,
-    do=do,
+    operation=Operation(plan, do),
     step=_step,
-    undo=undo,
-    plan_undo=plan_undo,
-    overview=overview,
+    undo=Operation(plan_undo, undo),
     privileges="resize",
     probed=True,
 )

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
 from cutover.core.errors import CutoverError, Failed, Refused, Unreachable
 from cutover.core.journal import utc
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.phases.phase import Outcome, Phase, Sentence
+from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence
 from cutover.proxmox import identity, privileges, vzdump
 from cutover.qdrant.client import Answered
 from cutover.state import backup_manifest
@@ -146,11 +147,19 @@ def _address_free(context: Context) -> None:
         raise Refused(f"{', '.join(taken)} has the address {old.address} now; two machines would answer there.", "Free it first.")
 
 
-def plan(context: Context) -> list[Sentence]:
+@dataclass(frozen=True, kw_only=True)
+class RestorePlan(Plan):
+    """``row``: what has the old server's id. ``archive``: what would be restored; None while Proxmox restores one already."""
+
+    row: Mapping[str, Any] | None = None
+    archive: Archive | None = None
+
+
+def plan(context: Context) -> RestorePlan:
     """What a restore would do now."""
     old = context.site.guests.old
     if _running_restore(context):
-        return [Sentence(f"Wait for the restore of {old} that was begun, then start it", f"{old} runs")]
+        return RestorePlan(sentences=[Sentence(f"Wait for the restore of {old} that was begun, then start it", f"{old} runs")])
     row, archive = _rules(context)
     found = []
     if row is not None and row.get("status") != "running":
@@ -161,10 +170,10 @@ def plan(context: Context) -> list[Sentence]:
     found.append(
         Sentence(f"Restore {old} from {archive.volid} of {utc(archive.ctime)}, and start it", f"{old}; lost is {lost}", "None")
     )
-    return found
+    return RestorePlan(sentences=found, row=row, archive=archive)
 
 
-def do(context: Context) -> Outcome:
+def do(context: Context, planned: RestorePlan) -> Outcome:
     """Start it where that is enough, else restore it; proved by its collections."""
     old = context.site.guests.old
     begun, end = _begun(context), _await_begun(context)
@@ -173,7 +182,11 @@ def do(context: Context) -> Outcome:
             return _go_on(context, begun)
         _not_locked(context)
         context.ui.say(f"The restore of {old} that was begun did not end well: {end.reason()}.")
-    row, archive = _rules(context)
+    if planned.archive is None:
+        planned = plan(context)
+    row, archive = planned.row, planned.archive
+    if archive is None:
+        raise Refused(f"{old} is still being restored.", "Run the command again when that has ended.")
     said: list[str] = []
     if row is not None and row.get("status") != "running":
         _start(context)
@@ -280,8 +293,7 @@ def _compared(context: Context) -> list[str]:
 PHASE = Phase(
     name="restore",
     help="Bring the old guest back from its backup, where nothing else helps: what was written since is lost.",
-    plan=plan,
-    do=do,
+    operation=Operation(plan, do),
     instead_of_undo="What was written since that backup is lost; another backup can be restored.",
     privileges="restore",
 )

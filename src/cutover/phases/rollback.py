@@ -8,6 +8,7 @@ a command of its own, it says what is lost and from when on, and it wants the VM
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
@@ -15,7 +16,7 @@ from cutover.core.errors import Refused
 from cutover.core.journal import utc
 from cutover.core.units import GIB
 from cutover.phases import vm_restart
-from cutover.phases.phase import Outcome, Phase, Sentence
+from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence
 from cutover.proxmox import drives, identity, privileges
 from cutover.proxmox import vm as vm_state
 
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from cutover.core.journal import Entry
 
 
-def snapshot(context: Context) -> str | None:
-    """The newest snapshot in which the disk has its old size; None where it is not grown. :class:`Refused` where none is."""
+def _newest_from_before(context: Context) -> tuple[str, dict[str, Any]] | None:
+    """The newest snapshot in which the disk has its old size, and the configuration in it; None where the disk is not grown.
+
+    :class:`Refused` where none is, or where a newer one hangs on it.
+    """
     vm, api, site = context.site.guests.new, context.proxmox, context.site.resize
     now = drives.disk_bytes(api.config(vm), site.disk) or 0
     if now <= site.before.disk_gb * GIB:
@@ -36,8 +40,14 @@ def snapshot(context: Context) -> str | None:
             continue
         config = dict(api.get(f"{api.of(vm)}/snapshot/{row['name']}/config"))
         size = drives.disk_bytes(config, site.disk)
-        if size is not None and size <= site.before.disk_gb * GIB:
-            return str(row["name"])
+        if size is None or size > site.before.disk_gb * GIB:
+            continue
+        name = str(row["name"])
+        if newer := [str(one["name"]) for one in rows if one.get("parent") == name and one["name"] != "current"]:
+            raise Refused(
+                f"The snapshot {', '.join(newer)} is newer than {name}; a rollback would strand or lose it.", "Delete it first."
+            )
+        return name, {**config, "snaptime": row.get("snaptime")}
     raise Refused(
         f"{vm} has no snapshot in which {site.disk} has {site.before.disk_gb} GB, so its size cannot be taken back.",
         "The disk stays grown; on thin storage the room that nobody uses costs little.",
@@ -71,14 +81,28 @@ def _see_end(context: Context, upid: str) -> Outcome:
     return Outcome(True, [said])
 
 
-def plan(context: Context) -> list[Sentence]:
+@dataclass(frozen=True, kw_only=True)
+class RollbackPlan(Plan):
+    """``snapshot``: the one to roll back to, which was taken at ``since``, and what that would lose, the beginning of a sentence.
+
+    ``task``: the rollback that an earlier run began. Neither: the disk is not grown.
+    """
+
+    snapshot: str = ""
+    since: str = ""
+    lost: str = ""
+    task: str | None = None
+
+
+def plan(context: Context) -> RollbackPlan:
     """Which snapshot, and what it would lose."""
     vm = context.site.guests.new
-    if _task(context) is not None:
-        return [Sentence(f"Wait for the rollback of {vm} that was begun, and until it runs", f"{vm} runs", "None")]
-    name = snapshot(context)
-    if name is None:
-        return []
+    if (task := _task(context)) is not None:
+        wait = Sentence(f"Wait for the rollback of {vm} that was begun, and until it runs", f"{vm} runs", "None")
+        return RollbackPlan(sentences=[wait], task=task)
+    found = _newest_from_before(context)
+    if found is None:
+        return RollbackPlan()
     if wrong := identity.not_meant(context, vm):
         raise Refused(f"{vm} is not the guest that is meant: {'; '.join(wrong)}.", "Look at it in Proxmox.")
     if silent := context.proxmox.no_quorum():
@@ -88,71 +112,37 @@ def plan(context: Context) -> list[Sentence]:
         raise Refused(
             f"The token {context.proxmox.token} lacks {'; '.join(short)}.", "`cutover rights` has the commands that give them."
         )
-    lost = lost_by(context, name)
-    return [
-        Sentence(f"Cut {vm} off, roll it back to snapshot {name} and start it. {lost} would be lost.", f"All of {vm}", "None")
-    ]
+    name, config = found
+    since = utc(int(config["snaptime"])) if config["snaptime"] else "it was taken"
+    disks = [key for key in config if re.fullmatch(r"(scsi|virtio|sata|ide)\d+", key) and "media=cdrom" not in str(config[key])]
+    lost = f"Everything written to {vm} since {since}, on {', '.join(sorted(disks))}, and every change of its settings since then"
+    roll = Sentence(f"Cut {vm} off, roll it back to snapshot {name} and start it. {lost} would be lost.", f"All of {vm}", "None")
+    return RollbackPlan(sentences=[roll], snapshot=name, since=since, lost=lost)
 
 
-def do(context: Context) -> Outcome:
-    """Roll back, once the VM's name was typed."""
-    if (upid := _task(context)) is not None:
-        return _see_end(context, upid)
-    name = snapshot(context)
-    if name is None:
-        return Outcome(False, [f"The disk of {context.site.guests.new} has its old size already."])
-    return roll_disk_back(context, name)
-
-
-def lost_by(context: Context, snapshot: str) -> str:
-    """What a rollback to this snapshot would lose, as the beginning of a sentence."""
+def do(context: Context, planned: RollbackPlan) -> Outcome:
+    """Roll back, once the VM's name was typed: cores, memory and every other setting go back with the disk."""
     vm, api = context.site.guests.new, context.proxmox
-    rows = {str(row["name"]): row for row in api.list(f"{api.of(vm)}/snapshot")}
-    old = dict(api.get(f"{api.of(vm)}/snapshot/{snapshot}/config"))
-    disks = [key for key in old if re.fullmatch(r"(scsi|virtio|sata|ide)\d+", key) and "media=cdrom" not in str(old[key])]
-    return (
-        f"Everything written to {vm} since {_when(rows[snapshot].get('snaptime'))}, on {', '.join(sorted(disks))}, "
-        "and every change of its settings since then"
-    )
-
-
-def _when(seconds: Any) -> str:
-    return utc(int(seconds)) if seconds else "it was taken"
-
-
-def roll_disk_back(context: Context, snapshot: str) -> Outcome:
-    """Roll the VM back to a snapshot from before the resize, which takes the disk's size back, and every write since with it.
-
-    Asks for the VM's name, typed, after saying what would be lost. Also reverts cores, memory and every other setting.
-    """
-    vm, api = context.site.guests.new, context.proxmox
-    rows = {str(row["name"]): row for row in api.list(f"{api.of(vm)}/snapshot")}
-    if snapshot not in rows or snapshot == "current":
-        known = ", ".join(sorted(set(rows) - {"current"})) or "none"
-        raise Refused(f"{vm} has no snapshot {snapshot!r}.", f"Its snapshots: {known}.")
-    newer = [name for name, row in rows.items() if row.get("parent") == snapshot and name != "current"]
-    if newer:
-        raise Refused(
-            f"The snapshot {', '.join(newer)} is newer than {snapshot}; a rollback would strand or lose it.", "Delete it first."
-        )
-    if wrong := identity.not_meant(context, vm):
-        raise Refused(f"{vm} is not the guest that is meant: {'; '.join(wrong)}.", "Look at it in Proxmox.")
-    since, lost = _when(rows[snapshot].get("snaptime")), lost_by(context, snapshot)
-    context.confirm.by_name(vm.name, lost + " would be lost, and the VM would be cut off as by a power failure.")
+    if planned.task is not None:
+        return _see_end(context, planned.task)
+    if not planned.snapshot:
+        return Outcome(False, [f"The disk of {vm} has its old size already."])
+    context.confirm.by_name(vm.name, planned.lost + " would be lost, and the VM would be cut off as by a power failure.")
     there = float(api.record(f"nodes/{api.node_of(vm.vmid)}/time")["time"])
-    before = {"config": dict(api.config(vm)), "snapshot": snapshot, "there": there}
-    with context.guard.act("resize.rollback", f"Roll {vm} back to snapshot {snapshot}", before=before) as act:
-        api.roll_back(vm, snapshot, deadline=vm_restart.TASK_SECONDS, start_deadline=context.site.limits.reboot_seconds)
+    before = {"config": dict(api.config(vm)), "snapshot": planned.snapshot, "there": there}
+    with context.guard.act("resize.rollback", f"Roll {vm} back to snapshot {planned.snapshot}", before=before) as act:
+        api.roll_back(vm, planned.snapshot, deadline=vm_restart.TASK_SECONDS, start_deadline=context.site.limits.reboot_seconds)
         cores, memory, size = vm_state.sizes_of(api.config(vm), context.site.resize.disk)
         act.after = {"cores": cores, "memory": memory, "disk_gb": size}
-    return Outcome(True, [f"{vm} is as it was at {since}: {cores} cores, {memory} MB, {size} GB. {lost} is lost."])
+    return Outcome(
+        True, [f"{vm} is as it was at {planned.since}: {cores} cores, {memory} MB, {size} GB. {planned.lost} is lost."]
+    )
 
 
 PHASE = Phase(
     name="rollback",
     help="Roll the new VM back to a snapshot from before its disk grew: what was written since is lost.",
-    plan=plan,
-    do=do,
+    operation=Operation(plan, do),
     instead_of_undo="What was written since that snapshot is lost.",
     privileges="rollback",
 )

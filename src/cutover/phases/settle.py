@@ -6,11 +6,10 @@ folder any more. Costs one reload.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from cutover.phases.phase import Outcome, Phase, Sentence, Step
+from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
 from cutover.site.schema import netloc
 
 if TYPE_CHECKING:
@@ -18,15 +17,19 @@ if TYPE_CHECKING:
     from cutover.site.schema import Site
 
 
-def plan(context: Context) -> Sequence[Sentence]:
-    """What would be done; nothing where there is no gate."""
+def plan(context: Context) -> Plan:
+    """What would be done; nothing where there is no gate.
+
+    :class:`cutover.core.errors.Refused` while the way back is open, or the old server serves.
+    """
     if not context.gate.state().installed:
-        return []
+        return Plan()
+    context.gate.need_unneeded()
     installer = context.gate.installer
     new = netloc(context.site.qdrant.new_url)
     facts = installer.host.facts()
     files = installer.addresses.settled(facts.configuration) if context.site.nginx.edit else {}
-    return [
+    sentences = [
         *(Sentence(f"Replace the gate's address in {path} by {new}, and nothing else", path) for path in files),
         Sentence(
             "Test the configuration, reload Nginx, and prove that users are answered as before",
@@ -34,11 +37,12 @@ def plan(context: Context) -> Sequence[Sentence]:
         ),
         Sentence("Remove the gate's files; the copy of the configuration from before stays", context.site.nginx.gate_folder),
     ]
+    return Plan(sentences=sentences)
 
 
-def do(context: Context) -> Outcome:
-    """Take it out. Refused while the way back is open, or the old server serves."""
-    if not context.gate.state().installed:
+def do(context: Context, planned: Plan) -> Outcome:
+    """Take it out."""
+    if not planned.sentences:
         return Outcome(changed=False, sentences=["There is no gate in Nginx."])
     with context.guard.act(
         "settle.gate", "Take the gate out for good", before={"gate": context.gate.installer.host.gate_file}
@@ -62,8 +66,7 @@ def _step(site: Site) -> Step:
 PHASE = Phase(
     name="settle",
     help="Take the gate out for good, after finish: Nginx asks the new server by itself.",
-    plan=plan,
-    do=do,
+    operation=Operation(plan, do),
     step=_step,
     instead_of_undo="Edit the address in Nginx's configuration by hand, as before the gate.",
     probed=True,

@@ -10,15 +10,15 @@ there in time it ends on the old side and nothing has happened. From then on the
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.journal import utc
 from cutover.core.text import counted
 from cutover.gate import doorway
-from cutover.gate.interface import OTHER, Side
-from cutover.phases.phase import Outcome, Phase, Sentence, Step
+from cutover.gate.interface import OTHER, Flags, Side
+from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
 from cutover.qdrant import access
 from cutover.replication import hold, switchover
 from cutover.replication.follower import Round
@@ -29,39 +29,53 @@ if TYPE_CHECKING:
     from cutover.site.schema import Site
 
 
-def plan(context: Context) -> Sequence[Sentence]:
+@dataclass(frozen=True, kw_only=True)
+class MovePlan(Plan):
+    """``flags``: the gate's, as they were when this was planned."""
+
+    flags: Flags
+
+
+def plan(context: Context) -> MovePlan:
     """What would be done; empty when the new server serves already and nothing is left over."""
-    if context.gate.state().side == "old":
-        _refuse_other_answers(context)
-    return plan_move(context, "new")
+    flags = context.gate.state()
+    if flags.side == "old":
+        _refuse_other_answers(context, flags)
+    return plan_move(context, "new", flags)
 
 
-def _refuse_other_answers(context: Context) -> None:
+def _refuse_other_answers(context: Context, flags: Flags) -> None:
     """Refused where applications would be turned away, answered otherwise, or strangers let in, from the moment of the switch."""
     found = access.objections_now(context.old, context.new, context.site, context.credentials)
     access.refuse(found, doing="The traffic was not moved")
-    if context.gate.state().recording and (otherwise := context.gate.worker.foreseen()):
+    if flags.recording and (otherwise := context.gate.worker.foreseen()):
         raise Refused(
             f"The traffic was not moved: {' '.join(otherwise)}",
             f"{context.new.name.capitalize()} answers otherwise than {context.old.name}; make it the same in its compose file.",
         )
 
 
-def do(context: Context) -> Outcome:
+def do(context: Context, planned: MovePlan) -> Outcome:
     """Move the traffic to the new server."""
-    if context.gate.state().side == "old":
-        _refuse_other_answers(context)
-    return move(context, "switch", "new")
+    return move(context, "switch", "new", planned.flags)
 
 
-def plan_move(context: Context, to: Side) -> Sequence[Sentence]:
-    """The sentences of a move in either direction."""
-    flags = context.gate.state()
+def plan_move(context: Context, to: Side, flags: Flags) -> MovePlan:
+    """The plan of a move in either direction; :class:`Refused` where writes are not recorded."""
     if flags.side == to and not flags.held:
-        return []
+        return MovePlan(flags=flags)
+    if not flags.recording and flags.side != to:
+        raise Refused(
+            f"Writes are not recorded, so they cannot be followed{f': {flags.lost}' if flags.lost else ''}.",
+            "Begin with `copy`."
+            if to == "new"
+            else "`follow` compares everything anew and opens the way back again."
+            if flags.lost
+            else "The way back was given up; only the backup is left.",
+        )
     source, target = switchover.server(context, OTHER[to]), switchover.server(context, to)
     saved = Position.load(switchover.position_path(context))
-    return [
+    sentences = [
         Sentence(f"Bring {target.name} up to date and compare {_compares(context, saved)}, while applications go on"),
         *(Sentence(f"Leave out what {target.name} does not take: {one}") for one in (left_out(saved) if saved else [])),
         Sentence(
@@ -72,6 +86,7 @@ def plan_move(context: Context, to: Side) -> Sequence[Sentence]:
         ),
         Sentence(f"Keep {source.name} up to date from then on", source.name),
     ]
+    return MovePlan(sentences=sentences, flags=flags)
 
 
 def _compares(context: Context, saved: Position | None) -> str:
@@ -93,21 +108,11 @@ def _after_the_move(context: Context, verb: str, serving: str) -> Round:
         ) from error
 
 
-def move(context: Context, verb: str, to: Side) -> Outcome:
+def move(context: Context, verb: str, to: Side, flags: Flags) -> Outcome:
     """Move the traffic in either direction; see the module's first paragraph."""
-    flags = context.gate.state()
     target = switchover.server(context, to)
     if flags.side == to and not flags.recording:
         return Outcome(False, [f"{target.name.capitalize()} serves already, and nothing is recorded."])
-    if not flags.recording:
-        raise Refused(
-            f"Writes are not recorded, so they cannot be followed{f': {flags.lost}' if flags.lost else ''}.",
-            "Begin with `copy`."
-            if to == "new"
-            else "`follow` compares everything anew and opens the way back again."
-            if flags.lost
-            else "The way back was given up; only the backup is left.",
-        )
     if flags.side == to:
         hold.end_abandoned(context, verb)
         last = _after_the_move(context, verb, target.name)
@@ -176,8 +181,7 @@ def _step(site: Site) -> Step:
 PHASE = Phase(
     name="switch",
     help="Move the traffic to the new server.",
-    plan=plan,
-    do=do,
+    operation=Operation(plan, do),
     step=_step,
     instead_of_undo="Use `cutover back`.",
     probed=True,

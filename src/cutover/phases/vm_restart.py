@@ -56,10 +56,11 @@ def coming_up(context: Context, state: vm_state.State) -> bool:
     return False
 
 
-def await_begun(context: Context) -> None:
-    """Wait for what an earlier run began and Proxmox still carries out: a disk that grows, a reboot."""
+def await_begun(context: Context) -> bool:
+    """Wait for what an earlier run began and Proxmox still carries out: a disk that grows, a reboot. Whether there was any."""
     vm, api, limit = context.site.guests.new, context.proxmox, context.site.limits.reboot_seconds
-    for upid in api.running_tasks(("resize",), vm.vmid):
+    growing = api.running_tasks(("resize",), vm.vmid)
+    for upid in growing:
         context.ui.say(f"The disk of {vm} is being grown already; waiting for that.")
         api.wait_task(upid, deadline=TASK_SECONDS)
     if reboot_begun(context) and coming_up(context, vm_state.look(context)):
@@ -71,6 +72,8 @@ def await_begun(context: Context) -> None:
                 up(context)  # it is started by Proxmox, or by nobody where that was cut off, too
             api.await_reboot(vm, deadline=limit)
             act.after = "up"
+        return True
+    return bool(growing)
 
 
 #: How long a start that Proxmox begins by itself is waited for.
