@@ -19,9 +19,10 @@ from cutover.cli.output import Output
 from cutover.cli.terminal import Terminal
 from cutover.core import trace, wait
 from cutover.core.credentials import NAMES, Credentials
-from cutover.core.errors import Refused, WrongUsage
+from cutover.core.errors import Refused, Unreachable, WrongUsage
 from cutover.core.key_files import of_env_file
-from cutover.discovery import survey
+from cutover.core.write_guard import WriteGuard
+from cutover.discovery import guests, survey
 from cutover.discovery.facts import Found
 from cutover.phases import registry as phases
 from cutover.proxmox import privileges
@@ -186,6 +187,25 @@ class TestInit:
         code, said = run("init", "--site", str(tmp_path / "site.yaml"), PROXMOX_TOKEN_ID="a@pve!b", PROXMOX_TOKEN_SECRET=KEY)
         assert code == 2
         assert "Give --proxmox" in said
+
+    @pytest.mark.parametrize("trusted", [["AA:BB"], []])
+    def test_a_certificate_that_is_none_of_the_trusted_ones_is_said_to_be_none(
+        self, trusted: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO())
+        asks = init.AtTerminal(terminal.Terminal(Credentials({})), {}, trusted)
+        if trusted:
+            asks.trust("https://pve:8006", "aabb", "openssl")
+        with pytest.raises(Refused, match="with the fingerprint CC:DD") as refused:
+            asks.trust("https://pve:8006", "CC:DD", "openssl")
+        assert ("CC:DD, which is none of those after --trust" in str(refused.value)) is bool(trusted)
+
+    def test_a_shell_that_is_none_is_said_with_the_option(self) -> None:
+        known = guests.Guests([], {}, [], {}, [])
+        asks = init.AtTerminal(terminal.Terminal(Credentials({})), {"nginx": "false"}, [])
+        with pytest.raises(Unreachable, match="There is no shell on the Nginx host") as refused:
+            survey._shell(asks, survey.Wishes(), known, WriteGuard(), Found())
+        assert "--nginx-shell" in refused.value.hint
 
     @pytest.mark.parametrize("said", ["elsewhere=1", "old=", "old"])
     def test_a_part_that_the_plan_does_not_have_is_a_mistake(self, said: str) -> None:

@@ -207,10 +207,12 @@ def test_a_death_before_the_deployment_leaves_portainer_the_key_that_is_in_use(
 
 def test_going_back_after_a_death_does_not_claim_the_keys_of_before(one: Vm1001) -> None:
     deployed(one)
-    one.repository.point("refs/tags/good", one.repository.head())
+    good = one.repository.head()
+    one.repository.point("refs/tags/good", good)
     one.merge(("/readyz", "/reedyz"), ("start_period: 5m", "start_period: 1s"))
     with_keys(one, "another-key-of-the-lab", QDRANT_READ_KEY, wanted="unhealthy")  # what is there when a run died in its proof
     other = {"QDRANT_API_KEY": "another-key-of-the-lab"}
+    assert f"goes back to {good[:8]}, with the variables that it has now" in planned(one, credentials=other)
     said = fails(one, credentials=other)
     one.repository._git("update-ref", "-d", "refs/tags/good")
     assert "which was proved with the keys that Portainer has now; those with which it ran before may have been others" in said

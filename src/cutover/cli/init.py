@@ -58,8 +58,9 @@ class AtTerminal:
         if fingerprint.replace(":", "").lower() in self._trusted:
             return
         if not sys.stdin.isatty():
-            raise survey.refuse_unknown(url, fingerprint, tell, "--trust")
-        said = f"{url} shows a certificate that no authority of this machine vouches for. Its SHA-256 is {fingerprint}."
+            raise survey.refuse_unknown(url, fingerprint, tell, "--trust", others=bool(self._trusted))
+        none = ", which is none of those after --trust" if self._trusted else ""
+        said = f"{url} shows a certificate that no authority of this machine vouches for. Its SHA-256 is {fingerprint}{none}."
         AskingTerminal(self._terminal, yes=False).to(f"{said} Compare it with: {tell}. Is it the same?")
 
 

@@ -79,7 +79,10 @@ class Credentials:
         """The value; :class:`WrongUsage` with the name and its meaning where it is not set."""
         value = self.get(name)
         if value is None:
-            raise WrongUsage(f"{name} is not set: {NAMES[name]}.", "Put it into the environment of this command.")
+            raise WrongUsage(
+                f"{name} is not set: {NAMES[name]}.",
+                "Put it into the environment, or into a file of your own and name that with --env-file.",
+            )
         return value
 
     def redact(self, text: str) -> str:

@@ -181,9 +181,9 @@ def _shell(answers: Answers, wishes: Wishes, known: Guests, guard: WriteGuard, f
     shell = Shell(prefix, guard)
     try:
         shell.read("true")
-    except Unreachable:
+    except Unreachable as error:
         shell.close()
-        raise
+        raise Unreachable(error.sentence, "Try that command by hand, then name what works with --nginx-shell.") from None
     return shell
 
 
@@ -337,9 +337,10 @@ def need_token(credentials: Credentials) -> None:
     credentials.need("PROXMOX_TOKEN_SECRET")
 
 
-def refuse_unknown(url: str, fingerprint: str, tell: str, option: str) -> Refused:
-    """Nobody is at the terminal to compare a fingerprint."""
+def refuse_unknown(url: str, fingerprint: str, tell: str, option: str, *, others: bool = False) -> Refused:
+    """Nobody is at the terminal to compare a fingerprint. ``others``: fingerprints were given, and this is none of them."""
+    none = f", which is none of those after {option}" if others else ""
     return Refused(
-        f"{url} shows a certificate that no authority of this machine vouches for, with the fingerprint {fingerprint}.",
+        f"{url} shows a certificate that no authority of this machine vouches for, with the fingerprint {fingerprint}{none}.",
         f"Compare it with {tell}, then give {option} {fingerprint}.",
     )

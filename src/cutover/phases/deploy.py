@@ -103,13 +103,15 @@ def plan(context: Context) -> DeployPlan:
             )
         )
     else:
-        was = situation.stack.commit[:8] or "nothing"
+        was, target = situation.stack.commit[:8] or "nothing", before_it(context, want, situation)
         sentences.append(
             Sentence(
                 f"Redeploy the stack {name} from {want.reference} at {want.commit[:8]} (now {was})."
                 + (f" {fallen}" if (fallen := down(situation.stack, situation.container)) else ""),
                 "the container is made anew; requests to it fail for some seconds",
-                f"If the proof fails the stack goes back to {was}, with the variables that it has now."
+                "None by itself: no commit is known that ran before."
+                if target is None
+                else f"If the proof fails the stack goes back to {target[:8]}, with the variables that it has now."
                 if situation.way_back
                 else f"None by itself: no branch or tag is at {was}. {make_a_tag(was)} first to have one.",
             )

@@ -45,7 +45,9 @@ def load(path: Path) -> Site:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise WrongUsage(f"{path} cannot be read: {reason}.", "Name your site file with --site.") from None
+        raise WrongUsage(
+            f"{path} cannot be read: {reason}.", "Name your site file with --site, or let `cutover init` write one."
+        ) from None
     return parse(text, path)
 
 
