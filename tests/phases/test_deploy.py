@@ -507,7 +507,8 @@ def test_portainers_own_failure_is_taken_back_or_leaves_the_container(vm: Vm1001
 def own_failure(vm: Vm1001) -> None:
     """A failure that shows only while Portainer works: the variables are lost between the look and the deployment."""
     deployed(vm)
-    was, good = container(vm)["Id"], stack(vm)["GitConfig"]["ConfigHash"]
+    ran, good = container(vm), stack(vm)["GitConfig"]["ConfigHash"]
+    was = ran["Id"]
     vm.merge(("stop_grace_period: 60s", "stop_grace_period: 61s"))
     run = vm.run(credentials=TOKEN)
     want = state_of.wanted(run)
@@ -517,7 +518,7 @@ def own_failure(vm: Vm1001) -> None:
     with pytest.raises(Failed) as told:
         deploy_submit.submit(run, broken, replace(before, variables={}), container(vm))
     assert "API_KEY is missing a value" in str(told.value)
-    said = deploy_back.roll_back(run, before, good, {"Id": was}, because="It failed.")
+    said = deploy_back.roll_back(run, before, good, ran, because="It failed.")
     run.close()
     if vm.config["version"] == "2.23.0":
         assert "went back" in said
