@@ -18,7 +18,7 @@ ELSEWHERE = {
     "./scripts/rehearse": "tests/tools/test_rehearsal.py",
     "./scripts/test": "tests/test_setup.py",  # what it sets up; what runs this test is it
     "uv tool install .": "tests/test_package.py",  # the wheel that it builds
-    "cutover init": "features/01a_host.feature",
+    "cutover init": "tests/phases/test_evening.py",
     "cutover check --moment before": "tests/phases/test_evening.py",
 }
 

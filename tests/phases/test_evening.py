@@ -10,6 +10,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from cutover.discovery import trust
+from cutover.site.load import load
 from cutover.site.schema import netloc
 from lab.lab import ROOT, Lab, new_folder
 
@@ -40,6 +42,15 @@ def test_a_stranger_carries_out_the_page(lab_parent: Path) -> None:
             command = [str(ROOT / "scripts/cutover"), *words, *more]
             return subprocess.run(command, cwd="/", env=env, capture_output=True, text=True, timeout=240, check=False)
 
+        fresh = lab.folder / "fresh.yaml"
+        ways = ["--proxmox", lab.network.address(2), "--nginx-shell", "here", "--repository", lab.site.portainer.repository]
+        servers = (lab.site.proxmox.url, lab.site.portainer.url)
+        trusted = [word for url in servers for word in ("--trust", trust.fingerprint(url))]
+        names_at = ["--name-server", f"{lab.names.address}:{lab.names.port}"]
+        begun = carry_out(["init", "--site", str(fresh), *ways, *trusted, *names_at])
+        assert begun.returncode == 0, begun.stderr
+        assert "# GAP:" not in fresh.read_text(encoding="utf-8")
+        assert load(fresh).guests == lab.site.guests
         for words in numbered():
             ended = carry_out(words)
             assert ended.returncode == 0, f"{' '.join(words)}: {ended.returncode}\n{ended.stdout}\n{ended.stderr}"

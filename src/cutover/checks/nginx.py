@@ -53,9 +53,10 @@ def around(context: Context) -> Finding:
     found = installer.addresses.around(facts.configuration)
     if not found:
         return Finding(True, f"Nothing in Nginx's configuration passes requests to http://{old} past the gate.")
-    serves = (
-        f"Users there are on the old server while {new} serves" if context.gate.state().side == "new" else "The gate misses it"
-    )
+    state = context.gate.state()
+    if not state.installed:
+        return Finding(False, f"There is no gate: {' '.join(found)}", "Put it in: `cutover gate`.")
+    serves = f"Users there are on the old server while {new} serves" if state.side == "new" else "The gate misses it"
     return Finding(
         False, f"{serves}: {' '.join(found)}", "Run `cutover gate` again, which leads it through the gate, or take it out."
     )

@@ -233,7 +233,7 @@ def same_data(context: Context) -> Finding:
     side = context.gate.state().side
     source, target = switchover.server(context, side), switchover.server(context, OTHER[side])
     if not context.gate.state().recording:
-        return Finding(None, f"{target.name.capitalize()} is not kept up to date any more, so it may differ.")
+        return Finding(None, f"Writes are not recorded, so nobody can say in what {target.name} may differ.")
     position = switchover.position(context, side)
     compared: list[compare.Compared] = []
     open_: dict[str, set[PointId]] = {}
