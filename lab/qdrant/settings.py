@@ -101,9 +101,10 @@ def patched(config: Config, body: Json) -> Config:
         if one is None:
             raise WrongInput(f"Not existing vector name error: {name}")
         _merge(one, change)
-    for extra in ("strict_mode_config", "metadata"):
-        if body.get(extra) is not None:
-            result[extra] = result.get(extra, {}) | _given(body[extra])
+    if body.get("strict_mode_config") is not None:
+        result["strict_mode_config"] = result.get("strict_mode_config", {}) | _given(body["strict_mode_config"])
+    if body.get("metadata") is not None:
+        result["metadata"] = without_nulls(result.get("metadata", {}) | body["metadata"])  # null takes a key out
     return result
 
 
@@ -144,6 +145,8 @@ def _merge(settings: dict[str, Json], change: dict[str, Json]) -> None:
     for name, value in _given(change).items():
         if isinstance(value, dict) and isinstance(settings.get(name), dict) and name != "quantization_config":
             _merge(settings[name], value)
+        elif name == "quantization_config" and value == "Disabled":
+            settings.pop(name, None)
         else:
             settings[name] = value
 

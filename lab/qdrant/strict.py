@@ -1,7 +1,8 @@
 """A collection's strict mode: the limits within which a request is answered at all.
 
 Modelled are those that stand in the way of whoever reads or writes a whole collection: how many records a request may ask for
-or bring, how many a minute, how many the collection may hold, and filters on fields without an index.
+or bring, how many a minute, how many the collection may hold, exact searches and counts, and filters: on fields without an
+index, with many conditions, with long ones.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ def check(method: str, template: str, body: Json, collection: Collection) -> Non
         _count(collection, kind, rate)
     if reads:
         _most("limit", body.get("limit"), strict.get("max_query_limit"), "limit")
+        exact = body.get("exact", True) if template.endswith("/count") else (body.get("params") or {}).get("exact")
+        if strict.get("search_allow_exact") is False and exact:
+            _refuse("Exact search disabled!", "Set exact=false.")
     if method == "PUT" and template == _POINTS:
         brought = len(body.get("points") or (body.get("batch") or {}).get("ids") or [])
         _most("upsert", brought, strict.get("upsert_max_batchsize"), "upsert limit")
@@ -45,6 +49,13 @@ def check(method: str, template: str, body: Json, collection: Collection) -> Non
             more = len(ids) - len(collection.retrieve(ids, with_payload=False, with_vector=False))
             if more and collection.count(None, exact=True) + more > most:
                 _refuse(f"Max points count limit of {most} reached", "Delete some points from the collection")
+    conditions = list(_conditions(body.get("filter")))
+    if (most := strict.get("filter_max_conditions")) is not None and len(conditions) > most:
+        _refuse(f"Filter condition limit reached ({len(conditions)} > {most})", "Reduce the amount of conditions of your filter.")
+    if (most := strict.get("condition_max_size")) is not None:
+        for one in conditions:
+            if (size := _size(one)) > most:
+                _refuse(f"Condition size limit reached ({size} > {most})", "Reduce the size of your condition.")
     if strict.get(f"unindexed_filtering_{'retrieve' if reads else 'update'}") is False:
         for key in _keys(body.get("filter")):
             if key not in collection.schema:
@@ -75,6 +86,19 @@ def _count(collection: Collection, kind: str, rate: int) -> None:
         error.headers = {"Retry-After": str(max(1, round(wait)))}
         raise error
     collection.rates[kind] = tokens - 1, now
+
+
+def _conditions(chosen: Json) -> Iterator[Json]:
+    """The conditions of a filter, those of filters within it as well."""
+    for name in ("must", "should", "must_not"):
+        several = (chosen or {}).get(name) or []
+        for one in several if isinstance(several, list) else [several]:
+            yield from _conditions(one) if {*one} & {"must", "should", "must_not"} else [one]
+
+
+def _size(condition: Json) -> int:
+    match = condition.get("match") or {}
+    return max(len(condition.get("has_id") or []), len(match.get("any") or []), len(match.get("except") or []))
 
 
 def _keys(chosen: Json) -> Iterator[str]:

@@ -424,12 +424,13 @@ def test_settings_and_indexes_are_written_as_qdrant_takes_them() -> None:
         "optimizer_config": {"indexing_threshold": 5, "memmap_threshold": None},
         "quantization_config": None,
     }
-    assert patch_for(config) == {
+    assert patch_for(config, {"metadata": {"owner": "somebody"}}) == {
         "hnsw_config": {"m": 8},
         "optimizers_config": {"indexing_threshold": 5},
         "quantization_config": "Disabled",
         "params": {"replication_factor": 1, "on_disk_payload": True},
-        "vectors": {"": {"on_disk": True}},
+        "vectors": {"": {"on_disk": True, "quantization_config": "Disabled"}},
+        "metadata": {"owner": None},
     }
     assert index_schema({"data_type": "keyword"}) == "keyword"
     assert index_schema({"data_type": "integer", "params": {"type": "integer", "range": True, "on_disk": None}}) == {

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutover.checks.qdrant import questions
+from cutover.checks.qdrant import questions, same_answer
 from cutover.checks.registry import Finding
 from cutover.core import events, files
 from cutover.core.errors import CutoverError, Refused, Unreachable
@@ -30,7 +30,7 @@ from cutover.qdrant import access
 from cutover.qdrant.access import Caller, Right
 from cutover.qdrant.client import points_of
 from cutover.qdrant.compare import some
-from cutover.qdrant.ranking import same_ranking
+from cutover.qdrant.pages import Limits
 from cutover.vllm import Portrait
 
 if TYPE_CHECKING:
@@ -129,10 +129,11 @@ def _qdrant(context: Context) -> dict[str, Any]:
     for name in sorted(server.collections()):
         ids = server.sample(name, SAMPLE) or [r["id"] for r in points_of(some(server, name, SAMPLE))]
         records = points_of(server.records(name, ids)) if ids else []
-        asked = [q | {"limit": len(ids)} for q in questions(records, ids)]
+        info = server.info(name)
+        asked = questions(records, ids, Limits.of(info), most=len(ids))
         found["collections"][name] = {
             "count": server.count(name),
-            "config": server.info(name)["config"],
+            "config": info["config"],
             "records": [[r["id"], _digest(r)] for r in records],
             "questions": [{"ask": q, "answer": _scores(context, name, q)} for q in asked],
         }
@@ -163,10 +164,15 @@ def _same_answers(context: Context, before: Any, done: set[str]) -> Finding:
         kept = [one for one, digest in was["records"] if now_.get(one) == digest]
         same, changed = same + len(kept), changed + len(ids) - len(kept)
         for question in was["questions"] if kept else []:
-            ask = question["ask"] | {"filter": {"must": [{"has_id": kept}]}}
+            among = [one for one in question["ask"]["filter"]["must"][0]["has_id"] if one in kept]
+            ask = question["ask"] | {"filter": {"must": [{"has_id": among}]}}
             asked += 1
             was_ranked = [(record, score) for record, score in question["answer"] if record in kept]
-            if not same_ranking(was_ranked, _scores(context, name, ask)):
+            now_ranked, limit = _scores(context, name, ask), None
+            if len(question["answer"]) == ask["limit"]:  # of what was cut off then, some may have come up since
+                limit = len(was_ranked)
+                now_ranked = now_ranked[:limit]
+            if not same_answer(ask, was_ranked, now_ranked, Limits.of(was), limit=limit):
                 wrong.append(f"a search in {name} ranks differently")
     gone = {a: c for a, c in before["aliases"].items() if context.public.aliases().get(a) != c}
     wrong += [f"the alias {a} does not name {c} any more" for a, c in gone.items()]

@@ -19,7 +19,8 @@ from cutover.qdrant import compare, limits, releases
 from cutover.qdrant.affected import PointId, touched
 from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of
 from cutover.qdrant.compare import look_through, some
-from cutover.qdrant.ranking import same_ranking
+from cutover.qdrant.pages import Limits
+from cutover.qdrant.ranking import Scored, same_ranking
 from cutover.qdrant.records import NO_NUMBER
 from cutover.replication import bypass, left_behind, switchover, watch
 from cutover.replication.position import Position
@@ -342,6 +343,7 @@ def _answers_differ(public: Qdrant, server: Qdrant, name: str, late: Callable[[s
     if not ids:
         return ""
     random.shuffle(ids)
+    allowed = Limits.of(server.info(name))
 
     def same() -> bool | Not:
         mine, theirs = public.records(name, ids), server.records(name, ids)
@@ -354,9 +356,9 @@ def _answers_differ(public: Qdrant, server: Qdrant, name: str, late: Callable[[s
         if found:
             return Not(compare.summary(found, 3))
         asked = [i for i in ids if i not in left_out]
-        for question in questions([r for r in points_of(theirs) if r["id"] in asked], asked):
-            answers = [s.query(name, question) for s in (public, server)]
-            if not same_ranking(*(_scored(answer) for answer in answers), limit=question["limit"]):
+        for question in questions([r for r in points_of(theirs) if r["id"] in asked], asked, allowed):
+            mine_ranked, theirs_ranked = (_scored(s.query(name, question)) for s in (public, server))
+            if not same_answer(question, mine_ranked, theirs_ranked, allowed, limit=question["limit"]):
                 return Not(f"a search in {question.get('using') or 'its vectors'} ranks differently")
         return True
 
@@ -367,21 +369,34 @@ def _answers_differ(public: Qdrant, server: Qdrant, name: str, late: Callable[[s
     return ""
 
 
-def questions(records: list[dict[str, Any]], ids: list[PointId]) -> list[dict[str, Any]]:
-    """One exact search per vector name, among these ids, for the first record that has that vector."""
+def same_answer(
+    question: Mapping[str, Any], one: Sequence[Scored], other: Sequence[Scored], allowed: Limits, *, limit: int | None = None
+) -> bool:
+    """Whether two answers to a question are the same. ``limit``: how many were asked for; None where none could be cut off."""
+    if question.get("using") not in allowed.idf:
+        return same_ranking(one, other, limit=limit)
+    # Two servers with the same records may count words of deleted ones differently; what is found is the same all the same.
+    found = [{str(record) for record, _ in answer} for answer in (one, other)]
+    return found[0] == found[1] or len(one) == len(other) == limit
+
+
+def questions(records: list[dict[str, Any]], ids: list[PointId], allowed: Limits, most: int = 10) -> list[dict[str, Any]]:
+    """One search per vector name, among these ids, for the first record that has that vector; as the collection's strict mode
+    allows. Exact where it does: so few records are looked through one by one without it as well.
+    """
     found: dict[str, dict[str, Any]] = {}
     for record in records:
         vector = record.get("vector") or {}
         for name, one in vector.items() if isinstance(vector, dict) else [("", vector)]:
             question: dict[str, Any] = {
                 "query": one,
-                "filter": {"must": [{"has_id": ids}]},
-                "params": {"exact": True},
-                "limit": 10,
+                "filter": {"must": [{"has_id": ids[: allowed.condition]}]},
+                "limit": min(most, allowed.query or most),
             }
+            question |= {"params": {"exact": True}} if allowed.exact else {}
             found.setdefault(name, question | ({"using": name} if name else {}))
     return list(found.values())
 
 
-def _scored(points: list[dict[str, Any]]) -> list[tuple[PointId, float | None]]:
+def _scored(points: list[dict[str, Any]]) -> list[Scored]:
     return [(p["id"], p["score"]) for p in points]

@@ -45,6 +45,8 @@ MOST_BYTES, MOST_OF_ONE = 32 << 20, 512 << 20
 #: A delete of this many ids that do not exist reaches every shard and so waits for every write before it (measured: with one
 #: id, 2 of 150 reads on four shards were stale; with 64, none).
 BARRIER_IDS = 64
+#: Ids that are asked for at a time where records cannot be counted otherwise.
+IDS_OF_A_PAGE = 10_000
 #: The alias that is made and removed at once to see whether a server can write a file.
 TRIED = "cutover-can-write"
 
@@ -300,9 +302,30 @@ class Qdrant:
 
     # -- records ----------------------------------------------------------------------------------
     def count(self, collection: str, *, timeout: tuple[float, float] | None = None) -> int:
-        """The exact number of records: 10 to 20 ms for 100,000."""
+        """The exact number of records: 10 to 20 ms for 100,000, and 0.4 s where strict mode allows no exact count."""
         path = f"/collections/{_q(collection)}/points/count"
-        return int(self.ask("POST", path, {"exact": True}, timeout=timeout)["count"])
+        try:
+            return int(self.ask("POST", path, {"exact": True}, timeout=timeout)["count"])
+        except Answered as error:
+            if error.status not in {400, 403}:
+                raise
+        return self._count_by_pages(collection, timeout)
+
+    def _count_by_pages(self, collection: str, timeout: tuple[float, float] | None) -> int:
+        ends = time.monotonic() + timeout[1] if timeout else float("inf")
+        count, offset, limit = 0, None, IDS_OF_A_PAGE
+        while time.monotonic() < ends:
+            try:
+                told = json.loads(self.page(collection, offset, limit, payload=False, vectors=False, timeout=timeout))["result"]
+            except Answered as error:
+                if limit == 1 or error.status not in {400, 403}:
+                    raise
+                limit //= 2  # strict mode, again
+                continue
+            count, offset = count + len(told["points"]), told["next_page_offset"]
+            if offset is None:
+                return count
+        raise Unreachable(f"{self.name.capitalize()}: the records of {collection} were not counted in time.")
 
     def page(
         self,

@@ -34,18 +34,32 @@ class Limits:
 
     query: int | None = None
     upsert: int | None = None
+    condition: int | None = None
+    """Values in one condition of a filter."""
+    exact: bool = True
+    """Whether exact searches are answered."""
     halves: frozenset[str] = frozenset()
     """Names of vectors that come out as they are only in another form (:mod:`cutover.qdrant.half`); one without a name is ''."""
+    idf: frozenset[str] = frozenset()
+    """Names of sparse vectors whose scores depend on all records, those included that are deleted and not yet swept out."""
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Limits:
         """Read from what Qdrant says of a collection."""
         vectors = vectors_of(info["config"].get("params") or {})
         halves = {n for n, v in vectors.items() if v.get("datatype") == "float16" and v.get("distance") == "Cosine"}
+        sparse = (info["config"].get("params") or {}).get("sparse_vectors") or {}
         strict = info["config"].get("strict_mode_config") or {}
         if not strict.get("enabled"):
             strict = {}
-        return cls(strict.get("max_query_limit"), strict.get("upsert_max_batchsize"), frozenset(halves))
+        return cls(
+            query=strict.get("max_query_limit"),
+            upsert=strict.get("upsert_max_batchsize"),
+            condition=strict.get("condition_max_size"),
+            exact=strict.get("search_allow_exact") is not False,
+            halves=frozenset(halves),
+            idf=frozenset(n for n, v in sparse.items() if (v or {}).get("modifier") == "idf"),
+        )
 
 
 def less_may_do(error: CutoverError) -> bool:

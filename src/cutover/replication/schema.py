@@ -35,7 +35,7 @@ def bring_settings(source: Qdrant, target: Qdrant, name: str) -> str:
     mine, theirs = source.info(name), target.info(name)
     if mine["config"] != theirs["config"]:
         with suppress(Answered):
-            target.patch(name, patch_for(mine["config"]))
+            target.patch(name, patch_for(mine["config"], theirs["config"]))
         theirs = target.info(name)
         left = compare.compare_schemas(_only(name, mine), _only(name, theirs))
         if left := [d for d in left if d.kind == "setting"]:
@@ -51,24 +51,31 @@ def bring_settings(source: Qdrant, target: Qdrant, name: str) -> str:
     return ""
 
 
-def patch_for(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A PATCH that gives a collection these settings, as far as Qdrant lets them be changed."""
+def patch_for(config: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
+    """A PATCH that gives a collection these settings instead of those ``there``, as far as Qdrant lets them be changed."""
     params = config.get("params", {})
     named = vectors_of(params)
-    changeable = ("hnsw_config", "quantization_config", "on_disk")
+    changeable = ("hnsw_config", "on_disk")
+    off = "Disabled"  # what is left out stays as it was
     changes: dict[str, Any] = {
         "hnsw_config": config.get("hnsw_config"),
         "optimizers_config": {k: v for k, v in (config.get("optimizer_config") or {}).items() if v is not None},
-        "quantization_config": config.get("quantization_config") or "Disabled",
+        "quantization_config": config.get("quantization_config") or off,
         "params": {
             k: params[k]
             for k in ("replication_factor", "write_consistency_factor", "read_fan_out_factor", "on_disk_payload")
             if params.get(k) is not None
         },
-        "vectors": {n: {k: v[k] for k in changeable if v.get(k) is not None} for n, v in named.items()},
+        "vectors": {
+            n: {
+                "quantization_config": v.get("quantization_config") or off,
+                **{k: v[k] for k in changeable if v.get(k) is not None},
+            }
+            for n, v in named.items()
+        },
         "sparse_vectors": params.get("sparse_vectors"),
         "strict_mode_config": config.get("strict_mode_config"),
-        "metadata": config.get("metadata"),
+        "metadata": {**dict.fromkeys(there.get("metadata") or {}), **(config.get("metadata") or {})},
     }
     return {k: v for k, v in changes.items() if v}
 
