@@ -138,7 +138,7 @@ def _plan(dice: random.Random, count: int, *, apart: bool) -> list[Planned]:
     rounds=st.lists(st.integers(0, 24), max_size=3),
     deaths=st.lists(st.integers(1, 40), max_size=3),
 )
-@settings(max_examples=settings().max_examples // 4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=settings().max_examples // 8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_nothing_differs_but_what_is_named_whatever_was_in_flight_together(
     servers: Pair,
     tmp_path_factory: pytest.TempPathFactory,
