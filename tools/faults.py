@@ -37,7 +37,7 @@ from cutover.core.http import DoorAdapter
 from cutover.core.shell import Shell
 from cutover.core.text import plain
 from cutover.core.wait import Not, wait_until
-from cutover.dns import names
+from cutover.dns import asking
 from cutover.portainer import git
 from lab.faults.lab import WiredLab, keep
 from lab.faults.proxy import (  # fmt: skip
@@ -195,14 +195,14 @@ def covering(every: Iterable[Cell]) -> list[Cell]:
 @contextmanager
 def impatient(fault: str) -> Iterator[None]:
     """Do not wait for what hangs as long as a person would; and call large what is large for the lab."""
-    before = DoorAdapter.longest, DoorAdapter.most, Shell.longest, git.GIT_SECONDS, names.ANSWER_SECONDS
+    before = DoorAdapter.longest, DoorAdapter.most, Shell.longest, git.GIT_SECONDS, asking.ANSWER_SECONDS
     DoorAdapter.most = MOST_BYTES
     if fault == "hang":
-        DoorAdapter.longest = Shell.longest = git.GIT_SECONDS = names.ANSWER_SECONDS = HANG_SECONDS
+        DoorAdapter.longest = Shell.longest = git.GIT_SECONDS = asking.ANSWER_SECONDS = HANG_SECONDS
     try:
         yield
     finally:
-        DoorAdapter.longest, DoorAdapter.most, Shell.longest, git.GIT_SECONDS, names.ANSWER_SECONDS = before
+        DoorAdapter.longest, DoorAdapter.most, Shell.longest, git.GIT_SECONDS, asking.ANSWER_SECONDS = before
 
 
 class Matrix:

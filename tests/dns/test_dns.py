@@ -23,7 +23,8 @@ from cutover.core.credentials import Credentials
 from cutover.core.errors import OutcomeUnknown, Refused, Unreachable, WritesRefused
 from cutover.core.journal import Journal
 from cutover.core.write_guard import WriteGuard
-from cutover.dns.names import Names, Record, belonging
+from cutover.dns.names import Names
+from cutover.dns.records import Record, belonging
 from cutover.site import load as site_load
 from cutover.site import schema
 from lab.dns import NameServer, NotInstalled, program

@@ -10,7 +10,9 @@ import pytest
 
 from cutover.core.errors import Failed, OutcomeUnknown, Unreachable
 from cutover.core.wait import Not, wait_until
-from cutover.proxmox.client import Proxmox, ProxmoxRefused, TaskEnd
+from cutover.proxmox.answers import ProxmoxRefused
+from cutover.proxmox.client import Proxmox
+from cutover.proxmox.tasks import TaskEnd
 from lab.guestos import GIB
 from lab.proxmox_host import Host, host
 

@@ -16,7 +16,8 @@ from cutover.core.ui import ConfirmedInAdvance
 from cutover.error_boundary import error_boundary
 from cutover.phases import backup, restore
 from cutover.proxmox import privileges, scratch, vzdump
-from cutover.proxmox.client import Proxmox, TaskEnd
+from cutover.proxmox.client import Proxmox
+from cutover.proxmox.tasks import TaskEnd
 from cutover.qdrant import snapshots
 from cutover.site.load import load
 from cutover.state import backup_manifest

@@ -26,7 +26,8 @@ from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused
 from cutover.core.journal import Journal, utc
 from cutover.core.ui import ConfirmedInAdvance, SilentUi
-from cutover.dns import names
+from cutover.dns import rfc2136
+from cutover.dns.records import Record
 from cutover.phases import decommission, decommission_guest, decommission_survey, departing
 from cutover.proxmox import activity, firewall, vzdump
 from cutover.proxmox.client import Proxmox
@@ -920,17 +921,17 @@ def test_the_final_backup_has_the_guests_own_rules_also_about_those_that_went_be
 
 
 def test_a_name_server_that_accepts_and_does_nothing_is_no_refusal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "SETTLE_SECONDS", 0.3)
-    monkeypatch.setattr(names.Rfc2136, "_carry_out", lambda self, *_: self._guard.require("an update"))
+    monkeypatch.setattr(rfc2136, "SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr(rfc2136.Rfc2136, "_carry_out", lambda self, *_: self._guard.require("an update"))
     with pytest.raises(Failed, match="are still served"):
         world.decommission()
 
 
 def test_names_that_could_not_be_seen_are_spoken_of_at_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_self: names.Rfc2136, _zone: str) -> list[names.Record]:
-        raise names._TransferRefused("it says REFUSED")
+    def refuse(_self: rfc2136.Rfc2136, _zone: str) -> list[Record]:
+        raise rfc2136.TransferRefused("it says REFUSED")
 
-    monkeypatch.setattr(names.Rfc2136, "_transfer", refuse)
+    monkeypatch.setattr(rfc2136.Rfc2136, "_transfer", refuse)
     result = world.decommission()
     assert result.outcome is not None and result.outcome.changed
     assert "refuses a zone transfer (AXFR) of home.arpa: aliases" in " ".join(result.outcome.warnings)
@@ -941,15 +942,15 @@ def test_a_zone_that_was_seen_and_is_refused_now_is_not_taken_for_an_empty_one(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its aliases would be left behind, and nobody would say so."""
-    transfer, asked = names.Rfc2136._transfer, list[str]()
+    transfer, asked = rfc2136.Rfc2136._transfer, list[str]()
 
-    def refuse_later(self: names.Rfc2136, zone: str) -> list[names.Record]:
+    def refuse_later(self: rfc2136.Rfc2136, zone: str) -> list[Record]:
         asked.append(zone)
         if len(asked) > 4:
-            raise names._TransferRefused("it says REFUSED")
+            raise rfc2136.TransferRefused("it says REFUSED")
         return transfer(self, zone)
 
-    monkeypatch.setattr(names.Rfc2136, "_transfer", refuse_later)
+    monkeypatch.setattr(rfc2136.Rfc2136, "_transfer", refuse_later)
     with pytest.raises(Failed, match=r"gave zone home\.arpa\. a moment ago, and now refuses it \(it says REFUSED\)"):
         world.decommission()
 

@@ -10,7 +10,9 @@ import pytest
 
 from cutover.core.credentials import Credentials
 from cutover.core.errors import Failed, OutcomeUnknown, Refused, Unreachable, WritesRefused, WrongUsage
-from cutover.proxmox.client import Proxmox, ProxmoxRefused, TaskEnd, kind_of, task_state, why
+from cutover.proxmox.answers import ProxmoxRefused, error_of, kind_of
+from cutover.proxmox.client import Proxmox
+from cutover.proxmox.tasks import UPID, TaskEnd, task_state, why
 from lab.proxmox_host import Host, host
 
 
@@ -142,10 +144,10 @@ def test_the_secret_is_never_in_an_error(lab: Host, monkeypatch: pytest.MonkeyPa
 def test_the_page_of_a_proxy_is_said_without_its_markup() -> None:
     from proxmoxer.core import ResourceException
 
-    from cutover.proxmox.client import _sorted
-
     page = "<html><head><title>502 Bad Gateway</title></head><body><hr>proxy/1.0</body></html>"
-    said = str(_sorted(ResourceException(502, "Bad Gateway", page, {"errors": page.encode()}), "POST x", "POST", "cutover@pve!a"))
+    said = str(
+        error_of(ResourceException(502, "Bad Gateway", page, {"errors": page.encode()}), "POST x", "POST", "cutover@pve!a")
+    )
     assert "502 Bad Gateway proxy/1.0" in said and "<" not in said and "b'" not in said
 
 
@@ -163,9 +165,8 @@ def test_the_page_of_a_proxy_is_said_without_its_markup() -> None:
 )
 def test_only_a_tasks_name_is_followed(name: str, is_one: bool) -> None:
     """A hostile name was asked about again and again until the task's deadline."""
-    from cutover.proxmox.client import _UPID
 
-    assert bool(_UPID.fullmatch(name)) is is_one
+    assert bool(UPID.fullmatch(name)) is is_one
 
 
 def test_the_reason_of_a_failed_task_is_found_wherever_it_stands(recorded: Callable[[str], list[dict[str, Any]]]) -> None:

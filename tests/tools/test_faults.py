@@ -228,7 +228,7 @@ def test_an_update_that_is_broken_is_not_done_or_nobody_knows(
     shared: WiredLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     """And when the fault is gone the same deletion is completed, whatever came of the first."""
-    monkeypatch.setattr("cutover.dns.names.ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("cutover.dns.asking.ANSWER_SECONDS", 1.0)
     lab = shared
     before, names = lab.names.entries(), _names(lab, tmp_path / "first")
     planned = names.find([lab.site.guests.old.address])
@@ -264,7 +264,7 @@ def test_a_name_server_that_cannot_be_read_is_not_taken_for_an_empty_one(
     """One that says no to a transfer is asked for each name; of any other answer nobody says that there is nothing."""
     if fault == "failed afterwards":
         pytest.skip("nothing was to be done")
-    monkeypatch.setattr("cutover.dns.names.ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("cutover.dns.asking.ANSWER_SECONDS", 1.0)
     lab, names = shared, _names(shared, tmp_path)
     lab.wires.forget()
     lab.wires.arm(Broken(Call("the name server", "AXFR", ZONE, reads=True), fault))

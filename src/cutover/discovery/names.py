@@ -78,10 +78,10 @@ def _split(text: str) -> tuple[str, int]:
 
 
 def _ask(server: str, port: int, name: dns.name.Name, kind: str) -> dns.message.Message | None:
-    from cutover.dns.names import _resolve
+    from cutover.dns.asking import resolve
 
     try:
-        return dns.query.udp(dns.message.make_query(name, kind), _resolve(server), port=port, timeout=_PATIENCE)
+        return dns.query.udp(dns.message.make_query(name, kind), resolve(server), port=port, timeout=_PATIENCE)
     except (dns.exception.DNSException, OSError, ValueError, CutoverError):
         return None
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import Refused
-from cutover.dns.names import Found, Record, belonging
+from cutover.dns.names import Found
+from cutover.dns.records import Record, belonging
 from cutover.proxmox import firewall, identity, references, scratch
 from cutover.state import approvals
 

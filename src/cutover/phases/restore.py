@@ -24,7 +24,7 @@ from cutover.state import backup_manifest
 
 if TYPE_CHECKING:
     from cutover.context import Context
-    from cutover.proxmox.client import TaskEnd
+    from cutover.proxmox.tasks import TaskEnd
     from cutover.proxmox.vzdump import Archive
 
 

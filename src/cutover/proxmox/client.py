@@ -18,12 +18,10 @@ What others call::
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -32,9 +30,11 @@ from proxmoxer.core import ResourceException
 from requests.exceptions import RequestException
 
 from cutover.core import http
-from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable, WrongUsage
+from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Unreachable, WrongUsage
 from cutover.core.session import Session
 from cutover.core.wait import Not, TimedOut, wait_until
+from cutover.proxmox.answers import PROXY_STATUS, ProxmoxRefused, error_of
+from cutover.proxmox.tasks import UPID, TaskEnd, task_state
 
 if TYPE_CHECKING:
     from cutover.core.credentials import Credentials
@@ -44,60 +44,11 @@ if TYPE_CHECKING:
 
 #: pveproxy gives up on a worker after 30 s and says 596; we wait longer, so that we hear that and not our own timeout.
 READ_SECONDS = 40.0
-#: Answers of a proxy between us and the API: the request may have gone no further (595) or have been carried out (the rest).
-_PROXY_STATUS = frozenset({502, 503, 504, 595, 596, 599})
 _READ_TRIES = 4
 #: For how long it is believed that a guest is still on the node where it was.
 PLACES_SECONDS = 2.0
 
-#: A task's name: node, process, start, type, guest, user.
-_UPID = re.compile(r"UPID:[A-Za-z0-9.-]+:[0-9A-Fa-f]+:[0-9A-Fa-f]+:[0-9A-Fa-f]+:[\w-]+:[^\s:/]*:[^\s:/]+:")
-
 Rows = list[dict[str, Any]]
-Kind = Literal["gone", "locked", "busy", "changed", "protected", "denied", "no-quorum", "refused"]
-
-#: How Proxmox says that there is no such thing.
-_GONE = (
-    r"Configuration file '.*' does not exist|no such (resource|rule|alias|(?i:ipset)|security group)|unable to find VM"
-    r"|no rule at position|pool '.*' does not exist"
-)
-#: What a refusal means, by its text: Proxmox uses status 500 for all of them. The first that matches counts.
-_KINDS: tuple[tuple[str, Kind], ...] = (
-    (r"protection mode enabled|cannot remove protected", "protected"),
-    (r"(VM|CT) is locked \(", "locked"),
-    (r"can't lock file .* - got timeout", "busy"),
-    (r"checksum mismatch \(file change by other user\?\)|detected modified configuration", "changed"),
-    (_GONE, "gone"),
-    (r"Permission check failed", "denied"),
-    (r"no quorum", "no-quorum"),
-)
-
-
-def kind_of(text: str) -> Kind:
-    """What kind of refusal a message is. Pure."""
-    return next((kind for pattern, kind in _KINDS if re.search(pattern, text)), "refused")
-
-
-_HINTS: Mapping[Kind, str] = {
-    "protected": "Somebody protected it on purpose. Ask them, then take the protection away in Proxmox.",
-    "locked": "Something else is working on it (a backup, a snapshot, a migration). Wait until it has ended.",
-    "busy": "Something else holds its configuration. Try again in a minute.",
-    "changed": "Somebody changed it in the meantime. Run the command again: it looks at what is there now.",
-    "gone": "Compare site.yaml with what Proxmox shows.",
-    "denied": "`cutover check` says which rights the token lacks, `cutover rights` has the commands that give them.",
-    "no-quorum": "The cluster has no majority and refuses every change. Bring its nodes back first.",
-    "refused": "",
-}
-
-
-class ProxmoxRefused(Refused):
-    """Proxmox said no. ``kind`` tells what sort of no it is, ``status`` is the HTTP status, ``errors`` names parameters."""
-
-    def __init__(self, sentence: str, kind: Kind, status: int, errors: Mapping[str, str] | None = None) -> None:
-        super().__init__(sentence, _HINTS[kind])
-        self.kind = kind
-        self.status = status
-        self.errors = dict(errors or {})
 
 
 @dataclass(frozen=True)
@@ -115,71 +66,6 @@ class Place:
 
     def __str__(self) -> str:
         return f"{'LXC' if self.kind == 'lxc' else 'VM'} {self.vmid}"
-
-
-@dataclass(frozen=True)
-class TaskEnd:
-    """How a task ended. ``exitstatus`` is Proxmox's own word for it, ``log`` its whole log.
-
-    *warnings*: it did its work and has something to say. *unknown*: its worker died or its node restarted, so nobody knows
-    how far it got. *timeout*: it still runs; ``upid`` finds it again.
-    """
-
-    upid: str
-    state: Literal["ok", "warnings", "error", "unknown", "timeout"]
-    exitstatus: str
-    log: tuple[str, ...] = field(default=(), repr=False)
-
-    def must(self, what: str, *, warnings: bool = False) -> TaskEnd:
-        """The task, where it is ok (or has warnings and those are allowed); :class:`Failed` or :class:`OutcomeUnknown`."""
-        if self.state == "ok" or (warnings and self.state == "warnings"):
-            return self
-        reason = self.reason()
-        if self.state == "timeout":
-            raise OutcomeUnknown(f"{what}: the task still runs ({self.upid}).", "Wait for it in Proxmox, then run again.")
-        if self.state == "unknown":
-            raise OutcomeUnknown(f"{what}: the task's worker ended without saying how ({self.upid}).", "Look in Proxmox.")
-        if self.state == "warnings":
-            raise Failed(f"{what} ended with warnings: {reason}.", "Read the task's log and decide whether they matter.")
-        raise Failed(f"{what} failed: {reason}.", _HINTS[kind_of(reason)])
-
-    def reason(self) -> str:
-        """The sentence that says why; see :func:`why`."""
-        return why(self.log, self.exitstatus)
-
-
-#: What the kernel says when something cannot be done, in the words of the C library.
-_KERNEL = tuple(sorted({os.strerror(number) for number in errno.errorcode}, key=len, reverse=True))
-_LEVEL = re.compile(r"^(ERROR|WARN(ING)?S?|INFO): ")
-
-
-def why(log: Iterable[str], exitstatus: str = "") -> str:
-    """Why a task failed or warns, from its log. Pure.
-
-    Proxmox' own last word is often only that it failed, or a long command with an exit code; the reason ("No space left on
-    device") then stands in some line before it, whatever that line's level is. It comes first.
-    """
-    lines = [line.strip() for line in log]
-    said = [_LEVEL.sub("", line) for line in lines if re.match(r"(ERROR|WARN(ING)?S?): ", line)]
-    own = exitstatus if exitstatus and exitstatus != "job errors" and not exitstatus.startswith("WARNINGS") else ""
-    told = [_shortened(one) for one in ([own] if own else said[:3])] or [exitstatus]
-    kernel = [_LEVEL.sub("", line) for line in lines if any(word in line for word in _KERNEL) and not line.startswith("TASK ")]
-    causes = [line for line in dict.fromkeys(map(_shortened, kernel)) if not any(line in one for one in told)]
-    return "; ".join([*causes[:2], *told])
-
-
-def _shortened(text: str) -> str:
-    """A sentence whose commands are cut after their first words: they can be as long as a page."""
-    return re.sub(r"command '([^']{0,24})(?:[^']|'(?!\s+failed))*'(?=\s+failed)", r"command '\1...'", text)
-
-
-def task_state(exitstatus: str | None) -> Literal["ok", "warnings", "error", "unknown"]:
-    """What a finished task's exit status means. Pure. (``WARNINGS: 2`` is no failure, ``unexpected status`` is neither.)"""
-    if exitstatus == "OK":
-        return "ok"
-    if exitstatus is None or exitstatus in {"", "unexpected status", "unknown"}:
-        return "unknown"
-    return "warnings" if re.fullmatch(r"WARNINGS: \d+", exitstatus) else "error"
 
 
 class Proxmox:
@@ -217,7 +103,7 @@ class Proxmox:
         ours = http.session(
             guard, tls=http.Tls(_path(settings.ca_file), settings.fingerprint), timeout=(http.CONNECT_SECONDS, READ_SECONDS),
             # Its 500 is a refusal; only a proxy's answer leaves open what happened.
-            no=lambda status: status >= 300 and (status == 595 or status not in _PROXY_STATUS),
+            no=lambda status: status >= 300 and (status == 595 or status not in PROXY_STATUS),
         )  # fmt: skip
         session = self._api._store["session"]
         session.trust_env = False
@@ -336,7 +222,7 @@ class Proxmox:
             parameters["vmid"] = vmid  # these name their guest in the body, not in the path
         try:
             upid = self.change(method, path, **parameters)
-            if isinstance(upid, str) and _UPID.fullmatch(upid):
+            if isinstance(upid, str) and UPID.fullmatch(upid):
                 return upid
             # What is no task's name cannot be followed; whether a task began is asked of the list.
             lost: CutoverError = Failed(f"{what}: Proxmox answered something else instead of a task, and lists none.")
@@ -367,7 +253,7 @@ class Proxmox:
             call: Callable[..., Any] = getattr(resource, {"GET": "get", "POST": "post", "PUT": "put", "DELETE": "delete"}[method])
             answer = call(**sent)
         except ResourceException as error:
-            raise _sorted(error, shown, method, self.token) from None
+            raise error_of(error, shown, method, self.token) from None
         except (KeyError, TypeError, AttributeError, RecursionError):
             answer = {"errors": b""}  # JSON, but not Proxmox' envelope
         except RequestException as error:
@@ -620,25 +506,6 @@ class AgentResult:
         return next(
             (line.strip() for line in (*self.err.splitlines(), *self.out.splitlines()) if line.strip()), f"code {self.code}"
         )
-
-
-def _sorted(error: ResourceException, shown: str, method: str, token: str) -> CutoverError:
-    """The error of this project that an answer of Proxmox is."""
-    status, text = int(error.status_code), http.without_markup(str(error.content or error.status_message or ""))
-    # Bytes are what proxmoxer makes of a body that is not Proxmox' JSON: a page of something in between.
-    told = error.errors if isinstance(error.errors, dict) else {}
-    errors = {name: said for name, said in told.items() if not isinstance(said, bytes)}
-    if errors:
-        text = "; ".join(f"{name}: {' '.join(str(said).split())}" for name, said in errors.items())
-    if status == 401:
-        return Refused(
-            f"Proxmox does not accept the token {token}.", "Compare PROXMOX_TOKEN_ID and PROXMOX_TOKEN_SECRET with Proxmox."
-        )
-    if status in _PROXY_STATUS:
-        if method == "GET" or status == 595:
-            return Unreachable(f"{shown}: {status} {text}.")
-        return OutcomeUnknown(f"{shown}: {status} {text}", "Look whether it happened before doing it again.")
-    return ProxmoxRefused(f"{shown}: {text or status}.", kind_of(text), status, errors)
 
 
 def _path(name: str | None) -> Any:

@@ -26,7 +26,8 @@ from cutover.proxmox.privileges import SCRATCH_POOL
 
 if TYPE_CHECKING:
     from cutover.core.journal import Entry
-    from cutover.proxmox.client import ProxmoxSession, TaskEnd
+    from cutover.proxmox.client import ProxmoxSession
+    from cutover.proxmox.tasks import TaskEnd
     from cutover.proxmox.vzdump import Archive
     from cutover.site.schema import Guest
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.core.errors import Refused
 from cutover.core.units import GIB, MIB
 from cutover.proxmox import drives, guest_disk
-from cutover.proxmox.client import ProxmoxRefused
+from cutover.proxmox.answers import ProxmoxRefused
 
 if TYPE_CHECKING:
     from cutover.proxmox.client import ProxmoxSession

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from cutover.core.errors import Failed, OutcomeUnknown, Refused
 from cutover.proxmox import guest_disk
 from cutover.proxmox import vm as vm_state
-from cutover.proxmox.client import AgentResult, ProxmoxRefused
+from cutover.proxmox.answers import ProxmoxRefused
+from cutover.proxmox.client import AgentResult
 
 if TYPE_CHECKING:
     from cutover.proxmox.client import ProxmoxSession

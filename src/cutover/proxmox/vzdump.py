@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cutover.core.errors import Failed, Refused, Unreachable
 from cutover.proxmox import drives, privileges
-from cutover.proxmox.client import why
+from cutover.proxmox.tasks import why
 
 if TYPE_CHECKING:
     from cutover.proxmox.client import ProxmoxSession
