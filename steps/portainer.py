@@ -13,7 +13,7 @@ from cutover.context import Context
 from cutover.core.credentials import Credentials
 from cutover.core.wait import Not, wait_until
 from cutover.phases import deploy_proof
-from cutover.portainer.client import Stack
+from cutover.portainer.stack import Stack
 from cutover.state import deployment as state_of
 from lab.lab import ROOT, Lab
 from lab.operator import Operator

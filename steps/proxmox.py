@@ -17,7 +17,7 @@ from pytest_bdd import given, parsers, then, when
 
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.phases import registry
-from cutover.portainer import client
+from cutover.portainer.picture import Picture, differences
 from cutover.proxmox import vm as vm_state
 from cutover.state import backup_manifest
 from lab.guestos import GIB, Disk, encrypted_root, lvm_root, plain_root, swap_behind_root, zfs_root
@@ -382,7 +382,7 @@ def _not_restarted(lab: Host) -> None:
 
 
 @given("the containers of the new server run", target_fixture="as_before")
-def _containers_run(operator: Operator) -> client.Picture:
+def _containers_run(operator: Operator) -> Picture:
     run = operator.run(execute=False)
     try:
         picture = run.portainer.picture()
@@ -399,10 +399,10 @@ def _was_restarted_once(lab: Lab, operator: Operator) -> None:
 
 
 @then("its containers and stacks are as they were")
-def _as_they_were(operator: Operator, as_before: client.Picture) -> None:
+def _as_they_were(operator: Operator, as_before: Picture) -> None:
     run = operator.run(execute=False)
     try:
-        assert client.differences(as_before, run.portainer.picture(), ours="/", restarted=True) == []
+        assert differences(as_before, run.portainer.picture(), ours="/", restarted=True) == []
     finally:
         run.close()
 

@@ -114,7 +114,7 @@ FAULTS = [
           "a gate that users would notice is taken out again", "Nothing was refused"),
     Fault("D1", "answers through Nginx are not compared", {"cutover.checks.qdrant:_answers_differ": lambda *_: ""},
           "another answer through nginx is noticed", "same"),
-    Fault("D2", "Portainer is not compared with before", {"cutover.portainer.client:differences": _nothing},
+    Fault("D2", "Portainer is not compared with before", {"cutover.portainer.picture:differences": _nothing},
           "it is noticed when event", "the same environments", "stopped another stack"),
     Fault("D3", "vLLM is not compared with before", {"cutover.vllm:Portrait.differences": _nothing},
           "it is noticed when vllm event", "as before", "was restarted"),

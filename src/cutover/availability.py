@@ -91,7 +91,7 @@ class _Portainer:
         self._before: Any = None
 
     def ask(self, *, ends: bool) -> None:
-        from cutover.portainer.client import differences
+        from cutover.portainer.picture import differences
 
         del ends
         seen = self._client.glance()

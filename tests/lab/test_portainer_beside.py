@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cutover.portainer.client import PROJECT, SERVICE, name_of, of_service
 from cutover.portainer.deployment import collided, in_words
+from cutover.portainer.stack import PROJECT, SERVICE, name_of, of_service
 from cutover.portainer.variables import arriving
 from lab.portainer import PORTAINERS_HOME
 from tests.support.vm1001 import VIEWER, Vm1001

@@ -9,7 +9,7 @@ from cutover.context import Context
 from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError, Failed
 from cutover.core.ui import SilentUi
-from cutover.qdrant import compare
+from cutover.qdrant import compare, schema
 from cutover.qdrant import snapshots as left
 from cutover.qdrant.client import NotThere
 from cutover.replication import switchover
@@ -42,7 +42,7 @@ def run(servers: Any, tmp_path: Any) -> Any:
 
 def same(run: Any) -> Any:
     assert compare.compare_collection(run.old, run.new, "docs").differences == []
-    assert compare.compare_schemas(compare.schema_of(run.old), compare.schema_of(run.new)) == []
+    assert schema.compare_schemas(schema.schema_of(run.old), schema.schema_of(run.new)) == []
 
 
 def snapshots(run: Any) -> Any:

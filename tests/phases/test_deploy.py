@@ -19,8 +19,8 @@ from cutover.core.wait import Not, wait_until
 from cutover.gate.controller import Gate
 from cutover.phases import deploy, deploy_back, deploy_submit, deploy_undo
 from cutover.portainer import compose_file, deployment
-from cutover.portainer.client import Stack
 from cutover.portainer.git import References
+from cutover.portainer.stack import Stack
 from cutover.site import schema as sites
 from cutover.state import deployment as state_of
 from lab.processes import Process, listening, running

@@ -17,7 +17,8 @@ from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.core.wait import Not, wait_until
 from cutover.phases import deploy
 from cutover.portainer import deployment
-from cutover.portainer.client import Portainer, Stack
+from cutover.portainer.client import Portainer
+from cutover.portainer.stack import Stack
 from cutover.site import schema as sites
 from cutover.state import deployment as state_of
 from tests.support.phases import done, undone

@@ -11,8 +11,10 @@ import pytest
 from cutover.core.credentials import Credentials
 from cutover.core.errors import Refused, Unreachable, WritesRefused, WrongUsage
 from cutover.core.write_guard import WriteGuard
-from cutover.portainer.client import Answered, Behaviour, Picture, Portainer, Stack, differences
+from cutover.portainer.client import Answered, Behaviour, Portainer
 from cutover.portainer.git import Repository
+from cutover.portainer.picture import Picture, differences
+from cutover.portainer.stack import Stack
 from cutover.site import load as sites
 from lab.portainer import Git as GitOfPortainer
 from tests.support.vm1001 import KEY, ROOT, Vm1001

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cutover.core.errors import Refused
-from cutover.portainer import compose_file, shipped
+from cutover.portainer import compose, compose_file, shipped
 from cutover.site import load as site_load
 from cutover.site import schema
 
@@ -62,7 +62,7 @@ def test_compose_refuses_the_file_without_a_key(text: str, name: str) -> None:
 
 
 def test_the_real_binary_is_called_not_the_script_that_hides_failures() -> None:
-    binary = compose_file.compose_binary()
+    binary = compose.binary()
     assert binary is not None
     assert subprocess.run([*binary, "-f", "/nonexistent.yml", "config"], capture_output=True, check=False).returncode
 
@@ -167,4 +167,4 @@ def test_image_references_are_taken_apart(reference: str, parts: tuple[str, str,
 def test_a_compose_that_cannot_run_on_this_machine_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "docker" else None)
-    assert compose_file.compose_binary() == ["/usr/bin/docker", "compose"]
+    assert compose.binary() == ["/usr/bin/docker", "compose"]

@@ -6,14 +6,14 @@ Each file here is accepted by the real Compose (where it says so), so nothing bu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cutover.core.errors import Refused
-from cutover.portainer import compose_file, compose_policy
+from cutover.portainer import compose, compose_file, compose_policy
 from cutover.site import load as site_load
 from cutover.site import schema
 
@@ -180,13 +180,13 @@ def test_compose_is_not_asked_about_a_file_that_reads_others(
     attack: str, text: str, ours: schema.Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    really = compose_file._compose
+    really = compose.config
 
-    def noted(text: str, variables: Mapping[str, str], project: str) -> tuple[int, str, str]:
+    def noted(text: str, project: str, **more: Any) -> compose.Answer:
         asked.append(text)
-        return really(text, variables, project)
+        return really(text, project, **more)
 
-    monkeypatch.setattr(compose_file, "_compose", noted)
+    monkeypatch.setattr(compose, "config", noted)
     was, becomes = READ[attack]
     changed = text.replace(was, becomes, 1)
     assert compose_file.mistakes(compose_file.read(changed), ours)
@@ -261,7 +261,7 @@ def test_what_compose_stumbles_over_is_not_shown(text: str, tmp_path: Path, monk
         binary = tmp_path / "compose"
         binary.write_text(f"#!/bin/sh\n{script}\nexit 1\n")
         binary.chmod(0o755)
-        monkeypatch.setattr(compose_file, "compose_binary", lambda: [str(binary)])
+        monkeypatch.setattr(compose, "binary", lambda: [str(binary)])
         return str(compose_file.compose_says(text, compose_policy.PLACEHOLDERS))
 
     for said in (

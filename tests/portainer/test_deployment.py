@@ -12,9 +12,9 @@ import pytest
 from cutover.core.ui import SilentUi
 from cutover.phases import deploy_proof
 from cutover.portainer import compose_file, deployment
-from cutover.portainer.client import Stack
 from cutover.portainer.deployment import Seen, Situation, Wanted
 from cutover.portainer.git import References
+from cutover.portainer.stack import Stack
 from cutover.site.load import parse
 from cutover.site.schema import Site
 from cutover.state import deployment as state_of

@@ -9,7 +9,8 @@ import pytest
 from cutover.checks.qdrant import alike
 from cutover.core.errors import Unreachable, WritesRefused
 from cutover.core.write_guard import WriteGuard
-from cutover.qdrant.client import Answered, NotThere, Qdrant, writes_counted
+from cutover.qdrant.client import Answered, NotThere, Qdrant
+from cutover.qdrant.counters import writes_counted
 from tests.support.qdrant_pair import KEY, READ_KEY, pair_of_servers
 
 

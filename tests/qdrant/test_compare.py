@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutover.qdrant import compare
+from cutover.qdrant import compare, schema
 from cutover.qdrant.affected import Depth
-from cutover.qdrant.compare import Difference, Schema, compare_answers, compare_schemas
+from cutover.qdrant.compare import Difference, compare_answers
 from cutover.qdrant.pages import Limits, Size
+from cutover.qdrant.schema import Schema, compare_schemas
 from tests.support.qdrant_pair import READ_KEY, pair_of_servers
 
 
@@ -182,7 +183,7 @@ def test_a_copy_is_the_same_bit_by_bit(copied: Any) -> None:
     found = compare.compare_collection(copied.old, copied.new, "c")
     assert (found.records, found.count) == (298, 0)
     assert compare.compare_counts(copied.old, copied.new, ["c"]) == []
-    assert compare_schemas(compare.schema_of(copied.old), compare.schema_of(copied.new)) == []
+    assert compare_schemas(schema.schema_of(copied.old), schema.schema_of(copied.new)) == []
 
 
 def test_records_read_and_written_back_are_the_same_bit_by_bit(copied: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cutover.qdrant.client import writes_counted
+from cutover.qdrant.counters import writes_counted
 from cutover.qdrant.limits import bytes_needed, defaults_differ, reasons_against
 from cutover.qdrant.routes import route
 from cutover.replication.bypass import Bypass, by_route, unexplained

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cutover.gate.write_log import Write
-from cutover.qdrant import compare
+from cutover.qdrant import compare, schema
 from cutover.qdrant.client import Answered, Qdrant
 from cutover.replication.follower import Follower
 from cutover.replication.position import Position
@@ -260,7 +260,7 @@ def test_nothing_differs_however_records_were_chosen_and_wherever_the_tool_was_k
         )
         print(shown)
         assert differing == [], shown
-        assert compare.compare_schemas(compare.schema_of(old), compare.schema_of(new)) == []
+        assert schema.compare_schemas(schema.schema_of(old), schema.schema_of(new)) == []
         assert application.by_filter > 50
         assert asked > 50 or indexes
         if not indexes:

@@ -13,7 +13,7 @@ import pytest
 
 from cutover.core.errors import Refused
 from cutover.gate.write_log import Write
-from cutover.qdrant import compare
+from cutover.qdrant import compare, schema
 from cutover.qdrant.affected import Depth, Touched
 from cutover.qdrant.client import Answered, Qdrant
 from cutover.replication import follower, work
@@ -134,7 +134,7 @@ def test_what_may_be_on_the_other_server_before_its_line_was_read_is_known(stage
 
 
 def same(stage: Any) -> Any:
-    assert compare.compare_schemas(compare.schema_of(stage.old), compare.schema_of(stage.new)) == []
+    assert schema.compare_schemas(schema.schema_of(stage.old), schema.schema_of(stage.new)) == []
     for name in stage.old.collections():
         assert compare.compare_collection(stage.old, stage.new, name).differences == []
 

@@ -13,7 +13,8 @@ from cutover.checks.qdrant import _answers_differ
 from cutover.context import Context
 from cutover.core.credentials import Credentials
 from cutover.core.ui import SilentUi
-from cutover.qdrant import compare, limits
+from cutover.qdrant import limits
+from cutover.qdrant.schema import compare_schemas, schema_of
 from cutover.replication import schema, switchover
 from cutover.replication.follower import Follower
 from cutover.replication.position import Position
@@ -182,14 +183,14 @@ def test_every_index_and_setting_is_brought_over_as_it_is(context: Context) -> N
         for one in INDEXES:
             old.create_index(name, "f", one)
             if (said := schema.bring_settings(old, new, name)) or not same(old, new):
-                wrong.append(f"index {one}: {said} {compare.compare_schemas(compare.schema_of(old), compare.schema_of(new))}")
+                wrong.append(f"index {one}: {said} {compare_schemas(schema_of(old), schema_of(new))}")
             old.delete_index(name, "f")
         for one in CHANGES:
             old.patch(name, one)
             if (said := schema.bring_settings(old, new, name)) or not same(old, new):
-                wrong.append(f"change {one}: {said} {compare.compare_schemas(compare.schema_of(old), compare.schema_of(new))}")
+                wrong.append(f"change {one}: {said} {compare_schemas(schema_of(old), schema_of(new))}")
     assert wrong == []
 
 
 def same(old: Any, new: Any) -> bool:
-    return compare.compare_schemas(compare.schema_of(old), compare.schema_of(new)) == []
+    return compare_schemas(schema_of(old), schema_of(new)) == []

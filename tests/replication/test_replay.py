@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cutover.core.errors import Failed
 from cutover.core.ui import SilentUi
 from cutover.gate.write_log import Ended, Write, lines
-from cutover.qdrant import compare
+from cutover.qdrant import compare, schema
 from cutover.qdrant.affected import NotUnderstood
 from cutover.qdrant.client import Answered, Qdrant
 from cutover.replication import account, again, replay, resend, switchover
@@ -306,7 +306,7 @@ def test_any_writes_sent_again_lead_to_the_same_state_however_often_it_dies(
         Position("new").save(switchover.position_path(run))
         _replay_and_die(run, deaths, dice)
         servers.new.barrier(servers.new.collections())
-    assert compare.compare_schemas(compare.schema_of(servers.new), compare.schema_of(servers.old)) == []
+    assert schema.compare_schemas(schema.schema_of(servers.new), schema.schema_of(servers.old)) == []
     for name in servers.new.collections():
         assert compare.compare_collection(servers.new, servers.old, name).differences == []
 

@@ -23,8 +23,8 @@ from cutover.checks.registry import Finding
 from cutover.core import events, files
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import Journal, now
-from cutover.portainer import client
-from cutover.portainer.client import Picture
+from cutover.portainer import picture
+from cutover.portainer.picture import Picture
 from cutover.proxmox import firewall, identity
 from cutover.qdrant import access
 from cutover.qdrant.access import Caller, Right
@@ -207,7 +207,7 @@ def _same_portainer(context: Context, before: Any, done: set[str]) -> Finding:
     name = context.site.portainer.stack
     now_ = context.portainer.picture()
     volumes = [v for v in {*before["volumes"], *now_.volumes} if v.startswith(f"{name}_")]
-    found = client.differences(
+    found = picture.differences(
         Picture.from_facts(before), now_, ours=name, our_volumes=volumes, restarted=_ever(context, "resize")
     )
     if found:

@@ -8,8 +8,8 @@ from cutover import availability
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core import events
 from cutover.core.errors import Refused
-from cutover.portainer import client, compose_file, deployment
-from cutover.portainer.client import Picture
+from cutover.portainer import client, compose_file, deployment, picture
+from cutover.portainer.picture import Picture
 from cutover.qdrant import access
 from cutover.state import deployment as state_of
 
@@ -95,9 +95,9 @@ def portainer_as_before(context: Context) -> Finding:
     before = Picture.from_facts(taken.extra["picture"])
     now = server.picture()
     # A reboot of the VM, by this tool or by anyone, restarts everything at once; one container alone is a surprise.
-    restarted = client.all_restarted(before, now)
+    restarted = picture.all_restarted(before, now)
     volumes = [v for v in {*before.volumes, *state_of.our_volumes(context)} if v.startswith(f"{name}_")]
-    found = client.differences(before, now, ours=name, our_volumes=volumes, restarted=restarted)
+    found = picture.differences(before, now, ours=name, our_volumes=volumes, restarted=restarted)
     server.ping()
     if server.user().get("Role") != client.ADMINISTRATOR:
         found.append("The access token's user may not deploy any more.")

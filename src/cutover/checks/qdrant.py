@@ -15,7 +15,7 @@ from cutover.checks.registry import Finding, Moment, check
 from cutover.core.errors import CutoverError, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import OTHER, Side
-from cutover.qdrant import compare, limits, releases
+from cutover.qdrant import compare, limits, releases, schema
 from cutover.qdrant.affected import PointId, touched
 from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of
 from cutover.qdrant.compare import look_through, some
@@ -256,7 +256,7 @@ def same_data(context: Context) -> Finding:
         ]
         pending = sum(len(ids & due.get(name, set())) for name, ids in open_.items())
         if not anything:
-            rest += compare.compare_schemas(compare.schema_of(source), compare.schema_of(target))
+            rest += schema.compare_schemas(schema.schema_of(source), schema.schema_of(target))
         return Not(compare.summary(rest)) if rest and not anything else True
 
     records = sum(c.records for c in compared)

@@ -14,7 +14,8 @@ from cutover.discovery.facts import Found
 from cutover.portainer.git import Repository
 
 if TYPE_CHECKING:
-    from cutover.portainer.client import Portainer, Stack
+    from cutover.portainer.client import Portainer
+    from cutover.portainer.stack import Stack
 
 STACK = "qdrant"
 COMPOSE_FILE = "stacks/qdrant/docker-compose.yml"

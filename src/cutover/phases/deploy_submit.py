@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.core import events
 from cutover.core.errors import Failed, OutcomeUnknown, Unreachable
 from cutover.phases.deploy_proof import AGAIN, Interrupted, prove, settled, what_answers
-from cutover.portainer.client import Answered, Stack
+from cutover.portainer.client import Answered
 from cutover.portainer.deployment import (
     Seen,
     Situation,
@@ -23,6 +23,7 @@ from cutover.portainer.deployment import (
     in_words,
     restarts_unasked,
 )
+from cutover.portainer.stack import Stack
 
 if TYPE_CHECKING:
     from cutover.context import Context

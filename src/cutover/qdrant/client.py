@@ -27,10 +27,10 @@ import requests
 
 from cutover.core import http
 from cutover.core.credentials import cut
-from cutover.core.errors import CutoverError, OutcomeUnknown, Refused, Unreachable
+from cutover.core.errors import CutoverError, OutcomeUnknown, Unreachable
 from cutover.core.write_guard import WriteGuard
 from cutover.qdrant.affected import PointId
-from cutover.qdrant.routes import is_grpc_write, is_read, leaves_data_alone, route
+from cutover.qdrant.routes import is_read, route
 
 #: Qdrant closes a connection that was idle for 5 s; one that old is not used again.
 IDLE_SECONDS = 4.0
@@ -530,35 +530,3 @@ def side_by_side(tasks: Sequence[Any], threads: int = 8) -> list[Any]:
     with ThreadPoolExecutor(max_workers=min(threads, len(tasks))) as pool:
         waiting = [pool.submit(task) for task in tasks]
     return [one.result() for one in waiting]
-
-
-def writes_counted(telemetry: Mapping[str, Any]) -> Counter[tuple[str, int]]:
-    """Writes of data or schema that the server answered since it started: (route, status) -> number; gRPC as ``gRPC ...``."""
-    found: Counter[tuple[str, int]] = Counter()
-    requests_ = telemetry.get("requests", {})
-    for name, by_status in requests_.get("rest", {}).get("responses", {}).items():
-        method, _, path = name.partition(" ")
-        if path.strip("/") == "unknown":  # how it counts all that is no route of its own: nothing was written, whoever sent it
-            continue
-        # A template's braces match like a name does, except for the shard's number. What stands in them differs between
-        # releases: {name} up to 1.15, {collection_name} since.
-        path = re.sub(r"\{shard(_id)?\}", "0", path)
-        if not is_read(method, path) and not leaves_data_alone(method, path):
-            for status, numbers in by_status.items():
-                found[route(method, path), int(status)] += int(numbers.get("count", 0))
-    for name, by_status in (requests_.get("grpc") or {}).get("responses", {}).items():
-        if is_grpc_write(name):
-            for status, numbers in by_status.items():
-                found[f"gRPC {name.lstrip('/')}", int(status)] += int(numbers.get("count", 0))
-    return found
-
-
-def need_same_version(old: Qdrant, new: Qdrant) -> str:
-    """The release both servers run; Refused when they differ: a snapshot of one may not be readable by the other."""
-    mine, theirs = old.version(), new.version()
-    if mine != theirs:
-        raise Refused(
-            f"{old.name} runs Qdrant {mine}, {new.name} runs {theirs}.",
-            "Run the same release on both, move, and upgrade afterwards.",
-        )
-    return mine

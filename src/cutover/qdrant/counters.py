@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cutover.qdrant import routes
+
 GRPC = "gRPC "
 #: What looks after a server and asks it for no data: no application.
 _MONITORING = re.compile(
@@ -78,3 +80,24 @@ def grown(before: Mapping[str, Any], after: Mapping[str, Any], sent: Counter[str
         for route, number in sorted(counted.items())
         if number > ours[route] and number > 0
     ]
+
+
+def writes_counted(telemetry: Mapping[str, Any]) -> Counter[tuple[str, int]]:
+    """Writes of data or schema that the server answered since it started: (route, status) -> number; gRPC as ``gRPC ...``."""
+    found: Counter[tuple[str, int]] = Counter()
+    requests_ = telemetry.get("requests", {})
+    for name, by_status in requests_.get("rest", {}).get("responses", {}).items():
+        method, _, path = name.partition(" ")
+        if path.strip("/") == "unknown":  # how it counts all that is no route of its own: nothing was written, whoever sent it
+            continue
+        # A template's braces match like a name does, except for the shard's number. What stands in them differs between
+        # releases: {name} up to 1.15, {collection_name} since.
+        path = re.sub(r"\{shard(_id)?\}", "0", path)
+        if not routes.is_read(method, path) and not routes.leaves_data_alone(method, path):
+            for status, numbers in by_status.items():
+                found[routes.route(method, path), int(status)] += int(numbers.get("count", 0))
+    for name, by_status in (requests_.get("grpc") or {}).get("responses", {}).items():
+        if routes.is_grpc_write(name):
+            for status, numbers in by_status.items():
+                found[f"gRPC {name.lstrip('/')}", int(status)] += int(numbers.get("count", 0))
+    return found

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import Gate, Written
 from cutover.qdrant.affected import IN_FRONT
-from cutover.qdrant.client import Qdrant, writes_counted
+from cutover.qdrant.client import Qdrant
+from cutover.qdrant.counters import writes_counted
 from cutover.qdrant.routes import route
 from cutover.replication.proofs import Counted
 

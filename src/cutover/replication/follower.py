@@ -28,6 +28,7 @@ from pathlib import Path
 from cutover.core.errors import Unreachable
 from cutover.gate.interface import OTHER, Gate, Written
 from cutover.qdrant import compare, records
+from cutover.qdrant import schema as qdrant_schema
 from cutover.qdrant.affected import Depth, PointId
 from cutover.qdrant.client import NotThere, Qdrant, side_by_side
 from cutover.qdrant.matching import MOST_MATCHES, matching
@@ -276,7 +277,7 @@ class Follower:
             mine, theirs = side_by_side([lambda: self.source.info(name), lambda: self.target.info(name)])
         except NotThere:
             return False
-        return schema.indexes(mine) == schema.indexes(theirs)
+        return qdrant_schema.indexes(mine) == qdrant_schema.indexes(theirs)
 
     def _size(self, name: str, what: str) -> Size:
         """How much of a collection is asked for at a time, as far as this object has learnt it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cutover.core import events
 from cutover.core.errors import Refused, Unreachable
 from cutover.qdrant import access, limits, releases
-from cutover.qdrant.client import NotThere, Qdrant, need_same_version
+from cutover.qdrant.client import NotThere, Qdrant
 from cutover.replication import left_behind
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def refuse_unsafe(context: Context) -> None:
     """Refused, with every reason, where something cannot be moved safely."""
-    version = need_same_version(context.old, context.new)
+    version = _need_same_version(context.old, context.new)
     if bad := releases.known_bad(version):
         raise Refused(bad, "Upgrade both servers one minor release at a time first.")
     if careful := releases.warning(version):
@@ -88,3 +88,14 @@ def copied(context: Context) -> set[str]:
         elif entry.act == events.COPIED:
             found.add(entry.extra["collection"])
     return found
+
+
+def _need_same_version(old: Qdrant, new: Qdrant) -> str:
+    """The release both servers run; Refused when they differ: a snapshot of one may not be readable by the other."""
+    mine, theirs = old.version(), new.version()
+    if mine != theirs:
+        raise Refused(
+            f"{old.name} runs Qdrant {mine}, {new.name} runs {theirs}.",
+            "Run the same release on both, move, and upgrade afterwards.",
+        )
+    return mine

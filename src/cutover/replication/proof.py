@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from cutover.core.wait import Not, TimedOut, wait_until
-from cutover.qdrant import compare
+from cutover.qdrant import compare, schema
 from cutover.qdrant.affected import PointId
 from cutover.qdrant.client import NotThere, side_by_side
 from cutover.qdrant.compare import Difference
@@ -74,7 +74,7 @@ def prove_everything(
             left = compare.compare_ids(following.source, following.target, name, list(wrong), size=following.learnt(name))
             # Where the collection is gone by now, the comparison of the schemas names it.
             open_[name] = {d.where: d for d in not_left_out(following, left) if d.kind != "collection"}
-        now = compare.compare_schemas(compare.schema_of(following.source), compare.schema_of(following.target))
+        now = schema.compare_schemas(schema.schema_of(following.source), schema.schema_of(following.target))
         # A collection that lives for a moment is on one server only, and at every look another one: what was changed
         # since the look before is no difference yet.
         lasting = [d for d in now if seen is None or (d in seen and not _explained(d, followed))]
@@ -103,11 +103,11 @@ def prove_quickly(following: Follower, ids: Mapping[str, set[PointId]], *, count
     def names() -> list[Difference]:
         both = side_by_side([f for s in (following.source, following.target) for f in (s.collections, s.aliases)])
         (mine, my_aliases), (theirs, their_aliases) = both[:2], both[2:]
-        return compare.compare_names(mine, my_aliases, theirs, their_aliases)
+        return schema.compare_names(mine, my_aliases, theirs, their_aliases)
 
     def settings(name: str) -> list[Difference]:
-        schemas = [compare.schema_of(server, [name], aliases=False) for server in (following.source, following.target)]
-        return compare.compare_schemas(*schemas)
+        schemas = [schema.schema_of(server, [name], aliases=False) for server in (following.source, following.target)]
+        return schema.compare_schemas(*schemas)
 
     def records(name: str) -> list[Difference]:
         found = compare.compare_ids(

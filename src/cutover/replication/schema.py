@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from cutover.qdrant import compare
+from cutover.qdrant import compare, schema
 from cutover.qdrant.client import Answered, Qdrant, vectors_of
 
 
@@ -37,10 +37,10 @@ def bring_settings(source: Qdrant, target: Qdrant, name: str) -> str:
         with suppress(Answered):
             target.patch(name, patch_for(mine["config"], theirs["config"]))
         theirs = target.info(name)
-        left = compare.compare_schemas(_only(name, mine), _only(name, theirs))
+        left = schema.compare_schemas(_only(name, mine), _only(name, theirs))
         if left := [d for d in left if d.kind == "setting"]:
             return f"settings of {name} were changed ({compare.summary(left, 2)})"
-    wanted, others = indexes(mine), indexes(theirs)
+    wanted, others = schema.indexes(mine), schema.indexes(theirs)
     for field in sorted({*wanted, *others}):
         if wanted.get(field) == others.get(field):
             continue
@@ -86,10 +86,5 @@ def index_schema(described: Mapping[str, Any]) -> Any:
     return {k: v for k, v in params.items() if v is not None} if params else described["data_type"]
 
 
-def indexes(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    schema = info.get("payload_schema") or {}
-    return {name: {k: v for k, v in one.items() if k != "points"} for name, one in schema.items()}
-
-
-def _only(name: str, info: Mapping[str, Any]) -> compare.Schema:
-    return compare.Schema({name: info["config"]}, {name: indexes(info)}, {})
+def _only(name: str, info: Mapping[str, Any]) -> schema.Schema:
+    return schema.Schema({name: info["config"]}, {name: schema.indexes(info)}, {})

@@ -19,7 +19,7 @@ from cutover.core import events
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable
 from cutover.core.wait import TimedOut
 from cutover.gate.interface import OTHER, Side
-from cutover.qdrant import compare, snapshots
+from cutover.qdrant import compare, schema, snapshots
 from cutover.qdrant.affected import PointId
 from cutover.qdrant.client import Answered, Qdrant
 from cutover.qdrant.records import NO_NUMBER
@@ -412,7 +412,7 @@ def begin_anew(context: Context, verb: str, why: str) -> dict[str, Any]:
 
     Asks for the site's name, because what the old server holds otherwise is lost. Run again it begins from the start.
     """
-    differing = compare.compare_schemas(compare.schema_of(context.new), compare.schema_of(context.old))
+    differing = schema.compare_schemas(schema.schema_of(context.new), schema.schema_of(context.old))
     shown = f" Other than records, that is: {compare.summary(differing, 10)}." if differing else ""
     context.confirm.by_name(
         context.site.name,

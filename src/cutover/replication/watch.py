@@ -26,7 +26,7 @@ from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import utc
 from cutover.core.text import counted, spoken
 from cutover.gate.write_log import Damaged
-from cutover.qdrant import compare
+from cutover.qdrant import compare, schema
 from cutover.qdrant.affected import PointId
 from cutover.qdrant.client import NotThere
 from cutover.qdrant.pages import Limits, Size
@@ -334,8 +334,8 @@ class Watch:
         oldest = proofs.oldest(following.source.collections())
         if oldest is None or proofs.written or time.time() - self._noted < NOTE_EVERY:
             return
-        mine, theirs = (compare.schema_of(server) for server in (following.source, following.target))
-        if not self._schema(compare.compare_schemas(mine, theirs)):
+        mine, theirs = (schema.schema_of(server) for server in (following.source, following.target))
+        if not self._schema(schema.compare_schemas(mine, theirs)):
             self._noted = time.time()
             said = f"Both servers hold the same; the oldest part was compared at {utc(oldest)}"
             self._context.journal.note(events.proved_by("follow"), said)
@@ -343,7 +343,7 @@ class Watch:
     def _look_at_names(self, following: Following) -> None:
         both = ((one.collections(), one.aliases()) for one in (following.source, following.target))
         (mine, my_aliases), (theirs, their_aliases) = both
-        self._schema(compare.compare_names(mine, my_aliases, theirs, their_aliases))
+        self._schema(schema.compare_names(mine, my_aliases, theirs, their_aliases))
 
     def _schema(self, differences: list[compare.Difference]) -> bool:
         """What differs besides records, and stays so: what was made a moment ago is brought over by the next round."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from cutover.core.credentials import Credentials
 from cutover.core.errors import Refused, Unreachable
 from cutover.portainer import compose_file, compose_policy, running, variables
-from cutover.portainer.client import PROJECT, Answered, Stack, name_of, of_service
+from cutover.portainer.client import Answered
 from cutover.portainer.deployment import (
     Seen,
     Situation,
@@ -23,6 +23,7 @@ from cutover.portainer.deployment import (
     seconds_at,
 )
 from cutover.portainer.git import Repository
+from cutover.portainer.stack import PROJECT, Stack, name_of, of_service
 from cutover.qdrant import access
 from cutover.qdrant.client import Qdrant
 from cutover.replication import serving
