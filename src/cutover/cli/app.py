@@ -6,31 +6,27 @@ changed, then it failed (run it again); 4 the outcome is unknown (look first).
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from inspect import Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cutover import __version__, plan, runner
+from cutover import __version__, plan
 from cutover.checks import registry as checks
 from cutover.checks.registry import Check, Finding, Moment
+from cutover.cli import steps
+from cutover.cli.command import end, with_site
+from cutover.cli.options import SITE, STATE, AsJson, Execute, SiteFile, StateDir, Yes
 from cutover.cli.output import Output
-from cutover.cli.settings import Settings, exports, plain_asked
-from cutover.cli.terminal import AskingTerminal
+from cutover.cli.settings import Settings, exports
 from cutover.context import Context
-from cutover.core import crash_log, files
+from cutover.core import files
 from cutover.core.credentials import NAMES
-from cutover.core.errors import CutoverError, Refused, WrongUsage
+from cutover.core.errors import Refused, WrongUsage
 from cutover.core.journal import Journal, usable
 from cutover.error_boundary import error_boundary
-from cutover.phases import registry as phases
-from cutover.phases.phase import Plan
 from cutover.proxmox import privileges
 from cutover.site.load import load
 
@@ -44,249 +40,7 @@ app = typer.Typer(
     "3 something changed, then it failed: run it again; 4 outcome unknown: look first.",
 )
 
-SiteFile = Annotated[Path, typer.Option("--site", help="The site file.", envvar="CUTOVER_SITE", show_default=True)]
-StateDir = Annotated[
-    Path, typer.Option("--state-dir", help="Where the journal and records of this site are kept.", envvar="CUTOVER_STATE_DIR")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Execute = Annotated[bool, typer.Option("--execute", help="Really do it. Without this, the plan is shown.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Agree in advance to what is only asked with yes or no.")]
-YesDestroy = Annotated[
-    list[str] | None,
-    typer.Option("--yes-destroy", metavar="NAME", help="Agree in advance to lose what has this name. Can be repeated."),
-]
-SITE = Path("site.yaml")
-STATE = Path(".state")
-
-
-def _guarded(
-    verb: str,
-    site_file: Path,
-    state_dir: Path,
-    as_json: bool,
-    work: Callable[[Context, Output], int],
-    *,
-    execute: bool = False,
-    yes: bool = False,
-    names: Sequence[str] = (),
-) -> None:
-    """Run ``work`` with a run for the site."""
-
-    def with_a_run(output: Output) -> int:
-        site = load(site_file)
-        output.data["site"] = site.name
-        if insecure := site.insecure():
-            output.data["insecure"] = insecure
-            for sentence in insecure:
-                output.terminal.say(sentence)
-        usable(state_dir, writing=execute)
-        confirm = AskingTerminal(output.terminal, *names, yes=yes)
-        told = output.notices
-        told.site = site.name
-        context = Context(
-            site, output.credentials, state_dir, execute=execute, ui=output.terminal, confirm=confirm, heard=told.heard
-        )
-        try:
-            return work(context, output)
-        except CutoverError as error:
-            if execute:
-                told.tell(_EVENTS[error.exit_code], f"{error.sentence} {error.hint}".strip(), verb)
-            raise
-        finally:
-            with suppress(CutoverError):
-                context.close()
-
-    _end(verb, as_json, with_a_run, execute=execute, state_dir=state_dir)
-
-
-_EVENTS = {1: "refused", 2: "refused", 3: "failed", 4: "outcome unknown"}
-
-
-def _end(
-    verb: str, as_json: bool, work: Callable[[Output], int], *, execute: bool = False, state_dir: Path | None = None
-) -> None:
-    """Every outcome becomes a sentence and an exit code, never a traceback."""
-    output = Output.of(verb, as_json, execute, plain=plain_asked())
-    shown = output.terminal.shown
-    try:
-        settings = Settings.current()
-        output.use(settings.keys().credentials)
-        with settings.told(output), settings.notices(output) as output.notices:
-            code = work(output)
-    except CutoverError as error:
-        code = error.exit_code
-        output.data["error"] = {
-            "sentence": output.credentials.redact(error.sentence),
-            "hint": output.credentials.redact(error.hint),
-        }
-        output.terminal.err.print(f"[b red]{_word(code)}[/b red] {shown(error.sentence)}")
-        if error.hint:
-            output.terminal.err.print(shown(error.hint))
-    except KeyboardInterrupt:
-        code = 3 if execute else 1
-        said = "Stopped. What was being done is in the journal; run the same command again to go on, or look at `status`."
-        output.data["error"] = {"sentence": said if execute else "Stopped; nothing was changed.", "hint": ""}
-        output.terminal.err.print(output.data["error"]["sentence"])
-    except BrokenPipeError:  # nobody reads what is printed any more
-        raise
-    except Exception as error:
-        code = 4 if execute else 1
-        said = output.credentials.redact(f"{type(error).__name__}: {error}")
-        hint = f"It is a mistake in this tool; {crash_log.keep(state_dir, output.credentials, error)}."
-        if execute:
-            hint = f"Look at `status` before anything is repeated. {hint}"
-        output.data["error"] = {"sentence": f"This should not happen: {said}", "hint": output.credentials.redact(hint)}
-        output.terminal.err.print(f"[b red]This should not happen:[/b red] {shown(said)}")
-        output.terminal.err.print(shown(hint))
-    if as_json:
-        output.data["exit_code"] = code
-        data = output.credentials.redact_tree(json.loads(json.dumps(output.data, default=str)))
-        told = json.dumps(data, ensure_ascii=False, indent=2).replace("##[", "#\\u0023[")  # a runner takes that for a command
-        sys.stdout.write(told + "\n")
-    raise typer.Exit(code)
-
-
-def _word(code: int) -> str:
-    return {1: "Refused:", 2: "Not started:", 3: "Failed on the way:", 4: "Outcome unknown:"}.get(code, "Failed:")
-
-
-def _show_plan(output: Output, planned: Plan) -> None:
-    if planned.overview:
-        output.data["overview"] = dict(planned.overview)
-    if rows := planned.overview.get("table"):
-        waits = [row["pending"] if row["pending"] != row["now"] else "" for row in rows]
-        titles = ["", "now", "wanted"] + (["waits for the next start"] if any(waits) else [])
-        cells = [[row["what"], row["now"], row["wanted"], wait][: len(titles)] for row, wait in zip(rows, waits, strict=True)]
-        output.table([[str(cell) for cell in row] for row in cells], titles)
-    wide = len(str(len(planned.sentences)))
-    for number, sentence in enumerate(planned.sentences, start=1):
-        output.line(_ended(sentence.text), indent=2, mark=f"{number:>{wide}}.")
-        if sentence.changes:
-            output.line(_ended(sentence.changes), "yellow", indent=4 + wide, mark="changes:")
-        if sentence.undo:
-            undo = "It cannot be undone." if sentence.undo == "None" else _ended(sentence.undo)
-            output.line(undo, "dim", indent=4 + wide, mark="undone: ")
-
-
-def _ended(text: str) -> str:
-    """A sentence ends with its period."""
-    return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-def _do(verb: str, context: Context, output: Output, *, undo: bool = False) -> int:
-    name = f"undo {verb}" if undo else verb
-    if not context.execute:
-        planned = runner.plan(verb, context, undo=undo)
-        output.data["plan"] = [asdict(s) for s in planned.sentences]
-        output.data["refusals"] = list(planned.refusals)
-        output.line(f"What `{name}` would do on {context.site.name}:", "b")
-        _show_plan(output, planned)
-        planned.need_no_refusal()
-        if planned.sentences:
-            output.line()
-        output.line("Nothing was changed. Add --execute to do it." if planned.sentences else "Nothing to do: it is already so.")
-        return 0
-    result = runner.carry_out(verb, context, undo=undo)
-    output.data["plan"] = [asdict(s) for s in result.plan.sentences]
-    if result.outcome is not None:
-        output.data["outcome"] = asdict(result.outcome)
-        for sentence in result.outcome.sentences:
-            output.line(sentence, "green", mark="✔")
-        for warning in result.outcome.warnings:
-            output.line(warning, "yellow", mark="!")
-        if result.outcome.undo:
-            output.line(_ended(result.outcome.undo), "dim", mark="Way back:")
-    return 0
-
-
-def _step(
-    step: Annotated[str, typer.Argument(help="The step to undo.")],
-    site: SiteFile = SITE,
-    state_dir: StateDir = STATE,
-    execute: Execute = False,
-    yes: Yes = False,
-    yes_destroy: YesDestroy = None,
-    as_json: AsJson = False,
-    undo: bool = False,
-) -> None:
-    name = f"undo {step}" if undo else step
-    work = lambda context, output: _do(step, context, output, undo=undo)  # noqa: E731
-    _guarded(name, site, state_dir, as_json, work, execute=execute, yes=yes, names=yes_destroy or [])
-
-
-def _step_command(**fixed: Any) -> Callable[..., None]:
-    """A command with the parameters of :func:`_step` but those that are fixed."""
-
-    def command(**given: Any) -> None:
-        _step(**fixed, **given)
-
-    parameters = [one for one in signature(_step, eval_str=True).parameters.values() if one.name not in fixed]
-    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
-    return command
-
-
-Prove = Annotated[bool, typer.Option("--prove", help="Compare everything, also where an earlier comparison would be enough.")]
-
-
-def _move_command(verb: str) -> Callable[..., None]:
-    def command(
-        site: SiteFile = SITE,
-        state_dir: StateDir = STATE,
-        execute: Execute = False,
-        prove: Prove = False,
-        yes: Yes = False,
-        yes_destroy: YesDestroy = None,
-        as_json: AsJson = False,
-    ) -> None:
-        def work(context: Context, output: Output) -> int:
-            context.prove_all = prove
-            return _do(verb, context, output)
-
-        _guarded(verb, site, state_dir, as_json, work, execute=execute, yes=yes, names=yes_destroy or [])
-
-    return command
-
-
-def _follow_command(
-    site: SiteFile = SITE,
-    state_dir: StateDir = STATE,
-    execute: Execute = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Go on until stopped: follow, compare a little all the time, and say what is wrong.")
-    ] = False,
-    unit: Annotated[bool, typer.Option("--unit", help="Print the systemd unit that watches this site, and do nothing.")] = False,
-    yes: Yes = False,
-    yes_destroy: YesDestroy = None,
-    as_json: AsJson = False,
-) -> None:
-    from cutover.cli import watching
-
-    def work(context: Context, output: Output) -> int:
-        if watch and context.execute:
-            context.gives_way = True  # from the first moment on
-            return watching.watch(context, output)
-        code = _do("follow", context, output)
-        if watch:
-            output.line("With --watch it goes on until it is stopped, and compares a little all the time.")
-        return code
-
-    def prints(output: Output) -> int:
-        output.data["unit"] = watching.unit(site, state_dir)
-        if not as_json:
-            sys.stdout.write(output.data["unit"])
-        return 0
-
-    if unit:
-        _end("follow", as_json, prints)
-    _guarded("follow", site, state_dir, as_json, work, execute=execute, yes=yes, names=yes_destroy or [])
-
-
-_OWN = {"switch": _move_command("switch"), "back": _move_command("back"), "follow": _follow_command}
-for _phase in phases.PHASES:
-    app.command(_phase.name, help=_phase.help)(_OWN.get(_phase.name) or _step_command(step=_phase.name, undo=False))
-_undo_help = "Undo a step: resize, deploy, gate, copy, or what decommission took out of firewall and DNS."
-app.command("undo", help=_undo_help)(_step_command(undo=True))
+steps.add_to(app)
 
 
 @app.command("init", help="Find out what the site is and write site.yaml; asks at most three addresses, changes no server.")
@@ -328,7 +82,7 @@ def init_command(
 
     said = {"proxmox": proxmox, "nginx": nginx_shell, "portainer": portainer, "repository": repository}
     work = lambda output: init.run(output, site, said, trust or [], guest or [], name_server or [], yes=yes)  # noqa: E731
-    _end("init", as_json, work)
+    end("init", as_json, work)
 
 
 @app.command("plan", help="The whole move as numbered steps, with what is done.")
@@ -348,7 +102,7 @@ def plan_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: As
                 output.line(text, "dim", indent=4, mark=mark)
         return 0
 
-    _guarded("plan", site, state_dir, as_json, work)
+    with_site("plan", site, state_dir, as_json, work)
 
 
 @app.command("check", help="Ask whether the criteria hold; changes nothing.")
@@ -384,7 +138,7 @@ def check_command(
             output.line(output.data["baseline"])
         return 0 if found and not unmet and not open_ and not output.data.get("baseline_missing") else 1
 
-    _guarded("check", site, state_dir, as_json, work)
+    with_site("check", site, state_dir, as_json, work)
 
 
 def _baseline(context: Context, output: Output, moment: Moment | None) -> list[tuple[Check, Finding]]:
@@ -455,7 +209,7 @@ def report_command(
             output.line(said)
         return 1 if any(row.verdict == "not met" and not row.waived for row in merged.rows()) else 0
 
-    _end("report", as_json, work)
+    end("report", as_json, work)
 
 
 def _evening(site_file: Path, state_dir: Path, into: Path, criteria: str) -> str:
@@ -508,7 +262,7 @@ def status_command(
             output.line(line)
         return 0
 
-    _guarded("status", site, state_dir, as_json, work)
+    with_site("status", site, state_dir, as_json, work)
 
 
 @app.command("pin", help="Pin a release of Qdrant: version, tag and digest, in site.yaml and the compose file.")
@@ -534,7 +288,7 @@ def pin_command(
             output.line(found.warning)
         return 0
 
-    _guarded("pin", site, state_dir, as_json, work)
+    with_site("pin", site, state_dir, as_json, work)
 
 
 @app.command("stack", help="Print the stack's compose file for this site: commit it where Portainer reads it.")
@@ -548,7 +302,7 @@ def stack_command(site: SiteFile = SITE, as_json: AsJson = False) -> None:
         output.whole(output.data["compose_file"].rstrip("\n"))
         return 0
 
-    _end("stack", as_json, work)
+    end("stack", as_json, work)
 
 
 @app.command("history", help="The journal, readable.")
@@ -568,7 +322,7 @@ def history_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json:
             output.line("Nothing has been done yet.")
         return 0
 
-    _guarded("history", site, state_dir, as_json, work)
+    with_site("history", site, state_dir, as_json, work)
 
 
 @app.command("rights", help="The commands that make one Proxmox token per step, with exactly the rights that it needs.")
@@ -596,7 +350,7 @@ def rights_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: 
             shown |= set(commands)
         return 0
 
-    _guarded("rights", site, state_dir, as_json, work)
+    with_site("rights", site, state_dir, as_json, work)
 
 
 @app.command("keys", help="Which keys this tool reads from the environment, and which are set.")
@@ -624,7 +378,7 @@ def keys_command(
         output.rows([((name, ""), words[name], (meaning, "")) for name, meaning in NAMES.items()])
         return 0
 
-    _end("keys", as_json, work)
+    end("keys", as_json, work)
 
 
 def _version(value: bool) -> None:
