@@ -150,10 +150,6 @@ class NginxHost:
         """Where the gate listens once it is in: beside the operator's servers, on an address that only this machine has."""
         return f"{self.address}:{self.gate_port}"
 
-    @property
-    def vllm_url(self) -> str:
-        return f"http://{self.address}:{self.vllm_port}"
-
     def listen(self, port: int) -> str:
         """What a `listen` directive says so that users reach a port of this host."""
         return f"{self.address}:{port}"

@@ -36,7 +36,7 @@ def test_intent_is_on_disk_before_the_act(journal: Journal) -> None:
         line = json.loads(journal.path.read_text().splitlines()[-1])
         assert (line["kind"], line["act"], line["before"]) == ("intent", "resize.cores", {"cores": 4})
         act.after = {"cores": 6}
-    assert journal.last_done("resize.cores").after == {"cores": 6}  # type: ignore[union-attr]
+    assert journal.acts("resize.cores")[-1].after == {"cores": 6}
     assert kinds(journal) == ["opened", "intent", "done"]
 
 

@@ -88,7 +88,7 @@ def test_a_second_key_is_compared_where_the_tool_has_it(start: Any) -> None:
     new = access.access_of(start(api_key=KEY, read_only_api_key=READ_KEY), keys)
     (found,) = access.differences(old, new)
     assert found.caller is Caller.ALT
-    assert "QDRANT__SERVICE__ALT_API_KEY" in access.ways_out([found])
+    assert "QDRANT__SERVICE__ALT_API_KEY" in access.way_out(found)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_a_difference_is_said_with_both_ways_out(
     one, other = (access.access_of(start(**settings), KEYS) for settings in (old, new))
     found = access.differences(one, other)
     assert said in "; ".join(d.sentence("the old server", "the new server") for d in found)
-    assert out in access.ways_out(found)
-    assert access.ways_out(found).startswith("Either ")
-    assert KEY not in access.ways_out(found)
+    ways = [access.way_out(one) for one in found]
+    assert any(out in one for one in ways)
+    assert all(one.startswith("Either ") and KEY not in one for one in ways)
 
 
 def test_two_servers_with_the_same_keys_do_not_differ(start: Any) -> None:

@@ -131,10 +131,6 @@ class Journal:
         closed = {e.of for e in self._entries if e.of is not None}
         return [e for e in self._entries if e.kind == "intent" and e.seq not in closed]
 
-    def last_done(self, act: str) -> Entry | None:
-        """The newest successful outcome of ``act``, or None."""
-        return next((e for e in reversed(self._entries) if e.kind == "done" and e.act == act), None)
-
     # -- writing ----------------------------------------------------------------------------------
     def lock(self, *, gives_way: bool = False) -> None:
         """Take the journal for this process; :class:`Refused` where another one holds it. Ends with the process.

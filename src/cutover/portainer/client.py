@@ -54,8 +54,6 @@ class Answered(CutoverError):
 class Behaviour:
     """What a version of Portainer does. Sources: its code up to 2.23, release notes and reports for later ones."""
 
-    asynchronous: bool
-    """A deployment is answered before it happens; the stack's status tells how it ended (2.42 and newer)."""
     teardown: bool
     """A deployment that fails takes the running service down (2.15 up to 2.33; unclear, so assumed, up to 2.38)."""
     sources: bool
@@ -66,7 +64,7 @@ class Behaviour:
         """The behaviour of a version such as ``2.23.0``; where it is not known, the more dangerous one is assumed."""
         numbers = re.findall(r"\d+", version)
         number = (int(numbers[0]), int(numbers[1])) if len(numbers) >= 2 else (2, 23)
-        return cls(asynchronous=number >= (2, 40), teardown=(2, 15) <= number < (2, 39), sources=number >= (2, 44))
+        return cls(teardown=(2, 15) <= number < (2, 39), sources=number >= (2, 44))
 
 
 class Portainer:
@@ -153,16 +151,6 @@ class Portainer:
     def instance(self) -> str:
         """The id of its database: another one means that Portainer was set up anew."""
         return str(self._status.get("InstanceID", ""))
-
-    @cached_property
-    def edition(self) -> str:
-        """``CE`` or ``EE``; empty where it does not say."""
-        try:
-            return str(self._json("GET", "/system/version").get("ServerEdition", ""))
-        except Answered as error:
-            if error.status in {401, 403}:
-                raise
-            return ""
 
     @cached_property
     def behaviour(self) -> Behaviour:

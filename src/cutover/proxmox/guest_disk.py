@@ -223,8 +223,6 @@ class Layout:
     fs_type: str
     volume: str = ""
     others: tuple[tuple[str, int, str], ...] = ()
-    fs_size: int = 0
-    """The size of the block device that the file system lies on."""
 
 
 LSBLK = ["lsblk", "--json", "--bytes", "--output", "NAME,PATH,TYPE,SIZE,FSTYPE,MOUNTPOINT"]
@@ -263,7 +261,7 @@ def _laid_out(disk: Mapping[str, Any], part: Mapping[str, Any], device: Mapping[
     )
     return Layout(
         _path(disk), int(disk["size"]), "" if whole else _path(part), "" if whole or not number else number[1], int(part["size"]),
-        _path(device), str(device.get("fstype") or ""), _path(device) if device is not part else "", others, int(device["size"]),
+        _path(device), str(device.get("fstype") or ""), _path(device) if device is not part else "", others,
     )  # fmt: skip
 
 

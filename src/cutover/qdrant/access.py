@@ -184,12 +184,8 @@ def differences(here: Access, there: Access) -> list[Difference]:
     return [Difference(c, here[c], there[c]) for c in Caller if c in here and c in there and here[c] is not there[c]]
 
 
-def ways_out(found: Sequence[Difference]) -> str:
+def way_out(one: Difference) -> str:
     """What to do where callers may do on the old server (here) what they may not on the new one (there), or the other way."""
-    return " ".join(dict.fromkeys(_way_out(one) for one in found))
-
-
-def _way_out(one: Difference) -> str:
     if one.caller in {Caller.KEYLESS, Caller.STRANGER}:
         if one.there is Right.OUT:
             return (
@@ -313,18 +309,18 @@ def objections(old: Access | None, new: Access | None, should: Access, *, names:
                 continue  # an open server is open to both: once is enough
             said.add(one.caller)
             if one.caller is Caller.READ_ONLY and one.here is Right.OUT:
-                found.append(Objection(_no_read_only_key(names[0]), _way_out(one)))
+                found.append(Objection(_no_read_only_key(names[0]), way_out(one)))
             else:
-                found.append(Objection(one.sentence(names[0], there), _way_out(one)))
+                found.append(Objection(one.sentence(names[0], there), way_out(one)))
     for one in differences(new if new is not None else {}, should):
         if one.caller in said or (one.caller is Caller.STRANGER and Caller.KEYLESS in said):
             continue
         said.add(one.caller)
         if one.caller is Caller.READ_ONLY and old is not None and old.get(one.caller) is Right.OUT:
-            found.append(Objection(_no_read_only_key(names[0]), _way_out(one)))
+            found.append(Objection(_no_read_only_key(names[0]), way_out(one)))
         else:
             found.append(
-                Objection(f"{one.caller} {one.here} on {names[1]}, and {_should(one.there)}, says site.yaml", _way_out(one))
+                Objection(f"{one.caller} {one.here} on {names[1]}, and {_should(one.there)}, says site.yaml", way_out(one))
             )
     return found
 
