@@ -73,13 +73,19 @@ def _step(
     site: SiteFile = SITE,
     state_dir: StateDir = STATE,
     execute: Execute = False,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Compare everything, also where an earlier comparison would be enough.")
+    ] = False,
     yes: Yes = False,
     yes_destroy: YesDestroy = None,
     as_json: AsJson = False,
     undo: bool = False,
 ) -> None:
+    def work(context: Context, output: Output) -> int:
+        context.prove_all = prove
+        return _do(step, context, output, undo=undo)
+
     name = f"undo {step}" if undo else step
-    work = lambda context, output: _do(step, context, output, undo=undo)  # noqa: E731
     with_site(name, site, state_dir, as_json, work, execute=execute, yes=yes, names=yes_destroy or [])
 
 
@@ -92,28 +98,6 @@ def _step_command(**fixed: Any) -> Callable[..., None]:
     parameters = [one for one in signature(_step, eval_str=True).parameters.values() if one.name not in fixed]
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
-    return command
-
-
-Prove = Annotated[bool, typer.Option("--prove", help="Compare everything, also where an earlier comparison would be enough.")]
-
-
-def _move_command(verb: str) -> Callable[..., None]:
-    def command(
-        site: SiteFile = SITE,
-        state_dir: StateDir = STATE,
-        execute: Execute = False,
-        prove: Prove = False,
-        yes: Yes = False,
-        yes_destroy: YesDestroy = None,
-        as_json: AsJson = False,
-    ) -> None:
-        def work(context: Context, output: Output) -> int:
-            context.prove_all = prove
-            return _do(verb, context, output)
-
-        with_site(verb, site, state_dir, as_json, work, execute=execute, yes=yes, names=yes_destroy or [])
-
     return command
 
 
@@ -153,8 +137,9 @@ def _follow_command(
 
 def add_to(app: typer.Typer) -> None:
     """Every step of the plan as a command, and `undo`."""
-    own = {"switch": _move_command("switch"), "back": _move_command("back"), "follow": _follow_command}
     for one in phases.PHASES:
-        app.command(one.name, help=one.help)(own.get(one.name) or _step_command(step=one.name, undo=False))
+        proving = {} if one.name in {"switch", "back"} else {"prove": False}
+        command = _follow_command if one.name == "follow" else _step_command(step=one.name, undo=False, **proving)
+        app.command(one.name, help=one.help)(command)
     undo = "Undo a step: resize, deploy, gate, copy, or what decommission took out of firewall and DNS."
-    app.command("undo", help=undo)(_step_command(undo=True))
+    app.command("undo", help=undo)(_step_command(undo=True, prove=False))

@@ -46,6 +46,18 @@ def _taken(handle: int, how: int) -> bool:
     return True
 
 
+def _held(opened: Callable[[], int]) -> bool:
+    """Whether another process has the lock on a file; one that cannot be opened nobody has."""
+    try:
+        handle = opened()
+    except OSError:
+        return False
+    try:
+        return not _taken(handle, fcntl.LOCK_SH)
+    finally:
+        os.close(handle)
+
+
 def now() -> str:
     """UTC, RFC 3339, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -193,27 +205,12 @@ class Journal:
 
     def wanted(self) -> bool:
         """Whether another process waits for the journal, or has it because it asked."""
-        try:
-            handle = self._open(".wanted")
-        except OSError:
-            return False
-        try:
-            return not _taken(handle, fcntl.LOCK_SH)
-        finally:
-            os.close(handle)
+        return _held(lambda: self._open(".wanted"))
 
     def held_by_another(self) -> bool:
         """Whether another command is working on this site right now."""
-        if self._lock_file is not None:
-            return False
-        try:
-            handle = os.open(self.path.with_suffix(".lock"), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            return not _taken(handle, fcntl.LOCK_SH)
-        finally:
-            os.close(handle)
+        lock = self.path.with_suffix(".lock")
+        return self._lock_file is None and _held(lambda: os.open(lock, os.O_RDONLY | os.O_CLOEXEC))
 
     def unlock(self) -> None:
         """Give the journal back."""
