@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GROUND = pytest.StashKey[dict[str, str]]()
 
 #: The criteria as the report lists them.
-CATALOGUE = [model.Criterion(c.id, c.chapter, c.sentence, c.of_plan) for c in CRITERIA.values()]
+CATALOGUE = [model.Criterion(c.id, c.chapter, c.sentence, bool(c.plan)) for c in CRITERIA.values()]
 
 
 @dataclass(frozen=True)

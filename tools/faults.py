@@ -67,7 +67,7 @@ DID_NOT_COME_BACK = -2
 MAY_BE_UNKNOWN = {
     "reset", "lost", "hang", "500", "502", "rcode SERVFAIL", *AFTER, *DNS_AFTER, *SHELL_AFTER, *SERVER_FAULTS,
 }  # fmt: skip
-#: No answer is waited for longer than this where one hangs; the slowest honest answer of the lab takes a third of it.
+#: No answer is waited for longer than this where one hangs; the slowest answer of the lab that is in order takes a third of it.
 HANG_SECONDS = 3.0
 #: In the lab nothing is larger; the real bound only keeps the tool alive.
 MOST_BYTES = 8 << 20

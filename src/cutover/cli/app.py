@@ -43,20 +43,24 @@ app = typer.Typer(
 steps.add_to(app)
 
 
-@app.command("init", help="Find out what the site is and write site.yaml; asks at most three addresses, changes no server.")
+@app.command("init", help="Find the site out and write site.yaml: asks for at most three addresses, changes no server.")
 def init_command(
     site: SiteFile = SITE,
-    proxmox: Annotated[str, typer.Option("--proxmox", metavar="ADDRESS", envvar="CUTOVER_PROXMOX", help="Proxmox.")] = "",
+    proxmox: Annotated[
+        str, typer.Option("--proxmox", metavar="ADDRESS", envvar="CUTOVER_PROXMOX", help="The address of Proxmox.")
+    ] = "",
     nginx_shell: Annotated[
         str,
         typer.Option(
             "--nginx-shell",
             metavar="WORDS",
             envvar="CUTOVER_NGINX_SHELL",
-            help="What leads to a shell on the Nginx host, such as 'ssh root@nginx', or 'here'.",
+            help="What opens a shell on the Nginx host, such as 'ssh root@nginx', or 'here'.",
         ),
     ] = "",
-    portainer: Annotated[str, typer.Option("--portainer", metavar="ADDRESS", envvar="CUTOVER_PORTAINER", help="Portainer.")] = "",
+    portainer: Annotated[
+        str, typer.Option("--portainer", metavar="ADDRESS", envvar="CUTOVER_PORTAINER", help="The address of Portainer.")
+    ] = "",
     trust: Annotated[
         list[str] | None,
         typer.Option("--trust", metavar="SHA256", help="A certificate's fingerprint that you compared. Can be repeated."),
@@ -85,7 +89,7 @@ def init_command(
     end("init", as_json, work)
 
 
-@app.command("plan", help="The whole move as numbered steps, with what is done.")
+@app.command("plan", help="Show the whole move as numbered steps, and which are done.")
 def plan_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
     """Print the plan of the site. Contacts nothing."""
 
@@ -173,7 +177,7 @@ def _compared(criterion: str, title: str, finding: Finding) -> Check:
     return Check(criterion, title, frozenset({Moment.AFTER}), lambda _: finding)
 
 
-@app.command("report", help="Merge acceptance reports, and make the page of the evening for who decides (evening.html).")
+@app.command("report", help="Merge acceptance reports, and make evening.html, a page about the move for those who decide.")
 def report_command(
     folders: Annotated[
         list[Path] | None, typer.Argument(metavar="FOLDER", help="Folders with an acceptance.json; none: the journal alone.")
@@ -225,7 +229,7 @@ def _evening(site_file: Path, state_dir: Path, into: Path, criteria: str) -> str
     return str(into / "evening.html")
 
 
-@app.command("status", help="Where the move is, what it waits for, and what you can do.")
+@app.command("status", help="Show where the move is, what it waits for, and what you can do.")
 def status_command(
     site: SiteFile = SITE,
     state_dir: StateDir = STATE,
@@ -305,7 +309,7 @@ def stack_command(site: SiteFile = SITE, as_json: AsJson = False) -> None:
     end("stack", as_json, work)
 
 
-@app.command("history", help="The journal, readable.")
+@app.command("history", help="Show what was done, from the journal.")
 def history_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
     """Every act with its outcome."""
 
@@ -325,7 +329,7 @@ def history_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json:
     with_site("history", site, state_dir, as_json, work)
 
 
-@app.command("rights", help="The commands that make one Proxmox token per step, with exactly the rights that it needs.")
+@app.command("rights", help="Print the commands that make one Proxmox token per step, with exactly the rights that it needs.")
 def rights_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: AsJson = False) -> None:
     """Prints commands for the Proxmox host's shell; runs nothing."""
 
@@ -353,10 +357,12 @@ def rights_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: 
     with_site("rights", site, state_dir, as_json, work)
 
 
-@app.command("keys", help="Which keys this tool reads from the environment, and which are set.")
+@app.command("keys", help="Show which keys this tool reads, and where each was found; never what they are.")
 def keys_command(
     shell: Annotated[bool, typer.Option("--shell", help="Print the lines to fill in, for a shell or an --env-file.")] = False,
-    step: Annotated[str, typer.Option("--step", help="With --shell: whose Proxmox token, as `rights` makes it.")] = "check",
+    step: Annotated[
+        str, typer.Option("--step", help="With --shell: the step whose Proxmox token is filled in; `rights` makes one for each.")
+    ] = "check",
     as_json: AsJson = False,
 ) -> None:
     """Names only, never values."""
@@ -396,15 +402,27 @@ def main(
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every request in a line.")] = False,
     log: Annotated[
-        Path | None, typer.Option("--log", metavar="FILE", envvar="CUTOVER_LOG", help="Keep every request and sentence there.")
+        Path | None,
+        typer.Option(
+            "--log", metavar="FILE", envvar="CUTOVER_LOG", help="Write every request and every sentence into this file."
+        ),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No colours, bars or moving lines.")] = False,
     notify_command: Annotated[
         str,
-        typer.Option("--notify-command", envvar="CUTOVER_NOTIFY_COMMAND", help="Is told as JSON what happens, as is NOTIFY_URL."),
+        typer.Option(
+            "--notify-command",
+            envvar="CUTOVER_NOTIFY_COMMAND",
+            help="A command that gets every notification as JSON on its input.",
+        ),
     ] = "",
     way_back_minutes: Annotated[
-        float, typer.Option("--way-back-minutes", envvar="CUTOVER_WAY_BACK_MINUTES", help="`status` tells when it is older.")
+        float,
+        typer.Option(
+            "--way-back-minutes",
+            envvar="CUTOVER_WAY_BACK_MINUTES",
+            help="`status` notifies when the old server is further behind.",
+        ),
     ] = 10.0,
 ) -> None:
     """Options before the verb."""

@@ -12,11 +12,11 @@ StateDir = Annotated[
     Path, typer.Option("--state-dir", help="Where the journal and records of this site are kept.", envvar="CUTOVER_STATE_DIR")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Execute = Annotated[bool, typer.Option("--execute", help="Really do it. Without this, the plan is shown.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Agree in advance to what is only asked with yes or no.")]
+Execute = Annotated[bool, typer.Option("--execute", help="Do it. Without this option only the plan is shown.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Confirm in advance what is asked with yes or no.")]
 YesDestroy = Annotated[
     list[str] | None,
-    typer.Option("--yes-destroy", metavar="NAME", help="Agree in advance to lose what has this name. Can be repeated."),
+    typer.Option("--yes-destroy", metavar="NAME", help="Confirm in advance the loss of what has this name. Can be repeated."),
 ]
 SITE = Path("site.yaml")
 STATE = Path(".state")

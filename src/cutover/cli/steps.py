@@ -108,7 +108,9 @@ def _follow_command(
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on until stopped: follow, compare a little all the time, and say what is wrong.")
     ] = False,
-    unit: Annotated[bool, typer.Option("--unit", help="Print the systemd unit that watches this site, and do nothing.")] = False,
+    unit: Annotated[
+        bool, typer.Option("--unit", help="Print the systemd unit that watches this site, and do nothing else.")
+    ] = False,
     yes: Yes = False,
     yes_destroy: YesDestroy = None,
     as_json: AsJson = False,

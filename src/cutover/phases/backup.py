@@ -342,7 +342,7 @@ def _step(site: Site) -> Step:
 
 PHASE = Phase(
     name="backup",
-    help="Snapshots of the data and a backup of the old guest, proved by a test restore.",
+    help="Take snapshots of the data and a backup of the old guest, and prove it by a test restore.",
     operation=Operation(plan, do),
     step=_step,
     instead_of_undo="A backup is kept; delete it by hand when it is no longer wanted.",

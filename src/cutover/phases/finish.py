@@ -100,7 +100,7 @@ def _step(site: Site) -> Step:
     guests = site.guests
     return Step(
         title="Give up the way back",
-        does="Compares everything once more, then stops feeding the old server. Asks for the site's name.",
+        does="Compares everything once more, then stops bringing writes to the old server. Asks for the site's name.",
         needs="Days of watching, as many as you like.",
         changes="Recording stops; recorded writes are removed.",
         undo=f"None that keeps new writes; {guests.old} can still be restored from its backup.",
@@ -110,7 +110,7 @@ def _step(site: Site) -> Step:
 
 PHASE = Phase(
     name="finish",
-    help="Give up the way back on purpose; the old server is no longer fed.",
+    help="Give up the way back on purpose: the old server is not kept up to date any more.",
     operation=Operation(plan, do),
     step=_step,
     instead_of_undo="The way back was given up on purpose.",

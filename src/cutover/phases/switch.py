@@ -172,7 +172,7 @@ def _step(site: Site) -> Step:
         does=f"Holds writes (at most {limits.hold_seconds:g} s), brings over the last ones, proves that both servers are the "
         "same, and lets Nginx ask the new one. If the proof is not there in time, nothing has happened.",
         needs="A finished copy.",
-        changes="One flag file on the Nginx host. From then on the old server is fed.",
+        changes="One flag file on the Nginx host. From then on the old server is kept up to date.",
         undo="`cutover back` moves the traffic back and loses nothing.",
         criteria=("C4", "C5", "D1", "D3", "E5"),
     )

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 WATCHES = "follow.watch"
 #: Seconds between two rounds; at most so much of them is spent comparing.
 EVERY, SHARE = 1.0, 0.2
-#: Seconds between two looks at the counters, at Nginx, and at the disk of the server that is fed.
+#: Seconds between two looks at the counters, at Nginx, and at the disk of the server that is kept up to date.
 LOOK_AT_COUNTERS, LOOK_AT_NGINX, LOOK_AT_DISK = 5.0, 10.0, 60.0
 #: Seconds until a server is asked again without which nothing can be begun.
 UNREACHABLE = 5.0
