@@ -61,7 +61,7 @@ def through_nginx(operator: Operator) -> dict[str, doorway.Answer]:
     """What is answered through the operator's own server, to reads that need no data."""
     context = operator.run(execute=False)
     try:
-        return context.gate.through_the_door(writes=False)
+        return context.gate.answers_to_users(writes=False)
     finally:
         context.close()
 

@@ -13,7 +13,7 @@ from cutover import runner
 from cutover.core.ui import SilentUi
 from cutover.core.wait import Not, wait_until
 from cutover.replication import watch as watching
-from cutover.replication.watch import Seen
+from cutover.replication.watch import WatchState
 from cutover.state import status as state
 from lab.lab import Lab
 from lab.operator import Operator
@@ -26,7 +26,7 @@ class Watch:
     def __init__(self, lab: Lab) -> None:
         self.ui = SilentUi()
         self.run = lab.run(execute=True, ui=self.ui)
-        self.seen: Seen | None = None
+        self.seen: WatchState | None = None
         self.rounds = 0
         self.problem: BaseException | None = None
         self._stop = threading.Event()
@@ -40,13 +40,13 @@ class Watch:
         finally:
             self.run.close()
 
-    def _tell(self, seen: Seen) -> None:
+    def _tell(self, seen: WatchState) -> None:
         self.seen, self.rounds = seen, self.rounds + 1
 
     def start(self) -> None:
         self._thread.start()
 
-    def after_rounds(self, count: int) -> Seen:
+    def after_rounds(self, count: int) -> WatchState:
         """What it knows when it has gone round so often once more."""
         goal = self.rounds + count
         self._until(lambda: self.rounds >= goal, "A round of the watch")

@@ -33,7 +33,7 @@ from acceptance.counters import BROKEN, tried
 from cutover.checks import registry
 from cutover.checks.registry import Moment
 from cutover.core.errors import Refused
-from cutover.core.http import DoorAdapter
+from cutover.core.http import GuardedAdapter
 from cutover.core.shell import Shell
 from cutover.core.text import plain
 from cutover.core.wait import Not, wait_until
@@ -195,14 +195,14 @@ def covering(every: Iterable[Cell]) -> list[Cell]:
 @contextmanager
 def impatient(fault: str) -> Iterator[None]:
     """Do not wait for what hangs as long as a person would; and call large what is large for the lab."""
-    before = DoorAdapter.longest, DoorAdapter.most, Shell.longest, git.GIT_SECONDS, asking.ANSWER_SECONDS
-    DoorAdapter.most = MOST_BYTES
+    before = GuardedAdapter.longest, GuardedAdapter.most, Shell.longest, git.GIT_SECONDS, asking.ANSWER_SECONDS
+    GuardedAdapter.most = MOST_BYTES
     if fault == "hang":
-        DoorAdapter.longest = Shell.longest = git.GIT_SECONDS = asking.ANSWER_SECONDS = HANG_SECONDS
+        GuardedAdapter.longest = Shell.longest = git.GIT_SECONDS = asking.ANSWER_SECONDS = HANG_SECONDS
     try:
         yield
     finally:
-        DoorAdapter.longest, DoorAdapter.most, Shell.longest, git.GIT_SECONDS, asking.ANSWER_SECONDS = before
+        GuardedAdapter.longest, GuardedAdapter.most, Shell.longest, git.GIT_SECONDS, asking.ANSWER_SECONDS = before
 
 
 class Matrix:

@@ -28,7 +28,7 @@ LABELS_FILE = "lab-labels.json"
 
 
 @dataclass(frozen=True)
-class Seen:
+class ContainerState:
     """A container as it is now. ``health_status`` is empty where it has no health check."""
 
     id: str
@@ -115,45 +115,45 @@ class DockerEngine:
         return found
 
     @property
-    def containers(self) -> dict[str, Seen]:
+    def containers(self) -> dict[str, ContainerState]:
         return {
-            found["Id"]: Seen(
+            found["Id"]: ContainerState(
                 found["Id"], found["Name"].lstrip("/"), found["Config"]["Labels"] or {}, found["State"]["Status"],
                 (found["State"].get("Health") or {}).get("Status", ""),
             )
             for found in self._inspected()
         }  # fmt: skip
 
-    def find(self, key: str) -> Seen:
+    def find(self, key: str) -> ContainerState:
         for container in self.containers.values():
             if container.name == key or container.id.startswith(key):
                 return container
         raise EngineError(404, f"No such container: {key}")
 
-    def of_project(self, project: str) -> list[Seen]:
+    def of_project(self, project: str) -> list[ContainerState]:
         return [container for container in self.containers.values() if container.labels.get(PROJECT) == project]
 
-    def row(self, container: Seen) -> dict[str, Any]:
+    def row(self, container: ContainerState) -> dict[str, Any]:
         for row in self._rows():
             if row["Id"] == container.id:
                 return row
         raise EngineError(404, f"No such container: {container.id}")
 
-    def inspect(self, container: Seen) -> dict[str, Any]:
+    def inspect(self, container: ContainerState) -> dict[str, Any]:
         with _as_engine_errors():
             found: dict[str, Any] = self.api.inspect_container(container.id)
         return found
 
-    def update(self, container: Seen, body: Mapping[str, Any]) -> None:
+    def update(self, container: ContainerState, body: Mapping[str, Any]) -> None:
         with _as_engine_errors():
             self.api.update_container(container.id, mem_limit=body.get("Memory"), memswap_limit=body.get("MemorySwap"))
 
-    def stats(self, container: Seen) -> dict[str, Any]:
+    def stats(self, container: ContainerState) -> dict[str, Any]:
         with _as_engine_errors():
             found: dict[str, Any] = self.api.stats(container.id, stream=False, one_shot=True)
         return found
 
-    def log(self, container: Seen, tail: int) -> bytes:
+    def log(self, container: ContainerState, tail: int) -> bytes:
         with _as_engine_errors():
             lines = self.api.logs(container.id, tail=tail).splitlines(keepends=True)
         return b"".join(b"\x01\0\0\0" + len(line).to_bytes(4, "big") + line for line in lines)

@@ -19,7 +19,7 @@ from cutover.phases.phase import Outcome, Plan
 
 if TYPE_CHECKING:
     from cutover.context import Context
-    from cutover.replication.watch import Seen
+    from cutover.replication.watch import WatchState
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _with(outcome: Outcome, watch: availability.Watch) -> Outcome:
     )
 
 
-def watch(context: Context, *, tell: Callable[[Seen], None], wait: Callable[[float], bool]) -> Outcome:
+def watch(context: Context, *, tell: Callable[[WatchState], None], wait: Callable[[float], bool]) -> Outcome:
     """Follow until ``wait`` says so. It may go on for weeks, so neighbours are not asked meanwhile: nothing is moved."""
     with error_boundary(context):
         return follow.watch(context, tell=tell, wait=wait)

@@ -14,14 +14,14 @@ from cutover.core.errors import Unreachable, WrongUsage
 from cutover.discovery import edit, guests, names, nginx, portainer, survey, trust
 from cutover.discovery.facts import Fact, Found, differences
 from cutover.gate import nginx_conf
-from cutover.proxmox.inventory import Seen
+from cutover.proxmox.inventory import FoundGuest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = (ROOT / "site.yaml").read_text(encoding="utf-8")
 
 
-def seen(vmid: int, name: str, kind: str = "lxc", *addresses: str) -> Seen:
-    return Seen(vmid, kind, name, "pve", running=True, addresses=dict.fromkeys(addresses, "its own interfaces"))
+def seen(vmid: int, name: str, kind: str = "lxc", *addresses: str) -> FoundGuest:
+    return FoundGuest(vmid, kind, name, "pve", running=True, addresses=dict.fromkeys(addresses, "its own interfaces"))
 
 
 class TestWhichGuestIsWhich:

@@ -274,7 +274,7 @@ class TestInstall:
     def test_a_server_that_answers_otherwise_through_nginx_stops_it(self, bare: Stage) -> None:
         before = bare.files()
         gate = bare.client()
-        real, asked = gate.worker.through_the_door, 0
+        real, asked = gate.worker.answers_to_users, 0
 
         def door(*, writes: bool) -> dict[str, doorway.Answer]:
             nonlocal asked
@@ -282,7 +282,7 @@ class TestInstall:
             seen = real(writes=writes)
             return seen if asked < 3 else seen | {"a read": doorway.Answer(403, {}, "")}
 
-        gate.worker.through_the_door = door  # type: ignore[method-assign]
+        gate.worker.answers_to_users = door  # type: ignore[method-assign]
         with pytest.raises((Refused, Failed), match="A read through Nginx is answered with 403; before it was 200"):
             gate.install()
         assert bare.files() == before
@@ -353,14 +353,14 @@ class TestInstall:
         bare.gate.install()
         bare.way.set("new")
         gate = bare.client()
-        real, asked = gate.worker.through_the_door, 0
+        real, asked = gate.worker.answers_to_users, 0
 
         def door(*, writes: bool) -> dict[str, doorway.Answer]:
             nonlocal asked
             asked += 1
             return real(writes=writes) | ({"a read": doorway.Answer(502, {}, "")} if asked > 2 else {})
 
-        gate.worker.through_the_door = door  # type: ignore[method-assign]
+        gate.worker.answers_to_users = door  # type: ignore[method-assign]
         with pytest.raises(Failed, match="in place again"):
             gate.settle()
         assert bare.put().json()["side"] == "new"

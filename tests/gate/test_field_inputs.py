@@ -151,11 +151,11 @@ def test_9_a_door_that_lets_nobody_in_is_compared_as_it_is(tmp_path: Path) -> No
             files = stage.files()
             stage.gate.install()
             assert stage.gate.loaded() is not None
-            assert stage.gate.through_the_door(writes=False)["a read"].status == 401
+            assert stage.gate.answers_to_users(writes=False)["a read"].status == 401
             stage.environment |= {"NGINX_USER": "u", "NGINX_PASSWORD": "p"}
             let_in = stage.client()
             assert (let_in.loaded() or {})["files"] == let_in.files().checksum
-            assert let_in.through_the_door(writes=True)["a read"].status == 200
+            assert let_in.answers_to_users(writes=True)["a read"].status == 200
             let_in.remove()
             assert stage.files() == files
             assert stage.gate.state().installed is False

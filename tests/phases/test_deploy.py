@@ -691,14 +691,14 @@ def test_what_is_gone_back_to(
     run.close()
 
 
-def good_seen(want: deployment.Wanted) -> deployment.Seen:
+def good_seen(want: deployment.Wanted) -> deployment.Deployed:
     shown = {"Id": 1, "Name": "qdrant", "Status": 1, "GitConfig": {"URL": "u", "ReferenceName": "r", "ConfigHash": want.commit}}
     made = {
         "Id": "c2",
         "Config": {"Image": str(want.file.image)},
         "State": {"Status": "running", "Health": {"Status": "healthy"}},
     }
-    return deployment.Seen(Stack.of(shown), want.file.text, made, [want.file.image.pinned], "")
+    return deployment.Deployed(Stack.of(shown), want.file.text, made, [want.file.image.pinned], "")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from cutover.core.ui import SilentUi
 from cutover.phases import deploy_proof
 from cutover.portainer import compose_file, deployment
-from cutover.portainer.deployment import Seen, Situation, Wanted
+from cutover.portainer.deployment import Deployed, Situation, Wanted
 from cutover.portainer.git import References
 from cutover.portainer.stack import Stack
 from cutover.site.load import parse
@@ -140,7 +140,7 @@ def test_an_annotated_tag_is_known_by_its_own_id_too(want: Wanted, site: Site) -
 )
 def test_what_waiting_does_not_mend_is_not_waited_for(want: Wanted, site: Site, changes: dict[str, Any], said: str) -> None:
     """A healthy container keeps its version and what it was made with."""
-    seen = Seen(stack(site), want.file.text, {"Id": "new", "State": HEALTHY}, [want.file.image.pinned], "")
+    seen = Deployed(stack(site), want.file.text, {"Id": "new", "State": HEALTHY}, [want.file.image.pinned], "")
     assert deployment.shortfalls(want, seen) == []
     other = replace(seen, **changes)
     assert any(missing.startswith(said) for missing in deployment.shortfalls(want, other))
@@ -167,17 +167,17 @@ def test_one_key_for_reading_and_writing_is_refused(want: Wanted, site: Site) ->
 
 # -- a replacement that Docker's restart ended -------------------------------------------------------------------------
 @pytest.fixture
-def halted(want: Wanted, site: Site, monkeypatch: pytest.MonkeyPatch) -> Seen:
+def halted(want: Wanted, site: Site, monkeypatch: pytest.MonkeyPatch) -> Deployed:
     """The old container has ended, the new one was never started: seen on a real Docker that was restarted in between."""
     gone = {"Id": "old", "State": {"Status": "exited", "ExitCode": 0}}
-    seen = Seen(stack(site, GitConfig=None), None, gone, [], "Qdrant does not answer", "0123456789ab_qdrant-qdrant-1")
+    seen = Deployed(stack(site, GitConfig=None), None, gone, [], "Qdrant does not answer", "0123456789ab_qdrant-qdrant-1")
     monkeypatch.setattr(state_of, "see", lambda *_: seen)
     monkeypatch.setattr(deploy_proof, "what_answers", lambda _: "Portainer and Docker answer, Qdrant on the new server does not.")
     return seen
 
 
 def test_a_replacement_that_nobody_goes_on_with_is_not_waited_for(
-    want: Wanted, site: Site, halted: Seen, monkeypatch: pytest.MonkeyPatch
+    want: Wanted, site: Site, halted: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context: Any = SimpleNamespace(site=site, ui=SilentUi())
     monkeypatch.setattr(deploy_proof, "LOST_SECONDS", 0.1)
@@ -189,7 +189,7 @@ def test_a_replacement_that_nobody_goes_on_with_is_not_waited_for(
     assert deploy_proof.settled(context, want) == (halted, True)
 
 
-def test_a_replacement_is_under_way_while_the_old_container_runs(halted: Seen) -> None:
+def test_a_replacement_is_under_way_while_the_old_container_runs(halted: Deployed) -> None:
     assert halted.under_way
     assert halted.halted
     assert not replace(halted, container={"Id": "old", "State": HEALTHY}).halted

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutover.qdrant.affected import Chosen, Depth, Touched, touched
+from cutover.qdrant.affected import Affected, Chosen, Depth, affected_by
 from cutover.qdrant.routes import is_read, path_of, route
 
 UUID = "550e8400-e29b-41d4-a716-446655440000"
@@ -17,7 +17,7 @@ BY_FILTER = {"filter": {"must": [{"key": "lang", "match": {"value": "de"}}]}}
 
 
 def of(method: Any, uri: Any, body: Any = None) -> Any:
-    return touched(method, uri, b"" if body is None else json.dumps(body).encode())
+    return affected_by(method, uri, b"" if body is None else json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def of(method: Any, uri: Any, body: Any = None) -> Any:
 )
 def test_operations_that_name_records(method: Any, rest: Any, body: Any, ids: Any) -> None:
     found = of(method, f"/collections/docs/{rest}", body)
-    assert found == Touched("docs", frozenset(ids), in_steps=rest == "points/batch")
+    assert found == Affected("docs", frozenset(ids), in_steps=rest == "points/batch")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_operations_that_name_records(method: Any, rest: Any, body: Any, ids: An
 def test_operations_that_choose_by_filter_name_the_filter(method: Any, rest: Any, body: Any, depth: Any) -> None:
     found = of(method, f"/collections/docs/{rest}", body)
     chosen = Chosen('{"must":[{"key":"lang","match":{"value":"de"}}]}', depth)
-    assert found == Touched("docs", filters=(chosen,), in_steps=rest == "points/batch", why=found.why)
+    assert found == Affected("docs", filters=(chosen,), in_steps=rest == "points/batch", why=found.why)
     assert "filter" in found.why
 
 
@@ -116,8 +116,8 @@ def test_what_names_no_records_means_the_whole_collection_or_a_refusal(method: A
 def test_a_body_is_read_as_the_client_sent_it_compressed() -> None:
     body = json.dumps({"points": [1, 2]}).encode()
     for packed in (gzip.compress(body), zlib.compress(body)):
-        assert touched("POST", "/collections/c/points/delete", packed).ids == {1, 2}
-    assert touched("POST", "/collections/c/points/delete", b"\x28\xb5\x2f\xfd strange").whole is Depth.EVERYTHING
+        assert affected_by("POST", "/collections/c/points/delete", packed).ids == {1, 2}
+    assert affected_by("POST", "/collections/c/points/delete", b"\x28\xb5\x2f\xfd strange").whole is Depth.EVERYTHING
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_reads_and_snapshot_files_touch_nothing(method: Any, uri: Any) -> None:
 @pytest.mark.parametrize("uri", ["//collections//docs//points/", "/collections/%64ocs/points?x=/y", "/collections/docs/points//"])
 def test_spellings_of_a_path_that_qdrant_accepts(uri: Any) -> None:
     assert path_of(uri).text == "/collections/docs/points"
-    assert of("PUT", uri, {"points": [{"id": 1}]}) == Touched("docs", frozenset({1}))
+    assert of("PUT", uri, {"points": [{"id": 1}]}) == Affected("docs", frozenset({1}))
     assert is_read("POST", uri)
     assert not is_read("PUT", uri)
 
@@ -189,14 +189,14 @@ def test_every_recorded_write_is_understood(recorded: Any) -> None:
         if is_read(exchange["method"], exchange["path"]) or exchange["status"] != 200:
             continue
         body = b"" if exchange["body"] is None else json.dumps(exchange["body"]).encode()
-        found = touched(exchange["method"], exchange["path"], body)
+        found = affected_by(exchange["method"], exchange["path"], body)
         assert not found.refuse, exchange["note"]
         assert "could not be read" not in found.why, exchange["note"]
 
 
 @given(st.binary(max_size=200), st.sampled_from(["points", "points/delete", "points/batch", "points/payload"]))
 def test_odd_bodies_never_raise_and_are_never_overlooked(body: Any, rest: Any) -> None:
-    found = touched("POST" if rest != "points" else "PUT", f"/collections/c/{rest}", body)
+    found = affected_by("POST" if rest != "points" else "PUT", f"/collections/c/{rest}", body)
     assert found.whole or found.ids or found.filters or found.refuse or b"[]" in body
 
 
@@ -212,4 +212,4 @@ json_values = st.recursive(
 @given(json_values)
 def test_odd_json_never_raises(value: Any) -> None:
     for rest in ("points/delete", "points/batch", "points/vectors"):
-        touched("POST", f"/collections/c/{rest}", json.dumps(value).encode())
+        affected_by("POST", f"/collections/c/{rest}", json.dumps(value).encode())

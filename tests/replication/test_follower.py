@@ -14,7 +14,7 @@ import pytest
 from cutover.core.errors import Refused
 from cutover.gate.write_log import Write
 from cutover.qdrant import compare, schema
-from cutover.qdrant.affected import Depth, Touched
+from cutover.qdrant.affected import Affected, Depth
 from cutover.qdrant.client import Answered, Qdrant
 from cutover.replication import follower, work
 from cutover.replication.follower import Follower
@@ -395,13 +395,13 @@ def test_a_change_that_nobody_recorded_is_a_difference(stage: Any) -> None:
 @pytest.mark.parametrize(
     ("status", "found", "counts"),
     [
-        (200, Touched("c", whole=Depth.IDS), True),
-        (400, Touched("c", whole=Depth.IDS), False),
-        (403, Touched("c", schema=True), False),
-        (500, Touched("c", whole=Depth.IDS), True),
-        (499, Touched("c", whole=Depth.IDS), True),
-        (404, Touched("c", ids=frozenset({1})), True),
-        (400, Touched("c", ids=frozenset({1})), True),
+        (200, Affected("c", whole=Depth.IDS), True),
+        (400, Affected("c", whole=Depth.IDS), False),
+        (403, Affected("c", schema=True), False),
+        (500, Affected("c", whole=Depth.IDS), True),
+        (499, Affected("c", whole=Depth.IDS), True),
+        (404, Affected("c", ids=frozenset({1})), True),
+        (400, Affected("c", ids=frozenset({1})), True),
     ],
 )
 def test_which_answers_mean_that_something_may_have_happened(status: Any, found: Any, counts: Any) -> None:

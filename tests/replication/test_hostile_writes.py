@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cutover.gate import write_log
 from cutover.gate.interface import TOO_LARGE
 from cutover.gate.write_log import Damaged, Write
-from cutover.qdrant.affected import UNPACKED_MOST, Depth, had_no_effect, touched, unpacked
+from cutover.qdrant.affected import UNPACKED_MOST, Depth, affected_by, had_no_effect, unpacked
 from cutover.qdrant.routes import path_of
 from cutover.replication.position import Position
 from cutover.replication.work import Reading, happened
@@ -64,7 +64,7 @@ def test_any_byte_is_read(uri: bytes, method: bytes, status: int) -> None:
     (begin, end) = write_log.lines(logged(uri, method, status), 0)
     assert begin.kind, end.write is not None
     assert end.write is not None
-    assert touched(end.write.method, end.write.uri, b"") is not None
+    assert affected_by(end.write.method, end.write.uri, b"") is not None
     assert had_no_effect(end.write.method, end.write.uri, end.write.status) in {True, False}
 
 
@@ -94,7 +94,7 @@ def test_what_was_refused_in_front_is_nothing(method: str, uri: str, status: int
 @pytest.mark.parametrize("status", [403, 429])
 @pytest.mark.parametrize(("method", "uri"), ROUTES)
 def test_what_was_refused_is_nothing_unless_it_has_steps(method: str, uri: str, status: int) -> None:
-    assert had_no_effect(method, uri, status) is not touched(method, uri, b"").in_steps
+    assert had_no_effect(method, uri, status) is not affected_by(method, uri, b"").in_steps
 
 
 @pytest.mark.parametrize("status", [0, 400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 499, 500, 502, 503, 504])
@@ -126,7 +126,7 @@ def test_a_route_that_a_newer_release_may_have_counts_where_it_was_done(uri: str
 def test_a_write_that_names_records_may_have_been_done_in_part(status: int) -> None:
     body = b'{"points":[{"id":1,"vector":[1.0]}]}'
     assert not had_no_effect("PUT", WRITE, status)
-    assert happened(Write(1, 1.0, "PUT", WRITE, status, "old", "b"), touched("PUT", WRITE, body))
+    assert happened(Write(1, 1.0, "PUT", WRITE, status, "old", "b"), affected_by("PUT", WRITE, body))
 
 
 class _Gate:
@@ -162,7 +162,7 @@ def _bomb(size: int) -> bytes:
                                     b"".join([gzip.compress(bytes(UNPACKED_MOST // 8))] * 16)])  # fmt: skip
 def test_a_small_body_that_means_gigabytes_takes_bounded_memory(packed: bytes) -> None:
     tracemalloc.start()
-    found = touched("PUT", WRITE, packed)
+    found = affected_by("PUT", WRITE, packed)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.whole == Depth.EVERYTHING
@@ -172,7 +172,7 @@ def test_a_small_body_that_means_gigabytes_takes_bounded_memory(packed: bytes) -
 
 def test_a_body_that_is_too_large_means_compare_and_not_never() -> None:
     for method, uri in ROUTES[:6]:
-        found = touched(method, uri, TOO_LARGE)
+        found = affected_by(method, uri, TOO_LARGE)
         assert not found.refuse
         assert found.whole or found.schema
 
@@ -187,5 +187,5 @@ def test_what_can_be_unpacked_is_what_was_sent(body: bytes, how: str) -> None:
     elif how == "twice":
         assert unpacked(gzip.compress(body) + gzip.compress(body)) == body + body
     else:
-        found = touched("PUT", WRITE, gzip.compress(body)[:-9] if how == "cut" else body)
+        found = affected_by("PUT", WRITE, gzip.compress(body)[:-9] if how == "cut" else body)
         assert not found.refuse

@@ -14,7 +14,7 @@ from cutover.replication import watch as watching
 from cutover.replication.follower import Round
 from cutover.replication.position import Position
 from cutover.replication.proofs import Proved
-from cutover.replication.watch import Seen, Watch
+from cutover.replication.watch import Watch, WatchState
 
 
 class Stage:
@@ -64,7 +64,7 @@ def test_a_record_that_is_written_all_the_time_is_no_difference(stage: Stage) ->
 
 
 def test_the_line_says_where_it_stands_and_first_what_is_wrong() -> None:
-    seen = Seen(at=1000.0, target="the new server", behind_writes=1, behind_seconds=0.25, writes_per_second=3.0, proved=0.4)
+    seen = WatchState(at=1000.0, target="the new server", behind_writes=1, behind_seconds=0.25, writes_per_second=3.0, proved=0.4)
     seen.waiting_for = "writes"
     assert seen.line() == "the new server is 1 write, 0.2 s behind; 3.0 writes/s; 40 % compared; waiting for writes"
     seen.oldest_proof, seen.wrong["room"] = 400.0, "The disk is full."

@@ -7,7 +7,7 @@ import pytest
 
 from cutover.core.journal import Entry
 from cutover.replication.position import Position
-from cutover.state.status import Seen, judge
+from cutover.state.status import StatusFacts, judge
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def journal(*acts: Any) -> Any:
 
 
 def seen(flags: Any, *acts: Any, behind: Any = 0, position: Any = None, problem: Any = "") -> Any:
-    return Seen(flags, problem, journal(*acts), position or Position(at=940.0), behind, 1000.0)
+    return StatusFacts(flags, problem, journal(*acts), position or Position(at=940.0), behind, 1000.0)
 
 
 COPIED = ("copy.record", "copy.begun!", "copy.recover", "copy.copied!")

@@ -12,7 +12,7 @@ import requests
 
 from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError, OutcomeUnknown, Unreachable
-from cutover.core.http import DoorAdapter, session
+from cutover.core.http import GuardedAdapter, session
 from cutover.core.journal import Journal
 from cutover.core.shell import Shell
 from cutover.core.write_guard import WriteGuard
@@ -185,8 +185,8 @@ def test_a_wire_breaks_the_call_that_it_is_told_to_and_no_other(lab: WiredLab, t
 def test_a_lost_answer_is_unreachable_to_who_read_and_unknown_to_who_wrote(
     lab: WiredLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
 ) -> None:
-    monkeypatch.setattr(DoorAdapter, "most", 1 << 20)
-    monkeypatch.setattr(DoorAdapter, "longest", 1.0)
+    monkeypatch.setattr(GuardedAdapter, "most", 1 << 20)
+    monkeypatch.setattr(GuardedAdapter, "longest", 1.0)
     guard = WriteGuard(Journal(tmp_path, "wires"))
     http = session(guard, headers={"api-key": lab.keys.qdrant})
     url, old = f"{lab.site.qdrant.old_url}/collections/digits", "the old server"

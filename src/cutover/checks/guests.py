@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cutover.site.schema import Guest
 
 
-def owner_trouble(seen: Sequence[inventory.Seen], wanted: Guest, address: str, host: Sequence[str] = ()) -> list[str]:
+def owner_trouble(seen: Sequence[inventory.FoundGuest], wanted: Guest, address: str, host: Sequence[str] = ()) -> list[str]:
     """What speaks against ``wanted`` being the only machine with ``address``, as sentences. Pure."""
     said = []
     if address in host:

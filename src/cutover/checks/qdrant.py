@@ -16,7 +16,7 @@ from cutover.core.errors import CutoverError, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import OTHER, Side
 from cutover.qdrant import compare, limits, releases, schema
-from cutover.qdrant.affected import PointId, touched
+from cutover.qdrant.affected import PointId, affected_by
 from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of
 from cutover.qdrant.compare import look_through, some
 from cutover.qdrant.pages import Limits
@@ -279,7 +279,7 @@ def _due(context: Context, position: Position, side: Side, aliases: Mapping[str,
     anything = False
     lines = [e for e in context.gate.read_log(saved.offset) if e.side == side]
     for entry, body in context.gate.bodies(lines) if lines else ():
-        found = touched(entry.method, entry.uri, body)
+        found = affected_by(entry.method, entry.uri, body)
         due.setdefault(aliases.get(found.collection, found.collection), set()).update(found.ids)
         anything = anything or bool(found.filters or found.whole or found.schema or found.aliases)
     return due, anything

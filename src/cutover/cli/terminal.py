@@ -181,7 +181,7 @@ class Terminal:
 
 
 class AskingTerminal(ConfirmedInAdvance):
-    """Asks the person at the terminal, unless consent was given on the command line."""
+    """Asks the person at the terminal, unless it was confirmed on the command line."""
 
     def __init__(self, terminal: Terminal, *names: str, yes: bool) -> None:
         super().__init__(*names, yes=yes)

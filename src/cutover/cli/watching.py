@@ -16,7 +16,7 @@ from pathlib import Path
 from cutover import runner
 from cutover.cli.output import Output
 from cutover.context import Context
-from cutover.replication.watch import Seen
+from cutover.replication.watch import WatchState
 
 #: Seconds between two lines where nobody looks at a terminal and nothing changes.
 EVERY = 60.0
@@ -43,13 +43,13 @@ def watch(context: Context, output: Output) -> int:
 
 
 @contextmanager
-def _shown(output: Output) -> Iterator[Callable[[Seen], None]]:
+def _shown(output: Output) -> Iterator[Callable[[WatchState], None]]:
     """On a terminal a line that stays in its place; otherwise a line when something changes, and once a minute."""
     terminal, last_at, last_wrong, ready = output.terminal, 0.0, "", False
     live = terminal.err.is_terminal and not output.as_json
     with terminal.looking() as at:
 
-        def tell(seen: Seen) -> None:
+        def tell(seen: WatchState) -> None:
             nonlocal last_at, last_wrong, ready
             line = output.credentials.redact(seen.line())
             to_systemd(f"STATUS={line}" if ready else f"READY=1\nSTATUS={line}")

@@ -1,4 +1,4 @@
-"""HTTP with rails: every request of every client passes :class:`DoorAdapter`.
+"""HTTP with rails: every request of every client passes :class:`GuardedAdapter`.
 
 * A request that writes needs an open act (see :mod:`cutover.core.write_guard`), whatever library sends it.
 * TLS is verified against the system's authorities, against a given CA file, or pinned to a fingerprint. There is no
@@ -96,7 +96,7 @@ def _verifying(ca_file: Path | None, changed: int) -> ssl.SSLContext:
     return context
 
 
-class DoorAdapter(HTTPAdapter):
+class GuardedAdapter(HTTPAdapter):
     """Sends a request only when it reads or when an act is open.
 
     ``longest`` (seconds) bounds what any caller is willing to wait; None: as long as the caller says. ``most`` (bytes) bounds an
@@ -359,7 +359,7 @@ def session(
     made = _Session()
     made.trust_env = False
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = DoorAdapter(guard, is_read, tls or Tls(), timeout, pool, no)
+    adapter = GuardedAdapter(guard, is_read, tls or Tls(), timeout, pool, no)
     made.mount("http://", adapter)
     made.mount("https://", adapter)
     made.headers.update(headers or {})

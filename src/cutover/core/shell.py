@@ -233,7 +233,7 @@ class Shell:
     def change(self, script: str, what: str, *, deadline: float = DEADLINE) -> Answer:
         """Run a script that changes something; ``what`` names it for the guard and for errors.
 
-        :class:`cutover.core.errors.DoorClosed` outside an act; :class:`Unreachable` when it was never sent;
+        :class:`cutover.core.errors.WritesRefused` outside an act; :class:`Unreachable` when it was never sent;
         :class:`OutcomeUnknown` when it was sent and its end was not seen.
         """
         self._guard.require(f"{what} on {self.where}")

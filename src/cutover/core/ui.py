@@ -1,6 +1,6 @@
 """What a run says while it works, and what it asks.
 
-Phases do not print. They speak through a :class:`Voice` and ask through a :class:`Consent`; the command line, the
+Phases do not print. They speak through a :class:`Ui` and ask through a :class:`Confirmation`; the command line, the
 rehearsal and the tests each bring their own.
 """
 
@@ -61,7 +61,7 @@ class Confirmation(Protocol):
 
 
 class ConfirmedInAdvance:
-    """Consent given in advance: everything that only asks yes or no, and the destruction of exactly these names."""
+    """Confirmed in advance: everything that only asks yes or no, and the destruction of exactly these names."""
 
     def __init__(self, *names: str, yes: bool = True) -> None:
         self.names = set(names)

@@ -54,7 +54,7 @@ class WriteGuard:
         undo. ``passing``: what it changes ends by itself or only keeps up with what is there (a hold, a round of following), so
         that somebody who is refused afterwards can be told that nothing was changed.
 
-        Raises :class:`DoorClosed` without ``--execute``. An :class:`OutcomeUnknown` inside is journaled as *unknown*,
+        Raises :class:`WritesRefused` without ``--execute``. An :class:`OutcomeUnknown` inside is journaled as *unknown*,
         any other error as *failed*; a process that is killed inside leaves an intent without outcome.
         """
         if self._journal is None:
@@ -109,7 +109,7 @@ class WriteGuard:
         return [request for at, request in latest if at > latest[0][0] - 1.0]
 
     def require(self, request: str) -> None:
-        """Called by every client before it sends a change; :class:`DoorClosed` where no act is open."""
+        """Called by every client before it sends a change; :class:`WritesRefused` where no act is open."""
         if self._journal is None:
             raise WritesRefused(f"Not sent without --execute: {request}.")
         if self._acts == 0:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.core.errors import CutoverError
 from cutover.discovery.facts import Found
 from cutover.proxmox import identity, inventory, vm
-from cutover.proxmox.inventory import Seen
+from cutover.proxmox.inventory import FoundGuest
 
 if TYPE_CHECKING:
     from cutover.proxmox.client import Proxmox
@@ -31,13 +31,17 @@ SCRATCH = 9952
 LIST = "pvesh get /cluster/resources --type vm"
 
 
+#: The guest that has a part in the move, and how that is known.
+Part = tuple[FoundGuest, str]
+
+
 @dataclass(frozen=True)
 class Guests:
     """Every guest, and which of them has which part in the plan, with who says so."""
 
-    seen: Sequence[Seen]
-    roles: Mapping[str, tuple[Seen, str]]
-    legacy: Sequence[tuple[Seen, str]]
+    seen: Sequence[FoundGuest]
+    roles: Mapping[str, Part]
+    legacy: Sequence[Part]
     configs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
 
@@ -45,7 +49,7 @@ class Guests:
         """The address of a part's guest; empty where nobody knows it."""
         return self.address_of(self.roles[role][0])[0] if role in self.roles else ""
 
-    def address_of(self, guest: Seen) -> tuple[str, str]:
+    def address_of(self, guest: FoundGuest) -> tuple[str, str]:
         """(the address by which others reach a guest, who says so): what it was given, else one in a network of its node."""
         given = identity.static_addresses(self.configs.get(guest.vmid, {}))
         known = [address.split("%")[0] for address in guest.addresses]
@@ -54,7 +58,7 @@ class Guests:
         first = next(iter([*given, *near, *known]), "")
         return first, guest.addresses.get(first, "its configuration") if first else ""
 
-    def owner(self, addresses: Iterable[str]) -> Seen | None:
+    def owner(self, addresses: Iterable[str]) -> FoundGuest | None:
         """The guest that has one of these addresses."""
         wanted = set(addresses)
         return next((guest for guest in self.seen if wanted & set(guest.addresses)), None)
@@ -65,9 +69,9 @@ class _Asked:
     proxmox: Proxmox
 
 
-def assign(seen: Sequence[Seen], wished: Mapping[str, str]) -> tuple[dict[str, tuple[Seen, str]], list[tuple[Seen, str]]]:
+def assign(seen: Sequence[FoundGuest], wished: Mapping[str, str]) -> tuple[dict[str, Part], list[Part]]:
     """Which guest has which part (parts that no guest has are missing), and the legacy ones. Pure. ``wished``: ids or names."""
-    roles: dict[str, tuple[Seen, str]] = {}
+    roles: dict[str, Part] = {}
     for role, (kind, vmid, name) in PLAN.items():
         if role in wished:
             found = [guest for guest in seen if wished[role] in {str(guest.vmid), guest.name}]
@@ -135,13 +139,13 @@ def say(guests: Guests, api: Proxmox, found: Found) -> None:
     _say_name(api, found, node)
 
 
-def _guest(guests: Guests, guest: Seen, node: str) -> dict[str, Any]:
+def _guest(guests: Guests, guest: FoundGuest, node: str) -> dict[str, Any]:
     address, _ = guests.address_of(guest)
     row: dict[str, Any] = {"vmid": guest.vmid, "kind": guest.kind, "name": guest.name, "address": address}
     return row | ({"node": guest.node} if guest.node != node else {})
 
 
-def _say_guest(where: str, guests: Guests, guest: Seen, source: str, node: str, found: Found) -> None:
+def _say_guest(where: str, guests: Guests, guest: FoundGuest, source: str, node: str, found: Found) -> None:
     row = _guest(guests, guest, node)
     if row["address"]:
         found.add(where, row, f"Proxmox by {source}, its address by {guests.address_of(guest)[1]}")

@@ -23,7 +23,7 @@ from cutover.discovery.facts import Found
 from cutover.gate import templates, ways
 from cutover.gate.nginx_conf import Configuration, Directive
 from cutover.gate.nginx_host import PATH, Inspector
-from cutover.proxmox.inventory import Seen
+from cutover.proxmox.inventory import FoundGuest
 from cutover.site.schema import Nginx
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Qdrant:
     """A Qdrant that answered: its address (``host:port``), the guest that it is in, its release."""
 
     netloc: str
-    guest: Seen
+    guest: FoundGuest
     version: str
 
 

@@ -82,9 +82,9 @@ class Gate:
         """Why what Nginx does is not what the flags on its host say, a sentence; empty where it is."""
         return self.worker.contradiction()
 
-    def through_the_door(self, *, writes: bool) -> dict[str, doorway.Answer]:
+    def answers_to_users(self, *, writes: bool) -> dict[str, doorway.Answer]:
         """How users are answered now; ``writes``: also to a write that can change nothing."""
-        return self.worker.through_the_door(writes=writes)
+        return self.worker.answers_to_users(writes=writes)
 
     def files(self, facts: Facts | None = None) -> templates.Gatefile:
         """The gate's file for this site and its nginx."""

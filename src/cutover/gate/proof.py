@@ -35,7 +35,7 @@ class Proof:
 
     def look(self) -> dict[str, doorway.Answer]:
         """How users are answered now, through the operator's own server."""
-        return self._worker.through_the_door(writes=self._guard.is_open)
+        return self._worker.answers_to_users(writes=self._guard.is_open)
 
     def is_loaded(self, checksum: str) -> bool:
         """Whether exactly this gate is loaded, and its proof was not broken off (that leaves its flag)."""

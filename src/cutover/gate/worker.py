@@ -151,13 +151,13 @@ class Worker:
                 return answer.status_code == 200
         return b"GIF89a" in self._host.ask_gate(question)
 
-    def through_the_door(self, *, writes: bool) -> dict[str, doorway.Answer]:
+    def answers_to_users(self, *, writes: bool) -> dict[str, doorway.Answer]:
         """How users are answered now; ``writes``: also to a write that can change nothing."""
         return self._look(self._site.qdrant.public_url, self._door, writes=writes)
 
     def foreseen(self) -> list[str]:
         """What users would be answered otherwise by the new server than by the old one, as sentences. Reads only."""
-        door = self.through_the_door(writes=False)
+        door = self.answers_to_users(writes=False)
         old, new = (self._look(url, {}, writes=False) for url in (self._site.qdrant.old_url, self._site.qdrant.new_url))
         return doorway.foreseen(door, old, new)
 

@@ -25,7 +25,7 @@ from cutover.phases.deploy_undo import plan_undo, remember, undo
 from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
 from cutover.portainer.client import Answered
 from cutover.portainer.deployment import (
-    Seen,
+    Deployed,
     Wanted,
     all_variables,
     auto_update,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["do", "plan", "plan_undo", "undo"]
 
 
-def follows_as_wanted(context: Context, want: Wanted, seen: Seen) -> bool:
+def follows_as_wanted(context: Context, want: Wanted, seen: Deployed) -> bool:
     """Whether the stack follows the branch and its new commits as it should."""
     return seen.stack is not None and seen.stack.reference == want.reference and updates_as_wanted(context.site, seen.stack)
 
@@ -215,7 +215,7 @@ _WEBHOOK = (
 )
 
 
-def _let_follow(context: Context, want: Wanted, seen: Seen, *, by_itself: bool = False) -> Outcome:
+def _let_follow(context: Context, want: Wanted, seen: Deployed, *, by_itself: bool = False) -> Outcome:
     """What runs stays as it is, and is not restarted; only what the stack follows is set, where it is not as wanted."""
     facts, sentence = facts_of(want, seen), f"The stack runs as wanted, at {want.commit[:8]}."
     if by_itself:
@@ -226,7 +226,7 @@ def _let_follow(context: Context, want: Wanted, seen: Seen, *, by_itself: bool =
     return Outcome(True, [f"{sentence} What it follows was set; the container was not touched."], facts=facts)
 
 
-def _deployed_by_itself(context: Context, want: Wanted, seen: Seen) -> Outcome | None:
+def _deployed_by_itself(context: Context, want: Wanted, seen: Deployed) -> Outcome | None:
     """Where Portainer has taken the commit already (it polls, or a webhook called it), only the proof is left.
 
     None where it has not, or where the proof fails: then it is deployed again, and taken back if that fails too.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cutover.core.errors import CutoverError, Failed, Unreachable
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.portainer.client import Answered
-from cutover.portainer.deployment import Seen, Wanted, fetched, hopeless, shortfalls
+from cutover.portainer.deployment import Deployed, Wanted, fetched, hopeless, shortfalls
 from cutover.state import deployment as state_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def prove(
     not_this_container: str = "",
     deadline: float | None = None,
     lost: bool = False,
-) -> Seen:
+) -> Deployed:
     """Wait until the deployment is done; :class:`Failed` with what is missing when it is not within the limit.
 
     ``lost``: nobody knows whether Portainer is still at work. Then, and where it or Docker was away meanwhile, a deployment that
@@ -56,7 +56,7 @@ def prove(
     quiet_since = time.monotonic()
     last: tuple[str, ...] = ()
 
-    def done() -> Seen | Not:
+    def done() -> Deployed | Not:
         nonlocal away_since, was_away, quiet_since, last
         try:
             seen = state_of.see(context, want)
@@ -92,7 +92,7 @@ def prove(
         raise Failed(error.sentence) from None
 
 
-def _starting(seen: Seen) -> bool:
+def _starting(seen: Deployed) -> bool:
     """Whether the container is on its way up: a large database takes its time, and says nothing meanwhile."""
     state = (seen.container or {}).get("State") or {}
     return state.get("Status") == "running" and (state.get("Health") or {}).get("Status") == "starting"
@@ -126,7 +126,7 @@ def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def settled(context: Context, want: Wanted) -> tuple[Seen, bool]:
+def settled(context: Context, want: Wanted) -> tuple[Deployed, bool]:
     """What there is once Portainer is not deploying the stack by itself any more (or the limit has passed); whether it was.
 
     Where it has the commit's file on its disk and not yet the commit in its books it may have begun, or be about to end: one
@@ -137,7 +137,7 @@ def settled(context: Context, want: Wanted) -> tuple[Seen, bool]:
     waited = False
     halted_since: float | None = None
 
-    def settled() -> Seen | Not:
+    def settled() -> Deployed | Not:
         nonlocal last, waited, halted_since
         seen = state_of.see(context, want)
         halted_since = (halted_since or time.monotonic()) if seen.halted else None

@@ -14,7 +14,7 @@ from cutover.core.errors import Failed, OutcomeUnknown, Unreachable
 from cutover.phases.deploy_proof import AGAIN, Interrupted, prove, settled, what_answers
 from cutover.portainer.client import Answered
 from cutover.portainer.deployment import (
-    Seen,
+    Deployed,
     Situation,
     Wanted,
     all_variables,
@@ -57,7 +57,7 @@ def clear(context: Context, situation: Situation) -> None:
 
 def submit(
     context: Context, want: Wanted, stack: Stack | None, container: Mapping[str, Any] | None, *, updates: bool = True
-) -> Seen:
+) -> Deployed:
     """Create or redeploy, then prove. Where the answer is lost, the proof decides: it looks at what is there."""
     site, server = context.site, context.portainer
     old_container = str((container or {}).get("Id", ""))
@@ -158,7 +158,7 @@ def _source(context: Context, stack: Stack | None, interval: str | None = None) 
     return stack.source
 
 
-def facts_of(want: Wanted, seen: Seen) -> dict[str, Any]:
+def facts_of(want: Wanted, seen: Deployed) -> dict[str, Any]:
     container = seen.container or {}
     return {
         "commit": want.commit, "reference": want.reference, "image": str(want.file.image),

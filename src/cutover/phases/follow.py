@@ -22,7 +22,7 @@ from cutover.gate.write_log import Damaged
 from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence
 from cutover.replication import switchover
 from cutover.replication.position import CannotFollow, Position
-from cutover.replication.watch import Seen, Watch
+from cutover.replication.watch import Watch, WatchState
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -65,7 +65,7 @@ def do(context: Context, planned: FollowPlan) -> Outcome:
         return _anew(context, error.sentence)
 
 
-def watch(context: Context, *, tell: Callable[[Seen], None], wait: Callable[[float], bool]) -> Outcome:
+def watch(context: Context, *, tell: Callable[[WatchState], None], wait: Callable[[float], bool]) -> Outcome:
     """Rounds until ``wait``, which is given the seconds until the next one, says so. See :mod:`cutover.replication.watch`."""
     flags = context.gate.state()
     if flags.side == "new" and (why := _why_anew(context, flags)):

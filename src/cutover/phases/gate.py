@@ -47,7 +47,7 @@ def plan(context: Context) -> GatePlan:
     facts = installer.host.facts()
     if wrong := installer.refusals(facts):
         raise Refused(f"The gate cannot be installed: {' '.join(wrong)}", "Nothing was changed.")
-    context.gate.through_the_door(writes=False)  # whoever cannot be asked before cannot prove anything afterwards
+    context.gate.answers_to_users(writes=False)  # whoever cannot be asked before cannot prove anything afterwards
     emergency = _emergency(context)
     sentences = [
         *emergency,

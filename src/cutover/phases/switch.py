@@ -117,11 +117,11 @@ def move(context: Context, verb: str, to: Side, flags: Flags) -> Outcome:
         hold.end_abandoned(context, verb)
         last = _after_the_move(context, verb, target.name)
         return Outcome(False, [f"{target.name.capitalize()} serves already."], facts={"late": last.late})
-    before, again = (context.gate.through_the_door(writes=False) for _ in range(2))
+    before, again = (context.gate.answers_to_users(writes=False) for _ in range(2))
     moved, proved = switchover.move(context, verb, to)
     last = _after_the_move(context, verb, target.name)
     try:
-        now = context.gate.through_the_door(writes=False)
+        now = context.gate.answers_to_users(writes=False)
     except CutoverError as error:
         raise Failed(f"{target.name.capitalize()} serves, but not through Nginx: {error.sentence}", error.hint) from error
     if otherwise := doorway.differences(*map(doorway.mattering, (before, again, now))):

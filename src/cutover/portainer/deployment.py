@@ -291,7 +291,7 @@ def _room_refusals(want: Wanted, seen: Situation) -> Iterable[str]:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Deployed:
     """What there is after a deployment. ``answers`` is empty where Qdrant answers as it should."""
 
     stack: Stack | None
@@ -340,7 +340,7 @@ def seconds_at(said: str | None) -> float:
         return 0.0
 
 
-def shortfalls(want: Wanted, seen: Seen, *, not_this_container: str = "") -> list[str]:
+def shortfalls(want: Wanted, seen: Deployed, *, not_this_container: str = "") -> list[str]:
     """What is missing until the deployment is done, in the order in which it comes true; empty means done. Pure.
 
     ``not_this_container`` is the container of before: a redeployment makes a new one, so the old one is not a result.
@@ -385,7 +385,7 @@ def ended(state: Mapping[str, Any]) -> str:
     return f"{code}: it was killed, by a person or because memory was short" if state.get("ExitCode") == 137 else code
 
 
-def hopeless(want: Wanted, seen: Seen, *, not_this_container: str = "") -> str:
+def hopeless(want: Wanted, seen: Deployed, *, not_this_container: str = "") -> str:
     """Why waiting longer will not help; empty while it may. The container of before says nothing about it. Pure."""
     if seen.stack is not None and seen.stack.status == ERROR:
         return "Portainer reports: " + (" ".join(seen.stack.message.split()) or "an error without a reason")
@@ -405,12 +405,12 @@ def hopeless(want: Wanted, seen: Seen, *, not_this_container: str = "") -> str:
     return ""
 
 
-def fetched(want: Wanted, seen: Seen) -> bool:
+def fetched(want: Wanted, seen: Deployed) -> bool:
     """Whether Portainer has the commit's file on its disk, and another commit in its books: so it is while it deploys. Pure."""
     return seen.stack is not None and not want.is_at(seen.stack) and seen.file_text == want.file.text
 
 
-def runs_as_wanted(want: Wanted, seen: Seen) -> bool:
+def runs_as_wanted(want: Wanted, seen: Deployed) -> bool:
     """Whether the container needs nothing: it is the merged commit's, proved, with these variables. Pure."""
     stack = seen.stack
     return stack is not None and not shortfalls(want, seen) and all_variables(want, stack) == dict(stack.variables)
@@ -473,7 +473,7 @@ def reference_for(references: References, commit: str, *, preferred: str) -> str
     return min(at, key=lambda name: (not name.startswith("refs/tags/"), name), default=None)
 
 
-def untouched(want: Wanted, seen: Seen, container: str) -> bool:
+def untouched(want: Wanted, seen: Deployed, container: str) -> bool:
     """Whether the container of before still runs and serves as ``want`` says, whatever Portainer thinks of it. Pure."""
     if seen.stack is None or seen.container is None or seen.container["Id"] != container:
         return False

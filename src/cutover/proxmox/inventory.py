@@ -22,7 +22,7 @@ class HasProxmox(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
+class FoundGuest:
     """A guest as Proxmox has it. ``addresses`` with where each is from.
 
     ``silent``: nobody inside could be asked, and it runs or may run. ``unread``: its node does not answer, so not even its
@@ -42,7 +42,7 @@ class Seen:
         return f"{'LXC' if self.kind == 'lxc' else 'VM'} {self.vmid} ({self.name})"
 
 
-def look(session: HasProxmox, rows: Sequence[Mapping[str, Any]] | None = None) -> list[Seen]:
+def look(session: HasProxmox, rows: Sequence[Mapping[str, Any]] | None = None) -> list[FoundGuest]:
     """Every guest of the cluster that we may see, with every address that Proxmox knows of it. ``rows``: asked a moment ago."""
     found = []
     for row in session.proxmox.guests() if rows is None else rows:
@@ -60,7 +60,7 @@ def look(session: HasProxmox, rows: Sequence[Mapping[str, Any]] | None = None) -
             else:
                 addresses.update(dict.fromkeys(inside, "its own interfaces"))
         found.append(
-            Seen(vmid, kind, str(row.get("name") or ""), str(row.get("node")), running, addresses, silent, "unread" in row)
+            FoundGuest(vmid, kind, str(row.get("name") or ""), str(row.get("node")), running, addresses, silent, "unread" in row)
         )
     return found
 

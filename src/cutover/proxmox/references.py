@@ -142,7 +142,7 @@ def stays(facts: Facts) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Surroundings:
     """What Proxmox says about all guests at one moment, so that several can be judged with one look."""
 
     configs: Mapping[int, Mapping[str, Any]]
@@ -154,7 +154,7 @@ class Seen:
     addresses: Mapping[int, tuple[str, ...]]
 
 
-def look(session: ProxmoxSession) -> Seen:
+def look(session: ProxmoxSession) -> Surroundings:
     """Read what concerns all guests. The scratch guest of an interrupted test restore of ours is nobody's neighbour."""
     proxmox, own = session.proxmox, scratch.left_over(session)
     rows = [row for row in proxmox.guests() if int(row["vmid"]) != own]
@@ -165,7 +165,7 @@ def look(session: ProxmoxSession) -> Seen:
                 f"Guest {row['vmid']} is on node {row['node']}, which cannot be asked: {row['unread']}",
                 "Bring that node back, or remove it from the cluster.",
             )
-    return Seen(
+    return Surroundings(
         configs={int(r["vmid"]): proxmox.get(f"nodes/{r['node']}/{r['type']}/{r['vmid']}/config") for r in rows},
         pools={str(p["poolid"]): _members(proxmox.get("pools", poolid=p["poolid"])) for p in proxmox.list("pools")},
         jobs=proxmox.list("cluster/backup"),
@@ -176,7 +176,7 @@ def look(session: ProxmoxSession) -> Seen:
     )
 
 
-def collect(session: ProxmoxSession, guest: Guest, seen: Seen | None = None) -> Facts | None:
+def collect(session: ProxmoxSession, guest: Guest, seen: Surroundings | None = None) -> Facts | None:
     """Read everything about a guest; None where nothing has its id. ``seen`` is a look that was just taken."""
     proxmox = session.proxmox
     here = identity.read(session, guest)

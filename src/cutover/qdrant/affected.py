@@ -58,7 +58,7 @@ class Chosen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Touched:
+class Affected:
     """What one write may have changed.
 
     ``collection`` is the name in the request's path, which may be an alias. ``filters`` chose records besides ``ids``;
@@ -104,33 +104,33 @@ def point_id(value: Any) -> PointId:
     raise NotUnderstood(f"{value!r} is not a point id")
 
 
-def touched(method: str, uri: str, body: bytes) -> Touched:
+def affected_by(method: str, uri: str, body: bytes) -> Affected:
     """What the write ``method uri`` with this body may have changed. Pure; never raises for odd input."""
     if is_read(method, uri) or leaves_data_alone(method, uri):
-        return Touched()
+        return Affected()
     path, verb = path_of(uri), method.upper()
     if path.text == "/collections/aliases" and verb == "POST":
-        return Touched(aliases=True, in_steps=True, why="aliases were changed")
+        return Affected(aliases=True, in_steps=True, why="aliases were changed")
     name = path.collection
     if not name:
-        return Touched(refuse=f"{verb} {path.text} changes the server itself, which is not followed")
+        return Affected(refuse=f"{verb} {path.text} changes the server itself, which is not followed")
     operation = f"{verb} {path.rest}" if path.rest else verb
     if operation in _POINT_OPERATIONS:
         return _points(name, operation, body)
     if operation in {"PUT", "DELETE"}:
         what = "created" if verb == "PUT" else "deleted"
-        return Touched(name, whole=Depth.EVERYTHING, schema=True, aliases=True, why=f"collection {name} was {what}")
+        return Affected(name, whole=Depth.EVERYTHING, schema=True, aliases=True, why=f"collection {name} was {what}")
     if operation == "PATCH":
-        return Touched(name, schema=True, in_steps=True, why=f"settings of {name} were changed")
+        return Affected(name, schema=True, in_steps=True, why=f"settings of {name} were changed")
     if verb in {"PUT", "DELETE"} and path.rest.split("/")[0] == "index":
-        return Touched(name, schema=True, why=f"payload indexes of {name} were changed")
+        return Affected(name, schema=True, why=f"payload indexes of {name} were changed")
     if verb in {"PUT", "DELETE"} and len(path.segments) == 4 and path.segments[2] == "vectors":
-        return Touched(name, whole=Depth.EVERYTHING, schema=True, why=f"named vectors of {name} were changed")
+        return Affected(name, whole=Depth.EVERYTHING, schema=True, why=f"named vectors of {name} were changed")
     if path.rest.endswith(("snapshots/recover", "snapshots/upload", "partial/recover", "partial/recover_from")):
-        return Touched(name, whole=Depth.EVERYTHING, schema=True, why=f"{name} was restored from a snapshot")
+        return Affected(name, whole=Depth.EVERYTHING, schema=True, why=f"{name} was restored from a snapshot")
     if path.rest == "truncate_unapplied_wal":
-        return Touched(name, whole=Depth.EVERYTHING, why=f"unapplied writes of {name} were dropped")
-    return Touched(name, refuse=f"{operation} on collection {name} is not an operation that can be followed")
+        return Affected(name, whole=Depth.EVERYTHING, why=f"unapplied writes of {name} were dropped")
+    return Affected(name, refuse=f"{operation} on collection {name} is not an operation that can be followed")
 
 
 def had_no_effect(method: str, uri: str, status: int) -> bool:
@@ -143,7 +143,7 @@ def had_no_effect(method: str, uri: str, status: int) -> bool:
         return True
     if 0 < status < 400:
         return False
-    known = touched(method, uri, b"")
+    known = affected_by(method, uri, b"")
     if known.refuse and not _CHANGES_THE_SERVER.match(path_of(uri).text):
         # No route of Qdrant's, so no failure on the way there can hide that something happened: a server that is being restarted
         # (502), or one that stumbles over what was sent (500), must not let somebody without a key end the following.
@@ -160,17 +160,17 @@ def refused_before(status: int, *, in_steps: bool) -> bool:
     return status in IN_FRONT or (status in _IN_ONE_STEP and not in_steps)
 
 
-def _points(name: str, operation: str, body: bytes) -> Touched:
+def _points(name: str, operation: str, body: bytes) -> Affected:
     try:
         document = json.loads(unpacked(body))
         found = _Found()
         _POINT_OPERATIONS[operation](document, found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError, EOFError, zlib.error) as error:
         why = f"a body of {operation} on {name} could not be read ({error})"[:200]
-        return Touched(name, whole=Depth.EVERYTHING, in_steps=operation == "POST points/batch", why=why)
+        return Affected(name, whole=Depth.EVERYTHING, in_steps=operation == "POST points/batch", why=why)
     why = f"{operation} on {name} chose its records by a filter" if found.filters else ""
     chosen = tuple(Chosen(*one) for one in found.filters.items())
-    return Touched(name, frozenset(found.ids), chosen, in_steps=operation == "POST points/batch", why=why)
+    return Affected(name, frozenset(found.ids), chosen, in_steps=operation == "POST points/batch", why=why)
 
 
 def unpacked(body: bytes) -> bytes:

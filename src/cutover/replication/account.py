@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.core.text import counted
 from cutover.gate.interface import OTHER, Side
 from cutover.gate.write_log import Write
-from cutover.qdrant.affected import NotUnderstood, Touched, touched
+from cutover.qdrant.affected import Affected, NotUnderstood, affected_by
 from cutover.replication.again import steps_of
 from cutover.replication.late_writes import keep_lines
 from cutover.replication.overlaps import Overlaps
@@ -118,7 +118,7 @@ def account(
     known = {alias: set(names) for alias, names in holders.items()}
     for entry, body in entries:
         found.end = max(found.end, entry.offset)
-        what = touched(entry.method, entry.uri, body)
+        what = affected_by(entry.method, entry.uri, body)
         if what.nothing or entry.side not in {side, OTHER[side], "unknown"}:
             continue
         if not acknowledged(entry):
@@ -139,7 +139,7 @@ def account(
     return found
 
 
-def _meant(what: Touched, body: bytes, known: dict[str, set[str]]) -> set[str]:
+def _meant(what: Affected, body: bytes, known: dict[str, set[str]]) -> set[str]:
     """The collections a write may have meant; aliases that it makes are remembered."""
     if what.collection:
         return {what.collection, *known.get(what.collection, ())}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from cutover.qdrant.affected import NotUnderstood, touched, unpacked
+from cutover.qdrant.affected import NotUnderstood, affected_by, unpacked
 from cutover.qdrant.routes import path_of
 
 _CHOOSES = ("filter", "update_filter", "update_mode")
@@ -31,7 +31,7 @@ def steps_of(method: str, uri: str, body: bytes) -> list[Step]:
 
     :class:`NotUnderstood` where the same request would not do the same again.
     """
-    found, path, verb = touched(method, uri, body), path_of(uri), method.upper()
+    found, path, verb = affected_by(method, uri, body), path_of(uri), method.upper()
     if found.nothing:
         return []
     if found.refuse:

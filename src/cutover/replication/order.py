@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cutover.gate.write_log import Write
-from cutover.qdrant.affected import PointId, Touched
+from cutover.qdrant.affected import Affected, PointId
 from cutover.qdrant.client import NotThere, Qdrant
 from cutover.qdrant.matching import matching
 from cutover.qdrant.pages import Limits, Size
@@ -56,7 +56,7 @@ class Order:
         self._sizes: dict[str, Size] = {}
         self._touched: set[PointId] = set()
 
-    def passes(self, entry: Write, step: Step, what: Touched, name: str) -> bool:
+    def passes(self, entry: Write, step: Step, what: Affected, name: str) -> bool:
         """A step comes next in the order. Whether it has to be sent alone, because something is asked around it."""
         doubted = self._ahead.get(name, set())
         if doubted and self._in_window(entry) and what.ids:
@@ -68,7 +68,7 @@ class Order:
                 self._in_part.setdefault(name, set()).update(met)
         return bool(self._rivals.get(entry.offset)) or bool(what.filters and doubted and self._in_window(entry))
 
-    def before(self, entry: Write, what: Touched, name: str) -> None:
+    def before(self, entry: Write, what: Affected, name: str) -> None:
         """Ask in the state before the step."""
         filters = [chosen.filter for chosen in what.filters]
         if filters and self._in_window(entry) and (doubted := self._ahead.get(name)):

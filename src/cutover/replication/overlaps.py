@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from cutover.gate.write_log import Write
-from cutover.qdrant.affected import PointId, Touched
+from cutover.qdrant.affected import Affected, PointId
 from cutover.qdrant.routes import path_of
 
 
@@ -28,7 +28,7 @@ class Rival:
 @dataclass(frozen=True, slots=True)
 class _Ended:
     write: Write
-    what: Touched
+    what: Affected
     asks_for: int
     """Equal where two writes ask for the same."""
 
@@ -54,7 +54,7 @@ class Overlaps:
         self._names: dict[str, None] = {}
         self._end = 0
 
-    def add(self, entry: Write, what: Touched, body: bytes, meant: Iterable[str]) -> None:
+    def add(self, entry: Write, what: Affected, body: bytes, meant: Iterable[str]) -> None:
         """The next write that ended. ``meant``: the collections, and aliases, that it may have meant."""
         if entry.offset <= self._end:
             return  # a look before this one has seen it, and what it read was not sent

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from cutover.core.errors import Failed, OutcomeUnknown
 from cutover.gate.interface import BODY_MOST, TOO_LARGE
 from cutover.gate.write_log import Write
-from cutover.qdrant.affected import PointId, touched
+from cutover.qdrant.affected import PointId, affected_by
 from cutover.qdrant.client import LONG, Answered, side_by_side
 from cutover.qdrant.routes import path_of
 from cutover.replication import switchover
@@ -92,7 +92,7 @@ class _Sender:
         """The next step; with it ``part`` steps of the write are done."""
         if self._aliases is None:
             self._aliases = self._context.old.aliases()
-        what = touched(step.method, step.path, step.body or b"")
+        what = affected_by(step.method, step.path, step.body or b"")
         name = self._aliases.get(what.collection, what.collection)
         one = None if self._order.passes(entry, step, what, name) else named(step, self._aliases)
         if one is None:

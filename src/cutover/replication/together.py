@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from cutover.qdrant.affected import PointId, touched
+from cutover.qdrant.affected import PointId, affected_by
 from cutover.qdrant.routes import path_of
 from cutover.replication.again import Step
 
@@ -50,7 +50,7 @@ def named(step: Step, aliases: Mapping[str, str]) -> Named | None:
     """The step with what it names; None where it has to be sent alone. ``aliases`` is where every alias points to now."""
     if step.looks:
         return None
-    found = touched(step.method, step.path, step.body or b"")
+    found = affected_by(step.method, step.path, step.body or b"")
     if found.filters or found.whole or found.schema or found.aliases or found.refuse or not found.collection:
         return None
     return Named(step, aliases.get(found.collection, found.collection), found.ids)

@@ -61,7 +61,7 @@ LOOKS = 4
 
 
 @dataclass
-class Seen:
+class WatchState:
     """What the watch knows, as `status` reads it. Times in seconds since 1970; ``proved`` from 0 to 1."""
 
     at: float = 0.0
@@ -92,10 +92,10 @@ def seen_path(context: Context) -> Path:
     return context.state_dir / "watch.json"
 
 
-def last_seen(context: Context) -> Seen | None:
+def last_seen(context: Context) -> WatchState | None:
     """What a watch that works now knows; None where there is none."""
     try:
-        found = Seen(**json.loads(seen_path(context).read_text(encoding="utf-8")))
+        found = WatchState(**json.loads(seen_path(context).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
     return found if context.journal.held_by_another() and time.time() - found.at < 60 else None
@@ -104,9 +104,9 @@ def last_seen(context: Context) -> Seen | None:
 class Watch:
     """One watch. ``tell`` gets the status after every round; ``wait`` waits so many seconds, and says whether to stop."""
 
-    def __init__(self, context: Context, *, tell: Callable[[Seen], None], wait: Callable[[float], bool]) -> None:
+    def __init__(self, context: Context, *, tell: Callable[[WatchState], None], wait: Callable[[float], bool]) -> None:
         self._context, self._tell, self._wait = context, tell, wait
-        self.seen = Seen()
+        self.seen = WatchState()
         self.rounds = self.lines = self.records = 0
         self._due: dict[str, float] = {}
         self._looks: dict[tuple[str, PointId], int] = {}

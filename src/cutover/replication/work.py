@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cutover.gate.interface import Gate, Written
 from cutover.gate.write_log import BEGIN_ANEW
-from cutover.qdrant.affected import Depth, PointId, Touched, had_no_effect, refused_before, touched
+from cutover.qdrant.affected import Affected, Depth, PointId, affected_by, had_no_effect, refused_before
 from cutover.qdrant.client import Qdrant
 from cutover.qdrant.routes import path_of
 from cutover.replication.position import CannotFollow, Position
@@ -50,7 +50,7 @@ class Work:
         """The whole collection has to be compared, at least so deep."""
         self.whole[name] = max(self.whole.get(name, Depth.NOTHING), depth)
 
-    def add(self, found: Touched, names: Iterable[str]) -> None:
+    def add(self, found: Affected, names: Iterable[str]) -> None:
         """Add one write's answer for every collection its name may have meant."""
         for name in names:
             if found.ids:
@@ -67,7 +67,7 @@ class Work:
             self.reasons.append(found.why)
 
 
-def happened(entry: Written, found: Touched) -> bool:
+def happened(entry: Written, found: Affected) -> bool:
     """Whether a recorded write can have changed anything. Pure.
 
     A write that names records counts unless it was refused before it was begun, because Qdrant may have applied a part of it;
@@ -121,7 +121,7 @@ class Reading:
         return work
 
     def _add(self, work: Work, entry: Written, body: bytes) -> None:
-        found = touched(entry.method, entry.uri, body)
+        found = affected_by(entry.method, entry.uri, body)
         if found.nothing or not happened(entry, found):
             return
         if found.refuse:

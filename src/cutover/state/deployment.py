@@ -13,7 +13,7 @@ from cutover.core.errors import Refused, Unreachable
 from cutover.portainer import compose_file, compose_policy, running, variables
 from cutover.portainer.client import Answered
 from cutover.portainer.deployment import (
-    Seen,
+    Deployed,
     Situation,
     Wanted,
     all_variables,
@@ -206,12 +206,12 @@ def _answers(url: str) -> bool:
         return False
 
 
-def see(context: Context, want: Wanted) -> Seen:
+def see(context: Context, want: Wanted) -> Deployed:
     """Look at the stack, its container and Qdrant itself; changes nothing."""
     server, name = context.portainer, context.site.portainer.stack
     stack = server.stack(name)
     if stack is None:
-        return Seen(None, None, None, (), "there is no stack", "")
+        return Deployed(None, None, None, (), "there is no stack", "")
     text = None
     try:
         text = server.stack_file(stack)
@@ -225,7 +225,7 @@ def see(context: Context, want: Wanted) -> Seen:
         image = server.image(container["Image"]) or {}
         digests = tuple(image.get("RepoDigests") or ())
         differs = running.differences(want.config, SERVICE_NAME, container, image) if want.config else ()
-    return Seen(
+    return Deployed(
         stack,
         text,
         container,

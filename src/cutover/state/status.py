@@ -72,7 +72,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Seen:
+class StatusFacts:
     """What is known of the world; from it :func:`judge` decides, without asking anybody."""
 
     flags: Flags | None
@@ -118,7 +118,7 @@ def status(context: Context, *, glance: bool = False) -> Status:
     used = left_behind.glance(context) if glance and flags is not None and flags.side == "new" else ""
     folder = str(context.state_dir)
     return judge(
-        Seen(
+        StatusFacts(
             flags,
             problem,
             context.journal.entries(),
@@ -134,7 +134,7 @@ def status(context: Context, *, glance: bool = False) -> Status:
     )
 
 
-def judge(seen: Seen) -> Status:
+def judge(seen: StatusFacts) -> Status:
     """The state of the move. Pure."""
     entries = seen.entries
     last = entries[-1].at if entries else ""
@@ -226,7 +226,7 @@ def judge(seen: Seen) -> Status:
     )  # fmt: skip
 
 
-def _status(state: Name, since: str, reason: str, now: str, waiting: str, seen: Seen) -> Status:
+def _status(state: Name, since: str, reason: str, now: str, waiting: str, seen: StatusFacts) -> Status:
     return Status(
         state=state,
         since=since,
@@ -251,13 +251,13 @@ def _can(state: Name, entries: Sequence[Entry]) -> tuple[str, ...]:
     return left or ("nothing more: the plan is carried out",)
 
 
-def _age(seen: Seen) -> float | None:
+def _age(seen: StatusFacts) -> float | None:
     if seen.position is None or seen.behind_writes is None:
         return None
     return 0.0 if not seen.behind_writes else max(0.0, round(seen.now - seen.position.at, 1))
 
 
-def _behind(seen: Seen) -> str:
+def _behind(seen: StatusFacts) -> str:
     age = _age(seen)
     if age is None:
         return "is not followed"
