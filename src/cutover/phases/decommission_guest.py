@@ -28,7 +28,9 @@ def give_back(context: Context, guest: Guest, within: Scope) -> tuple[list[str],
     """Sentences, and until when to wait where somebody used the guest meanwhile (nothing of it is deleted then), else None."""
     agreed = approvals.approval(context, guest)
     if agreed is None:
-        raise Refused(f"{guest} was not approved; nothing of it was deleted.")
+        raise Refused(
+            f"{guest} was not approved; nothing of it was deleted.", "Run `cutover decommission --execute`: it asks for its name."
+        )
     said: list[str] = []
     if identity.read(context, guest) is not None and not approvals.deleted(context, guest):
         waiting = _delete_as_backed_up(context, guest, agreed, said, within)
@@ -180,7 +182,10 @@ def _delete(context: Context, guest: Guest, agreed: approvals.Approval, archive:
             purge=1,
         )
         if identity.read(context, guest) is not None:
-            raise Failed(f"Proxmox says that {guest} was deleted, and still lists it.")
+            raise Failed(
+                f"Proxmox says that {guest} was deleted, and still lists it.",
+                "Look at it in Proxmox, then run the command again.",
+            )
         act.after = {"vmid": guest.vmid, "gone": True}
 
 

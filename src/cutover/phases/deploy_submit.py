@@ -43,7 +43,10 @@ def pull(context: Context, want: Wanted, situation: Situation) -> None:
         context.ui.say(f"Pulling {image}.")
         context.portainer.pull(image.name, image.digest, seconds=context.site.limits.deploy_seconds)
         if context.portainer.image(str(image)) is None:
-            raise Failed(f"The image {image} was pulled, but the VM does not have it.")
+            raise Failed(
+                f"The image {image} was pulled, but the VM does not have it.",
+                "Look at the disk and at Docker on the VM, then run `deploy` again.",
+            )
         act.after = {"image": str(image)}
 
 

@@ -164,7 +164,10 @@ def _remove(context: Context, left: Left) -> Outcome:
         lost = [volume for volume in volumes if server.volume(volume) is None]
         act.after = {"volumes": [volume for volume in volumes if volume not in lost]}
         if lost:
-            raise Failed(f"Removing the stack {name} also removed {', '.join(lost)}, which it should not have.")
+            raise Failed(
+                f"Removing the stack {name} also removed {', '.join(lost)}, which it should not have.",
+                "The old server has everything: `deploy`, then `copy`.",
+            )
     kept = f"Its data stays in {' and '.join(volumes)}, until --yes-destroy names them." if volumes else "It had no volumes."
     if left.going:
         kept = "Its data goes next."
@@ -190,5 +193,8 @@ def remove_data(context: Context, only: Collection[str] | None = None) -> Outcom
             try:
                 server.remove_volume(volume)
             except Answered as error:
-                raise Failed(f"The volume {volume} could not be deleted: {error.reason}.") from None
+                raise Failed(
+                    f"The volume {volume} could not be deleted: {error.reason}.",
+                    "Remove what uses it, then run the command again.",
+                ) from None
     return Outcome(True, [f"Deleted: {', '.join(ours)}."], "None.")

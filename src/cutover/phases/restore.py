@@ -119,10 +119,13 @@ def _rules(context: Context) -> tuple[dict[str, Any] | None, Archive]:
     if row is not None and (row.get("type") != "lxc" or row.get("name") != old.name):
         raise Refused(
             f"The id {old.vmid} belongs to {row.get('type')} {row.get('name')} now, which is not {old}.",
-            "Nothing is overwritten.",
+            "Nothing is overwritten. Correct guests.old in site.yaml, or free that id.",
         )
     if row is not None and (wrong := identity.not_meant(context, old)):
-        raise Refused(f"{old} is not the guest that is meant: {'; '.join(wrong)}.", "Nothing is overwritten.")
+        raise Refused(
+            f"{old} is not the guest that is meant: {'; '.join(wrong)}.",
+            "Nothing is overwritten. Compare guests.old in site.yaml with Proxmox.",
+        )
     if lost := context.proxmox.no_quorum():
         raise Refused(lost[0])
     short = privileges.missing(context, "restore")
