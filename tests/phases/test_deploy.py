@@ -332,13 +332,25 @@ def test_a_volume_of_another_stack_is_not_taken(one: Vm1001) -> None:
     assert "The container other-qdrant-1 uses the volume qdrant_snapshots" in said
 
 
+def test_a_volume_of_another_name_would_be_an_empty_server(one: Vm1001) -> None:
+    deployed(one)
+    one.merge(("qdrant_storage", "qdrant_data"))
+    with pytest.raises(Refused) as refused:
+        deploy.plan(one.run(execute=False))
+    assert "puts the volume qdrant_data at /qdrant/storage, where the container has qdrant_storage" in str(refused.value)
+    assert "Write `name: qdrant_storage`" in str(refused.value)
+    assert serves(one)
+
+
 def test_a_stack_of_that_name_that_is_not_ours_is_not_taken(one: Vm1001) -> None:
     old = one.site
     try:
         one.site = sites.Site.model_validate(
             {**old.model_dump(), "portainer": {**old.portainer.model_dump(), "stack": "monitoring"}}
         )  # fmt: skip
-        assert "The stack monitoring is not one from Git" in fails(one, Refused)
+        said = fails(one, Refused)
+        assert "The stack monitoring is not one from Git" in said
+        assert "is down" not in said  # that stack is no Qdrant
     finally:
         one.site = old
     deployed(one)

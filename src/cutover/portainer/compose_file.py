@@ -9,6 +9,7 @@ check a change before it is merged and a commit before it is deployed.
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -89,6 +90,7 @@ class Mount:
     target: str
     kind: str
     volume: str = ""
+    read_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -242,12 +244,14 @@ def _port(entry: Any) -> Port:
 def _mount(entry: Any, volumes: Mapping[str, Any]) -> Mount:
     if isinstance(entry, dict):
         source, target, kind = str(entry.get("source", "")), str(entry.get("target", "")), str(entry.get("type", ""))
+        read_only = entry.get("read_only") in {True, "true"}
     else:
         parts = str(entry).split(":")
         source, target = (parts[0], parts[1]) if len(parts) > 1 else ("", parts[0])
         kind = "bind" if source.startswith((".", "/", "~")) else "volume"
+        read_only = "ro" in ",".join(parts[2:]).split(",")
     said = volumes.get(source) or {}
-    return Mount(source, target, kind, str(said.get("name") or "") if kind == "volume" else "")
+    return Mount(source, posixpath.normpath(target), kind, str(said.get("name") or "") if kind == "volume" else "", read_only)
 
 
 def _memory(service: Mapping[str, Any]) -> int | None:
@@ -355,6 +359,11 @@ def _volume_mistakes(file: StackFile) -> Iterator[str]:
             yield f"Nothing is mounted at {target}: what Qdrant writes there would be lost with the container."
         elif found.kind == "volume" and not found.volume:
             yield f"The volume at {target} has no fixed `name:`. Under another stack name it would start empty."
+        elif found.read_only:
+            yield f"The volume at {target} is mounted read-only, and Qdrant does not start where it cannot write there."
+        for inside in file.mounts:
+            if inside.target.startswith(f"{target}/"):
+                yield f"Something is mounted at {inside.target}: Qdrant would not see what it has in its volume there."
     for mount in file.mounts:
         if mount.kind == "bind":
             yield (

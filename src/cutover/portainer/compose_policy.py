@@ -90,7 +90,9 @@ def _one_of(*values: Any) -> Rule:
 def _written(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_written(entry) for entry in value)}]"
-    return {None: "left out", True: "true", False: "false"}.get(value, str(value)) if value != {} else "empty"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "left out" if value is None else "empty" if value == {} else str(value)
 
 
 def _keys(known: Mapping[str, Rule], *, extensions: bool = False) -> Rule:

@@ -139,7 +139,7 @@ def refusals(want: Wanted, seen: Situation, site: Site) -> list[str]:
             f"{seen.users} It runs at {short}, and nothing would lead back to it if the deployment failed: Portainer goes to "
             f"branches and tags only, and none is at that commit. {make_a_tag(short)}, or set a GIT_TOKEN that may push one."
         )
-    fallen = down(seen.stack, seen.container)
+    fallen = down(seen.stack, seen.container) if seen.stack is not None and not not_ours(seen.stack, site) else ""
     return [fallen, *found] if found and fallen else found
 
 
@@ -255,6 +255,13 @@ def _port_refusals(want: Wanted, seen: Situation, site: Site) -> Iterable[str]:
 
 
 def _volume_refusals(want: Wanted, seen: Situation, name: str) -> Iterable[str]:
+    has = {mount.get("Destination"): mount.get("Name") for mount in (seen.container or {}).get("Mounts") or []}
+    for mount in want.file.mounts:
+        if mount.volume and (had := has.get(mount.target)) and had != mount.volume:
+            yield (
+                f"The file puts the volume {mount.volume} at {mount.target}, where the container has {had}: Qdrant would begin "
+                f"without the data in {had}. Write `name: {had}`. Where an empty server is meant, `cutover undo deploy` first."
+            )
     for volume, found in seen.volumes.items():
         if found is None:
             if seen.mounts(volume):
