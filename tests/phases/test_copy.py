@@ -57,6 +57,15 @@ def test_a_copy_is_complete_and_leaves_no_snapshot(run: Any) -> None:
     assert run.journal.open_intents() == []
 
 
+def test_a_copy_waits_for_applications_between_its_snapshot_and_fetching_it(run: Any) -> None:
+    before, seen = snapshots(run), []
+    switchover.base_copy(
+        run, "copy", run.old, run.new, "docs", lambda: seen.append((len(snapshots(run) - before), run.new.collections()))
+    )
+    assert seen == [(1, [])], "asked once, with the snapshot taken and nothing of it fetched"
+    same(run)
+
+
 def test_what_an_interrupted_copy_left_on_the_target_is_replaced(run: Any) -> None:
     with run.guard.act("test", "An unfinished copy"):
         run.new.ask("PUT", "/collections/docs", {"vectors": {"size": 9, "distance": "Dot"}})

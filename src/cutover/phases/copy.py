@@ -92,15 +92,15 @@ def _copy(context: Context, recording: bool) -> Outcome:
             if name in done and name in there:
                 continue
             throttle.give_way()
-            one = switchover.base_copy(context, "copy", context.old, context.new, name)
+            one = switchover.base_copy(context, "copy", context.old, context.new, name, throttle.give_way)
             if one is None:
                 continue  # deleted meanwhile
             copied[name] = one
             context.journal.note(events.COPIED, f"{name} was copied", collection=name)
-    following = switchover.follower(context, "old", "copy")
-    with context.guard.act("copy.aliases", f"Make the aliases on {context.new.name}"):
-        following.bring_aliases()
-    switchover.catch_up(context, "copy", following)
+        following = switchover.follower(context, "old", "copy")
+        with context.guard.act("copy.aliases", f"Make the aliases on {context.new.name}"):
+            following.bring_aliases()
+        switchover.catch_up(context, "copy", following, throttle.give_way)
     watch = bypass.Watch(context.gate, context.old, "old", following)
     try:
         proved = switchover.prove(context, "copy", following)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,13 +131,17 @@ def need_one_that_writes(context: Context, verb: str, target: Qdrant, meanwhile:
         raise Unreachable(error.sentence, error.hint) from error
 
 
-def catch_up(context: Context, verb: str, following: Follower) -> Round:
-    """Rounds until one is short (``limits.round_seconds``) and the next would not be shorter; returns the last one."""
+def catch_up(context: Context, verb: str, following: Follower, give_way: Callable[[], None] = lambda: None) -> Round:
+    """Rounds until one is short (``limits.round_seconds``) and the next would not be shorter; returns the last one.
+
+    ``give_way`` is called before each, and waits while applications are served too slowly.
+    """
     limit = context.site.limits.round_seconds
     with context.guard.act(f"{verb}.catch-up", f"Bring {following.target.name} up to date", passing=True) as act:
         total = Counter[str]()
         before, copies = float("inf"), 0
         for _ in range(ROUNDS):
+            give_way()
             last = following.round()
             total.update(rounds=1, lines=last.lines, records=last.records)
             if last.seconds <= limit and not last.compared and (not last.lines or last.seconds > 0.8 * before):
@@ -438,17 +442,22 @@ def begin_anew(context: Context, verb: str, why: str) -> dict[str, Any]:
     return prove(context, verb, following)
 
 
-def base_copy(context: Context, verb: str, source: Qdrant, target: Qdrant, name: str) -> dict[str, Any] | None:
+def base_copy(
+    context: Context, verb: str, source: Qdrant, target: Qdrant, name: str, give_way: Callable[[], None] = lambda: None
+) -> dict[str, Any] | None:
     """Copy one collection by snapshot into an absent collection; a part that an interrupted copy left is removed first.
 
     The target fetches the snapshot itself, with the source's read-only key; Qdrant checks the checksum and leaves nothing
     behind where it does not fit. The snapshot is removed from the source afterwards. None where the collection was deleted
     meanwhile: then it is gone on the target as well. Where it was deleted and made anew the new one is copied.
+
+    ``give_way`` waits while applications are served too slowly: between taking the snapshot and fetching it, the two parts of a
+    copy that are work for the source. Within each of them the servers work by themselves, and nobody can tell them to wait.
     """
     made: list[str] = []
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _base_copy(context, verb, source, target, name, made)
+            return _base_copy(context, verb, source, target, name, made, give_way)
         except CutoverError:
             if name not in source.collections():
                 _remove_part(context, verb, source, target, name)
@@ -472,7 +481,13 @@ def _remove_part(context: Context, verb: str, source: Qdrant, target: Qdrant, na
 
 
 def _base_copy(
-    context: Context, verb: str, source: Qdrant, target: Qdrant, name: str, snapshots_made: list[str]
+    context: Context,
+    verb: str,
+    source: Qdrant,
+    target: Qdrant,
+    name: str,
+    snapshots_made: list[str],
+    give_way: Callable[[], None],
 ) -> dict[str, Any]:
     read_key = context.credentials.get("QDRANT_READ_ONLY_API_KEY")
     _remove_part(context, verb, source, target, name)
@@ -480,6 +495,7 @@ def _base_copy(
     with snapshots.taken(context, verb, source, name) as made:
         snapshots_made.append(made.name)
         seconds_taken = time.monotonic() - began
+        give_way()
         what = f"Recover {name} on {target.name}"
         with context.guard.act(f"{verb}.recover", what, before={"collection": name, "absent": True}) as act:
             url = source.snapshot_url(name, made.name)
