@@ -36,6 +36,8 @@ PROGRAMS = {
     "lab.portainer": "lab.portainer",
     "lab.git": "lab.git",
     "lab.load": "lab.load",
+    "lab.crash": "lab.crash",
+    "cutover": "cutover.__main__",
 }
 
 
@@ -47,9 +49,12 @@ def forks(argv: Sequence[str]) -> bool:
 class Forked:
     """A program that was forked; asked as a :class:`subprocess.Popen` is asked. Of an ended one ``poll`` gives the exit code."""
 
-    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, log: Path) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, log: Path, errors: Path | None = None
+    ) -> None:
         self._connection = _server.connect()
         wanted = {"program": argv[2], "words": list(argv[3:]), "env": dict(env), "cwd": str(cwd or Path.cwd()), "log": str(log)}
+        wanted["errors"] = str(errors or log)
         self._connection.sendall(json.dumps(wanted).encode() + b"\n")
         self._answers = self._connection.makefile("r")
         self.returncode: int | None = None
@@ -76,6 +81,24 @@ class Forked:
         """Send a signal to the program alone; nothing happens when it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
+
+
+def carried_out(program: str, *words: str, env: Mapping[str, str], cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+    """What came of one of the programs, as :func:`subprocess.run` says it; ``env`` is all of its environment.
+
+    Starting ``cutover`` costs 0.7 s of a processor, and tests start it a hundred times; a few still start it as its users do.
+    """
+    with tempfile.TemporaryDirectory(prefix="lab-said-") as folder:
+        log, errors = Path(folder, "out"), Path(folder, "errors")
+        begun = Forked([sys.executable, "-m", program, *words], env=env, cwd=cwd, log=log, errors=errors)
+        try:
+            code = begun.wait(timeout)
+        except subprocess.TimeoutExpired:
+            begun.send_signal(signal.SIGKILL)
+            begun.wait()
+            raise
+        said, wrong = (file.read_text(encoding="utf-8") for file in (log, errors))
+    return subprocess.CompletedProcess([program, *words], code, said, wrong)
 
 
 class _Server:
@@ -165,7 +188,8 @@ def _become(wanted: Mapping[str, Any]) -> None:
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     nothing = os.open(os.devnull, os.O_RDONLY)
     log = os.open(wanted["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    for source, target in ((nothing, 0), (log, 1), (log, 2)):
+    errors = os.open(wanted["errors"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    for source, target in ((nothing, 0), (log, 1), (errors, 2)):
         os.dup2(source, target)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.chdir(wanted["cwd"])

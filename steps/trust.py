@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from cutover.core.journal import Journal
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.phases.registry import NAMES
 from cutover.qdrant.snapshots import NAMED
+from lab import forkserver
 from lab.lab import QDRANT_PORT, ROOT, Lab
 from lab.operator import Operator
 from lab.power_loss import PowerCut
@@ -195,11 +195,10 @@ def _changed(was: Picture, lab: Lab) -> list[str]:
 def _run_and_die(
     lab: Lab, operator: Operator, verb: str, line: int, *, before: bool, act: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "lab.crash", verb, "--site", str(lab.site_file), "--state-dir", str(lab.state_dir)]
+    words = [verb, "--site", str(lab.site_file), "--state-dir", str(lab.state_dir)]
     words += [word for name in operator.agrees_to for word in ("--agree", name)]
     words += ["--at", str(line), *(["--before"] if before else []), *(["--act", act] if act else [])]
-    env = {**os.environ, **lab.env, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
-    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False)
+    return forkserver.carried_out("lab.crash", *words, env={**os.environ, **lab.env}, cwd=ROOT, timeout=180)
 
 
 @then(parsers.parse("the {step} is complete"))

@@ -2,4 +2,11 @@
 
 from cutover.cli.app import app
 
-app(prog_name="cutover")
+
+def main() -> None:
+    """The command, with the words of this process."""
+    app(prog_name="cutover")
+
+
+if __name__ == "__main__":
+    main()

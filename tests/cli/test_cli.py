@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from cutover.cli.app import app
 from cutover.core.credentials import NAMES
 from cutover.phases.phase import Operation, Outcome, Plan, Sentence
+from lab import forkserver
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "hush-hush-0123"
@@ -38,11 +39,14 @@ def site(tmp_path: Path) -> Path:
     return file
 
 
-def cutover(site: Path, *words: str, errors_to: int = subprocess.PIPE, **more: str) -> subprocess.CompletedProcess[str]:
+def cutover(site: Path, *words: str, errors_to: int | None = None, **more: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name not in {*NAMES, "CUTOVER_STATE_DIR"}} | more
+    env |= {"CUTOVER_SITE": str(site), "PYTHONPATH": str(ROOT / "src")}
+    if errors_to is None:
+        return forkserver.carried_out("cutover", *words, env=env, cwd=site.parent, timeout=60)
     return subprocess.run(
-        [sys.executable, "-c", "from cutover.cli.app import app; app(prog_name='cutover')", *words],
-        cwd=site.parent, env=env | {"CUTOVER_SITE": str(site), "PYTHONPATH": str(ROOT / "src")}, stdout=subprocess.PIPE, stderr=errors_to, text=True, timeout=60, check=False,
+        [sys.executable, "-m", "cutover", *words], cwd=site.parent, env=env, stdout=subprocess.PIPE, stderr=errors_to, text=True,
+        timeout=60, check=False,
     )  # fmt: skip
 
 
