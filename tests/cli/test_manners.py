@@ -123,6 +123,13 @@ def test_plain_and_no_color_leave_no_colours(words: list[str]) -> None:
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", done.stdout)
 
 
+@pytest.mark.parametrize(("typed", "offered"), [("cutover de", {"deploy", "decommission"}), ("cutover undo c", {"copy"})])
+def test_a_shell_completes_commands_and_the_steps_that_can_be_undone(typed: str, offered: set[str]) -> None:
+    asked = {"_CUTOVER_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    ended = CliRunner().invoke(app, [], prog_name="cutover", env=EMPTY | asked)
+    assert set(ended.output.split()) == offered
+
+
 class TestText:
     PRINT = "53:A5:AB:EF:CD:00 at fd00:ab:cd::1 [b]"
 

@@ -69,7 +69,7 @@ def _do(verb: str, context: Context, output: Output, *, undo: bool = False) -> i
 
 
 def _step(
-    step: Annotated[str, typer.Argument(help="The step to undo.")],
+    step: Annotated[str, typer.Argument(help="The step to undo.", autocompletion=lambda: list(phases.UNDOABLE))],
     site: SiteFile = SITE,
     state_dir: StateDir = STATE,
     execute: Execute = False,

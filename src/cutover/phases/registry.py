@@ -38,6 +38,7 @@ PHASES: tuple[Phase, ...] = (
     rollback.PHASE,
 )
 NAMES = tuple(phase.name for phase in PHASES)
+UNDOABLE = tuple(phase.name for phase in PHASES if phase.undo is not None)
 
 
 def phase(name: str) -> Phase:
@@ -53,8 +54,7 @@ def operation(name: str, *, undo: bool = False) -> Operation[Any]:
     if not undo:
         return phase(name).operation
     if name not in NAMES:
-        able = ", ".join(one.name for one in PHASES if one.undo is not None)
-        raise WrongUsage(f"{name!r} is not a step of the plan.", f"Steps that can be undone are {able}.")
+        raise WrongUsage(f"{name!r} is not a step of the plan.", f"Steps that can be undone are {', '.join(UNDOABLE)}.")
     found = phase(name)
     if found.undo is None:
         raise WrongUsage(f"`{name}` has no undo of its own.", found.instead_of_undo)
