@@ -14,21 +14,18 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cutover.core.errors import Refused
-from cutover.gate.nginx_conf import Configuration, Directive, Word
+from cutover.gate.nginx_conf import Configuration, Directive
+from cutover.gate.values import SETS, Piece, Value, Values
 
 #: Who a name is: its addresses, empty where nobody knows.
 Resolve = Callable[[str], Collection[str]]
 
 _GRPC_PORT = 6334
-_MOST = 400  # alternatives of one target
 
 #: Variables that begin with a slash or stand behind the path: the address has ended where one of them stands.
 _PATH = re.compile(r"request_uri|uri|document_uri|is_args|args|query_string|\d|arg_\w+")
 _PASSES = {"proxy_pass", "grpc_pass"}
 _OTHER_PASSES = {"fastcgi_pass", "uwsgi_pass", "scgi_pass", "memcached_pass"}
-_SETS = {"map", "geo", "split_clients"}
-#: Give a variable a value that no file says.
-_ELSEWHERE = re.compile(r"auth_request_set|js_set|js_var|perl_set|set_by_lua\w*|set_\w+|keyval")
 #: Load programs from files; what those do, nobody sees here.
 _PROGRAMS = re.compile(r"js_import|js_include|\w+_by_lua_file|perl_require")
 _SENDS_AWAY = {"return", "rewrite", "error_page"}
@@ -115,20 +112,6 @@ class Ways:
         return sorted({place.file for place in self.places})
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """A part of a value: text with the place it stands at, or a variable that no file sets (``unknown``)."""
-
-    text: str
-    word: Word | None = None
-    at: int = 0
-    owner: Directive | None = None
-    unknown: str = ""
-
-
-Value = tuple[_Piece, ...]
-
-
 def find(configuration: Configuration, server: Server, *, resolve: Resolve = lambda _: (), ours: Collection[str] = ()) -> Ways:
     """Every way to ``server``. ``ours``: files that are not looked at (the gate's own)."""
     return _Search(configuration, server, resolve, frozenset(ours)).found()
@@ -182,18 +165,10 @@ class _Search:
         self._ways = Ways()
         self._covered: set[tuple[str, int]] = set()
         self._known: dict[str, bool] = {}
-        self._maps: dict[tuple[str, str], list[Directive]] = {}
-        self._sets: dict[str, list[Directive]] = {}
+        self._values = Values(self._all)
         self._upstreams: dict[tuple[str, str], Directive] = {}
-        self._elsewhere: set[str] = set()
         for one in self._all:
-            if one.name in _SETS and one.block is not None:
-                self._maps.setdefault((one.context, one.words[-1].text.lstrip("$")), []).append(one)
-            elif one.name == "set" and len(one.words) == 3:
-                self._sets.setdefault(one.words[1].text.lstrip("$"), []).append(one)
-            elif _ELSEWHERE.fullmatch(one.name):
-                self._elsewhere |= {word.text.lstrip("$") for word in one.words[1:] if re.fullmatch(r"\$\w+", word.text)}
-            elif _PROGRAMS.fullmatch(one.name):
+            if _PROGRAMS.fullmatch(one.name):
                 self._ways.programs.append((one.where, one.words[-1].text))
             elif one.name == "upstream" and len(one.words) > 1:
                 self._upstreams[one.context, one.words[1].text.lower()] = one
@@ -229,7 +204,7 @@ class _Search:
 
     def _pass(self, one: Directive, used: dict[int, str]) -> None:
         targets: set[str] = set()
-        for value in self._values(one.words[1], one):
+        for value in self._values.of(one.words[1], one):
             targets.add(self._target(one, value, used))
         self._ways.targets.append((one.where, frozenset(targets)))
 
@@ -336,7 +311,7 @@ class _Search:
         others = [d for d in servers if d not in ours and "down" not in [w.text for w in d.words]]
         for one in ours:
             word = one.words[1]
-            self._take(one, (_Piece(word.text, word, 0, one),), (0, len(word.text)))
+            self._take(one, (Piece(word.text, word, 0, one),), (0, len(word.text)))
         if ours and others and used:
             self._refuse(
                 others[0].where,
@@ -422,7 +397,7 @@ class _Search:
             self._ways.places.add(Place(piece.owner.file, begins, begins + last - first, part, piece.owner.line))
 
     @staticmethod
-    def _spot(value: Value, start: int, end: int) -> tuple[_Piece, int, int] | None:
+    def _spot(value: Value, start: int, end: int) -> tuple[Piece, int, int] | None:
         """The one piece in which a part of a value stands, and where in its word; None where it is more than one."""
         at = 0
         for piece in value:
@@ -434,66 +409,12 @@ class _Search:
             at += length
         return None
 
-    # --- Values -------------------------------------------------------------------------------------------------------
-
-    def _values(self, word: Word, one: Directive, seen: tuple[str, ...] = (), at: Directive | None = None) -> list[Value]:
-        """Everything that a word of a directive can be, variables put in; ``at`` is the directive that uses it."""
-        found: list[Value] = [()]
-        last = 0
-        for variable in re.finditer(r"\$(?:\{(\w+)\}|(\w+))", word.text):
-            name = variable[1] or variable[2]
-            literal = _Piece(word.text[last : variable.start()], word, last, one)
-            last = variable.end()
-            found = [
-                (*value, literal, *more)
-                for value in found
-                for more in self._variable(name, at or one, seen)
-            ]  # fmt: skip
-            if len(found) > _MOST:
-                raise Refused(f"{one.where} has too many possible targets to look at each.", "Write the addresses out.")
-        rest = _Piece(word.text[last:], word, last, one)
-        return [(*value, rest) for value in found]
-
-    def _variable(self, name: str, at: Directive, seen: tuple[str, ...]) -> list[Value]:
-        unknown: list[Value] = [(_Piece("", unknown=name),)]
-        if name in seen or len(seen) > 8:
-            return unknown
-        found: list[Value] = []
-        for block in self._maps.get((at.context, name), []):
-            for entry in block.block or []:
-                if len(entry.words) > 1 and entry.name not in {"include", "proxy"}:
-                    found += self._values(entry.words[1], entry, (*seen, name), at)
-        for one in self._sets_for(name, at):
-            found += self._values(one.words[2], one, (*seen, name), at)
-        if found and name in self._elsewhere:
-            found += unknown
-        return [value for value in found if any(p.text or p.unknown for p in value)] or (unknown if not found else [])
-
-    def _sets_for(self, name: str, at: Directive) -> list[Directive]:
-        """The `set`s of a variable that a directive can meet; the innermost block around it that always sets it decides."""
-        everywhere = self._sets.get(name, [])
-        if not everywhere:
-            return []
-        found: list[Directive] = []
-        for outer in at.chain():
-            level = [one for one in everywhere if one.parent is outer]
-            nested = [
-                one for one in everywhere if one.parent is not None and one.parent.name == "if" and one.parent.parent is outer
-            ]
-            found += level + nested
-            if level and outer.name != "if":
-                return [*level[-1:], *nested] if outer is at.parent or not found else found
-        if found:
-            return found
-        server = next((outer for outer in at.chain() if outer.name == "server"), None)
-        return [one for one in everywhere if server in list(one.chain())] or everywhere
-
     # --- What names it otherwise --------------------------------------------------------------------------------------
 
     def _names(self, one: Directive) -> None:
         if one.name in _PASSES or (one.name == "server" and one.parent is not None and one.parent.name == "upstream"):
             return
-        is_entry = one.parent is not None and one.parent.name in _SETS
+        is_entry = one.parent is not None and one.parent.name in SETS
         for number, word in enumerate(one.words):
             ports = list(self._ports_named(word.text))
             if not ports or (one.file, word.start) in self._covered:
