@@ -718,6 +718,11 @@ def hours_pass(world: World, hours: float, *, but_for: str = "") -> None:
         if task["type"] != but_for:
             task["starttime"] -= int(hours * 3600)
             task["endtime"] -= int(hours * 3600)
+    journal_ages(world, hours)
+
+
+def journal_ages(world: World, hours: float) -> None:
+    """The journal alone says that everything was so much earlier."""
     file = world.lab.folder / "state" / "journal.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     for line in lines:
@@ -775,6 +780,51 @@ def test_the_soak_time_begins_anew_when_somebody_used_a_guest(world: World) -> N
     result = world.decommission()
     assert result.outcome is not None and result.outcome.facts.get("waiting_until")
     assert {g.vmid for g in world.pve.cts} >= set(FOUR)
+
+
+@pytest.mark.parametrize("claimed", [0, 2**40])
+def test_a_journal_that_says_too_early_a_time_does_not_shorten_the_soak_time(world: World, claimed: int) -> None:
+    world.soak(1.0)
+    world.decommission()
+    journal_ages(world, 48)
+    file = world.lab.folder / "state" / "journal.jsonl"
+    if claimed:  # so that no start after it is seen
+        file.write_text(re.sub(r'"started": -?\d+', f'"started": {claimed}', file.read_text()))
+    result = world.decommission()
+    assert result.outcome is not None and result.outcome.facts.get("waiting_until")
+    assert {g.vmid for g in world.pve.cts} >= set(FOUR)
+
+
+def test_that_a_guest_is_down_which_only_the_journal_says_stands_in_the_question(world: World) -> None:
+    asked: dict[str, str] = {}
+
+    class Noting(ConfirmedInAdvance):
+        def by_name(self, name: str, what_is_lost: str) -> None:
+            asked[name] = what_is_lost
+            super().by_name(name, what_is_lost)
+
+    world.pve.ct(951).status = "stopped"  # from inside: Proxmox has no task of it
+    world.lab.machines[951].stop()
+    world.soak(1.0)
+    world.decommission()
+    world.decommission(confirm=Noting(*NAMES))
+    alone = "says this tool's journal alone, Proxmox lists no stop"
+    assert {name for name, said in asked.items() if alone in said} == {"legacy-951"}
+
+
+def test_only_what_proxmox_itself_restored_counts_as_restored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def restores() -> int:
+        scratch = world.lab.site.proxmox.scratch_vmid
+        return sum(task["type"] == "vzrestore" and task["id"] == str(scratch) for task in world.pve.tasklog)
+
+    cut_before_the_deletion(world, monkeypatch)
+    assert restores() == 1
+    cut_before_the_deletion(world, monkeypatch)
+    assert restores() == 1, "the same archive was restored on trial once more"
+    for task in [one for one in world.pve.tasklog if one["type"] == "vzrestore"]:
+        world.pve.tasklog.remove(task)  # as if a journal only said so
+    cut_before_the_deletion(world, monkeypatch)
+    assert restores() == 1, "it counted as restored because the journal says so"
 
 
 @pytest.mark.parametrize("clock", ["ours", "theirs"])

@@ -223,6 +223,8 @@ def _ask(context: Context, facts: Mapping[int, Facts], going: frozenset[int], al
         known = facts[guest.vmid]
         volumes = ", ".join(drives.options(value)["volume"] for value in vzdump.volumes(known.config).values())
         own = "".join(f"; {sentence}" for sentence in references.goes_along(known, going))
+        since = soak.only_here(context, guest) if known.status == "stopped" else ""
+        own += f"; that it is down since {since} says this tool's journal alone, Proxmox lists no stop" if since else ""
         context.confirm.by_name(guest.name, f"{guest} with {volumes} will be deleted{own}{others}")
         others = ""
     if not there and others:

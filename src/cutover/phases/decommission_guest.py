@@ -106,7 +106,8 @@ def _final_backup(context: Context, guest: Guest, agreed: approvals.Approval) ->
     archive = vzdump.make(context, guest, purpose=agreed.purpose, mode="stop", after=fresh)
     proofs = vzdump.verify(context, guest, archive, agreed.facts["config"])
     known = approvals.last(context, guest.vmid, "decommission.backup", "note")
-    if known is not None and known.extra["archive"] == archive.as_json():
+    seen = known is not None and known.extra.get("archive") == archive.as_json()
+    if seen and scratch.was_restored(context, archive):  # the journal says that it came back the same, Proxmox that it came back
         return archive
     proofs += scratch.try_restore(context, guest, archive, agreed.facts["config"])
     context.journal.note("decommission.backup", f"{guest}: {'; '.join(proofs)}", vmid=guest.vmid, archive=archive.as_json())

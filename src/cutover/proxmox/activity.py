@@ -45,6 +45,11 @@ def unchanged_from(tasks: Iterable[Mapping[str, Any]]) -> float:
     return max(moments)
 
 
+def was_stopped(tasks: Iterable[Mapping[str, Any]], after: float) -> bool:
+    """Whether Proxmox itself lists that it stopped the guest after this moment. Pure."""
+    return any(task.get("type") in _ENDS and float(task.get("endtime") or 0) >= after for task in tasks)
+
+
 def reaches_back(tasks: Iterable[Mapping[str, Any]], to: float) -> bool:
     """Whether the list of a guest's tasks still has the backup that began ``to``, and so everything after it. Pure."""
     return any(

@@ -23,6 +23,7 @@ from cutover.core.errors import Failed, OutcomeUnknown, Refused, Unreachable
 from cutover.proxmox import identity, vzdump
 from cutover.proxmox.identity import Identity
 from cutover.proxmox.privileges import SCRATCH_POOL
+from cutover.proxmox.tasks import task_state
 
 if TYPE_CHECKING:
     from cutover.core.journal import Entry
@@ -98,6 +99,18 @@ def try_restore(
         raise Failed(f"The backup {archive.volid} of {guest} came back different: {'; '.join(wrong)}.", "Make a new one.")
     same = f"it was restored as LXC {scratch}, with {', '.join(vzdump.volumes(found))} of the same size, and removed again"
     return [same, *proofs]
+
+
+def was_restored(session: ProxmoxSession, archive: Archive) -> bool:
+    """Whether Proxmox lists a restore of this very archive as the scratch guest that ended well. Its log names the archive."""
+    tasks = session.proxmox.tasks("vzrestore", session.site.proxmox.scratch_vmid)
+    wanted = f"'{archive.volid}'"
+    return any(
+        float(task.get("starttime") or 0) >= archive.ctime
+        and task_state(task.get("status")) in {"ok", "warnings"}
+        and any(wanted in line for line in session.proxmox.task_log(str(task["upid"])))
+        for task in tasks
+    )
 
 
 def _await_scratch(session: ProxmoxSession) -> None:

@@ -1,17 +1,19 @@
 """Since when the old guests are down, and how long the site still has to live without them.
 
-Two clocks tell it, ours and that of Proxmox; the one by which less time has passed is believed.
+Two clocks tell it, ours and that of Proxmox; the one by which less time has passed is believed. The journal says since when, and
+Proxmox' own list of tasks has to agree: a guest is down no longer than since the last task that started, stopped or changed it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cutover.core.journal import utc
+from cutover.proxmox import activity
 from cutover.state import approvals
 
 if TYPE_CHECKING:
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
 
 def started(context: Context, guest: Guest) -> float:
     """When the guest was last started, or its disk replaced, by whomever, by Proxmox' own clock; 0 where nothing is known."""
-    tasks = [
-        task for task in context.proxmox.tasks(vmid=guest.vmid) if task.get("type") in {"vzstart", "vzrollback", "vzrestore"}
-    ]
-    return max((float(task.get("starttime") or 0) for task in tasks), default=0.0)
+    return _last_start(context.proxmox.tasks(vmid=guest.vmid))
+
+
+def _last_start(tasks: Iterable[Mapping[str, Any]]) -> float:
+    starts = {"vzstart", "vzrollback", "vzrestore"}
+    return max((float(task.get("starttime") or 0) for task in tasks if task.get("type") in starts), default=0.0)
 
 
 def their_time(context: Context) -> float:
@@ -41,15 +45,24 @@ class Down:
 
 
 def stopped_since(context: Context, guest: Guest) -> Down | None:
-    """Since when the guest is known to be down: the first time that this tool saw it so after its last start, or None."""
-    last = started(context, guest)
+    """Since when the guest is known to be down, or None: the first time that this tool saw it so after its last start, and not
+    before the last task by which Proxmox did anything to it. A journal that is old, copied or written by hand shortens nothing.
+    """
+    tasks = context.proxmox.tasks(vmid=guest.vmid)
+    last = _last_start(tasks)
     lines = [e for e in approvals.lines(context, guest.vmid) if e.act in approvals.DOWN and e.kind in {"done", "note"}]
     for entry in lines:
         said = entry.after or entry.extra
         # Each line has the start that was known then, because our clock and Proxmox' may differ.
         if float(said.get("started", -1)) >= last:
-            return Down(seconds(entry.at), float(said.get("there") or 0))
+            return Down(seconds(entry.at), max(float(said.get("there") or 0), activity.unchanged_from(tasks)))
     return None
+
+
+def only_here(context: Context, guest: Guest) -> str:
+    """Since when this tool's journal says that a guest is down of which Proxmox lists no stop after its last start; or empty."""
+    down, tasks = stopped_since(context, guest), context.proxmox.tasks(vmid=guest.vmid)
+    return "" if down is None or activity.was_stopped(tasks, _last_start(tasks)) else utc(down.ours)
 
 
 def see_stopped(context: Context, guest: Guest) -> None:
