@@ -8,18 +8,24 @@ import os
 import tracemalloc
 import zlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cutover.core.shell import Shell
+from cutover.core.write_guard import WriteGuard
 from cutover.gate import write_log
+from cutover.gate.bodies import Bodies
+from cutover.gate.folder import Folder
 from cutover.gate.interface import TOO_LARGE
+from cutover.gate.records import Records
 from cutover.gate.write_log import Damaged, Write
 from cutover.qdrant.affected import UNPACKED_MOST, Depth, affected_by, had_no_effect, unpacked
 from cutover.qdrant.routes import path_of
-from cutover.replication.position import Position
+from cutover.replication.position import CannotFollow, Position
 from cutover.replication.work import Reading, happened
 
 #: How many times the random input; every night more than a change waits for.
@@ -129,6 +135,32 @@ def test_a_write_that_names_records_may_have_been_done_in_part(status: int) -> N
     assert happened(Write(1, 1.0, "PUT", WRITE, status, "old", "b"), affected_by("PUT", WRITE, body))
 
 
+class _Source:
+    def collections(self) -> list[str]:
+        return ["a", "b"]
+
+
+@pytest.mark.parametrize("status", [0, 408, 499, 500, 502, 503, 504])
+@pytest.mark.parametrize(
+    ("method", "uri", "names"),
+    [("DELETE", "/cluster/peer/1", {"a", "b"}), ("POST", "/locks", {"a", "b"}), ("POST", "/collections/a/cluster", {"a"}),
+     ("PUT", "/collections/a/shards", {"a"}), ("PUT", "/storage/x", {"a", "b"})],
+)  # fmt: skip
+def test_what_is_not_followed_and_may_have_happened_means_look_and_not_over(
+    method: str, uri: str, names: set[str], status: int
+) -> None:
+    reading = Reading(cast("Any", _Gate()), cast("Any", _Source()), Position(holders={"a": ["a"]}))
+    work = reading.of([Write(1, 1.0, method, uri, status, "old", "")])
+    assert set(work.whole) == names and set(work.whole.values()) == {Depth.EVERYTHING}
+    assert work.schema == names and work.aliases
+
+
+def test_what_is_not_followed_and_did_happen_ends_the_following() -> None:
+    reading = Reading(cast("Any", _Gate()), cast("Any", _Source()), Position())
+    with pytest.raises(CannotFollow, match="changes the server itself"):
+        reading.of([Write(1, 1.0, "DELETE", "/cluster/peer/1", 200, "old", "")])
+
+
 class _Gate:
     """Only counts whose bodies are fetched."""
 
@@ -189,3 +221,25 @@ def test_what_can_be_unpacked_is_what_was_sent(body: bytes, how: str) -> None:
     else:
         found = affected_by("PUT", WRITE, gzip.compress(body)[:-9] if how == "cut" else body)
         assert not found.refuse
+
+
+def test_a_long_record_is_read_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log").mkdir()
+    begun = b'{"n":"begin","id":"long","at":"1.5","pid":"7","method":"PUT","uri":"/collections/a/points","body":""}\n'
+    over = (
+        b'{"n":"end","id":"long","at":"9.5","method":"PUT","uri":"/collections/a/points","status":"200","side":"old","body":""}\n'
+    )
+    lines = [logged(b"/collections/a/points?n=%d" % number) for number in range(200)]
+    (tmp_path / "log/writes.jsonl").write_bytes(begun + b"".join(lines) + over)
+    shell = Shell([], WriteGuard())
+    folder = Folder(str(tmp_path), shell)
+    monkeypatch.setattr("cutover.gate.records.PIECE", 4096)
+    try:
+        parts = list(Records(folder, Bodies(folder, "nobody")).read_parts(0))
+        whole = Records(folder, Bodies(folder, "nobody")).read_log(0)
+    finally:
+        shell.close()
+    assert len(parts) > 10 and max(map(len, parts)) < 20
+    assert [write for part in parts for write in part] == whole
+    assert len(whole) == 201
+    assert whole[-1].began == len(begun), "one that began in the first part and ended in the last"

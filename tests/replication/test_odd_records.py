@@ -54,7 +54,7 @@ def copied(pair: Pair) -> None:
 class Nothing:
     """A gate that recorded nothing."""
 
-    def read_log(self, _offset: int) -> list[Any]:
+    def read_parts(self, _offset: int) -> list[Any]:
         return []
 
 

@@ -302,6 +302,10 @@ class Gate:
         """Position just after the last complete line."""
         return self.records.log_end()
 
+    def read_parts(self, from_offset: int) -> Iterator[Sequence[Written]]:
+        """The writes that ended, from a position on, some megabytes of the log at a time."""
+        return self.records.read_parts(from_offset)
+
     def read_log(self, from_offset: int) -> Sequence[Written]:
         """The writes that ended, from a position on. Last come those whose nginx process died with them, until forgotten."""
         return self.records.read_log(from_offset)

@@ -106,8 +106,11 @@ class Gate(Protocol):
     def log_end(self) -> int:
         """Position just after the last complete line."""
 
+    def read_parts(self, from_offset: int) -> Iterator[Sequence[Written]]:
+        """The complete lines from a position on, as many at a time as some megabytes of the log hold."""
+
     def read_log(self, from_offset: int) -> Sequence[Written]:
-        """The complete lines from a position on."""
+        """The same all at once."""
 
     def bodies(self, entries: Iterable[Written]) -> Iterator[tuple[Written, bytes]]:
         """The recorded bodies, one at a time, in the given order; empty bytes for a write that had none.

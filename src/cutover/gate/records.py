@@ -135,21 +135,28 @@ class Records:
         start, _, data = read.partition(b"\n")
         return int(start or 0) + data.rfind(b"\n") + 1
 
-    def read_log(self, from_offset: int) -> Sequence[Written]:
-        """The writes that ended, from a position on. Last come those whose nginx process died with them, until forgotten."""
+    def read_parts(self, from_offset: int) -> Iterator[Sequence[Written]]:
+        """The writes that ended, from a position on, some megabytes of the log at a time: nobody without a key decides how much
+        memory that takes. Last come those whose nginx process died with them, until forgotten.
+        """
         if self._under_way.offset < from_offset:
             self._catch_up()
-        found: list[Write] = []
-        ended = write_log.Ended(self._under_way.began(from_offset))
+        end, ended = from_offset, write_log.Ended(self._under_way.began(from_offset))
         for start, data in self._pieces(from_offset):
             read = list(write_log.lines(data, start))
             if start <= self._under_way.offset:
                 self._under_way.feed(read)
-            found += ended.of(read)
+            if found := list(ended.of(read)):
+                end = found[-1].offset
+                yield found
         if self._under_way.passed:
             self._bury()
-        end = found[-1].offset if found else from_offset
-        return [*found, *(replace(lost, offset=end) for lost in self._lost)]
+        if self._lost:
+            yield [replace(lost, offset=end) for lost in self._lost]
+
+    def read_log(self, from_offset: int) -> Sequence[Written]:
+        """The same all at once."""
+        return [write for part in self.read_parts(from_offset) for write in part]
 
     def stragglers(self, from_offset: int, side: Side) -> Sequence[Written]:
         """Writes since a position that reached another server than ``side``. After a move there should be none."""

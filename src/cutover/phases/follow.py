@@ -103,7 +103,8 @@ def _why_anew(context: Context, flags: Flags) -> str:
         return f"Nothing is recorded{f': {flags.lost}' if flags.lost else ''}."
     try:
         found = Position.load(switchover.position_path(context))
-        context.gate.read_log(found.offset if found is not None else 0)
+        for _ in context.gate.read_parts(found.offset if found is not None else 0):
+            pass  # it can be read
     except (CannotFollow, Damaged) as error:
         return error.sentence
     if found is None:

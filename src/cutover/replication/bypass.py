@@ -135,7 +135,8 @@ class Watch:
             if self._follower is not None:
                 self._follower.round()
             else:
-                self.see(self._gate.read_log(self._offset))
+                for part in self._gate.read_parts(self._offset):
+                    self.see(part)
             found = unexplained(counted, self._passed, sent)
             return Not(", ".join(map(str, found))) if found else True
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from cutover.core.errors import Unreachable
@@ -140,19 +141,34 @@ class Follower:
 
     def _round(self, *, held: bool, budget: float) -> Round:
         began, at, done = time.monotonic(), time.time(), Round()
-        entries = self.gate.read_log(self.position.offset)
-        if self.position.ahead is None:
-            self.position.ahead = entries[-1].offset if entries else self.position.offset
+        self._reached = {}
+        parts = iter(self.gate.read_parts(self.position.offset))
+        for entries in chain([next(parts, ())], parts):  # settings and aliases are looked at also where nothing was written
+            self._part(entries, done, ends=began + budget if held else None, budget=budget)
+            done.lines += len(entries)
+        if not held and self._bodies_to_forget:
+            self.gate.forget_bodies(self._bodies_to_forget)
+            self._bodies_to_forget = []
+        done.seconds = time.monotonic() - began
+        self.position.at = at
+        if held or (self.position.ahead is None and self._reached == {}):
+            self.position.ahead = self.position.offset  # nothing was written meanwhile, or nothing was brought over
+        elif self.position.ahead is None and self._reached is not None and sum(map(len, self._reached.values())) <= RECENT:
+            self.position.ahead_ids = {name: list(ids) for name, ids in self._reached.items()}
+        self.save()
+        return done
+
+    def _part(self, entries: Sequence[Written], done: Round, *, ends: float | None, budget: float) -> None:
+        """Bring over what these lines ask for. What is asked of the servers here comes after they were read."""
+        held = ends is not None
         aliases, names = side_by_side([self.source.aliases, self.source.collections])
         self._reading.remember(aliases)
         self._reading.names = set(names)
-        self._reached = {}
         if not held and self.position.left_out:
             self.reaching_ahead()
             self._try_left_out(set(names))
         # One barrier for all of these lines: every one of them was acknowledged before it.
         passed: set[str] = set()
-        ends = began + budget if held else None
         rest: Sequence[Written] = entries
         while rest:
             work, taken = self._reading.take(rest[:LINES])
@@ -168,18 +184,6 @@ class Follower:
                 self.gate.forget_bodies(batch)
         if held:
             self._bodies_to_forget += entries
-        elif self._bodies_to_forget:
-            self.gate.forget_bodies(self._bodies_to_forget)
-            self._bodies_to_forget = []
-        done.lines = len(entries)
-        done.seconds = time.monotonic() - began
-        self.position.at = at
-        if held:
-            self.position.ahead = self.position.offset  # nothing was written meanwhile
-        elif self.position.ahead is None and self._reached is not None and sum(map(len, self._reached.values())) <= RECENT:
-            self.position.ahead_ids = {name: list(ids) for name, ids in self._reached.items()}
-        self.save()
-        return done
 
     def reaching_ahead(self) -> None:
         """Note that from here on the target may hold what no finished round has read; to be called before a hold as well."""

@@ -366,7 +366,8 @@ class Watch:
             self.seen.waiting_for = self.seen.wrong["server"].rstrip(".")
             self.seen.behind_seconds = now - following.position.at
             with suppress(CutoverError):
-                self.seen.behind_writes = sum(1 for e in self._context.gate.read_log(following.position.offset) if e.side)
+                parts = self._context.gate.read_parts(following.position.offset)
+                self.seen.behind_writes = sum(bool(one.side) for part in parts for one in part)
         else:
             self.seen.waiting_for = f"applications ({throttle.reason})" if throttle.reason else "writes"
         with suppress(OSError):  # a full disk is said by who has to write

@@ -124,11 +124,14 @@ class Reading:
         found = affected_by(entry.method, entry.uri, body)
         if found.nothing or not happened(entry, found):
             return
-        if found.refuse:
+        if found.refuse and 0 < entry.status < 400:
             raise CannotFollow(
                 f"{found.refuse} (recorded at {_clock(entry.at)}).",
                 f"Let that change end. {BEGIN_ANEW}",
             )
+        if found.refuse:
+            self._look(work, found, entry)
+            return
         if found.aliases and not found.collection:
             self._alias_request(body, work)
         itself = entry.method.upper() in {"PUT", "DELETE"} and not path_of(entry.uri).rest
@@ -140,6 +143,16 @@ class Reading:
                 work.compare(name, max(depth for _, depth in found.filters))
         if itself and entry.method.upper() == "DELETE":
             work.gone.add(found.collection)
+
+    def _look(self, work: Work, found: Affected, entry: Written) -> None:
+        """Nobody knows whether it was done, and who has no key can bring that about: what both servers hold says it."""
+        for name in [found.collection] if found.collection else self.source.collections():
+            work.compare(name, Depth.EVERYTHING)
+            work.schema.add(name)
+        work.aliases = True
+        why = f"{entry.method} {path_of(entry.uri).text} was answered {entry.status}, so nobody knows whether it was done"
+        if why not in work.reasons:
+            work.reasons.append(why)
 
     def _meant_by(self, name: str) -> set[str]:
         """The collections a name in a request may have meant: itself, or all that an alias has pointed to."""

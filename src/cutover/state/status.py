@@ -112,7 +112,7 @@ def status(context: Context, *, glance: bool = False) -> Status:
     try:
         position = Position.load(switchover.position_path(context))
         if flags is not None and flags.recording and position is not None:
-            behind = sum(1 for e in context.gate.read_log(position.offset) if e.side)
+            behind = sum(bool(one.side) for part in context.gate.read_parts(position.offset) for one in part)
     except (CannotFollow, Damaged) as error:
         damage = error.sentence
     used = left_behind.glance(context) if glance and flags is not None and flags.side == "new" else ""
