@@ -530,9 +530,17 @@ by hand (`nginx.edit: false`).
 BY_HAND = (
     ("Nginx Proxy Manager", "the proxy host's *Forward Hostname / IP* and *Forward Port*", "its generated file, above"),
     ("files that Ansible owns", "the template, in place of the old address; then run the play", "`TestByHand`"),
-    ("HAProxy", "`server one ADDRESS` of the backend", "not tried"),
-    ("Caddy", "`reverse_proxy ADDRESS`", "not tried"),
-    ("Traefik", "`url: http://ADDRESS` under the service's `loadBalancer.servers`", "not tried"),
+    ("HAProxy", "`server one ADDRESS` of the backend", "`tests/gate/test_another_proxy.py`"),
+    (
+        "Caddy",
+        "`reverse_proxy ADDRESS` in the site's block of the `Caddyfile`, then `caddy reload`",
+        "as its manual says; not run",
+    ),
+    (
+        "Traefik",
+        "`- url: http://ADDRESS` under `http.services.NAME.loadBalancer.servers` (file provider)",
+        "as its manual says; not run",
+    ),
 )
 BY_HAND_SAYS = """
 ## By hand

@@ -15,20 +15,36 @@ from cutover.core.write_guard import WriteGuard
 from cutover.gate.bodies import Bodies
 from cutover.gate.folder import Folder
 from cutover.gate.write_log import Damaged, Write
+from tests.gate.test_small_hosts import BUSYBOX, only_busybox
 
 WORKER = "nobody"
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose files are to stay root's")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
+def _small_shell(folder: Path) -> list[str]:
+    """Busybox alone, also for the worker user: as Alpine's `su` does, which Debian's busybox leaves out."""
+    prefix = only_busybox(folder)
+    (folder / "su").unlink()
+    (folder / "su").write_text(
+        f'#!{folder}/sh\nset -- "$3" "$5"\n'
+        f'exec /usr/bin/setpriv --reuid "$1" --regid "$(id -g "$1")" --clear-groups {folder}/sh -c "$2"\n'
+    )
+    (folder / "su").chmod(0o755)
+    return prefix
+
+
+@pytest.fixture(
+    params=["sh", pytest.param("busybox", marks=pytest.mark.skipif(BUSYBOX is None, reason="busybox is not installed"))]
+)
+def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Folder:
     for folder in (tmp_path, *tmp_path.parents[:3]):  # where only root may pass, nothing would be shown
         folder.chmod(folder.stat().st_mode | 0o011)
     (tmp_path / "gate" / "bodies").mkdir(parents=True)
     (tmp_path / "gate" / "bodies").chmod(0o700)
     subprocess.run(["chown", WORKER, str(tmp_path / "gate" / "bodies")], check=True)
-    return Folder(str(tmp_path / "gate"), Shell([], WriteGuard()))
+    prefix = _small_shell(tmp_path / "busybox") if request.param == "busybox" else []
+    return Folder(str(tmp_path / "gate"), Shell(prefix, WriteGuard()))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from cutover.checks import nginx as nginx_checks
-from cutover.core.errors import CutoverError, Refused, Unreachable
+from cutover.core.errors import CutoverError, Failed, Refused, Unreachable
 from cutover.core.journal import Journal
 from cutover.core.shell import Answer, Shell
 from cutover.core.wait import Not, wait_until
@@ -140,6 +140,63 @@ def test_8_a_private_authority_is_asked_for_before_anything_is_changed(tmp_path:
             assert not way.host.gate_folder.exists()
             stage.qdrant = {"ca_file": str(next((way.host.root / "tls").glob("ca*.pem")))}
             assert stage.client().install().changed
+
+
+def test_8_a_door_that_asks_for_a_certificate_is_entered_with_one(tmp_path: Path) -> None:
+    asks = "ssl_client_certificate ROOT/tls/ca.pem; ssl_verify_client on; location"
+    with shaped(TLS.replace("location", asks), tmp_path, doors=(Door(tls=True),)) as way:
+        trust = {"ca_file": str(way.host.root / "tls/ca.pem")}
+        stage = Stage(way, tmp_path, public=way.host.url.replace("http:", "https:"), qdrant=trust)
+        with stage.stack:
+            files = stage.files()
+            stage.gate.install()
+            assert stage.gate.answers_to_users(writes=False)["a read"].status == 400, (
+                "nobody came in without one, and nobody does"
+            )
+            certificate, key = shutil.copy(way.host.root / "c.pem", tmp_path), way.host.root / "k.pem"
+            Path(certificate).write_bytes(Path(certificate).read_bytes() + key.read_bytes())
+            stage.qdrant = trust | {"client_certificate": str(certificate)}
+            let_in = stage.client()
+            assert (let_in.loaded() or {})["files"] == let_in.files().checksum
+            assert let_in.answers_to_users(writes=True)["a read"].status == 200
+            let_in.remove()
+            assert stage.files() == files
+
+
+class TestAnOperatorWhoReloadsHimself:
+    """`reload: []`."""
+
+    def test_is_asked_and_waited_for(self, tmp_path: Path) -> None:
+        with shaped("server { listen A; location / { proxy_pass http://OLD; } }", tmp_path) as way:
+            stage = Stage(way, tmp_path)
+            with stage.stack:
+                files, gate, told = stage.files(), stage.client(reload=[]), []
+
+                def reloads(said: str) -> None:
+                    told.append(said)
+                    way.reload()
+
+                gate.proof.tell = reloads
+                assert gate.install().changed
+                assert stage.put().json()["side"] == "old"
+                assert gate.contradiction() == ""
+                gate.remove()
+                assert told == ["Reload Nginx now, when it suits you. Waiting for it."] * 2
+                assert stage.files() == files
+                assert stage.put().json()["side"] == "old"
+
+    def test_who_does_not_is_left_as_he_was(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("cutover.gate.reload.BY_HAND_SECONDS", 0.3)
+        with shaped("server { listen A; location / { proxy_pass http://OLD; } }", tmp_path) as way:
+            stage = Stage(way, tmp_path)
+            with stage.stack:
+                files, gate = stage.files(), stage.client(reload=[])
+                with pytest.raises(Failed, match=r"The gate was not installed: The reload of nginx .*") as said:
+                    gate.install()
+                assert said.value.hint == "Everything was put back as it was."
+                assert stage.files() == files
+                assert not way.host.gate_folder.exists()
+                assert stage.put().json()["side"] == "old"
 
 
 def test_9_a_door_that_lets_nobody_in_is_compared_as_it_is(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.support.gateway import gateway, until
 BUSYBOX = shutil.which("busybox")
 
 
-def _only_busybox(folder: Path) -> list[str]:
+def only_busybox(folder: Path) -> list[str]:
     """What leads to busybox' shell, with nothing but its applets to be found by name."""
     folder.mkdir(mode=0o755)
     for name in subprocess.run([str(BUSYBOX), "--list"], capture_output=True, text=True, check=True).stdout.split():
@@ -36,7 +36,7 @@ def test_a_whole_evening_on_busybox(tmp_path: Path) -> None:
     with gateway(with_gate=False) as way:
         stage = Stage(way, tmp_path)
         with stage.stack:
-            gate = stage.client(shell=_only_busybox(way.host.root / "busybox"))
+            gate = stage.client(shell=only_busybox(way.host.root / "busybox"))
             assert gate.shell.read("readlink -f /proc/$$/exe").text == str(Path(str(BUSYBOX)).resolve())
             files = _in_seconds(stage)
             gate.install()
