@@ -51,8 +51,11 @@ class Log:
         self.content[name] = b"" if body is None else json.dumps(body).encode()
         self.lines.append(Write(100 * (len(self.lines) + 1), time.time(), method, uri, status, "old", name, began + 1))
 
+    def read_log(self, from_offset: int) -> list[Write]:
+        return self.lines[from_offset // 100 : len(self.lines)]
+
     def read_parts(self, from_offset: int) -> list[list[Write]]:
-        return [self.lines[from_offset // 100 : len(self.lines)]]
+        return [self.read_log(from_offset)]
 
     def bodies(self, entries: Any) -> Iterator[tuple[Write, bytes]]:
         return ((entry, self.content[entry.body]) for entry in entries)

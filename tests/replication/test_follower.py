@@ -46,8 +46,11 @@ class Record:
     def log_end(self) -> int:
         return self.lines[-1].offset if self.lines else 0
 
+    def read_log(self, from_offset: Any) -> Any:
+        return [line for line in self.lines if line.offset > from_offset]
+
     def read_parts(self, from_offset: Any) -> Any:
-        return iter([[line for line in self.lines if line.offset > from_offset]])
+        return iter([self.read_log(from_offset)])
 
     def bodies(self, entries: Any) -> Any:
         return ((entry, self.content[entry.body]) for entry in entries)

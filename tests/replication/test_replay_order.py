@@ -74,6 +74,10 @@ class Log:
         ]
         return sorted((one for one in found if one.offset > start), key=lambda one: one.offset)
 
+    def read_parts(self, start: int) -> list[list[Write]]:
+        found = self.read_log(start)
+        return [found[n : n + 3] for n in range(0, len(found), 3)]
+
     def log_end(self) -> int:
         return max((self.place[kind, i] for kind, i in self.place if self._time(kind, i) <= self.now), default=0)
 
