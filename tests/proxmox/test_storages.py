@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from cutover.checks.host import Room, strains
 from cutover.core.errors import Refused
 from cutover.proxmox import scratch, storages, vzdump
+from cutover.site.load import load
 from cutover.site.schema import Guest
-from lab.proxmox_host import Host, host
+from lab.proxmox_host import SITE, Host, host
 
 GIB = 2**30
 #: Kinds of storages for volumes, and whether each takes snapshots.
@@ -122,6 +124,23 @@ WITHOUT: list[tuple[Callable[[Host], Any], str]] = [
     (lambda lab: lab.pve.storages.pop("local-lvm"), "Storage local-lvm cannot be used on node pve: .*No such storage"),
     (lambda lab: lab.pve.storages["local"].update(avail=GIB), r"Storage local has 1\.0 GB free"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ({"enabled": 0, "active": 0, "total": 0, "avail": 0}, "storage fast is disabled, or its settings leave node pve out"),
+        ({"enabled": 1, "active": 0, "total": 0, "avail": 0}, "storage fast is not active on node pve"),
+        ({"enabled": 1, "active": 1, "total": 9, "avail": 0}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_storage_that_is_away_is_not_called_full(status: dict[str, Any], said: str) -> None:
+    assert storages.away(status, "fast", "pve").startswith(said) and bool(storages.away(status, "fast", "pve")) == bool(said)
+    room = Room(16, 64 * GIB, 32 * GIB, 20 * GIB, "fast", "dir", 0, 0, 0, storage_away=storages.away(status, "fast", "pve"))
+    site = load(SITE)
+    named = " ".join(strains(room, (4, 8192, 100), site.resize.after, site.limits))
+    assert (said or "has 0 GB free") in named and ("GB free" in named) == (not said)
 
 
 @pytest.mark.parametrize(("break_it", "said"), WITHOUT, ids=[said for _, said in WITHOUT])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core.errors import Refused, Unreachable
 from cutover.core.units import GIB, MIB
-from cutover.proxmox import drives, privileges
+from cutover.proxmox import drives, privileges, storages
 from cutover.proxmox import vm as vm_state
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Room:
     metadata: float = 0.0
     #: Memory available on the roomiest other node, where HA may have to start the VM there; None where HA does not manage it.
     elsewhere: int | None = None
+    #: Why the storage cannot be used at all now, as a phrase.
+    storage_away: str = ""
     #: What Proxmox did not say, as phrases. A number that is missing is not zero.
     unknown: tuple[str, ...] = ()
 
@@ -59,7 +61,9 @@ def strains(room: Room, before: tuple[int, int, int], wanted: Sizes, limits: Lim
             f"running guests would be promised {(room.promised_memory + more_memory) / MIB:.0f} MB of the host's "
             f"{room.memory_total / MIB:.0f} MB, which leaves less than the reserve of {limits.memory_reserve_mb} MB"
         )
-    if more_disk > 0 and room.storage_available < more_disk + disk_reserve:
+    if more_disk > 0 and room.storage_away:
+        said.append(room.storage_away)
+    elif more_disk > 0 and room.storage_available < more_disk + disk_reserve:
         said.append(
             f"storage {room.storage} has {room.storage_available / GIB:.0f} GB free, and {more_disk / GIB:.0f} GB more plus the "
             f"reserve of {limits.disk_reserve_gb} GB are needed"
@@ -108,6 +112,7 @@ def look(context: Context) -> Room:
     place = dict(api.get(f"nodes/{node}/storage/{storage}/status"))
     # On a storage that nodes share, the guests of all of them have their disks.
     users = everybody if int(place.get("shared") or 0) else guests
+    away = storages.away(place, storage, node)
     unknown = [f"how much {storage} has free" for _ in [0] if place.get("avail") is None or not place.get("total")]
     unknown += [f"what guest {row['vmid']} on {row['node']} has of {storage}" for row in users if "config" not in row]
     unknown += [
@@ -137,7 +142,7 @@ def look(context: Context) -> Room:
     return Room(
         cpus, total, available or 0, sum(int(row.get("maxmem") or 0) for row in guests if row["status"] == "running"),
         storage, str(place.get("type") or ""), int(place.get("total") or 0), int(place.get("avail") or 0),
-        promised_disk(configs, storage), metadata, elsewhere, tuple(unknown),
+        promised_disk(configs, storage), metadata, elsewhere, away, tuple(unknown),
     )  # fmt: skip
 
 

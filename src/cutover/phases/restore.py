@@ -18,12 +18,13 @@ from cutover.core.errors import CutoverError, Failed, Refused, Unreachable
 from cutover.core.journal import utc
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence
-from cutover.proxmox import identity, privileges, vzdump
+from cutover.proxmox import identity, privileges, replacing, vzdump
 from cutover.qdrant.client import Answered
 from cutover.state import backup_manifest
 
 if TYPE_CHECKING:
     from cutover.context import Context
+    from cutover.proxmox import storages
     from cutover.proxmox.tasks import TaskEnd
     from cutover.proxmox.vzdump import Archive
 
@@ -98,11 +99,11 @@ def _running_restore(context: Context) -> bool:
 
 
 def _not_locked(context: Context) -> None:
-    """:class:`Failed` where a restore was killed on the host: what it leaves only the host's shell can unlock."""
+    """:class:`Refused` where a restore was killed on the host: what it leaves only the host's shell can unlock."""
     old = context.site.guests.old
-    config = context.proxmox.find(f"{context.proxmox.of(old)}/config")
+    config = context.proxmox.find(f"{context.proxmox.of(old)}/config") if _begun(context) is not None else None
     if isinstance(config, dict) and config.get("lock") == "create":
-        raise Failed(
+        raise Refused(
             f"The restore of {old} was killed on the Proxmox host and left a guest that is locked (create).",
             f"In the shell of the Proxmox host: `pct unlock {old.vmid}`, then `pct destroy {old.vmid}`; then run this again.",
         )
@@ -110,6 +111,7 @@ def _not_locked(context: Context) -> None:
 
 def _rules(context: Context) -> tuple[dict[str, Any] | None, Archive]:
     """What is there and what would be restored; :class:`Refused` where it is not necessary or not possible."""
+    _not_locked(context)
     old, row = context.site.guests.old, _row(context)
     if row is not None and _answers(context):
         raise Refused(
@@ -137,7 +139,21 @@ def _rules(context: Context) -> tuple[dict[str, Any] | None, Archive]:
         )
     archive = newest(context)
     _address_free(context)
+    against = _against(context, row, archive)
+    if against and (row is None or row.get("status") == "running" or row.get("lock")):
+        raise Refused(f"{old} is not restored: {' '.join(against)}", "Remove the reason and run the command again.")
     return row, archive
+
+
+def _against(context: Context, row: Mapping[str, Any] | None, archive: Archive) -> list[str]:
+    """Why the archive must not, or cannot, be restored in the place of what is there, as sentences."""
+    old = context.site.guests.old
+    said = replacing.over(context, old, archive) if row is not None else []
+    return said + _room(context, row, archive).against
+
+
+def _room(context: Context, row: Mapping[str, Any] | None, archive: Archive) -> storages.Verdict:
+    return replacing.room(context, context.site.guests.old, archive, archive.node if row is None else str(row["node"]))
 
 
 def _address_free(context: Context) -> None:
@@ -167,13 +183,30 @@ def plan(context: Context) -> RestorePlan:
     found = []
     if row is not None and row.get("status") != "running":
         found.append(Sentence(f"Start {old}, which is only stopped; if it answers then, nothing is restored", f"{old} runs"))
+        if against := _against(context, row, archive):
+            found.append(Sentence(f"It will not be restored: {' '.join(against)}"))
+            return RestorePlan(sentences=found, row=row, archive=archive)
     elif row is not None:
         found.append(Sentence(f"Stop {old}, which runs and does not answer", f"{old} is stopped"))
-    lost = f"everything written to it since {utc(archive.ctime)}"
     found.append(
-        Sentence(f"Restore {old} from {archive.volid} of {utc(archive.ctime)}, and start it", f"{old}; lost is {lost}", "None")
+        Sentence(
+            f"Restore {old} from {archive.volid} of {utc(archive.ctime)}, and start it",
+            f"{old}; lost is {_lost(context, row, archive)}",
+            "None",
+        )
     )
+    found += [Sentence(f"Not seen beforehand: {one}") for one in _room(context, row, archive).unsure]
     return RestorePlan(sentences=found, row=row, archive=archive)
+
+
+def _lost(context: Context, row: Mapping[str, Any] | None, archive: Archive) -> str:
+    """What a restore destroys, as a phrase."""
+    lost = f"everything written to it since {utc(archive.ctime)}"
+    if row is None:
+        return lost
+    rows = context.proxmox.list(f"{context.proxmox.of(context.site.guests.old)}/snapshot")
+    snapshots = [str(one["name"]) for one in rows if one.get("name") != "current"]
+    return lost + (f", and its snapshots {', '.join(snapshots)}" if snapshots else "")
 
 
 def do(context: Context, planned: RestorePlan) -> Outcome:
@@ -198,8 +231,10 @@ def do(context: Context, planned: RestorePlan) -> Outcome:
                 True, [f"{old} was only stopped. It runs and answers again; nothing was restored and nothing is lost."]
             )
         said.append(f"{old} was started and does not answer.")
+        if against := _against(context, row, archive):
+            raise Failed(f"{said[0]} It is not restored: {' '.join(against)}", "Look inside it.")
     if row is not None:
-        lost = f"{old} would be overwritten by its backup of {utc(archive.ctime)}: everything written to it since is lost."
+        lost = f"{old} would be overwritten by its backup of {utc(archive.ctime)}: lost is {_lost(context, row, archive)}."
         context.confirm.by_name(old.name, lost)
         _stop(context)
     _restore(context, archive, over=row is not None)

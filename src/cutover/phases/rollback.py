@@ -17,7 +17,7 @@ from cutover.core.journal import utc
 from cutover.core.units import GIB
 from cutover.phases import vm_restart
 from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence
-from cutover.proxmox import drives, identity, privileges
+from cutover.proxmox import drives, identity, privileges, replacing
 from cutover.proxmox import vm as vm_state
 
 if TYPE_CHECKING:
@@ -103,21 +103,24 @@ def plan(context: Context) -> RollbackPlan:
     found = _newest_from_before(context)
     if found is None:
         return RollbackPlan()
-    if wrong := identity.not_meant(context, vm):
-        raise Refused(f"{vm} is not the guest that is meant: {'; '.join(wrong)}.", "Look at it in Proxmox.")
-    if silent := context.proxmox.no_quorum():
-        raise Refused(silent[0])
-    short = privileges.missing(context, "rollback")
-    if short:
-        raise Refused(
-            f"The token {context.proxmox.token} lacks {'; '.join(short)}.", "`cutover rights` has the commands that give them."
-        )
+    _need_no_refusal(context)
     name, config = found
     since = utc(int(config["snaptime"])) if config["snaptime"] else "it was taken"
     disks = [key for key in config if re.fullmatch(r"(scsi|virtio|sata|ide)\d+", key) and "media=cdrom" not in str(config[key])]
     lost = f"Everything written to {vm} since {since}, on {', '.join(sorted(disks))}, and every change of its settings since then"
     roll = Sentence(f"Cut {vm} off, roll it back to snapshot {name} and start it. {lost} would be lost.", f"All of {vm}", "None")
     return RollbackPlan(sentences=[roll], snapshot=name, since=since, lost=lost)
+
+
+def _need_no_refusal(context: Context) -> None:
+    """:class:`Refused` with what speaks against rolling the VM back as it is now."""
+    vm, api = context.site.guests.new, context.proxmox
+    if wrong := identity.not_meant(context, vm):
+        raise Refused(f"{vm} is not the guest that is meant: {'; '.join(wrong)}.", "Look at it in Proxmox.")
+    if against := [*api.no_quorum(), *replacing.held(vm, api.config(vm), api.status(vm))]:
+        raise Refused(" ".join(against), "Remove the reason and run the command again.")
+    if short := privileges.missing(context, "rollback"):
+        raise Refused(f"The token {api.token} lacks {'; '.join(short)}.", "`cutover rights` has the commands that give them.")
 
 
 def do(context: Context, planned: RollbackPlan) -> Outcome:

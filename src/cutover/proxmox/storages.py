@@ -66,9 +66,10 @@ class Verdict:
             self.unsure.append(f"how much storage {storage} has free")
         elif free < wanted.least + reserve:
             needs = f"up to {wanted.least / GIB:.1f} GB plus " if wanted.least else "more than "
-            self.against.append(
-                f"Storage {storage} has {free / GIB:.1f} GB free, and {what} needs {needs}the reserve of {reserve / GIB:g} GB."
-            )
+            needs += f"the reserve of {reserve / GIB:g} GB"
+            if not reserve:
+                needs = f"at least {wanted.least / GIB:.1f} GB"
+            self.against.append(f"Storage {storage} has {free / GIB:.1f} GB free, and {what} needs {needs}.")
         elif wanted.most is None or free < wanted.most + reserve:
             most = "a size that nobody knows" if wanted.most is None else f"up to {wanted.most / GIB:.1f} GB"
             self.unsure.append(f"whether {what} ({most}) fits into the {free / GIB:.1f} GB that storage {storage} has free")
@@ -109,6 +110,22 @@ def judge(session: ProxmoxSession, guests: Sequence[Guest], new: Sequence[Guest]
     return said
 
 
+def restorable(session: ProxmoxSession, node: str, wanted: Held, what: str) -> Verdict:
+    """Whether ``what`` can be restored on a node for good. Reads only. No reserve is asked for: it is needed more than that."""
+    said, storage = Verdict(), session.site.proxmox.storages.restore
+    said.room(storage, _free(session, node, storage, "rootdir", said), wanted, 0, what)
+    return said
+
+
+def away(found: Mapping[str, Any], storage: str, node: str) -> str:
+    """Why a storage cannot be used on a node now, by its ``status`` there, as a phrase; empty where it can. Pure."""
+    if "enabled" in found and not int(found["enabled"] or 0):
+        return f"storage {storage} is disabled, or its settings leave node {node} out (`pvesm status --storage {storage}`)"
+    if "active" in found and not int(found["active"] or 0):
+        return f"storage {storage} is not active on node {node}: Proxmox cannot reach it now"
+    return ""
+
+
 def _free(session: ProxmoxSession, node: str, storage: str, content: str, said: Verdict) -> int | None:
     """Bytes free, None where Proxmox does not say; what else speaks against the storage goes to ``said``."""
     try:
@@ -122,8 +139,8 @@ def _free(session: ProxmoxSession, node: str, storage: str, content: str, said: 
     if kinds and content not in kinds:
         what = "backups" if content == "backup" else "volumes of containers"
         said.against.append(f"Storage {storage} takes no {what} (its content is {', '.join(kinds)}).")
-    if "active" in found and not int(found["active"] or 0):
-        said.against.append(f"Storage {storage} is not active on node {node}: Proxmox cannot reach it now.")
+    if why := away(found, storage, node):
+        said.against.append(f"S{why[1:]}.")
         return None
     return None if found.get("avail") is None or not found.get("total") else int(found["avail"])
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cutover.proxmox import drives
+from cutover.proxmox import drives, replacing
 from cutover.proxmox import vm as vm_state
 
 if TYPE_CHECKING:
@@ -18,14 +18,8 @@ def refusals(vm: Guest, state: vm_state.State, wanted: Sizes, disk: str, *, undo
 
     ``undoing`` leaves out what only concerns growing.
     """
-    config, said = state.config, []
+    config, said = state.config, replacing.held(vm, state.config, state.status)
     cores, memory, size = vm_state.sizes_of(config, disk)
-    if config.get("lock"):
-        said.append(f"{vm} is locked ({config['lock']}): something else works on it.")
-    if _on(config.get("template")):
-        said.append(f"{vm} is a template.")
-    if dict(state.status.get("ha") or {}).get("managed"):
-        said.append(f"{vm} is managed by HA, which would start or move it while it is being changed.")
     ours = {"cores": wanted.cores, "memory": wanted.memory_mb}
     for key, value in sorted(state.pending.items()):
         if key not in ours or value is None or (vm_state.mib(value) != ours[key] and not undoing):
@@ -83,10 +77,6 @@ def _about_disk(vm: Guest, state: vm_state.State, wanted: Sizes, disk: str, size
     if not {"1", "enabled=1"} & set(str(state.config.get("agent", "0")).split(",")):
         said.append(f"{vm} has no guest agent configured, without which the file system inside cannot be grown or proved.")
     return said
-
-
-def _on(value: Any) -> bool:
-    return str(value or 0) not in {"0", "", "false"}
 
 
 @dataclass(frozen=True)

@@ -353,16 +353,20 @@ def verify(session: ProxmoxSession, guest: Guest, archive: Archive, config: Mapp
         raise Refused(
             f"The Proxmox Backup Server read the backup {archive.volid} of {guest} again and found it damaged.", "Make a new one."
         )
-    try:
-        text = str(session.proxmox.get(f"nodes/{found.node}/vzdump/extractconfig", volume=archive.volid))
-    except (Refused, Unreachable) as error:
-        raise Refused(f"The backup {archive.volid} of {guest} cannot be read: {error.sentence}", "Make a new one.") from None
-    inside = parse_config(text)
-    wrong = differences(shape(config), shape(inside))
+    wrong = differences(shape(config), shape(archived(session, guest, found)))
     if wrong:
         raise Refused(f"The backup {archive.volid} is not {guest} as it is configured: {'; '.join(wrong)}.", "Make a new one.")
     state = f"{archive.volid} is listed with {found.size / 2**20:.1f} MiB, protected, and its configuration is that of {guest}"
     return [state]
+
+
+def archived(session: ProxmoxSession, guest: Guest, archive: Archive) -> dict[str, str]:
+    """The configuration inside an archive; :class:`Refused` where it cannot be read."""
+    try:
+        text = str(session.proxmox.get(f"nodes/{archive.node}/vzdump/extractconfig", volume=archive.volid))
+    except (Refused, Unreachable) as error:
+        raise Refused(f"The backup {archive.volid} of {guest} cannot be read: {error.sentence}", "Make a new one.") from None
+    return parse_config(text)
 
 
 def parse_config(text: str) -> dict[str, str]:
