@@ -323,6 +323,30 @@ def test_what_is_restored_on_trial_is_mounted_without_network_and_without_starti
     assert any("its file system was mounted" in proof for proof in kept["proofs"])
 
 
+def test_a_protected_server_is_tried_and_its_scratch_guest_removed(lab: Host) -> None:
+    """The archive says that it is protected, so the guest that is restored on trial is."""
+    lab.pve.ct(952).config["protection"] = 1
+    done(backup.PHASE, lab.run(execute=True))
+    assert lab.pve.ct(9952) is None
+    assert lab.pve.ct(952).config["protection"] == 1
+
+
+def test_the_hook_script_of_what_is_restored_on_trial_does_not_run_on_the_host(lab: Host) -> None:
+    lab.pve.ct(952).config["hookscript"] = "local:snippets/announce.sh"
+    outcome = done(backup.PHASE, lab.run(execute=True))
+    assert not [path for _, path in lab.pve.writes() if path.endswith("/9952/status/start")]
+    assert any("was not mounted, because starting it would run its hook script" in said for said in outcome.sentences)
+
+
+def test_a_snapshot_that_was_never_completed_is_named_before_anything_is_saved(lab: Host) -> None:
+    """Its name is taken, and Proxmox says so only when the next one is asked for."""
+    lab.pve.ct(952).snapshots["before_move"] = {**lab.pve.ct(952).config, "snapstate": "prepare"}
+    for execute in (False, True):
+        with pytest.raises(Refused, match=r"was begun and never completed: .*`pct delsnapshot 952 before_move --force`"):
+            (done if execute else planned)(backup.PHASE, lab.run(execute=execute))
+    assert lab.pve.writes() == []
+
+
 def test_a_restore_onto_a_storage_that_ran_full_proves_nothing(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Proxmox says TASK OK, and the kernel "potential data loss"."""
     unpack = lab.pve._unpack

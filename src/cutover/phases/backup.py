@@ -50,6 +50,9 @@ def speaks_against(context: Context, facts: references.Facts, *, begun: bool) ->
     if facts.config.get("lock") and not begun:
         said.append(f"{old} is locked ({facts.config['lock']}): something else works on it.")
     said += [f"Of {old}, {one}." for one in vzdump.left_out(facts.config)]
+    if _snapshot_row(context).get("snapstate") and not _begun(context):
+        how = f"remove it with `pct delsnapshot {old.vmid} {SNAPSHOT} --force` in the host's shell"
+        said.append(f"The snapshot {SNAPSHOT} of {old} was begun and never completed: {how}.")
     said += [f"{old} is not the guest that is meant: {one}." for one in identity.not_meant(context, old)]
     said += context.proxmox.no_quorum()
     said += [f"The token {context.proxmox.token} lacks {one}." for one in privileges.missing(context, "backup")]
@@ -230,9 +233,13 @@ def _snapshot(context: Context) -> list[str]:
 
 
 def _has_snapshot(context: Context) -> bool:
+    row = _snapshot_row(context)
+    return bool(row) and not row.get("snapstate")  # one without snapstate is complete
+
+
+def _snapshot_row(context: Context) -> Mapping[str, Any]:
     rows = context.proxmox.list(f"{context.proxmox.of(context.site.guests.old)}/snapshot")
-    # One without snapstate is complete.
-    return any(row.get("name") == SNAPSHOT and not row.get("snapstate") for row in rows)
+    return next((row for row in rows if row.get("name") == SNAPSHOT), {})
 
 
 # -- collections ---------------------------------------------------------------------------------

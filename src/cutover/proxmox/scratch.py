@@ -180,6 +180,9 @@ def _mounts(session: ProxmoxSession, place: tuple[str, int]) -> list[str]:
     """Start the restored guest without network, so that its file system is mounted, and stop it again; a sentence of proof."""
     api, scratch = session.proxmox, place[1]
     config = api.config(place)
+    if script := config.get("hookscript"):
+        # It came with the archive, runs as root on the host, and only root may take it away.
+        return [f"its file system was not mounted, because starting it would run its hook script {script} on the host"]
     unplugged = {key: _unplugged(str(value)) for key, value in config.items() if re.fullmatch(r"net\d+", key)}
     # It has the name and the address of the guest that was saved, and starts with the host as that did.
     api.change("PUT", f"{api.of(place)}/config", onboot=0, digest=config.get("digest"), **unplugged)
@@ -217,6 +220,9 @@ def _remove_scratch(session: ProxmoxSession, *, left_over: bool) -> None:
     with session.guard.act(
         "vzdump.scratch-removed", f"Remove the scratch guest LXC {scratch}{which}", before={"scratch": scratch}
     ):
+        if int((there.get("config") or {}).get("protection") or 0):
+            # The guest that was saved is protected, and the archive says so.
+            session.proxmox.change("PUT", session.proxmox.of(("lxc", scratch)) + "/config", protection=0)
         session.proxmox.do_task(
             "DELETE",
             session.proxmox.of(("lxc", scratch)),
