@@ -39,7 +39,7 @@ from lab.firewall_fixtures import ALONE, furnish_firewall, rule
 from lab.proxmox_host import Host, host
 from tests.support.asked_before import read_later
 from tests.support.own_network import address
-from tests.support.phases import done
+from tests.support.phases import done, planned, undone
 
 try:
     program()
@@ -290,6 +290,10 @@ REFUSALS: dict[str, tuple[Change, str]] = {
     ),
     "a folder of the host": (lambda w: w.config(952).update(mp0="/tank/data,mp=/data"), "mp0 is a folder or device of the host"),
     "an unused volume": (lambda w: w.config(952).update(unused0="local-lvm:vm-952-disk-9"), "unused0 .* no backup holds it"),
+    "a volume that waits for its next start": (
+        lambda w: w.pve.ct(952).pending.update(mp1="local-lvm:vm-952-disk-4,mp=/data,size=8G,backup=1"),
+        r"LXC 952 .* mp1 \(local-lvm:vm-952-disk-4.* would be deleted with it, and no backup holds it",
+    ),
     "somebody else's volume": (
         lambda w: w.config(952).update(rootfs="local-lvm:vm-300-disk-0,size=8G"),
         "rootfs is a volume of guest 300",
@@ -393,6 +397,44 @@ def test_undo_gives_them_back_while_they_exist(world: World) -> None:
     world.decommission()
     runner.carry_out("decommission", world.run(), undo=True)
     assert world.everything() == before
+
+
+def stopped_one(world: World) -> dict[str, Any]:
+    world.soak(1.0)
+    world.decommission()
+    return world.config(951)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.config(951).update(lock="migrate"), r"LXC 951 \(legacy-951\) is locked \(migrate\)"),
+        (lambda w: setattr(w.pve.ct(951), "ha_state", "stopped"), "LXC 951 .* is managed by HA"),
+        (
+            lambda w: w.pve.ct(101).config.update(net1=f"name=eth1,bridge=vmbr0,ip={NETWORK}.151/24"),
+            f"LXC 101 .* runs with the address {NETWORK}.151 of LXC 951",
+        ),
+    ],
+)
+def test_an_undo_that_could_not_start_them_changes_nothing(world: World, change: Change, said: str) -> None:
+    stopped_one(world)
+    change(world)
+    writes = len(world.pve.writes())
+    for execute in (False, True):
+        with pytest.raises(Refused, match=said):
+            (done if execute else planned)(decommission.PHASE, world.run(execute=execute), undo=True)
+    assert len(world.pve.writes()) == writes
+
+
+def test_an_undo_leaves_another_guest_alone_that_has_the_id_now(world: World) -> None:
+    stopped_one(world).update(net0="name=eth0,bridge=vmbr0,hwaddr=BC:24:11:99:99:99", onboot=0)
+    assert any(
+        "Leave LXC 951" in s.text and "its MAC address" in s.text for s in planned(decommission.PHASE, world.run(), undo=True)
+    )
+    outcome = undone(decommission.PHASE, world.run())
+    assert world.pve.ct(951).status == "stopped" and not world.config(951)["onboot"]
+    assert world.pve.ct(950).status == "running"
+    assert any("Left LXC 951" in said for said in outcome.sentences)
 
 
 def test_undo_puts_rules_and_names_back(world: World) -> None:

@@ -12,7 +12,7 @@ is in the journal and in ``undo-decommission.json`` beside it. Until a guest is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,16 @@ from cutover.core.journal import utc
 from cutover.phases import decommission_survey as survey
 from cutover.phases.decommission_guest import give_back
 from cutover.phases.decommission_survey import Survey
-from cutover.phases.decommission_undo import STOP_SECONDS, plan_undo, restart, undo, wait_for, write_undo
+from cutover.phases.decommission_undo import (
+    STOP_SECONDS,
+    await_begun,
+    plan_undo,
+    restart,
+    tasks_begun,
+    undo,
+    wait_for,
+    write_undo,
+)
 from cutover.phases.departing import Along
 from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
 from cutover.proxmox import drives, firewall, references, vzdump
@@ -96,7 +105,7 @@ def plan(context: Context) -> DecommissionPlan:
     guests = context.site.guests.to_decommission()
     if all(approvals.completed(context, guest) for guest in guests):
         return DecommissionPlan()
-    if begun := [str(guest) for guest in guests if _tasks_begun(context, guest)]:
+    if begun := [str(guest) for guest in guests if tasks_begun(context, guest)]:
         return DecommissionPlan(sentences=[Sentence(f"Wait for what Proxmox still does with {', '.join(begun)}, then go on")])
     found, against = survey.survey(context)
     data = _overview(context, found)
@@ -144,7 +153,7 @@ def do(context: Context, planned: DecommissionPlan) -> Outcome:
     """Go as far as is allowed now: stop, soak, or delete. :class:`Refused` before anything is changed, :class:`Failed` after."""
     guests = context.site.guests.to_decommission()
     if planned.survey is None:
-        _await_begun(context, guests)
+        await_begun(context, guests)
         planned = plan(context)
         planned.need_no_refusal()
     if planned.survey is None:
@@ -195,20 +204,6 @@ def do(context: Context, planned: DecommissionPlan) -> Outcome:
     way = f"Restore the final backups, then `cutover undo decommission`; {record} says what was there."
     unseen = [f"{caution}." for provider in context.dns.providers for caution in provider.cautions()]
     return Outcome(True, sentences, undo=way, facts={"table": table, "undo_record": str(record)}, warnings=unseen)
-
-
-def _tasks_begun(context: Context, guest: Guest) -> Sequence[str]:
-    """What an earlier run began with this guest and Proxmox still carries out: its locks are no foreign ones."""
-    if approvals.approval(context, guest) is None or approvals.completed(context, guest):
-        return []
-    return context.proxmox.running_tasks(("vzshutdown", "vzstart", "vzdump", "vzdestroy"), guest.vmid)
-
-
-def _await_begun(context: Context, guests: Sequence[Guest]) -> None:
-    for guest in guests:
-        for upid in _tasks_begun(context, guest):
-            context.ui.say(f"A task of an earlier run still works on {guest}; waiting for it.")
-            context.proxmox.wait_task(upid, deadline=vzdump.DUMP_SECONDS)
 
 
 def _ask(context: Context, facts: Mapping[int, Facts], going: frozenset[int], along: Along) -> None:

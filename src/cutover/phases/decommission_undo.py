@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import files
+from cutover.core.errors import Refused
 from cutover.core.wait import Not, wait_until
 from cutover.phases import departing
 from cutover.phases.phase import Outcome, Plan, Sentence
-from cutover.proxmox import firewall, identity, references
+from cutover.proxmox import firewall, identity, inventory, references, replacing, vzdump
 from cutover.state import approvals
 
 if TYPE_CHECKING:
@@ -28,6 +29,24 @@ def wait_for(context: Context, guest: Guest, status: str) -> None:
         return True if now == status else Not(f"it is {now}")
 
     wait_until(fact, deadline=60, what=f"{guest} being {status}", every=context.proxmox.poll)
+
+
+def tasks_begun(context: Context, guest: Guest) -> Sequence[str]:
+    """What an earlier run began with this guest and Proxmox still carries out: its locks are no foreign ones."""
+    if approvals.approval(context, guest) is None or approvals.completed(context, guest):
+        return []
+    return context.proxmox.running_tasks(("vzshutdown", "vzstart", "vzdump", "vzdestroy"), guest.vmid)
+
+
+def await_begun(context: Context, guests: Sequence[Guest]) -> bool:
+    """Wait for these tasks; whether there were any."""
+    waited = False
+    for guest in guests:
+        for upid in tasks_begun(context, guest):
+            context.ui.say(f"A task of an earlier run still works on {guest}; waiting for it.")
+            context.proxmox.wait_task(upid, deadline=vzdump.DUMP_SECONDS)
+            waited = True
+    return waited
 
 
 def restart(context: Context, guest: Guest, act: str) -> None:
@@ -110,36 +129,77 @@ def _gone_ones(context: Context) -> list[tuple[Guest, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class GiveBackPlan(Plan):
-    """``removed`` is put back, ``there`` are started again."""
+    """``removed`` is put back, ``there`` are started again; ``others`` have the id of one by now, as sentences."""
 
     removed: Sequence[Removed]
     there: Sequence[Guest]
+    others: Sequence[str]
 
 
 def plan_undo(context: Context) -> GiveBackPlan:
     """What giving them back to their users would do. Reads only."""
     waiting = _not_put_back(context)
     departing.only_theirs(_foreign(context, waiting))
-    there = _still_there(context)
+    there, others = _still_there(context)
+    if not any(tasks_begun(context, guest) for guest in there):  # those are waited for
+        _need_startable(context, there)
     found = [Sentence(f"Start {guest} again") for guest in there]
     for guest, rules, names in waiting:
         if rules:
             found.append(Sentence(f"Put the firewall entries of {guest} back in their places"))
         if names:
             found.append(Sentence(f"Put the names of {guest} back"))
+    found += [Sentence(f"Leave {other}") for other in others]
     found += [Sentence(f"By hand: restore {guest} from {backup}") for guest, backup in _gone_ones(context)]
-    return GiveBackPlan(sentences=found, removed=waiting, there=there)
+    return GiveBackPlan(sentences=found, removed=waiting, there=there, others=others)
 
 
-def _still_there(context: Context) -> list[Guest]:
-    guests = context.site.guests.to_decommission()
-    return [
-        g
-        for g in guests
-        if approvals.approval(context, g) is not None
-        and identity.read(context, g) is not None
-        and not approvals.deleted(context, g)
-    ]
+def _still_there(context: Context) -> tuple[list[Guest], list[str]]:
+    """The approved guests that still exist, and those ids that another guest has by now, as sentences."""
+    there: list[Guest] = []
+    others: list[str] = []
+    for guest in context.site.guests.to_decommission():
+        agreed = approvals.approval(context, guest)
+        here = identity.read(context, guest) if agreed is not None and not approvals.deleted(context, guest) else None
+        if agreed is None or here is None:
+            continue
+        # Another address is still the same guest.
+        wrong = [one for one in agreed.identity.differences(here[2]) if not one.startswith("its address")]
+        if wrong:
+            others.append(f"{guest} as it is: it is not the guest that was approved: {references.in_words(wrong)}")
+        else:
+            there.append(guest)
+    return there, others
+
+
+def _need_startable(context: Context, guests: Sequence[Guest]) -> None:
+    """:class:`Refused` where Proxmox would not start a guest again, or another guest runs with its address by now."""
+    stopped = [guest for guest in guests if _is_to_start(context, guest)]
+    if not stopped:
+        return
+    against = list(context.proxmox.no_quorum())
+    neighbours = inventory.look(context)
+    for guest in stopped:
+        against += replacing.held(guest, context.proxmox.config(guest), context.proxmox.status(guest))
+        agreed = approvals.approval(context, guest)
+        addresses = agreed.addresses if agreed is not None else ()
+        against += [
+            f"{other} runs with the address {address} of {guest}."
+            for other in neighbours
+            for address in addresses
+            if other.running and other.vmid != guest.vmid and address in other.addresses
+        ]
+    if against:
+        raise Refused(f"They are not given back: {' '.join(against)}", "Remove the reason and run the command again.")
+
+
+def _is_to_start(context: Context, guest: Guest) -> bool:
+    agreed = approvals.approval(context, guest)
+    return (
+        agreed is not None
+        and agreed.facts["status"] == "running"
+        and str(context.proxmox.status(guest).get("status")) != "running"
+    )
 
 
 def undo(context: Context, planned: GiveBackPlan) -> Outcome:
@@ -148,6 +208,8 @@ def undo(context: Context, planned: GiveBackPlan) -> Outcome:
     Done twice it is done once: what is there is not made again, and what was put back and changed by others since is theirs.
     """
     said: list[str] = []
+    if await_begun(context, context.site.guests.to_decommission()):
+        planned = plan_undo(context)
     begun = firewall.interrupted(context.journal.entries())
     for guest, rules, names in planned.removed:
         for entry in rules:
@@ -161,6 +223,7 @@ def undo(context: Context, planned: GiveBackPlan) -> Outcome:
         _as_before(context, guest)
         said.append(f"{guest} is as it was.")
     changed = bool(said)
+    said += [f"Left {other}." for other in planned.others]
     said += [f"{guest} was deleted: restore it from {backup}." for guest, backup in _gone_ones(context)]
     return Outcome(changed, said or ["There is nothing to undo."])
 
@@ -173,6 +236,6 @@ def _as_before(context: Context, guest: Guest) -> None:
     if agreed.facts["config"].get("onboot") and not int(context.proxmox.config(guest).get("onboot") or 0):
         with context.guard.act("decommission.autostart", f"Let {guest} start with the host again", before={"vmid": guest.vmid}):
             context.proxmox.change("PUT", f"{context.proxmox.of(guest)}/config", onboot=1)
-    if agreed.facts["status"] == "running" and context.proxmox.status(guest).get("status") != "running":
+    if _is_to_start(context, guest):
         restart(context, guest, "decommission.start-again")
     context.journal.note("decommission.withdrawn", f"{guest} is not to be deleted", vmid=guest.vmid)

@@ -44,6 +44,8 @@ class Facts:
     pools: tuple[str, ...]
     acl: tuple[Mapping[str, Any], ...]
     own_firewall: Mapping[str, Any]
+    later: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    """``config`` with what waits for the next start."""
     others: Mapping[int, Mapping[str, Any]] = field(repr=False, default_factory=dict)
     elsewhere: Mapping[int, tuple[str, ...]] = field(repr=False, default_factory=dict)
     """Addresses of the other guests, as Proxmox knows them by configuration and from inside."""
@@ -86,8 +88,8 @@ def refusals(facts: Facts, *, deleting: bool = False, addresses: Collection[str]
     found += vzdump.left_out(config)
     found += [
         f"{key} ({value}) would be deleted with it, and no backup holds it"
-        for key, value in sorted(config.items())
-        if re.fullmatch(r"unused\d+", key)
+        for key, value in sorted({**facts.later, **config}.items())
+        if re.fullmatch(r"unused\d+", key) or (key.startswith("mp") and key not in config)
     ]
     for key, value in vzdump.volumes(config).items():
         owner = _owners(drives.options(value)["volume"])
@@ -137,6 +139,7 @@ def stays(facts: Facts) -> list[str]:
     """What stays behind on purpose, or because Proxmox does not know of it. Pure."""
     script = facts.config.get("hookscript")
     found = [f"its hook script {script}"] if script else []
+    found += [f"the copies of its volumes that {job.get('id')} made on node {job.get('target')}" for job in facts.replication]
     macs = ", ".join(facts.identity.macs) or "no MAC address"
     return [*found, f"what this tool cannot see: DHCP reservations ({macs}), monitoring, backups elsewhere, known_hosts"]
 
@@ -207,6 +210,7 @@ def collect(session: ProxmoxSession, guest: Guest, seen: Surroundings | None = N
             "aliases": [_plain(a) for a in proxmox.list(f"{folder}/firewall/aliases")],
             "ipset": [_plain(s) for s in proxmox.list(f"{folder}/firewall/ipset")],
         },
+        later=seen.configs.get(vmid, {}),
         others={other: theirs for other, theirs in seen.configs.items() if other != vmid},
         elsewhere={other: theirs for other, theirs in seen.addresses.items() if other != vmid},
     )
