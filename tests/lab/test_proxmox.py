@@ -235,6 +235,21 @@ def test_a_task_that_does_not_end_is_a_timeout_with_its_name(lab: Host) -> None:
     assert (end.state, end.upid) == ("timeout", upid)
 
 
+def test_a_task_that_is_gone_from_the_list_is_an_unknown_end(lab: Host) -> None:
+    """Neither a refusal nor a failure: it was begun, and nobody tells any more how it went."""
+    gone = "UPID:pve:00000ABC:00000ABC:5E0BE100:vzdump:952:cutover@pve!check:"
+    with pytest.raises(OutcomeUnknown, match=f"The task {gone} was begun, and Proxmox does not tell any more how it went"):
+        lab.run().proxmox.wait_task(gone, deadline=5)
+
+
+def test_how_a_program_ended_is_told_once_and_a_lost_answer_is_an_unknown_end(lab: Host) -> None:
+    """Asked again, by whomever, Proxmox knows no such program any more; that is no refusal."""
+    run = lab.run(execute=True)
+    lab.pve.cut("GET", "/agent/exec-status")
+    with pytest.raises(OutcomeUnknown, match="was run, and how it ended is not known"), run.guard.act("ask", "Ask inside"):
+        run.proxmox.agent_exec(lab.site.guests.new, ["/bin/lsblk"])
+
+
 def test_connections_lost_while_looking_are_only_lost_looks(lab: Host) -> None:
     upid = change(lab, "POST", "nodes/pve/vzdump", vmid=952, storage="local")
     lab.pve.cut("GET", f"{upid}/status", times=3)

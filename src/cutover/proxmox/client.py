@@ -291,6 +291,10 @@ class Proxmox:
                 status = self._send("GET", f"{path}/status", {})
             except Unreachable as error:
                 return Not(error.sentence)
+            except ProxmoxRefused as error:
+                # It is gone from the list, or we may not look any more: that says nothing about what became of it.
+                said = f"The task {upid} was begun, and Proxmox does not tell any more how it went: {error.sentence}"
+                raise OutcomeUnknown(said, "Look in Proxmox what became of it, then run the command again.") from None
             if isinstance(status, dict) and status.get("status") == "stopped":
                 return status
             return Not("the task runs")
@@ -478,7 +482,7 @@ class Proxmox:
             # How a program ended is told once: where that answer is lost, asking again finds no such program.
             try:
                 found: dict[str, Any] = self._send("GET", f"{self.of(guest)}/agent/exec-status", {"pid": pid})
-            except Unreachable as error:
+            except (Unreachable, ProxmoxRefused) as error:
                 raise OutcomeUnknown(
                     f"`{' '.join(words)}` inside {guest} was run, and how it ended is not known: {error.sentence}",
                     "Look inside the VM; running the command again is safe.",
