@@ -62,7 +62,9 @@ def carry_out(verb: str, context: Context, *, undo: bool = False) -> Result:
         outcome = _with(outcome, watch)
         # A step that has to wait (the soak time) is not complete yet; it is run again.
         end = "undone" if undo else "waiting" if "waiting_until" in outcome.facts else "finished"
-        context.journal.note(f"{verb}.{end}", "\n".join(outcome.sentences), changed=outcome.changed, probed=phase.probed)
+        until = {key: outcome.facts[key] for key in ("waiting_until",) if key in outcome.facts}
+        said = "\n".join(outcome.sentences)
+        context.journal.note(f"{verb}.{end}", said, changed=outcome.changed, probed=phase.probed, **until)
     return Result(verb, planned, outcome)
 
 

@@ -136,7 +136,30 @@ def test_at_the_end_what_is_left_of_the_plan_is_offered_and_then_nothing() -> No
     found = judge(seen(Flags(side="new", recording=False), *ended))
     assert found.you_can == ("decommission", "settle")
     found = judge(seen(Flags(side="new", recording=False), *ended, "decommission.finished!", "settle.finished!"))
-    assert found.lines()[3] == "You can:     nothing more: the plan is carried out"
+    assert found.lines()[1:] == [
+        "Now:         The new server serves; the old guests were given back.",
+        "Waiting for: nothing",
+        "You can:     nothing more: the plan is carried out",
+    ]
+
+
+def test_the_time_without_the_old_guests_is_what_is_waited_for() -> None:
+    ended = (*READY, "switch.point", "finish.given-up!")
+    waiting = journal(*ended, "decommission.stop", "decommission.waiting!")
+    waiting[-1].extra["waiting_until"] = "1970-01-01T01:00:00Z"
+    at = replace(seen(Flags(side="new", recording=False)), entries=waiting)
+    assert judge(at).waiting_for == (
+        "the time that the site has to live without the old guests, until 1970-01-01T01:00:00Z; then `decommission` again"
+    )
+    later = judge(replace(at, now=7200.0))
+    assert later.waiting_for == "your decision: `decommission` again, the time without the old guests is over"
+    undone = judge(replace(at, entries=[*waiting, *journal("decommission.undone!")]))
+    assert (undone.waiting_for, undone.you_can) == ("your decision", ("decommission", "settle"))
+
+
+def test_a_deletion_that_was_interrupted_is_named() -> None:
+    found = judge(seen(Flags(side="new", recording=False), *READY, "switch.point", "finish.given-up!", "decommission.delete..."))
+    assert found.reason == "the way back was given up; interrupted while: Do decommission.delete"
 
 
 def test_an_act_that_was_interrupted_before_the_last_one_is_not_named() -> None:

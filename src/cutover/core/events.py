@@ -52,6 +52,12 @@ def finished(entries: Sequence[Entry], step: str) -> str | None:
     return None
 
 
+def waits_until(entries: Sequence[Entry], step: str) -> str:
+    """Until when a step that was carried out as far as is allowed has to wait; empty where it does not."""
+    ends = [e for e in entries if e.act in {f"{step}.waiting", f"{step}.finished", f"{step}.undone"}]
+    return str(ends[-1].extra.get("waiting_until") or "") if ends else ""
+
+
 def all_finished(entries: Sequence[Entry]) -> list[str]:
     """The steps that are completed, and not undone since."""
     names = {e.act.removesuffix(".finished") for e in entries if e.act.endswith(".finished")}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cutover.core import events
 from cutover.core.errors import CutoverError
-from cutover.core.journal import Entry
+from cutover.core.journal import Entry, utc
 from cutover.core.text import counted, spoken
 from cutover.gate.write_log import Damaged
 from cutover.replication import left_behind, switchover, watch
@@ -37,6 +37,9 @@ YOU_CAN: dict[Name, tuple[str, ...]] = {
     "finished": ("decommission", "settle"),
     "unknown": ("status, after looking at what the reason names",),
 }
+
+
+NOTHING_MORE = "nothing more: the plan is carried out"
 
 
 @dataclass(frozen=True)
@@ -167,13 +170,15 @@ def judge(seen: StatusFacts) -> Status:
             "the move; a hold that was abandoned ends by itself within seconds", seen,
         )  # fmt: skip
     behind = _behind(seen)
+    interrupted = f"; interrupted while: {interrupted_act.what}" if interrupted_act is not None else ""
     if side == "new":
         since = events.last_at(entries, events.POINTED_TO_NEW) or last
         if not seen.flags.recording:
             given_up = events.given_up(entries)
             reason = f"the traffic moved and nothing is recorded{lost}; `follow` begins anew"
             reason = "the way back was given up" if given_up else reason
-            return _status("finished", since, reason, f"{serves}.", "your decision", seen)
+            gone = "; the old guests were given back" if events.finished(entries, "decommission") else ""
+            return _status("finished", since, f"{reason}{interrupted}", f"{serves}{gone}.", _waits_at_the_end(seen), seen)
         if seen.doubt:
             return _status(
                 "watching", since, f"the traffic moved to the new server, and the way back is broken: {seen.doubt}",
@@ -214,7 +219,6 @@ def judge(seen: StatusFacts) -> Status:
             seen,
         )
     proved = events.proved_at(entries)
-    interrupted = f"; interrupted while: {interrupted_act.what}" if interrupted_act is not None else ""
     if not proved:
         return _status(
             "copying", events.last_at(entries, events.COPY_RECORDS) or last, f"the copy is not complete{interrupted}",
@@ -248,7 +252,17 @@ def _can(state: Name, entries: Sequence[Entry]) -> tuple[str, ...]:
     if state not in {"planned", "finished"}:
         return YOU_CAN[state]
     left = tuple(step for step in YOU_CAN[state] if step in {"check", "copy"} or events.finished(entries, step) is None)
-    return left or ("nothing more: the plan is carried out",)
+    return left or (NOTHING_MORE,)
+
+
+def _waits_at_the_end(seen: StatusFacts) -> str:
+    """On what the last steps wait: the time in which the site lives without the old guests, the operator, or nothing."""
+    if _can("finished", seen.entries) == (NOTHING_MORE,):
+        return "nothing"
+    until = events.waits_until(seen.entries, "decommission")
+    if until > utc(seen.now):
+        return f"the time that the site has to live without the old guests, until {until}; then `decommission` again"
+    return "your decision" + (": `decommission` again, the time without the old guests is over" if until else "")
 
 
 def _age(seen: StatusFacts) -> float | None:
