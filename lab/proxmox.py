@@ -22,8 +22,12 @@ Added here, each after Proxmox VE 9's own sources:
   rights; and the checks that the API's code makes beyond its schema (vzdump, restore, resize);
 * backup jobs, HA, replication, node and thin pool figures, task filters, the guest agent on a modelled disk layout.
 
-Not modelled: clusters of more than one live node, CPU and memory load, full disks, Proxmox Backup Server, restoring VMs,
-the compression that an archive's name promises (archives are plain tar).
+Not modelled: clusters of more than one live node, CPU and memory load, full disks, restoring VMs, hook scripts, the compression
+that an archive's name promises (archives are plain tar).
+
+Believed, and not in any recording: a Proxmox Backup Server (its volume ids, log lines and `verification`, after pve-storage's and
+vzdump's sources), HA's and replication's part of an answer, volumes on LVM-thin, a VM's live snapshot; inside a guest
+`zpool online -e` and what the agent's `file-read` answers, also that it says "No such file" where there is none.
 """
 
 from __future__ import annotations

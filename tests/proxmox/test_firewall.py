@@ -19,8 +19,9 @@ from cutover.core.write_guard import WriteGuard
 from cutover.proxmox import firewall as fw
 from cutover.proxmox.firewall import Firewall, Going, names
 from cutover.proxmox.firewall.putting_back import next_put
+from cutover.proxmox.firewall.reading import content_of
 from cutover.proxmox.firewall.removal import without
-from cutover.proxmox.firewall.rules import CLUSTER, Rule, keys_of, owner, same
+from cutover.proxmox.firewall.rules import CLUSTER, Rule, keys_of, owner, plain, same
 
 OURS = "10.0.0.152"
 LXC101 = "nodes/pve/lxc/101/firewall"
@@ -347,6 +348,17 @@ def test_rules_are_never_in_force_in_the_wrong_place() -> None:
     with tempfile.TemporaryDirectory() as folder:
         undone(Watched({path: list(without(config, removal).rules[path])}), record, Path(folder))
     assert all(marks == [m for m in "axby" if m in marks] for marks in seen), seen
+
+
+def test_what_proxmox_says_about_an_entry_is_not_put_back_with_it() -> None:
+    """Where an alias is gone, a rule and a set's member carry `errors` besides what somebody wrote."""
+    said = {"errors": {"source": "no such alias"}, "digest": "d", "ipversion": 4}
+    assert plain({"pos": 3, "type": "in", "source": "dc/gone", "enable": 1, **said}) == {
+        "type": "in",
+        "source": "dc/gone",
+        "enable": 1,
+    }
+    assert content_of({"cidr": "dc/gone", "comment": "", **said}) == {"cidr": "dc/gone"}
 
 
 def test_a_rule_that_somebody_put_back_by_hand_is_not_put_back_again() -> None:
