@@ -21,6 +21,7 @@ import sysconfig
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -152,7 +153,13 @@ def _stand_in(engine: docker.DockerClient, base: str, version: str) -> str:
                 tar.addfile(entry, io.BytesIO(content))
         context.seek(0)
         engine.images.build(
-            fileobj=context, custom_context=True, tag=name, buildargs={"BASE": base, "VERSION": version}, rm=True, forcerm=True
+            fileobj=context,
+            custom_context=True,
+            tag=name,
+            buildargs={"BASE": base, "VERSION": version},
+            rm=True,
+            forcerm=True,
+            network_mode="none",
         )
     return name
 
@@ -162,10 +169,7 @@ def _stand_in(engine: docker.DockerClient, base: str, version: str) -> str:
 
 def base_image(engine: docker.DockerClient) -> str:
     """This machine's programs as an image; made when what goes in has changed."""
-    content = dict(sorted(_content()))
-    stamp = hashlib.sha256(
-        "\n".join(f"{to} {(facts := at.stat()).st_size} {facts.st_mtime_ns}" for to, at in content.items()).encode()
-    ).hexdigest()[:16]
+    content, stamp = _programs()
     name = f"{BASE}:{stamp}"
     try:
         engine.images.get(name)
@@ -183,6 +187,14 @@ def base_image(engine: docker.DockerClient) -> str:
     finally:
         archive.unlink(missing_ok=True)
     return name
+
+
+@cache
+def _programs() -> tuple[dict[str, Path], str]:
+    """What goes into the base image, and its stamp; asked once a process, because looking for the libraries takes two seconds."""
+    content = dict(sorted(_content()))
+    said = "\n".join(f"{to} {(facts := at.stat()).st_size} {facts.st_mtime_ns}" for to, at in content.items())
+    return content, hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def _site() -> Path:

@@ -7,9 +7,11 @@ and was not made by a lab is never touched; the lab refuses to start instead.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -19,6 +21,7 @@ import docker
 from docker.errors import APIError, DockerException
 from docker.types import IPAMConfig, IPAMPool
 
+from cutover.core.wait import Not, wait_until
 from lab.containers import host, images, portainer
 from lab.containers.docker_engine import DockerEngine
 from lab.containers.service import ContainerNginx, ContainerService
@@ -157,7 +160,7 @@ class ContainerLab(Lab):
         digests = [reference.partition("@")[2] for reference in (pinned, self._images.qdrant)]
         # Apart, so that a merge which changes one of the two is that merge here as well.
         network.replaced = {f"{names[0]}": names[1], digests[0]: digests[1]} if names[0] != names[1] else {}
-        self._most_files = host.most_files(self.engine, self._images.base)
+        self._most_files = _most_files(self._images.base)
         if self._most_files is not None:  # what this machine cannot give a container is less in the lab's file
             network.replaced["nofile: 65536"] = f"nofile: {self._most_files}"
         network.build(self.engine, self.owner)
@@ -285,16 +288,42 @@ def _portainer(wanted: str) -> tuple[str, str]:
         return portainer.available(engine, wanted)
 
 
+@cache
+def _most_files(image: str) -> int | None:
+    """Asked once: it takes a container."""
+    with contextlib.closing(host.client()) as engine:
+        return host.most_files(engine, image)
+
+
+@contextlib.contextmanager
+def turn() -> Iterator[None]:
+    """Whoever uses the engine waits for each other, also in other processes: for as long as somebody shows features on it."""
+    images.cache_folder().mkdir(parents=True, exist_ok=True)
+    with (images.cache_folder() / "tests.lock").open("w") as lock:
+
+        def free() -> bool | Not:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return Not("others use it")
+            return True
+
+        wait_until(free, deadline=3600, what="the Docker engine to be free")
+        yield
+
+
 class Turns:
     """Labs on one engine, one after the other: the one that scenarios share gives way to one of a scenario's own."""
 
     def __init__(self, parent: Path) -> None:
         self._parent = parent
         self._shared: ContainerLab | None = None
+        self._turn = contextlib.ExitStack()
         self.facts: dict[str, str] = {}
 
     def shared(self) -> ContainerLab:
         if self._shared is None:
+            self.close()
             self._shared = self._made()
         return self._shared
 
@@ -304,12 +333,15 @@ class Turns:
         return self._made()
 
     def _made(self) -> ContainerLab:
+        self._turn.enter_context(turn())
         lab = ContainerLab(new_folder(self._parent), seed=self._parent / "seed")
         lab.start()
         self.facts = lab.facts
         return lab
 
     def close(self) -> None:
+        """Let others have the engine; a lab of a scenario's own was stopped before."""
         if self._shared is not None:
             self._shared.stop()
             self._shared = None
+        self._turn.close()

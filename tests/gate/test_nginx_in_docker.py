@@ -16,13 +16,13 @@ import pytest
 
 from cutover.core.wait import Not, wait_until
 from lab.containers import host, images
+from lab.containers.lab import turn as the_engine
 from lab.echo import Echo
 from lab.nginx import MAIN, QDRANT, nginx_binary
 from tests.gate.test_controller import Stage
-from tests.lab.test_containers import one_at_a_time
 from tests.support.gateway import ADDRESS, NEW, OLD, free_port, session, until
 
-pytestmark = pytest.mark.skipif(bool(host.why_not()), reason=host.why_not() or "Docker answers")
+pytestmark = [pytest.mark.skipif(bool(host.why_not()), reason=host.why_not() or "Docker answers"), pytest.mark.engine]
 FOLDERS = " ".join(f"/srv/{name}" for name in ("run", "var/log/nginx", "var/cache/nginx"))
 
 
@@ -48,7 +48,7 @@ def way(turn: ExitStack) -> Iterator[Any]:
         "default.conf": "/etc/nginx/conf.d/default.conf",
         "gate": "/var/lib/qdrant-gate",
     }
-    turn.enter_context(one_at_a_time())
+    turn.enter_context(the_engine())
     engine = docker.from_env()
     turn.callback(engine.close)
     container = engine.containers.run(

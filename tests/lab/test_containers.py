@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -20,8 +19,7 @@ import requests
 from cutover import runner
 from cutover.core.wait import Not, wait_until
 from lab.containers import host
-from lab.containers.images import cache_folder
-from lab.containers.lab import Bridges, ContainerLab, NoContainers
+from lab.containers.lab import Bridges, ContainerLab, NoContainers, turn
 from lab.fake_docker import EngineError
 from lab.lab import ROOT, new_folder
 from lab.network import Network
@@ -37,28 +35,11 @@ with ContainerLab(Path(sys.argv[1]), records=False) as lab:
 """
 
 
-@contextlib.contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Tests that count what is on the engine wait for each other, also in other processes."""
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    with (cache_folder() / "tests.lock").open("w") as lock:
-
-        def free() -> bool | Not:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return Not("another test uses it")
-            return True
-
-        wait_until(free, deadline=400, what="the Docker engine to be free")
-        yield
-
-
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Iterator[docker.DockerClient]:
     if request.config.getoption("--lab") != "embedded":  # one lab at a time on one engine
         request.getfixturevalue("_container_turns").close()
-    with one_at_a_time(), contextlib.closing(host.client()) as client:
+    with turn(), contextlib.closing(host.client()) as client:
         host.sweep(client)
         yield client
 
@@ -103,6 +84,7 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
 # -- nothing stays behind -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.engine
 @needs_docker
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -134,6 +116,7 @@ def test_an_interrupted_run_leaves_nothing(engine: docker.DockerClient, lab_pare
     )  # fmt: skip
 
 
+@pytest.mark.engine
 @needs_docker
 def test_what_a_dead_lab_left_is_removed_and_a_living_ones_is_not(engine: docker.DockerClient) -> None:
     mine, dead = host.owner(), "999999999-gone"
@@ -148,6 +131,7 @@ def test_what_a_dead_lab_left_is_removed_and_a_living_ones_is_not(engine: docker
         kept.remove()
 
 
+@pytest.mark.engine
 @needs_docker
 def test_a_volume_of_somebody_else_is_never_used(engine: docker.DockerClient, lab_parent: Path) -> None:
     theirs = engine.volumes.create("qdrant_storage")
@@ -167,7 +151,7 @@ def ground(lab_parent: Path, request: pytest.FixtureRequest) -> Iterator[Contain
     """A lab whose stack is deployed and serves."""
     if request.config.getoption("--lab") != "embedded":
         request.getfixturevalue("_container_turns").close()
-    with one_at_a_time(), contextlib.closing(host.client()) as client:
+    with turn(), contextlib.closing(host.client()) as client:
         host.sweep(client)
         before = host.inventory(client)
         with ContainerLab(new_folder(lab_parent)) as lab:
@@ -202,6 +186,7 @@ def healthy(lab: ContainerLab) -> bool | Not:
     return status == "healthy" or Not(f"it is {status}")
 
 
+@pytest.mark.engine
 @needs_docker
 @pytest.mark.slow
 class TestTheShippedStack:
@@ -288,6 +273,7 @@ class TestTheShippedStack:
         assert ground.facts["Portainer"].startswith(("Portainer itself, ", "the stand-in for its API, because "))
 
 
+@pytest.mark.engine
 @needs_docker
 def test_portainer_shows_only_what_is_the_vms(engine: docker.DockerClient, tmp_path: Path) -> None:
     from lab.containers.docker_engine import DockerEngine
