@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from acceptance import reporting
+from acceptance import beside, reporting
 from acceptance.criteria import CRITERIA
 from acceptance.report import GROUND
 from acceptance.reporting import RUN, criterion_of, finish, start
@@ -77,6 +77,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "slow: takes more than half a minute",
         "containers: also shown on real containers every day, where Docker answers",
         "fact: asks one fact of the live site",
+        "long: takes long for a test of every day, so it begins first and nobody waits for it at the end",
+        "engine: uses the machine's Docker engine, which features may be shown on meanwhile, so it comes last",
     ):
         config.addinivalue_line("markers", line)
     if config.getoption("--thorough"):
@@ -97,6 +99,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if allowed and allowed != name:
             raise pytest.UsageError(f"--allow-changes names {allowed!r}, but the site is called {name!r}; nothing was contacted.")
     start(config)
+    beside.share(config)
     # Not in pytest_plugins: this module imports it, and then it could not be rewritten any more.
     config.pluginmanager.register(reporting, "acceptance-report")
     config.stash[GROUND] = config.stash[RUN].facts
@@ -142,6 +145,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         facts = [item for item in items if item.get_closest_marker("fact")]
         items[:] = [item for item in items if not item.get_closest_marker("fact")]
         config.hook.pytest_deselected(items=facts)
+        items.sort(key=lambda item: bool(item.get_closest_marker("engine")) - bool(item.get_closest_marker("long")))
         return
     others = [item for item in items if not criterion_of(item)]
     items[:] = [item for item in items if criterion_of(item)]

@@ -1067,8 +1067,14 @@ def finished(world: World, before: dict[str, Any]) -> None:
     assert len(deletes) == 4, "something was deleted twice"
 
 
-def test_killed_again_and_again_it_completes_and_does_nothing_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs are killed at their 3rd, 4th, ... 9th write to Proxmox, by turns before it is sent and after it was answered."""
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("first", "points", "least"), [pytest.param(7, 11, 4, id="fewer"), pytest.param(3, 7, 8, marks=pytest.mark.slow, id="often")]
+)
+def test_killed_again_and_again_it_completes_and_does_nothing_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch, first: int, points: int, least: int
+) -> None:
+    """Runs are killed at their 7th, 8th, ... 17th write to Proxmox, by turns before it is sent and after it was answered."""
     before = world.everything()
     real = Proxmox.change
     left = [0]
@@ -1090,17 +1096,23 @@ def test_killed_again_and_again_it_completes_and_does_nothing_twice(world: World
 
     monkeypatch.setattr(Proxmox, "change", change)
     for number in range(60):
-        left[0] = 3 + number % 7
+        left[0] = first + number % points
         try:
             world.decommission()
             break
         except Killed:
             continue
-    assert len(killed) > 8, killed
+    assert len(killed) > least, killed
     finished(world, before)
 
 
-def test_a_computer_that_dies_at_lines_of_the_journal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("first", "points", "least"), [pytest.param(13, 17, 4, id="fewer"), pytest.param(6, 9, 8, marks=pytest.mark.slow, id="often")]
+)
+def test_a_computer_that_dies_at_lines_of_the_journal(
+    world: World, monkeypatch: pytest.MonkeyPatch, first: int, points: int, least: int
+) -> None:
     """Dead is dead: after the line at which it dies nothing more is written, not even that an act failed."""
     before = world.everything()
     write = Journal._write
@@ -1117,13 +1129,13 @@ def test_a_computer_that_dies_at_lines_of_the_journal(world: World, monkeypatch:
 
     monkeypatch.setattr(Journal, "_write", counted)
     for number in range(60):
-        left[0] = 6 + number % 9
+        left[0] = first + number % points
         try:
             world.decommission()
             break
         except Killed:
             deaths += 1
-    assert deaths > 8
+    assert deaths > least
     finished(world, before)
 
 

@@ -10,9 +10,12 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from cutover.discovery import trust
 from cutover.site.load import load
 from cutover.site.schema import netloc
+from lab import forkserver
 from lab.lab import ROOT, Lab, new_folder
 
 
@@ -31,6 +34,7 @@ def test_the_page_has_the_whole_plan_in_order() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_stranger_carries_out_the_page(lab_parent: Path) -> None:
     with Lab(new_folder(lab_parent), seed=lab_parent / "seed") as lab:
         names = [lab.site.name, *(guest.name for guest in lab.site.guests.to_decommission())]
@@ -39,8 +43,10 @@ def test_a_stranger_carries_out_the_page(lab_parent: Path) -> None:
 
         def carry_out(words: list[str]) -> subprocess.CompletedProcess[str]:
             more = confirm if "--execute" in words else []
-            command = [str(ROOT / "scripts/cutover"), *words, *more]
-            return subprocess.run(command, cwd="/", env=env, capture_output=True, text=True, timeout=240, check=False)
+            if words[0] == "check":  # as the page has it; the others are the same program, begun at less cost
+                command = [str(ROOT / "scripts/cutover"), *words, *more]
+                return subprocess.run(command, cwd="/", env=env, capture_output=True, text=True, timeout=240, check=False)
+            return forkserver.carried_out("cutover", *words, *more, env=env, cwd=Path("/"), timeout=240)
 
         fresh = lab.folder / "fresh.yaml"
         ways = ["--proxmox", lab.network.address(2), "--nginx-shell", "here", "--repository", lab.site.portainer.repository]

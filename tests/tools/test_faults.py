@@ -391,6 +391,7 @@ def _wrong(lab: WiredLab, choose: Choose, steps: Sequence[Step]) -> list[str]:
     return [*carry_out(lab, choose, say, steps=steps), *wrong]
 
 
+@pytest.mark.long
 def test_a_choice_of_every_day(lab: WiredLab) -> None:
     quick, chosen = Quick(), list[Cell]()
 

@@ -22,6 +22,8 @@ from cutover.report.model import Evidence, Report, Run
 from lab.lab import ROOT
 from tools import sabotage
 
+pytestmark = pytest.mark.long
+
 HOLLOW = """\
 import os
 import pytest
