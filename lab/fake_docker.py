@@ -36,8 +36,6 @@ ENGINE_ID = "CB7R:CIRE:GOIK:JD7Z:RRO7:CM7X:MOYJ:VEBN:TRKN:TSJK:6EHT:4LH2"
 TICK = 0.05
 #: For so long the knob ``stop_held`` keeps a container from ending.
 STOP_HELD_SECONDS = 120.0
-#: For so long nobody is answered while Docker is restarted.
-RESTART_SECONDS = 1.0
 NO_DAEMON = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
 
 
@@ -168,8 +166,7 @@ class Engine:
         self._watchers: dict[str, threading.Event] = {}
         self._lock = threading.RLock()
         self._closed = False
-        self._back_at: float | None = None
-        self._restarted = False
+        self._ended: float | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self._load()
 
@@ -232,27 +229,23 @@ class Engine:
             container.exit_code = max(process.exit_code or 0, 0)
         self.save()
 
-    def restart(self, seconds: float) -> None:
-        """``systemctl restart docker``: every container ends; those that their policy brings back come back with it."""
-        self.shut_down()
-        self._back_at = time.monotonic() + seconds
-
     @property
     def away(self) -> bool:
-        """Whether it is being restarted, and answers nobody."""
+        """Whether it was stopped in the middle of a deployment (knob ``docker_ends``). When the knob is gone it starts again, and
+        brings back the containers that their policy brings back.
+        """
         with self._lock:
-            if self._back_at is not None and time.monotonic() >= self._back_at:
-                self._back_at, self._closed = None, False
+            over = self._ended is not None and time.monotonic() - self._ended >= 1.0  # a real one takes longer
+            if over and "docker_ends" not in self.knobs:
+                self._ended, self._closed = None, False
                 self.boot()
-            return self._closed
+            return self._ended is not None
 
-    def _restarted_here(self, moment: str) -> None:
-        """Knob ``docker_restarts``: the moment of a deployment in which Docker is restarted (``created``, ``removed``), once."""
-        wished = self.knobs.get("docker_restarts")
-        self._restarted = self._restarted and wished is not None
-        if wished == moment and not self._restarted:
-            self._restarted = True
-            self.restart(RESTART_SECONDS)
+    def _ends_here(self, moment: str) -> None:
+        """``systemctl stop docker`` where the knob names this moment of a deployment: ``created`` or ``removed``."""
+        if self.knobs.get("docker_ends") == moment:
+            self._ended = time.monotonic()
+            self.shut_down()
             raise EngineError(500, f"{NO_DAEMON}\n")
 
     # -- images -----------------------------------------------------------------------------------
@@ -577,10 +570,10 @@ class Engine:
         if old:
             container.name = f"{old[0].id[:12]}_{final}"
         self.create(container)
-        self._restarted_here("created")
+        self._ends_here("created")
         for one in old:
             self.remove(one)
-        self._restarted_here("removed")
+        self._ends_here("removed")
         with self._lock:
             if container.id not in self.containers:
                 raise EngineError(500, f"Error response from daemon: No such container: {container.id}\n")

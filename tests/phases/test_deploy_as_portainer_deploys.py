@@ -497,10 +497,11 @@ def test_what_a_restart_of_docker_left_of_a_replacement_is_removed(one: Vm1001) 
     deployed(one)
     one.merge(HARMLESS)
     was = container(one)["Id"]
-    one.knobs(docker_restarts="created")
+    one.knobs(docker_ends="created")
     said = fails(one)
     assert "(Docker does not run on the VM)" in said
     assert "run `cutover deploy --execute`: it looks, and goes on." in said
+    one.knobs()
 
     def back() -> bool | Not:
         rows = one.ask("GET", "/api/endpoints/1/docker/containers/json?all=1").json()
