@@ -34,7 +34,12 @@ def journal(*lines: tuple[str, str, str] | tuple[str, str, str, dict[str, Any]])
 EVENING = journal(
     ("00:00.000", "intent", "resize.reboot"),
     ("00:41.000", "done", "resize.reboot"),
-    ("01:00.000", "note", "resize.finished", {"what": f"VM 1001 has 6 cores.\n{MEANWHILE}", "extra": {"changed": True}}),
+    (
+        "01:00.000",
+        "note",
+        "resize.finished",
+        {"what": f"VM 1001 has 6 cores from its next start on.\nIt sees 6 cores.\n{MEANWHILE}", "extra": {"changed": True}},
+    ),
     ("30:00.000", "intent", "switch.hold"),
     ("30:00.100", "done", "switch.hold"),
     ("30:00.300", "intent", "switch.point"),
@@ -54,6 +59,12 @@ def test_what_happened_what_was_felt_and_what_is_left() -> None:
     ]
     assert [much for much, _ in made.felt] == ["0.41 s", "41 s", "nothing else"]
     assert made.left == ["Go back", "Give up the way back"]
+    assert "<p>It sees 6 cores.</p>" in evening.page(made)
+
+
+def test_a_gate_that_was_put_in_again_has_to_be_taken_out_again() -> None:
+    entries = journal(("00:00.000", "note", "settle.finished"), ("01:00.000", "note", "gate.finished"))
+    assert evening.of("home-lab", entries, [("gate", "Put in"), ("settle", "Take out")]).left == ["Take out"]
 
 
 @pytest.mark.parametrize(

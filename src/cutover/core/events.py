@@ -45,7 +45,9 @@ def differed_in(step: str) -> str:
 def finished(entries: Sequence[Entry], step: str) -> str | None:
     """When a step of the plan was last completed; None where it was not, or was undone since."""
     for entry in reversed(entries):
-        if entry.act == f"{step}.undone":
+        if entry.act == f"{step}.undone" or (
+            step == "settle" and entry.act == "gate.finished"
+        ):  # what is in again has to go again
             return None
         if entry.act == f"{step}.finished":
             return entry.at

@@ -171,9 +171,15 @@ def page(evening: Evening) -> str:
     )
 
 
+#: Which sentence of a step is shown, where it is not the first: that of a backup says where it was written down, and the last one
+#: of resize says what size was proved.
+_TELLS = {"backup": 1, "resize": -1}
+
+
 def _row(one: Happened) -> str:
     mark = {"finished": "", "undone": " (undone)", "waiting": " (waits)", "ended": " (interrupted)"}[one.end]
-    first = next((line for line in one.said if not line.startswith("Meanwhile ")), "")
+    lines = [line for line in one.said if not line.startswith("Meanwhile ")]
+    first = next(iter(lines[_TELLS.get(one.step, 0) :] or lines), "") if one.end == "finished" else next(iter(lines), "")
     return (
         f"<li><time datetime='{e(one.began)}'>{e(clock(one.began))}</time><span class=n>{e(spoken(one.seconds))}</span>"
         f"<div><b>{e(one.title)}{mark}</b><p>{e(first)}</p></div></li>"
