@@ -17,7 +17,7 @@ from cutover.qdrant.pages import Limits, Size
 from cutover.qdrant.records import bring, sayable_in_json, unsayable
 from cutover.replication.follower import Follower
 from cutover.replication.position import Position
-from cutover.replication.proof import prove_everything, prove_quickly
+from cutover.replication.proof import prove_everything, prove_quickly, prove_recent
 from tests.support.qdrant_pair import READ_KEY, Pair, pair_of_servers
 
 C = "odd"
@@ -132,6 +132,17 @@ def test_a_record_larger_than_a_request_is_written_in_parts(pair: Pair) -> None:
     same(pair)
     found = compare.look_through(pair.old, C, float("inf"))
     assert (found.records, found.whole, found.large) == (2, True, [1])
+
+
+def test_what_was_brought_lately_is_compared_before_a_hold_and_what_differs_stays_for_it(pair: Pair, tmp_path: Path) -> None:
+    fill(pair, [{"id": i, "vector": [i, 1]} for i in range(5)])
+    follower = following(pair, tmp_path, may_replace=True)
+    pair.old.overwrite_payload(C, 2, {"a": 1})
+    follower._bring_ids(C, [1, 2, 3])
+    follower._note_recent(C, [1, 2, 3])
+    pair.new.overwrite_payload(C, 2, {"a": 2})
+    prove_recent(follower)
+    assert follower.recent == {C: {2}}
 
 
 def test_pages_are_measured_and_halved_and_memory_is_bounded(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -382,6 +382,11 @@ class Follower:
         for old in list(kept)[: max(0, len(kept) - RECENT)]:
             del kept[old]
 
+    def proved(self, name: str, ids: Iterable[PointId]) -> None:
+        """These are the same on both, so they are recent no more."""
+        for one in ids:
+            self._recent.pop((name, one), None)
+
     @property
     def recent(self) -> dict[str, set[PointId]]:
         """The records of finished rounds that were brought over last, in all not more than ``RECENT``."""

@@ -344,6 +344,8 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
         counts = _counting_fits(following, share) and attempt == 1
         copies = following.copies
         catch_up(context, verb, following)
+        if attempt > 1:
+            proof.prove_recent(following)
         if following.copies != copies:
             facts = _prove_since(context, verb, following)  # what was copied since was not compared
         try:
