@@ -147,7 +147,9 @@ def test_writes_that_overlapped_on_the_same_records_are_named(first: Any, second
 def test_around_which_writes_the_old_server_is_asked(first: Any, second: Any, around: list[int]) -> None:
     found = account.account([first, second], {}, since=0.0)
     assert found.overlapping == [] and sorted(found.seen.rivals) == around
-    assert any("is asked around each" in one for one in found.sentences("the old server", "the new")) is bool(around)
+    assert any("is asked whether the order matters" in one for one in found.sentences("the old server", "the new")) is bool(
+        around
+    )
     assert f"{2 if around else 0} writes" in f"{found.seen.asked()} writes"
 
 

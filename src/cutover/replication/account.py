@@ -74,9 +74,9 @@ class Account:
             )
         if asked := self.seen.asked():
             said.append(
-                f"{counted(asked, 'write')} chose records by what they hold while others were in flight, or were in flight then. "
-                f"{old.capitalize()} is asked around each whether the order matters; where it does, they are sent in the "
-                "order in which they ended, and the records are named"
+                f"{counted(asked, 'write')} were in flight together, and some of them chose their records by what they hold. "
+                f"Around each {old} is asked whether the order matters; where it does, that in which they ended is kept, and "
+                "the records are named"
             )
         if self.unsure:
             said.append(
@@ -85,7 +85,7 @@ class Account:
             )
         if self.left_out:
             never = "; ".join(self.left_out)
-            said.append(f"{old.capitalize()} never took {never}, so what was written to these may not be whole")
+            said.append(f"{old.capitalize()} never took {never}, so of these it gets only what was written since")
         if self.unacknowledged:
             said.append(f"{counted(self.unacknowledged, 'write')} left out, because they were never acknowledged")
         said.append(f"Nothing can be compared with {new}")

@@ -83,7 +83,7 @@ def left_out(position: Position, names: Iterable[str] | None = None, shown: int 
     """What the server that does not serve does not have as the other one has it, and why; a sentence a collection."""
     said = []
     for name in sorted(position.left_out if names is None else names):
-        several = position.left_out.get(name, [])
+        several = sorted(position.left_out.get(name, []), key=lambda one: (isinstance(one[0], str), one[0]))
         named = ", ".join(f"{one} ({why})" for one, why in several[:shown])
         more = f" and {len(several) - shown} more" if len(several) > shown else ""
         if several:
