@@ -3,14 +3,15 @@
 A write that chose its records by a filter was in flight together with another. Which of the two came first matters for a record
 that the other one touched, and only if the filter matches that record in one of the states between which it may have come. All
 writes before are applied and confirmed then, and none after, so the old server has exactly these states: right before the
-other write, and right after it. Where nothing matches in either, both orders lead to the same, whatever else was in flight: each
-such pair is asked about, and what touched a record is in one known order then. Where something matches, the order in which the
-writes ended is kept, and the records are named.
+other write, and right after it. Or the filter was sent before, and it matters for what it chose then. Where nothing is met in
+either way, both orders lead to the same, whatever else was in flight: each such pair is looked at, and what touched a record is
+in one known order then. Else the order in which the writes ended is kept, and the records are named.
 
 The same question answers another doubt. Following reads records as they are, so a record of the last round may already be in a
 later state than the log's position says (:attr:`cutover.replication.position.Position.ahead`). A filter that is sent again and
 matches none of those does what it did then. A write that replaces such a record as a whole makes its state known again; one
-that changes a part of it leaves it in doubt for the filters after it.
+that changes a part of it leaves it in doubt for the filters after it. A write that was in flight where following stopped may have
+come before one that was followed, so such a record of it is in doubt as well.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ class Order:
         tell: Callable[[Write, Write | None, str, set[PointId]], None],
     ) -> None:
         self._server, self._rivals, self._tell = server, rivals, tell
+        self._choosing = {rival.write.offset for several in rivals.values() for rival in several}
+        self._followed, self._begun = position.offset, position.replayed
+        #: By the position of a write that was sent: the records that it touched; None where that is not known.
+        self._did: dict[int, set[PointId] | None] = {}
+        self._in_the_middle = position.part > 0
         self._until = position.ahead
         self._ahead = {name: set(ids) for name, ids in (position.ahead_ids or {}).items()}
         # A run before this one may have sent anything to them.
@@ -59,6 +65,10 @@ class Order:
     def passes(self, entry: Write, step: Step, what: Affected, name: str) -> bool:
         """A step comes next in the order. Whether it has to be sent alone, because something is asked around it."""
         doubted = self._ahead.get(name, set())
+        if self._in_the_middle:  # what a run before this one sent of it is not known
+            self._did[entry.offset], self._in_the_middle = None, False
+        if entry.began < self._followed and (early := doubted & what.ids):
+            self._tell(entry, None, name, early)
         if doubted and self._in_window(entry) and what.ids:
             met = doubted & what.ids
             if _replaces(step):
@@ -75,10 +85,17 @@ class Order:
             met = self._matching(name, filters, doubted)
             if met is None or (met := met | self._in_part.get(name, set())):
                 self._tell(entry, None, name, met or set())
-        if entry.offset not in self._rivals:
+        if entry.offset not in self._rivals and entry.offset not in self._choosing:
             return
         chosen = self._matching(name, filters) if filters else set()
         self._touched = set(what.ids) | (chosen or set())
+        did = self._did.setdefault(entry.offset, set())
+        self._did[entry.offset] = None if did is None or chosen is None else did | self._touched
+        if entry.offset not in self._rivals:
+            return
+        for rival in self._rivals[entry.offset]:
+            if rival.write.offset < entry.offset and (met := self._met_before(rival.write)):
+                self._tell(entry, rival.write, name, met)
         if unknown := self._in_part.get(name, set()) & what.ids:
             for rival in self._rivals[entry.offset]:
                 self._tell(entry, rival.write, name, unknown)
@@ -97,6 +114,11 @@ class Order:
             met = self._matching(name, rival.filters, self._touched)
             if met is None or met:
                 self._tell(entry, rival.write, name, met or set())
+
+    def _met_before(self, rival: Write) -> set[PointId]:
+        """The records of this step that a write before it may have chosen."""
+        did = self._did.get(rival.offset, None if rival.offset <= self._begun else set())
+        return set(self._touched) if did is None else self._touched & did
 
     def _in_window(self, entry: Write) -> bool:
         return self._until is None or entry.began < self._until
