@@ -37,7 +37,7 @@ class MovePlan(Plan):
 
 
 def plan(context: Context) -> MovePlan:
-    """What would be done; empty when the new server serves already and nothing is left over."""
+    """What would be done; empty when the new server serves already and nothing is recorded."""
     flags = context.gate.state()
     if flags.side == "old":
         _refuse_other_answers(context, flags)
@@ -62,9 +62,12 @@ def do(context: Context, planned: MovePlan) -> Outcome:
 
 def plan_move(context: Context, to: Side, flags: Flags) -> MovePlan:
     """The plan of a move in either direction; :class:`Refused` where writes are not recorded."""
-    if flags.side == to and not flags.held:
-        return MovePlan(flags=flags)
-    if not flags.recording and flags.side != to:
+    source, target = switchover.server(context, OTHER[to]), switchover.server(context, to)
+    if flags.side == to:
+        left = [Sentence("End the hold that an interrupted run left behind", "Nginx host: one flag file")] if flags.held else []
+        round_ = Sentence(f"Bring what {target.name} received to {source.name}", source.name)
+        return MovePlan(sentences=[*left, round_] if flags.recording else [], flags=flags)
+    if not flags.recording:
         raise Refused(
             f"Writes are not recorded, so they cannot be followed{f': {flags.lost}' if flags.lost else ''}.",
             "Begin with `copy`."
@@ -73,7 +76,6 @@ def plan_move(context: Context, to: Side, flags: Flags) -> MovePlan:
             if flags.lost
             else "The way back was given up; only the backup is left.",
         )
-    source, target = switchover.server(context, OTHER[to]), switchover.server(context, to)
     saved = Position.load(switchover.position_path(context))
     sentences = [
         Sentence(f"Bring {target.name} up to date and compare {_compares(context, saved)}, while applications go on"),
