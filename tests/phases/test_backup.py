@@ -347,6 +347,16 @@ def test_a_snapshot_that_was_never_completed_is_named_before_anything_is_saved(l
     assert lab.pve.writes() == []
 
 
+@pytest.mark.parametrize(
+    ("more", "said"), [({"description": "by hand"}, "its description is 'by hand'"), ({}, "it has no description")]
+)
+def test_a_snapshot_of_somebody_else_is_not_taken_for_ours(lab: Host, more: dict[str, Any], said: str) -> None:
+    """It may be a year old; a way back that leads there loses everything since."""
+    lab.pve.ct(952).snapshots["before_move"] = {**lab.pve.ct(952).config, **more}
+    with pytest.raises(Refused, match=rf"has a snapshot before_move that this tool did not take \({said}\)"):
+        planned(backup.PHASE, lab.run(execute=False))
+
+
 def test_a_restore_onto_a_storage_that_ran_full_proves_nothing(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Proxmox says TASK OK, and the kernel "potential data loss"."""
     unpack = lab.pve._unpack

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from cutover.qdrant.client import Qdrant
     from cutover.site.schema import Site
 
-#: The container's own snapshot.
-SNAPSHOT = "before_move"
+#: The container's own snapshot, and what Proxmox keeps with it: by that it is known, since anybody may choose the same name.
+SNAPSHOT, TAKEN_FOR = "before_move", "before the move to the new server"
 TASK_SECONDS = 1800.0
 
 
@@ -50,9 +50,16 @@ def speaks_against(context: Context, facts: references.Facts, *, begun: bool) ->
     if facts.config.get("lock") and not begun:
         said.append(f"{old} is locked ({facts.config['lock']}): something else works on it.")
     said += [f"Of {old}, {one}." for one in vzdump.left_out(facts.config)]
-    if _snapshot_row(context).get("snapstate") and not _begun(context):
+    there = _snapshot_row(context)
+    if there.get("snapstate") and not _begun(context):
         how = f"remove it with `pct delsnapshot {old.vmid} {SNAPSHOT} --force` in the host's shell"
         said.append(f"The snapshot {SNAPSHOT} of {old} was begun and never completed: {how}.")
+    elif there and (description := str(there.get("description", "")).strip()) != TAKEN_FOR:
+        whose = f"its description is {description!r}" if description else "it has no description"
+        said.append(
+            f"{old} has a snapshot {SNAPSHOT} that this tool did not take ({whose}), and its own needs that name: "
+            f"ask who took it, and remove it with `pct delsnapshot {old.vmid} {SNAPSHOT}` where nobody needs it."
+        )
     said += [f"{old} is not the guest that is meant: {one}." for one in identity.not_meant(context, old)]
     said += context.proxmox.no_quorum()
     said += [f"The token {context.proxmox.token} lacks {one}." for one in privileges.missing(context, "backup")]
@@ -224,7 +231,7 @@ def _snapshot(context: Context) -> list[str]:
     with context.guard.act("backup.snapshot", f"Take the snapshot {SNAPSHOT} of {old}") as act:
         api.do_task(
             "POST", f"{api.of(old)}/snapshot", kind="vzsnapshot", vmid=old.vmid, what=what, deadline=TASK_SECONDS,
-            snapname=SNAPSHOT, description="before the move to the new server",
+            snapname=SNAPSHOT, description=TAKEN_FOR,
         )  # fmt: skip
         act.after = SNAPSHOT
     if not _has_snapshot(context):
