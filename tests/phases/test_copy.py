@@ -7,12 +7,12 @@ import pytest
 
 from cutover.context import Context
 from cutover.core.credentials import Credentials
-from cutover.core.errors import CutoverError, Failed
+from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.ui import SilentUi
 from cutover.qdrant import compare, schema
 from cutover.qdrant import snapshots as left
 from cutover.qdrant.client import NotThere
-from cutover.replication import switchover
+from cutover.replication import preflight, switchover
 from cutover.site import load as site_load
 from tests.support.qdrant_pair import KEY, READ_KEY, ROOT, pair_of_servers
 
@@ -55,6 +55,16 @@ def test_a_copy_is_complete_and_leaves_no_snapshot(run: Any) -> None:
     same(run)
     assert snapshots(run) == before
     assert run.journal.open_intents() == []
+
+
+def test_a_new_server_that_was_not_deployed_is_said_to_be_missing(run: Any, free_tcp_port: int) -> None:
+    """Not only that a connection was refused, which tells nobody what comes first."""
+    facts = run.site.qdrant.model_copy(update={"new_url": f"http://127.0.0.1:{free_tcp_port}"})
+    before = Context(run.site.model_copy(update={"qdrant": facts}), run.credentials, run.state_dir, execute=False, ui=SilentUi())
+    with pytest.raises(Refused, match=r"The new server does not answer at .*, and it was not deployed yet") as told:
+        preflight.refuse_unsafe(before)
+    before.close()
+    assert told.value.hint == "`cutover deploy` starts it."
 
 
 def test_a_copy_waits_for_applications_between_its_snapshot_and_fetching_it(run: Any) -> None:

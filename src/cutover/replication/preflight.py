@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 def refuse_unsafe(context: Context) -> None:
     """Refused, with every reason, where something cannot be moved safely."""
+    if not _answers(context.new) and events.finished(context.journal.entries(), "deploy") is None:
+        raise Refused(
+            f"{context.new.name.capitalize()} does not answer at {context.new.url}, and it was not deployed yet.",
+            "`cutover deploy` starts it.",
+        )
     version = _need_same_version(context.old, context.new)
     if bad := releases.known_bad(version):
         raise Refused(bad, "Upgrade both servers one minor release at a time first.")
