@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from cutover.core.ui import SilentUi
@@ -135,6 +135,8 @@ def _plan(dice: random.Random, count: int, *, apart: bool) -> list[Planned]:
     return sorted(planned, key=lambda one: one.at)
 
 
+@example(seed=17, count=17, apart=False, rounds=[], deaths=[])  # met before it was sent
+@example(seed=90, count=23, apart=False, rounds=[15, 18], deaths=[])  # in flight where following stopped
 @given(
     seed=st.integers(0, 10**9),
     count=st.integers(2, 25),

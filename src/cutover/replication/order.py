@@ -10,8 +10,10 @@ in one known order then. Else the order in which the writes ended is kept, and t
 The same question answers another doubt. Following reads records as they are, so a record of the last round may already be in a
 later state than the log's position says (:attr:`cutover.replication.position.Position.ahead`). A filter that is sent again and
 matches none of those does what it did then. A write that replaces such a record as a whole makes its state known again; one
-that changes a part of it leaves it in doubt for the filters after it. A write that was in flight where following stopped may have
-come before one that was followed, so such a record of it is in doubt as well.
+that changes a part of it leaves it in doubt for the filters after it.
+
+And a write that was in flight where following stopped may have come before one that was followed, which then chose by what it had
+done, and nobody could know: its records are in doubt, whatever they are.
 """
 
 from __future__ import annotations
@@ -67,8 +69,8 @@ class Order:
         doubted = self._ahead.get(name, set())
         if self._in_the_middle:  # what a run before this one sent of it is not known
             self._did[entry.offset], self._in_the_middle = None, False
-        if entry.began < self._followed and (early := doubted & what.ids):
-            self._tell(entry, None, name, early)
+        if what.ids and entry.began < self._followed:
+            self._tell(entry, None, name, set(what.ids))
         if doubted and self._in_window(entry) and what.ids:
             met = doubted & what.ids
             if _replaces(step):
@@ -85,9 +87,12 @@ class Order:
             met = self._matching(name, filters, doubted)
             if met is None or (met := met | self._in_part.get(name, set())):
                 self._tell(entry, None, name, met or set())
-        if entry.offset not in self._rivals and entry.offset not in self._choosing:
+        early = bool(filters) and entry.began < self._followed
+        if entry.offset not in self._rivals and entry.offset not in self._choosing and not early:
             return
         chosen = self._matching(name, filters) if filters else set()
+        if early and (chosen is None or chosen):
+            self._tell(entry, None, name, chosen or set())
         self._touched = set(what.ids) | (chosen or set())
         did = self._did.setdefault(entry.offset, set())
         self._did[entry.offset] = None if did is None or chosen is None else did | self._touched
