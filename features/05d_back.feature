@@ -87,7 +87,7 @@ Feature: Going back without loss
       And two applications wrote record 7 at the same time
       And the new server is lost for good
       When the operator goes back
-      Then it is refused because "2 of them were under way at the same time as another"
+      Then it is refused because "2 of them were in flight at the same time as another"
       And it is refused because "digits 7"
 
     @lab

@@ -28,7 +28,7 @@ def picture(lab: Lab) -> Picture:
         "firewall": _proxmox(lab),
         "names": sorted(map(str, lab.names.entries())),
         "nginx": _files(Path(lab.site.nginx.main_config).parent),
-        "flags": _files(Path(lab.site.nginx.gate_folder) / "flags"),
+        "flags": _files(lab.nginx.gate_folder / "flags"),  # a site file that somebody just wrote may name another folder
         "old": records(lab, lab.site.qdrant.old_url),
         "new": records(lab, lab.site.qdrant.new_url),
         "docker": _docker(lab),

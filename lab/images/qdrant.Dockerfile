@@ -6,7 +6,7 @@ WORKDIR /qdrant
 COPY qdrant entrypoint.sh /qdrant/
 COPY lab/ /opt/lab/
 # Compiled here once; otherwise each start of a container, and a scenario has several, compiles it anew for two seconds.
-RUN PYTHONDONTWRITEBYTECODE= python -c "import lab.qdrant.__main__"
+RUN PYTHONDONTWRITEBYTECODE="" python -c "import lab.qdrant.__main__"
 ENV TZ=Etc/UTC \
     RUN_MODE=production \
     QDRANT__SERVICE__HOST=0.0.0.0 \

@@ -203,7 +203,7 @@ def test_a_second_document_and_unknown_tags_are_not_read(text: str) -> None:
 
 
 def test_a_file_that_means_millions_is_not_waited_for(text: str, ours: schema.Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compose_file, "COMPOSE_SECONDS", 3)  # Compose itself would take both cores for half a minute, and more
+    monkeypatch.setattr(compose, "SECONDS", 3)  # Compose itself would take both cores for half a minute, and more
     bomb = "x-0: &x0 [lol]\n" + "".join(f"x-{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in range(1, 12))
     itself = "x-a: &a\n  b: *a\n"
     for more in (bomb, itself):
