@@ -32,7 +32,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -245,6 +245,8 @@ class Portainer:
         self._pollers: dict[int, threading.Event] = {}
         self._snapshot: dict[str, Any] = {}
         self._save_lock = threading.RLock()
+        #: By stack: how often its files were fetched, and by how many at this moment.
+        self._fetches: dict[int, tuple[int, int]] = {}
         fresh = not (self.folder / "portainer.json").exists()
         if not fresh:
             self._load()
@@ -356,42 +358,54 @@ class Portainer:
         password = body.get("repositorypassword") or (kept or {}).get("Password", "")
         return {"Username": body.get("repositoryusername") or (kept or {}).get("Username", ""), "Password": password}
 
+    @contextlib.contextmanager
+    def _fetching(self, number: int) -> Iterator[Callable[[], bool]]:
+        """Yields what tells whether nobody else fetched the files of this stack meanwhile."""
+        with self._save_lock:
+            before, at_work = self._fetches.get(number, (0, 0))
+            self._fetches[number] = before + 1, at_work + 1
+        try:
+            yield lambda: at_work == 0 and self._fetches[number][0] == before + 1
+        finally:
+            with self._save_lock:
+                begun, left = self._fetches[number]
+                self._fetches[number] = begun, left - 1
+
     def _fetch(self, stack: Mapping[str, Any], login: Mapping[str, Any] | None) -> str:
         """Move the old files aside and clone; they come back where that fails. Answers the hash, asked for separately.
 
         As in the real one nothing keeps two deployments apart: while one clones, the other finds no file.
         """
-        target = self._clone_folder(stack["Id"])
+        target, git = self._clone_folder(stack["Id"]), stack["GitConfig"]
         old = target.with_name(f"{target.name}-old")
-        git = stack["GitConfig"]
         if self.knobs.get("hash_ahead_of_file") and target.exists():
             return Git.hash_of(git["URL"], git["ReferenceName"], login)
-        try:
-            moved = target.exists()
-            if moved:
-                shutil.rmtree(old, ignore_errors=True)  # what one that was killed has left
-                target.rename(old)
-        except OSError as error:
-            said = f"rename {old}: {error.strerror}"
-            raise Answer(
-                500, "Unable to move git repository directory", f"unable to move git repository directory: {said}"
-            ) from None
-        try:
-            if self.knobs.get("git_down"):
-                raise ValueError("failed to clone git repository: dial tcp: connect: connection refused")
-            Git.clone(git["URL"], git["ReferenceName"], login, target)
-            found = Git.hash_of(git["URL"], git["ReferenceName"], login)
-        except (ValueError, OSError, subprocess.TimeoutExpired) as error:
-            if moved and re.search(r"index-pack|No such file|could not (create|open)", str(error)):
-                # Another deployment took the folder away meanwhile; recorded in the real one's words.
-                pack = f"/data/compose/{stack['Id']}/.git/objects/pack"
-                error = ValueError(f"failed to clone git repository: mkdir {pack}: no such file or directory")
-            shutil.rmtree(target, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                old.rename(target)
-            raise git_error(str(error), again=moved) from None
-        shutil.rmtree(old, ignore_errors=True)
-        return found
+        with self._fetching(stack["Id"]) as alone:
+            try:
+                moved = target.exists()
+                if moved:
+                    shutil.rmtree(old, ignore_errors=True)  # what one that was killed has left
+                    target.rename(old)
+            except OSError as error:
+                said = f"unable to move git repository directory: rename {old}: {error.strerror}"
+                raise Answer(500, "Unable to move git repository directory", said) from None
+            try:
+                if self.knobs.get("git_down"):
+                    raise ValueError("failed to clone git repository: dial tcp: connect: connection refused")
+                Git.clone(git["URL"], git["ReferenceName"], login, target)
+                found = Git.hash_of(git["URL"], git["ReferenceName"], login)
+            except (ValueError, OSError, subprocess.TimeoutExpired) as error:
+                if not alone() and not re.search("reference not found|authentication|connection refused", str(error)):
+                    # Another deployment took the folder away meanwhile. What it then could not do git says in a dozen ways;
+                    # these are the real one's words, as recorded.
+                    pack = f"/data/compose/{stack['Id']}/.git/objects/pack"
+                    error = ValueError(f"failed to clone git repository: mkdir {pack}: no such file or directory")
+                shutil.rmtree(target, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    old.rename(target)
+                raise git_error(str(error), again=moved) from None
+            shutil.rmtree(old, ignore_errors=True)
+            return found
 
     def _record(self, body: Mapping[str, Any], git: dict[str, Any] | None, file: str) -> dict[str, Any]:
         with self._save_lock:
