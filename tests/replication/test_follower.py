@@ -378,6 +378,20 @@ def test_a_late_write_is_brought_over_and_a_conflict_keeps_both_versions(stage: 
     assert follower.position.conflicts == 1
 
 
+def test_a_late_write_that_was_only_acknowledged_is_not_looked_for_too_early(stage: Any, servers: Any, tmp_path: Any) -> None:
+    """The server left behind has said yes, and has not applied it yet."""
+    follower = Follower(
+        stage.record, stage.new, stage.old, Position(side="new"), tmp_path / "late.json", copy_collection=print, may_replace=False
+    )
+    servers.switch("old", apply_delay_ms=200)
+    Application(stage.old, stage.record, "old")(
+        "POST", "/collections/docs/points/payload", {"payload": {"who": "late"}, "points": [11]}
+    )
+    assert follower.round().late == 1
+    servers.switch("old")
+    assert {r["id"]: r["payload"] for r in stage.new.scroll("docs", vectors=False)}[11]["who"] == "late"
+
+
 def test_everything_is_proved_while_somebody_writes(stage: Any) -> None:
     stage.write("POST", "/collections/docs/points/payload?wait=true", {"payload": {"busy": 1}, "points": [1, 2, 3]})
     compared, differences = prove_everything(stage.follower)

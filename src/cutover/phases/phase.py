@@ -2,7 +2,7 @@
 
 The command line takes the name and the help from it, ``cutover plan`` the sentences, the rights its token, the availability
 probes whether neighbours have to answer meanwhile. To add a step: one module with a ``PHASE``, and one line in
-:mod:`cutover.phases.registry`.
+:mod:`cutover.phases.registry`; CONTRIBUTING.md says what else speaks of it.
 """
 
 from __future__ import annotations
