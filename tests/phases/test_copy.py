@@ -1,20 +1,17 @@
 """Copying one collection: what it leaves behind when it ends, when it fails, and when it was interrupted."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cutover.context import Context
-from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.ui import SilentUi
 from cutover.qdrant import compare, schema
 from cutover.qdrant import snapshots as left
 from cutover.qdrant.client import NotThere
 from cutover.replication import preflight, switchover
-from cutover.site import load as site_load
-from tests.support.qdrant_pair import KEY, READ_KEY, ROOT, pair_of_servers
+from tests.support.qdrant_pair import operating, pair_of_servers
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +22,12 @@ def servers(tmp_path_factory: Any) -> Any:
 
 @pytest.fixture
 def run(servers: Any, tmp_path: Any) -> Any:
-    servers.clear()
-    text = (ROOT / "site.yaml").read_text()
-    facts = site_load.parse(text)
-    urls = {"old_url": servers.old.url, "new_url": servers.new.url}
-    facts = facts.model_copy(update={"qdrant": facts.qdrant.model_copy(update=urls)})
-    credentials = Credentials({"QDRANT_API_KEY": KEY, "QDRANT_READ_ONLY_API_KEY": READ_KEY})
-    made = Context(facts, credentials, Path(tmp_path), execute=True, ui=SilentUi())
-    with made.guard.act("test", "Fill"):
-        made.old.ask("PUT", "/collections/docs", {"vectors": {"size": 2, "distance": "Dot"}})
-        made.old.create_index("docs", "n", "integer")
-        made.old.upsert("docs", [{"id": i, "vector": [i, 1], "payload": {"n": i}} for i in range(100)])
-    yield made
-    made.close()
+    with operating(servers, tmp_path) as made:
+        with made.guard.act("test", "Fill"):
+            made.old.ask("PUT", "/collections/docs", {"vectors": {"size": 2, "distance": "Dot"}})
+            made.old.create_index("docs", "n", "integer")
+            made.old.upsert("docs", [{"id": i, "vector": [i, 1], "payload": {"n": i}} for i in range(100)])
+        yield made
 
 
 def same(run: Any) -> Any:

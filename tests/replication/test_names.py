@@ -14,8 +14,6 @@ import pytest
 from cutover.checks import baseline
 from cutover.checks.qdrant import _answers_differ
 from cutover.context import Context
-from cutover.core.credentials import Credentials
-from cutover.core.ui import SilentUi
 from cutover.gate.write_log import Write
 from cutover.qdrant import compare, limits, snapshots
 from cutover.qdrant.affected import Depth
@@ -23,9 +21,8 @@ from cutover.replication import switchover
 from cutover.replication.follower import Follower
 from cutover.replication.position import Position
 from cutover.replication.proof import prove_everything, prove_quickly
-from cutover.site import load as site_load
 from tests.replication.test_follower import Record
-from tests.support.qdrant_pair import KEY, READ_KEY, ROOT, Pair, pair_of_servers
+from tests.support.qdrant_pair import Pair, operating, pair_of_servers
 
 #: Rounds of random names on top of those below.
 ROUNDS = int(os.environ.get("CUTOVER_NAME_ROUNDS") or 4)
@@ -75,14 +72,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 @pytest.fixture
 def context(servers: Pair, tmp_path: Path) -> Iterator[Context]:
-    servers.clear()
-    facts = site_load.parse((ROOT / "site.yaml").read_text())
-    urls = {"old_url": servers.old.url, "new_url": servers.new.url, "public_url": servers.old.url}
-    facts = facts.model_copy(update={"qdrant": facts.qdrant.model_copy(update=urls)})
-    credentials = Credentials({"QDRANT_API_KEY": KEY, "QDRANT_READ_ONLY_API_KEY": READ_KEY})
-    made = Context(facts, credentials, tmp_path, execute=True, ui=SilentUi())
-    yield made
-    made.close()
+    with operating(servers, tmp_path) as made:
+        yield made
 
 
 def rounds() -> list[tuple[str, str, list[str], list[str]]]:

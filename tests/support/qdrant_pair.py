@@ -10,9 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cutover.context import Context
+from cutover.core.credentials import Credentials
 from cutover.core.journal import Journal
+from cutover.core.ui import SilentUi
 from cutover.core.write_guard import WriteGuard
 from cutover.qdrant.client import Qdrant
+from cutover.site import load as site_load
 from lab.processes import Process, listening, running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,3 +85,16 @@ def pair_of_servers(folder: Path) -> Iterator[Pair]:
         pair = Pair(old, new, guard, journal, folder, processes)
         pair.clear()
         yield pair
+
+
+@contextmanager
+def operating(pair: Pair, folder: Path) -> Iterator[Context]:
+    """The tool between the two servers, which are empty, with users at the old one; it may write."""
+    pair.clear()
+    site = site_load.load(ROOT / "site.yaml")
+    urls = {"old_url": pair.old.url, "new_url": pair.new.url, "public_url": pair.old.url}
+    site = site.model_copy(update={"qdrant": site.qdrant.model_copy(update=urls)})
+    credentials = Credentials({"QDRANT_API_KEY": KEY, "QDRANT_READ_ONLY_API_KEY": READ_KEY})
+    context = Context(site, credentials, folder, execute=True, ui=SilentUi())
+    yield context
+    context.close()
