@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cutover.checks import baseline
 from cutover.checks.qdrant import _answers_differ
 from cutover.context import Context
 from cutover.qdrant import limits
+from cutover.qdrant.access import Caller, Right
 from cutover.qdrant.schema import compare_schemas, schema_of
 from cutover.replication import schema, switchover
 from cutover.replication.follower import Follower
@@ -185,3 +187,15 @@ def test_every_index_and_setting_is_brought_over_as_it_is(context: Context) -> N
 
 def same(old: Any, new: Any) -> bool:
     return compare_schemas(schema_of(old), schema_of(new)) == []
+
+
+def test_who_was_let_in_before_the_move_is_compared_with_who_is_now(context: Context) -> None:
+    """As it is kept, in JSON: the same is met, and a door that has closed or opened is named with who felt it."""
+    kept = json.loads(json.dumps(baseline._access(context)))
+    found = baseline._same_access(context, kept, set())
+    assert found.ok and "a caller with QDRANT_READ_ONLY_API_KEY: may only read" in found.sentence, found
+    for caller, right in ((Caller.KEYLESS, Right.WRITES), (Caller.READ_ONLY, Right.WRITES), (Caller.FULL, Right.OUT)):
+        found = baseline._same_access(context, {**kept, caller: right}, set())
+        assert not found.ok and f"{caller} {right} before" in found.sentence, found
+    found = baseline._same_access(context, {**kept, Caller.ALT: Right.WRITES}, set())
+    assert found.ok and f"the key was not given both times: {Caller.ALT}" in found.sentence, found
