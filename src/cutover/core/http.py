@@ -54,9 +54,9 @@ class Tls:
     ``client``: a file with our own certificate and its key, where the server asks for one.
     """
 
-    ca_file: Path | None = None
+    ca_file: str | None = None
     fingerprint: str | None = None
-    client: Path | None = None
+    client: str | None = None
 
     def context(self) -> ssl.SSLContext:
         """An SSL context that verifies.
@@ -73,7 +73,7 @@ class Tls:
         try:
             if self.client is not None:
                 return self._with_our_own(_verifying.__wrapped__(self.ca_file, 0))
-            return _verifying(self.ca_file, self.ca_file.stat().st_mtime_ns if self.ca_file is not None else 0)
+            return _verifying(self.ca_file, Path(self.ca_file).stat().st_mtime_ns if self.ca_file is not None else 0)
         except (OSError, ssl.SSLError) as error:
             raise WrongUsage(f"The CA file {self.ca_file} cannot be used: {error}.") from None
 
@@ -87,7 +87,7 @@ class Tls:
 
 
 @lru_cache(maxsize=8)
-def _verifying(ca_file: Path | None, changed: int) -> ssl.SSLContext:
+def _verifying(ca_file: str | None, changed: int) -> ssl.SSLContext:
     """One for all clients of a process while the file is the same: reading the system's authorities takes 50 ms each time."""
     del changed
     context = ssl.create_default_context(cafile=ca_file)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from cutover.core.credentials import Credentials, cut
@@ -24,7 +23,7 @@ class Adguard:
         self.title = f"AdGuard Home {place.url}"
         self._url = place.url
         self._credentials = credentials
-        self._http = session(guard, tls=Tls(ca_file=Path(place.ca_file) if place.ca_file else None))
+        self._http = session(guard, tls=Tls(place.ca_file))
 
     def records(self, addresses: Sequence[str], names: Sequence[str]) -> list[Record]:
         del addresses, names

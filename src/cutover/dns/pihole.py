@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -29,7 +28,7 @@ class Pihole:
         self._http = session(
             guard,
             is_read=lambda method, path: method == "GET" or path.split("?")[0] == "/api/auth",
-            tls=Tls(ca_file=Path(place.ca_file) if place.ca_file else None),
+            tls=Tls(place.ca_file),
         )
 
     def records(self, addresses: Sequence[str], names: Sequence[str]) -> list[Record]:

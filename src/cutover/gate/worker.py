@@ -10,7 +10,6 @@ import base64
 import json
 import secrets as randomness
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -36,15 +35,11 @@ EVERY = 60
 def door_of(site: Site, credentials: Credentials) -> tuple[http.Tls, dict[str, str]]:
     """How one comes in by ``public_url``: what proves the server and us, and the headers for Nginx itself (auth_basic)."""
     place = site.qdrant
-    tls = http.Tls(_path(place.ca_file), place.fingerprint, _path(place.client_certificate))
+    tls = http.Tls(place.ca_file, place.fingerprint, place.client_certificate)
     user, password = credentials.get("NGINX_USER"), credentials.get("NGINX_PASSWORD")
     if not user or not password:
         return tls, {}
     return tls, {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
-
-
-def _path(file: str | None) -> Path | None:
-    return Path(file) if file else None
 
 
 class Worker:

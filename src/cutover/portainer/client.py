@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -76,7 +75,7 @@ class Portainer:
     ) -> None:  # fmt: skip
         self._settings = settings
         self._credentials = credentials
-        tls = http.Tls(Path(settings.ca_file) if settings.ca_file else None, settings.fingerprint)
+        tls = http.Tls(settings.ca_file, settings.fingerprint)
         headers = {"X-API-Key": credentials.need("PORTAINER_API_KEY")}
         self._session = http.session(guard, tls=tls, headers=headers, timeout=timeout)
         self._hidden: set[str] = set()

@@ -101,7 +101,7 @@ class Proxmox:
         )
         # proxmoxer makes its own session; every one of its requests has to pass our guard and our TLS all the same.
         ours = http.session(
-            guard, tls=http.Tls(_path(settings.ca_file), settings.fingerprint), timeout=(http.CONNECT_SECONDS, READ_SECONDS),
+            guard, tls=http.Tls(settings.ca_file, settings.fingerprint), timeout=(http.CONNECT_SECONDS, READ_SECONDS),
             # Its 500 is a refusal; only a proxy's answer leaves open what happened.
             no=lambda status: status >= 300 and (status == 595 or status not in PROXY_STATUS),
         )  # fmt: skip
@@ -510,12 +510,6 @@ class AgentResult:
         return next(
             (line.strip() for line in (*self.err.splitlines(), *self.out.splitlines()) if line.strip()), f"code {self.code}"
         )
-
-
-def _path(name: str | None) -> Any:
-    from pathlib import Path
-
-    return Path(name).expanduser() if name else None
 
 
 class ProxmoxSession(Session, Protocol):
