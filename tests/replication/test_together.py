@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cutover.qdrant.affected import affected_by
 from cutover.qdrant.routes import path_of
 from cutover.replication.again import Step
 from cutover.replication.together import MOST_RECORDS, Named, layers, named, requests_of
@@ -56,8 +57,13 @@ def _apply(state: State, step: Step) -> None:
                 state[name, point]["payload"] = before | content.get("payload", {})
 
 
+def _named(step: Step) -> Named | None:
+    what = affected_by(step.method, step.path, step.body or b"")
+    return named(step, what, ALIASES.get(what.collection, what.collection))
+
+
 def _known(steps: Iterable[Step]) -> list[Named]:
-    found = [named(step, ALIASES) for step in steps]
+    found = [_named(step) for step in steps]
     assert None not in found
     return [one for one in found if one is not None]
 
@@ -88,7 +94,7 @@ def test_in_layers_and_in_any_order_within_one_the_state_is_the_same(seed: int, 
     ],
 )
 def test_what_does_not_only_name_records_is_sent_alone(path: str, body: Any, looks: bool) -> None:
-    assert named(Step("POST", path, {}, json.dumps(body).encode(), looks=looks), {}) is None
+    assert _named(Step("POST", path, {}, json.dumps(body).encode(), looks=looks)) is None
 
 
 def test_writes_of_other_records_are_few_requests_that_keep_their_size() -> None:

@@ -94,7 +94,7 @@ class _Sender:
             self._aliases = self._context.old.aliases()
         what = affected_by(step.method, step.path, step.body or b"")
         name = self._aliases.get(what.collection, what.collection)
-        one = None if self._order.passes(entry, step, what, name) else named(step, self._aliases)
+        one = None if self._order.passes(entry, step, what, name) else named(step, what, name)
         if one is None:
             self.flush()
             self._order.before(entry, what, name)

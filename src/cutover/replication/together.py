@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from cutover.qdrant.affected import PointId, affected_by
+from cutover.qdrant.affected import Affected, PointId
 from cutover.qdrant.routes import path_of
 from cutover.replication.again import Step
 
@@ -46,14 +46,11 @@ class Named(NamedTuple):
     ids: frozenset[PointId]
 
 
-def named(step: Step, aliases: Mapping[str, str]) -> Named | None:
-    """The step with what it names; None where it has to be sent alone. ``aliases`` is where every alias points to now."""
-    if step.looks:
+def named(step: Step, what: Affected, collection: str) -> Named | None:
+    """The step with what it names; None where it has to be sent alone. ``what`` it does, to what is now ``collection``."""
+    if step.looks or what.filters or what.whole or what.schema or what.aliases or what.refuse or not what.collection:
         return None
-    found = affected_by(step.method, step.path, step.body or b"")
-    if found.filters or found.whole or found.schema or found.aliases or found.refuse or not found.collection:
-        return None
-    return Named(step, aliases.get(found.collection, found.collection), found.ids)
+    return Named(step, collection, what.ids)
 
 
 def layers(run: Sequence[Named]) -> list[list[Named]]:
