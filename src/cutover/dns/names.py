@@ -58,7 +58,12 @@ class Names:
 
     def find(self, addresses: Sequence[str], names: Sequence[str] = ()) -> Found:
         """What belongs to these addresses, everywhere. ``names`` help where a place cannot list its records."""
-        listed = [(p, r) for p in self.providers for r in p.records(addresses, names)]
+        return self._belonging(addresses, self._listed(addresses, names))
+
+    def _listed(self, addresses: Sequence[str], names: Sequence[str]) -> list[tuple[Provider, Record]]:
+        return [(p, r) for p in self.providers for r in p.records(addresses, names)]
+
+    def _belonging(self, addresses: Sequence[str], listed: Sequence[tuple[Provider, Record]]) -> Found:
         chosen = belonging([r for _, r in listed], addresses)
         going = set(chosen.records)
         pairs = [(p, r) for p, r in listed if r in going]
@@ -75,10 +80,10 @@ class Names:
         Safe to repeat. Answers what was deleted now.
         """
         names = [*names, *(r.name for _, r in planned.records)]  # an alias, too, where a place cannot list its records
-        fresh = self.find(planned.addresses, names)
-        listed = {(p.title, r.key()) for p in self.providers for r in p.records(planned.addresses, names)}
-        still = [(t, r) for t, r in planned.records if (t, r.key()) in listed]
-        allowed = {(t, r.key()): r for t, r in fresh.records}
+        listed = self._listed(planned.addresses, names)
+        there = {(p.title, r.key()) for p, r in listed}
+        still = [(t, r) for t, r in planned.records if (t, r.key()) in there]
+        allowed = {(t, r.key()): r for t, r in self._belonging(planned.addresses, listed).records}
         for where, record in still:
             if (where, record.key()) not in allowed:
                 raise Refused(
