@@ -11,7 +11,7 @@ import dns.rdata
 import dns.rdatatype
 
 from cutover.core.errors import Unreachable
-from cutover.dns.records import absolute
+from cutover.dns.records import Record, absolute
 
 ANSWER_SECONDS = 10.0
 #: A connection that ended, and an answer that is none (ValueError: dnspython's own, of a few parts of a message).
@@ -28,6 +28,16 @@ def value_of(rdata: dns.rdata.Rdata) -> str:
     """The value of a record; a name in it is absolute and in lower case."""
     text = rdata.to_text()
     return absolute(text) if dns.rdatatype.to_text(rdata.rdtype) in {"CNAME", "PTR", "NS"} else text
+
+
+def records_of(answer: dns.message.Message, kind: str, zone: str = "") -> list[Record]:
+    """The records of one type that are in an answer, whatever name they have: a server follows aliases by itself."""
+    return [
+        Record(absolute(rrset.name.to_text()), kind, value_of(rdata), rrset.ttl, zone)
+        for rrset in answer.answer
+        if dns.rdatatype.to_text(rrset.rdtype) == kind
+        for rdata in rrset
+    ]
 
 
 def reason(error: BaseException) -> str:

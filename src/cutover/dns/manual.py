@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import dns.message
 import dns.query
-import dns.rdatatype
 
 from cutover.core.credentials import Credentials
 from cutover.core.errors import Refused, Unreachable
 from cutover.core.write_guard import WriteGuard
 from cutover.dns import asking
-from cutover.dns.asking import NO_ANSWER, must_know, reason, resolve, value_of
+from cutover.dns.asking import NO_ANSWER, must_know, reason, records_of, resolve
 from cutover.dns.records import Record, absolute, pointer
 from cutover.site import schema as settings
 
@@ -51,9 +50,4 @@ class ReportOnly:
             raise Unreachable(f"{self.title} did not answer for {name}: {reason(error)}.") from None
         # A server of a few zones refuses questions about all others, such as those for addresses.
         must_know(answer, self.title, name, may_refuse=True)
-        return [
-            Record(absolute(rrset.name.to_text()), dns.rdatatype.to_text(rrset.rdtype), value_of(rdata), rrset.ttl)
-            for rrset in answer.answer
-            if dns.rdatatype.to_text(rrset.rdtype) == kind
-            for rdata in rrset
-        ]
+        return records_of(answer, kind)

@@ -28,7 +28,7 @@ from cutover.core.errors import CutoverError, OutcomeUnknown, Refused, Unreachab
 from cutover.core.wait import Not, wait_until
 from cutover.core.write_guard import WriteGuard
 from cutover.dns import asking
-from cutover.dns.asking import NO_ANSWER, must_know, reason, resolve, value_of
+from cutover.dns.asking import NO_ANSWER, must_know, reason, records_of, resolve, value_of
 from cutover.dns.records import ADDRESS_TYPES, Record, absolute, pointer
 from cutover.site import schema as settings
 
@@ -156,12 +156,7 @@ class Rfc2136:
             return []
         answer = self._send(dns.message.make_query(name, kind), f"ask for {name} {kind}")
         must_know(answer, self.title, name)
-        return [
-            Record(absolute(rrset.name.to_text()), dns.rdatatype.to_text(rrset.rdtype), value_of(rdata), rrset.ttl, zone)
-            for rrset in answer.answer
-            if absolute(rrset.name.to_text()) == name and dns.rdatatype.to_text(rrset.rdtype) == kind
-            for rdata in rrset
-        ]
+        return [record for record in records_of(answer, kind, zone) if record.name == name]
 
     def delete(self, records: Sequence[Record]) -> None:
         there = self._listed(records)
