@@ -90,8 +90,13 @@ class Proof:
         old = old.partition("//")[2]
         self.tell(f"Let {public} pass its requests to http://{address} instead of http://{old} now. Waiting for it.")
 
+        by_gate = False
+
         def through() -> bool | Not:
-            return Not(f"{public} does not pass the gate") if self._worker.loaded() is None else True
+            # Twice: right after a reload processes from before still answer, so one request says nothing of the next.
+            nonlocal by_gate
+            before_it, by_gate = by_gate, self._worker.loaded() is not None
+            return (before_it and by_gate) or Not(f"{public} does not pass the gate")
 
         try:
             wait_until(through, deadline=self.by_hand_seconds, what="A request that comes by the gate", every=0.5)
