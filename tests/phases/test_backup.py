@@ -347,6 +347,15 @@ def test_a_snapshot_that_was_never_completed_is_named_before_anything_is_saved(l
     assert lab.pve.writes() == []
 
 
+def test_a_snapshot_that_ends_while_it_is_looked_at_is_waited_for(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_its_way = {"snapstate": "prepare", "description": backup.TAKEN_FOR}
+    lab.pve.ct(952).snapshots["before_move"] = {**lab.pve.ct(952).config, **on_its_way}
+    looks = iter([["UPID:pve:0"]])
+    monkeypatch.setattr(backup, "_begun", lambda _run: next(looks, []))
+    (only,) = planned(backup.PHASE, lab.run(execute=False))
+    assert only.text == "Wait for the backup of LXC 952 (qdrant) that was begun, then go on"
+
+
 @pytest.mark.parametrize(
     ("more", "said"), [({"description": "by hand"}, "its description is 'by hand'"), ({}, "it has no description")]
 )

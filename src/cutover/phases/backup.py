@@ -43,7 +43,7 @@ TASK_SECONDS = 1800.0
 def speaks_against(context: Context, facts: references.Facts, *, begun: bool) -> list[str]:
     """Why the container cannot be backed up so that a restore brings everything back, as sentences.
 
-    ``begun``: Proxmox still makes a backup of ours, whose lock speaks against nothing.
+    ``begun``: Proxmox still makes a backup of ours, whose lock and whose snapshot on its way speak against nothing.
     """
     old = context.site.guests.old
     said = []
@@ -51,7 +51,7 @@ def speaks_against(context: Context, facts: references.Facts, *, begun: bool) ->
         said.append(f"{old} is locked ({facts.config['lock']}): something else works on it.")
     said += [f"Of {old}, {one}." for one in vzdump.left_out(facts.config)]
     there = _snapshot_row(context)
-    if there.get("snapstate") and not _begun(context):
+    if there.get("snapstate") and not begun:
         how = f"remove it with `pct delsnapshot {old.vmid} {SNAPSHOT} --force` in the host's shell"
         said.append(f"The snapshot {SNAPSHOT} of {old} was begun and never completed: {how}.")
     elif there and (description := str(there.get("description", "")).strip()) != TAKEN_FOR:
