@@ -48,7 +48,10 @@ def stopped_since(context: Context, guest: Guest) -> Down | None:
     """Since when the guest is known to be down, or None: the first time that this tool saw it so after its last start, and not
     before the last task by which Proxmox did anything to it. A journal that is old, copied or written by hand shortens nothing.
     """
-    tasks = context.proxmox.tasks(vmid=guest.vmid)
+    return _stopped_since(context, guest, context.proxmox.tasks(vmid=guest.vmid))
+
+
+def _stopped_since(context: Context, guest: Guest, tasks: Sequence[Mapping[str, Any]]) -> Down | None:
     last = _last_start(tasks)
     lines = [e for e in approvals.lines(context, guest.vmid) if e.act in approvals.DOWN and e.kind in {"done", "note"}]
     for entry in lines:
@@ -61,7 +64,8 @@ def stopped_since(context: Context, guest: Guest) -> Down | None:
 
 def only_here(context: Context, guest: Guest) -> str:
     """Since when this tool's journal says that a guest is down of which Proxmox lists no stop after its last start; or empty."""
-    down, tasks = stopped_since(context, guest), context.proxmox.tasks(vmid=guest.vmid)
+    tasks = context.proxmox.tasks(vmid=guest.vmid)
+    down = _stopped_since(context, guest, tasks)
     return "" if down is None or activity.was_stopped(tasks, _last_start(tasks)) else utc(down.ours)
 
 
