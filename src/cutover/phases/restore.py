@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
@@ -109,8 +109,11 @@ def _not_locked(context: Context) -> None:
         )
 
 
-def _rules(context: Context) -> tuple[dict[str, Any] | None, Archive]:
-    """What is there and what would be restored; :class:`Refused` where it is not necessary or not possible."""
+def _rules(context: Context) -> tuple[dict[str, Any] | None, Archive, storages.Verdict]:
+    """What is there, what would be restored, and whether it may be; :class:`Refused` where it is not necessary or not possible.
+
+    A guest that is only stopped is started first, so what speaks against restoring it refuses nothing yet.
+    """
     _not_locked(context)
     old, row = context.site.guests.old, _row(context)
     if row is not None and _answers(context):
@@ -139,21 +142,18 @@ def _rules(context: Context) -> tuple[dict[str, Any] | None, Archive]:
         )
     archive = newest(context)
     _address_free(context)
-    against = _against(context, row, archive)
-    if against and (row is None or row.get("status") == "running" or row.get("lock")):
-        raise Refused(f"{old} is not restored: {' '.join(against)}", "Remove the reason and run the command again.")
-    return row, archive
+    seen = _verdict(context, row, archive)
+    if seen.against and (row is None or row.get("status") == "running" or row.get("lock")):
+        raise Refused(f"{old} is not restored: {' '.join(seen.against)}", "Remove the reason and run the command again.")
+    return row, archive, seen
 
 
-def _against(context: Context, row: Mapping[str, Any] | None, archive: Archive) -> list[str]:
-    """Why the archive must not, or cannot, be restored in the place of what is there, as sentences."""
+def _verdict(context: Context, row: Mapping[str, Any] | None, archive: Archive) -> storages.Verdict:
+    """Whether the archive may, and can, be restored in the place of what is there."""
     old = context.site.guests.old
-    said = replacing.over(context, old, archive) if row is not None else []
-    return said + _room(context, row, archive).against
-
-
-def _room(context: Context, row: Mapping[str, Any] | None, archive: Archive) -> storages.Verdict:
-    return replacing.room(context, context.site.guests.old, archive, archive.node if row is None else str(row["node"]))
+    over = replacing.over(context, old, archive) if row is not None else []
+    room = replacing.room(context, old, archive, archive.node if row is None else str(row["node"]))
+    return replace(room, against=[*over, *room.against])
 
 
 def _address_free(context: Context) -> None:
@@ -179,12 +179,12 @@ def plan(context: Context) -> RestorePlan:
     old = context.site.guests.old
     if _running_restore(context):
         return RestorePlan(sentences=[Sentence(f"Wait for the restore of {old} that was begun, then start it", f"{old} runs")])
-    row, archive = _rules(context)
+    row, archive, seen = _rules(context)
     found = []
     if row is not None and row.get("status") != "running":
         found.append(Sentence(f"Start {old}, which is only stopped; if it answers then, nothing is restored", f"{old} runs"))
-        if against := _against(context, row, archive):
-            found.append(Sentence(f"It will not be restored: {' '.join(against)}"))
+        if seen.against:
+            found.append(Sentence(f"It will not be restored: {' '.join(seen.against)}"))
             return RestorePlan(sentences=found, row=row, archive=archive)
     elif row is not None:
         found.append(Sentence(f"Stop {old}, which runs and does not answer", f"{old} is stopped"))
@@ -195,7 +195,7 @@ def plan(context: Context) -> RestorePlan:
             "None",
         )
     )
-    found += [Sentence(f"Not seen beforehand: {one}") for one in _room(context, row, archive).unsure]
+    found += [Sentence(f"Not seen beforehand: {one}") for one in seen.unsure]
     return RestorePlan(sentences=found, row=row, archive=archive)
 
 
@@ -231,7 +231,7 @@ def do(context: Context, planned: RestorePlan) -> Outcome:
                 True, [f"{old} was only stopped. It runs and answers again; nothing was restored and nothing is lost."]
             )
         said.append(f"{old} was started and does not answer.")
-        if against := _against(context, row, archive):
+        if against := _verdict(context, row, archive).against:
             raise Failed(f"{said[0]} It is not restored: {' '.join(against)}", "Look inside it.")
     if row is not None:
         lost = f"{old} would be overwritten by its backup of {utc(archive.ctime)}: lost is {_lost(context, row, archive)}."
