@@ -517,6 +517,19 @@ def test_a_run_that_is_killed_while_proxmox_works_is_gone_on_with(
     assert sorted(began) == sorted(map(str, FOUR)), "one was deleted twice"
 
 
+def test_what_begins_while_another_task_is_waited_for_is_waited_for_as_well(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([True, True])
+    monkeypatch.setattr(
+        decommission, "tasks_begun", lambda _run, guest: [guest] if guest.vmid == 951 and next(looks, False) else []
+    )
+    result = world.decommission()
+    assert next(looks, False) is False
+    assert result.outcome is not None and "were given back already" not in " ".join(result.outcome.sentences)
+    assert not {g.vmid for g in world.pve.cts} & {*FOUR}
+
+
 # -- nothing that was written is deleted --------------------------------------------------------------
 
 

@@ -152,7 +152,7 @@ def _sentences(context: Context, data: Mapping[str, Any]) -> list[Sentence]:
 def do(context: Context, planned: DecommissionPlan) -> Outcome:
     """Go as far as is allowed now: stop, soak, or delete. :class:`Refused` before anything is changed, :class:`Failed` after."""
     guests = context.site.guests.to_decommission()
-    if planned.survey is None:
+    while planned.survey is None and planned.sentences:  # Proxmox still works on what was begun
         await_begun(context, guests)
         planned = plan(context)
         planned.need_no_refusal()
