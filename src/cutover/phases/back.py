@@ -113,10 +113,8 @@ def _without_the_new_one(context: Context, reason: str, found: Account) -> Outco
         ),
     ]
     if done.overlapping:
-        names = found.overlaps
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         sentences.append(
-            f"The order of {done.overlapping} writes was not known, and it matters: look at {', '.join(names[:5])}{more}. "
+            f"The order of {done.overlapping} writes was not known, and it matters: look at {found.overlaps_shown}. "
             f"The writes are in {kept}."
         )
     if done.refused:

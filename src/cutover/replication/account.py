@@ -60,6 +60,12 @@ class Account:
         """What they overlap on."""
         return self.seen.names()
 
+    @property
+    def overlaps_shown(self) -> str:
+        """The first of these, and how many there are more."""
+        names = self.overlaps
+        return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
     def sentences(self, old: str, new: str) -> list[str]:
         """What an operator has to know before it is begun."""
         count = len(self.writes)
@@ -67,10 +73,9 @@ class Account:
         what = f"{counted(count, 'recorded write')} that {new} acknowledged since {clock(self.since)}"
         said = [f"{what} {are} sent to {old} once more, in the order in which they ended"]
         if self.overlapping:
-            shown = ", ".join(self.overlaps[:5]) + (f" and {len(self.overlaps) - 5} more" if len(self.overlaps) > 5 else "")
             said.append(
                 f"{len(self.overlapping)} of them were in flight at the same time as another on the same records, so their order "
-                f"is not known: {shown}"
+                f"is not known: {self.overlaps_shown}"
             )
         if asked := self.seen.asked():
             said.append(
