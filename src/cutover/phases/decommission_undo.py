@@ -127,12 +127,16 @@ def _gone_ones(context: Context) -> list[tuple[Guest, str]]:
     return [(g, str(rows[g.vmid]["backup"])) for g in context.site.guests.to_decommission() if rows[g.vmid]["gone"]]
 
 
+#: A guest, and what was known of it when it was approved.
+Approved = tuple["Guest", approvals.Approval]
+
+
 @dataclass(frozen=True, kw_only=True)
 class GiveBackPlan(Plan):
     """``removed`` is put back, ``there`` are started again; ``others`` have the id of one by now, as sentences."""
 
     removed: Sequence[Removed]
-    there: Sequence[Guest]
+    there: Sequence[Approved]
     others: Sequence[str]
 
 
@@ -141,9 +145,9 @@ def plan_undo(context: Context) -> GiveBackPlan:
     waiting = _not_put_back(context)
     departing.only_theirs(_foreign(context, waiting))
     there, others = _still_there(context)
-    if not any(tasks_begun(context, guest) for guest in there):  # those are waited for
+    if not any(tasks_begun(context, guest) for guest, _ in there):  # those are waited for
         _need_startable(context, there)
-    found = [Sentence(f"Start {guest} again") for guest in there]
+    found = [Sentence(f"Start {guest} again") for guest, _ in there]
     for guest, rules, names in waiting:
         if rules:
             found.append(Sentence(f"Put the firewall entries of {guest} back in their places"))
@@ -154,9 +158,9 @@ def plan_undo(context: Context) -> GiveBackPlan:
     return GiveBackPlan(sentences=found, removed=waiting, there=there, others=others)
 
 
-def _still_there(context: Context) -> tuple[list[Guest], list[str]]:
+def _still_there(context: Context) -> tuple[list[Approved], list[str]]:
     """The approved guests that still exist, and those ids that another guest has by now, as sentences."""
-    there: list[Guest] = []
+    there: list[Approved] = []
     others: list[str] = []
     for guest in context.site.guests.to_decommission():
         agreed = approvals.approval(context, guest)
@@ -168,38 +172,31 @@ def _still_there(context: Context) -> tuple[list[Guest], list[str]]:
         if wrong:
             others.append(f"{guest} as it is: it is not the guest that was approved: {references.in_words(wrong)}")
         else:
-            there.append(guest)
+            there.append((guest, agreed))
     return there, others
 
 
-def _need_startable(context: Context, guests: Sequence[Guest]) -> None:
+def _need_startable(context: Context, there: Sequence[Approved]) -> None:
     """:class:`Refused` where Proxmox would not start a guest again, or another guest runs with its address by now."""
-    stopped = [guest for guest in guests if _is_to_start(context, guest)]
+    stopped = [(guest, agreed) for guest, agreed in there if _is_to_start(context, guest, agreed)]
     if not stopped:
         return
     against = list(context.proxmox.no_quorum())
     neighbours = inventory.look(context)
-    for guest in stopped:
+    for guest, agreed in stopped:
         against += replacing.held(guest, context.proxmox.config(guest), context.proxmox.status(guest))
-        agreed = approvals.approval(context, guest)
-        addresses = agreed.addresses if agreed is not None else ()
         against += [
             f"{other} runs with the address {address} of {guest}."
             for other in neighbours
-            for address in addresses
+            for address in agreed.addresses
             if other.running and other.vmid != guest.vmid and address in other.addresses
         ]
     if against:
         raise Refused(f"They are not given back: {' '.join(against)}", "Remove the reason and run the command again.")
 
 
-def _is_to_start(context: Context, guest: Guest) -> bool:
-    agreed = approvals.approval(context, guest)
-    return (
-        agreed is not None
-        and agreed.facts["status"] == "running"
-        and str(context.proxmox.status(guest).get("status")) != "running"
-    )
+def _is_to_start(context: Context, guest: Guest, agreed: approvals.Approval) -> bool:
+    return agreed.facts["status"] == "running" and context.proxmox.status(guest).get("status") != "running"
 
 
 def undo(context: Context, planned: GiveBackPlan) -> Outcome:
@@ -219,8 +216,8 @@ def undo(context: Context, planned: GiveBackPlan) -> Outcome:
         said.append(f"Firewall entries and names of {guest} are back.")
     if planned.removed:
         context.journal.note("decommission.put-back", "The firewall entries and names that were removed are back")
-    for guest in planned.there:
-        _as_before(context, guest)
+    for guest, agreed in planned.there:
+        _as_before(context, guest, agreed)
         said.append(f"{guest} is as it was.")
     changed = bool(said)
     said += [f"Left {other}." for other in planned.others]
@@ -228,14 +225,11 @@ def undo(context: Context, planned: GiveBackPlan) -> Outcome:
     return Outcome(changed, said or ["There is nothing to undo."])
 
 
-def _as_before(context: Context, guest: Guest) -> None:
+def _as_before(context: Context, guest: Guest, agreed: approvals.Approval) -> None:
     """Let a guest start with the host again and start it, where it did and ran; withdraw its approval."""
-    agreed = approvals.approval(context, guest)
-    if agreed is None:
-        return
     if agreed.facts["config"].get("onboot") and not int(context.proxmox.config(guest).get("onboot") or 0):
         with context.guard.act("decommission.autostart", f"Let {guest} start with the host again", before={"vmid": guest.vmid}):
             context.proxmox.change("PUT", f"{context.proxmox.of(guest)}/config", onboot=1)
-    if _is_to_start(context, guest):
+    if _is_to_start(context, guest, agreed):
         restart(context, guest, "decommission.start-again")
     context.journal.note("decommission.withdrawn", f"{guest} is not to be deleted", vmid=guest.vmid)
