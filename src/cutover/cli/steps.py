@@ -143,5 +143,5 @@ def add_to(app: typer.Typer) -> None:
         proving = {} if one.name in {"switch", "back"} else {"prove": False}
         command = _follow_command if one.name == "follow" else _step_command(step=one.name, undo=False, **proving)
         app.command(one.name, help=one.help)(command)
-    undo = "Undo a step: resize, deploy, gate, copy, or what decommission took out of firewall and DNS."
+    undo = "Undo a step: resize, deploy, gate, copy, or decommission: start what still exists, put firewall and DNS back."
     app.command("undo", help=undo)(_step_command(undo=True, prove=False))
