@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import queue
+import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cutover.core import notify
 from cutover.core.credentials import Credentials
 from cutover.core.errors import WrongUsage
 from cutover.core.journal import Journal
@@ -114,6 +118,74 @@ def test_a_webhook_that_is_not_there_is_said_without_its_address() -> None:
     told.tell("refused", "one")
     told.close()
     assert said == ["A notification could not be sent (it cannot be reached); the work goes on."]
+
+
+@pytest.fixture
+def trickle() -> Iterator[tuple[str, list[bytes]]]:
+    """A webhook that answers a byte at a time, after what is in the list, and never comes to an end."""
+    first: list[bytes] = []
+    over = threading.Event()
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with suppress(OSError):
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n" + b"".join(first))
+                while not over.wait(0.05):
+                    connection.sendall(b"X")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield f"http://somebody:{SECRET}@127.0.0.1:{server.getsockname()[1]}/hook", first
+    over.set()
+    server.close()
+    thread.join()
+
+
+def test_a_webhook_whose_answer_never_ends_is_said_and_not_only_one_that_is_silent(
+    trickle: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "SECONDS", 0.3)
+    told, said = notifier(trickle[0])
+    told.tell("refused", "one")
+    told.close()
+    assert said == ["A notification could not be sent (no answer within 0.3 s); the work goes on."]
+
+
+def test_what_a_webhook_says_after_it_took_a_message_is_not_waited_for(
+    trickle: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "LAST_SECONDS", 2.0)
+    url, first = trickle
+    first.append(b"\r\n")
+    told, said = notifier(url)
+    told.tell("refused", "one")
+    told.close()
+    assert said == []
+    assert told._worker is not None
+    assert not told._worker.is_alive()
+
+
+def test_messages_that_were_left_when_the_command_ended_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "LAST_SECONDS", 0.2)
+    told, said = notifier(None, "sleep", "0.4")
+    told.tell("refused", "one")
+    told.tell("refused", "two")
+    told.close()
+    assert said == ["A notification could not be sent (not all were taken within 0.2 s); the work goes on."]
+    assert told._worker is not None
+    told._worker.join()
+
+
+def test_a_command_that_leaves_something_running_was_told() -> None:
+    told, said = notifier(None, "sh", "-c", "sleep 2 & exit 0")
+    begun = time.monotonic()
+    told.tell("refused", "one")
+    told.close()
+    assert time.monotonic() - begun < 2
+    assert said == []
 
 
 def test_a_command_gets_json_on_its_input_and_no_key_in_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

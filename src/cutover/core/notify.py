@@ -12,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 import requests
@@ -93,37 +94,69 @@ class Notifier:
 
     def close(self) -> None:
         """Wait for what is still to be sent, for a while."""
-        if self._worker is not None:
-            self._queue.put(None)
-            self._worker.join(LAST_SECONDS)
+        if self._worker is None:
+            return
+        self._queue.put(None)
+        self._worker.join(LAST_SECONDS)
+        if self._worker.is_alive():
+            self._say_once(f"not all were taken within {LAST_SECONDS:g} s")
 
     def _work(self) -> None:
         while (message := self._queue.get()) is not None:
             try:
                 self._send(message)
             except Exception as error:
-                if not self._failed:
-                    self._failed = True
-                    self._say(f"A notification could not be sent ({_why(error)}); the work goes on.")
+                self._say_once(_why(error))
+
+    def _say_once(self, why: str) -> None:
+        if not self._failed:
+            self._failed = True
+            self._say(f"A notification could not be sent ({why}); the work goes on.")
 
     def _send(self, message: Message) -> None:
         told = {"tool": "qdrant-cutover", "version": __version__, "site": self.site, "at": now(), "event": message.event,
                 "step": message.step, "sentence": message.sentence}  # fmt: skip
         body = json.dumps(self._credentials.redact_tree(told), ensure_ascii=False).encode()
         if self._url:
-            with requests.Session() as session:
-                session.trust_env = False
-                answer = session.post(
-                    self._url, data=body, headers={"Content-Type": "application/json"}, timeout=SECONDS, allow_redirects=False
-                )
-            if answer.status_code >= 300:
-                raise _RefusedError(f"the webhook answered {answer.status_code}")
+            status = _within(SECONDS, partial(_post, self._url, body))
+            if status >= 300:
+                raise _RefusedError(f"the webhook answered {status}")
         if self._command:
             done = subprocess.run(
-                self._command, input=body, env=children.environment(), capture_output=True, timeout=SECONDS, check=False
-            )
+                self._command, input=body, env=children.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                timeout=SECONDS, check=False,
+            )  # fmt: skip
             if done.returncode:
                 raise _RefusedError(f"{self._command[0]} ended with exit code {done.returncode}")
+
+
+def _post(url: str, body: bytes) -> int:
+    """The status that a webhook answers; what else it says is not read, because it may never end."""
+    with requests.Session() as session:
+        session.trust_env = False
+        headers = {"Content-Type": "application/json"}
+        with session.post(url, data=body, headers=headers, timeout=SECONDS, allow_redirects=False, stream=True) as answer:
+            return answer.status_code
+
+
+def _within(seconds: float, work: Callable[[], int]) -> int:
+    """What ``work`` gives, or :class:`requests.Timeout`: the timeout of a request begins anew with every byte that comes."""
+    given: queue.Queue[int | Exception] = queue.Queue()
+
+    def run() -> None:
+        try:
+            given.put(work())
+        except Exception as error:
+            given.put(error)
+
+    threading.Thread(target=run, name="notification", daemon=True).start()
+    try:
+        got = given.get(timeout=seconds)
+    except queue.Empty:
+        raise requests.Timeout from None
+    if isinstance(got, Exception):
+        raise got
+    return got
 
 
 def _is_webhook(url: str) -> bool:
