@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from cutover.core.credentials import Credentials
 from cutover.core.errors import Unreachable, WrongUsage
 from cutover.discovery import edit, guests, names, nginx, portainer, survey, trust
 from cutover.discovery.facts import Fact, Found, differences
 from cutover.gate import nginx_conf
+from cutover.portainer import deployment
+from cutover.portainer.stack import Stack
 from cutover.proxmox.inventory import FoundGuest
+from cutover.site.load import WrongSite, load
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = (ROOT / "site.yaml").read_text(encoding="utf-8")
@@ -117,6 +122,29 @@ class TestWhereUsersComeIn:
 )
 def test_a_remote_for_ssh_is_one_for_https_and_no_password_stays(remote: str, url: str) -> None:
     assert portainer.over_https(remote) == url
+
+
+@pytest.mark.parametrize("login", ["me:hush", ":hush", "hush", "me:hu@sh"])
+def test_a_password_in_an_address_stays_with_who_wrote_it(login: str, tmp_path: Path) -> None:
+    """In the stack that somebody made by hand, after ``--repository``, and in a file: no sentence and no file has it."""
+    url = f"https://{login}@127.0.0.1:9/a.git"
+    shown = {"Id": 1, "Name": "qdrant", "GitConfig": {"URL": url, "ReferenceName": "refs/heads/main", "ConfigFilePath": "a.yml"}}
+    stack = Stack.of(shown)
+    for there, said in ((stack, ""), (None, url)):
+        found = Found()
+        portainer.say_repository(there, found, Credentials({}), tmp_path, said)
+        assert found.get("portainer.repository") == "https://127.0.0.1:9/a.git"
+        assert "hu" not in f"{found.facts}{found.notes}"
+    (tmp_path / "site.yaml").write_text(SHIPPED, encoding="utf-8")
+    reason = deployment.not_ours(stack, load(tmp_path / "site.yaml"))
+    assert "follows https://127.0.0.1:9/a.git, with a user or a password in that address, site.yaml says" in reason
+    written = re.sub(r"repository: \S+", f"repository: {url}", SHIPPED, count=1)
+    (tmp_path / "site.yaml").write_text(written, encoding="utf-8")
+    with pytest.raises(WrongSite, match=r"without user, found 'https://127\.0\.0\.1:9/a\.git'") as wrong:
+        load(tmp_path / "site.yaml")
+    assert "hu" not in str(wrong.value)
+    with pytest.raises(WrongUsage):
+        survey.with_scheme(url, 9443)
 
 
 def test_a_resolver_that_only_its_own_machine_can_ask_is_left_out() -> None:

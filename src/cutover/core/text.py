@@ -14,6 +14,8 @@ import re
 
 #: What Markdown reads as more than a letter. The line is one already, so what begins a line is none of it.
 _MARKDOWN = re.compile(r"[\\`*_\[\]{}~|!$]")
+#: What stands before the host in an address.
+_LOGIN = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#]*@")
 #: What a page makes a link of by itself: addresses, mail, people, issues, commits.
 _LINKED = re.compile(r"(?i)(:)(?=//)|\b(www)(\.)|(@)|(#)(?=\w)|\b(mailto|xmpp)(:)")
 
@@ -40,6 +42,11 @@ def for_markdown(text: str) -> str:
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = _MARKDOWN.sub(r"\\\g<0>", line)
     return _LINKED.sub(lambda found: "".join(c if c.isalnum() else f"&#{ord(c)};" for c in found[0]), line)
+
+
+def without_login(text: str) -> str:
+    """``text`` without the user and the password that may stand in the addresses in it."""
+    return _LOGIN.sub(r"\1", text)
 
 
 def spoken(seconds: float) -> str:

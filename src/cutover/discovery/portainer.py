@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError
+from cutover.core.text import without_login
 from cutover.discovery.facts import Found
 from cutover.portainer.git import Repository
 
@@ -60,13 +61,13 @@ def _say_image(portainer: Portainer, found: Found) -> None:
 
 def say_repository(stack: Stack | None, found: Found, credentials: Credentials, folder: Path, repository: str) -> None:
     if stack is not None and stack.from_git:
-        found.add("portainer.repository", stack.repository, f"Portainer's stack {stack.name}")
+        found.add("portainer.repository", without_login(stack.repository), f"Portainer's stack {stack.name}")
         found.add("portainer.reference", stack.reference, f"Portainer's stack {stack.name}")
         found.add("portainer.compose_file", stack.file, f"Portainer's stack {stack.name}")
         if stack.source is None:  # newer versions keep the interval with the source
             found.add("portainer.auto_update", _auto_update(stack.auto_update), f"Portainer's stack {stack.name}")
         return
-    url = repository or over_https(_origin(folder))
+    url = without_login(repository) or over_https(_origin(folder))
     source = "you" if repository else f"`git remote` of {folder}"
     if not url:
         found.gap("portainer.repository", f"{folder} is no clone of a repository", "git remote get-url origin")

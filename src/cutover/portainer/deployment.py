@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from cutover.core.text import without_login
 from cutover.portainer import client, compose_file
 from cutover.portainer.compose_file import StackFile
 from cutover.portainer.stack import ACTIVE, COMPOSE, DEPLOYING, ERROR, KINDS, PROJECT, STATUS_NAMES, Stack, name_of
@@ -227,7 +228,9 @@ def not_ours(stack: Stack, site: Site) -> str:
     if not stack.from_git:
         return f"The stack {stack.name} is not one from Git."
     if _same_repository(stack.repository) != _same_repository(settings.repository):
-        said = f"The stack {stack.name} follows {stack.repository}, site.yaml says {settings.repository}."
+        follows = without_login(stack.repository)
+        beside = "" if follows == stack.repository else ", with a user or a password in that address"
+        said = f"The stack {stack.name} follows {follows}{beside}, site.yaml says {settings.repository}."
         return f"{said} Portainer cannot change that."
     if stack.file != settings.compose_file:
         return f"The stack {stack.name} reads {stack.file}, site.yaml says {settings.compose_file}."

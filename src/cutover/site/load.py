@@ -14,6 +14,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from cutover.core.errors import WrongUsage
+from cutover.core.text import without_login
 from cutover.site.schema import Site, Where, host, is_ip, netloc
 
 
@@ -213,7 +214,7 @@ def _shown(found: object) -> str:
         return str(found).lower()
     if isinstance(found, TaggedScalar):
         return f"a value with the tag {found.tag.value}"
-    text = repr(found)
+    text = without_login(repr(found))  # a password in an address is a mistake, and the sentence may go into a log
     return text if len(text) <= 60 else text[:57] + "..."
 
 

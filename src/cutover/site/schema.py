@@ -22,7 +22,7 @@ def is_url(value: str) -> bool:
         good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-    return good and not (parts.username or parts.query or parts.fragment) and value.isprintable() and " " not in value
+    return good and not ("@" in parts.netloc or parts.query or parts.fragment) and value.isprintable() and " " not in value
 
 
 def _url(value: str) -> str:
