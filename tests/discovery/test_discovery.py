@@ -5,9 +5,13 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import dns.message
+import dns.rdatatype
+import dns.rrset
 import pytest
 from ruamel.yaml import YAML
 
@@ -150,6 +154,73 @@ def test_a_password_in_an_address_stays_with_who_wrote_it(login: str, tmp_path: 
 def test_a_resolver_that_only_its_own_machine_can_ask_is_left_out() -> None:
     text = "nameserver 127.0.0.53\nnameserver 10.0.0.53\n# nameserver 1.1.1.1\nsearch home.arpa lan\n"
     assert names.servers_in(text) == (["10.0.0.53"], ["home.arpa", "lan"])
+
+
+class NameServer:
+    """Says what it is told to; nothing at all where that is nothing. It has no zone, as a list of hosts has none."""
+
+    def __init__(self, records: dict[tuple[str, str], str], *, silent: bool = False) -> None:
+        self._records, self._silent = records, silent
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.at = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", self._socket.getsockname())
+        self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            asked, who = self._socket.recvfrom(4096)
+            if not asked:
+                return
+            answer = dns.message.make_response(dns.message.from_wire(asked))
+            question = answer.question[0]
+            key = (question.name.to_text(omit_final_dot=True), dns.rdatatype.to_text(question.rdtype))
+            if key in self._records:
+                answer.answer.append(dns.rrset.from_text(question.name, 60, "IN", key[1], self._records[key]))
+            if not self._silent:
+                self._socket.sendto(answer.to_wire(), who)
+
+
+QDRANT_BY_NAME = {("qdrant.home.arpa", "A"): "10.0.0.52"}
+
+
+def of_name_servers(*asked: str, domains: tuple[str, ...] = ("home.arpa",)) -> Found:
+    found = Found()
+    keys = Credentials({"DNS_TSIG_NAME": "key", "DNS_TSIG_SECRET": "c2VjcmV0LXNlY3JldA=="})
+    names.say(asked, domains, [("qdrant", "10.0.0.52")], keys, found)
+    return found
+
+
+class TestWhoKnowsTheGuestsByName:
+    @pytest.mark.parametrize("records", [QDRANT_BY_NAME, {("52.0.0.10.in-addr.arpa", "PTR"): "qdrant.home.arpa."}])
+    def test_a_list_of_hosts_without_a_zone_knows_them_as_well(self, records: dict[tuple[str, str], str]) -> None:
+        with NameServer(records) as one, NameServer({}) as other:
+            (row,) = of_name_servers(one.at, other.at, one.at).get("dns")
+        assert (row["kind"], f"{row['server']}:{row['port']}") == ("report", one.at)
+
+    def test_one_that_does_not_answer_is_named_beside_one_that_does(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(names, "_PATIENCE", 0.3)
+        with NameServer(QDRANT_BY_NAME) as one, NameServer({}, silent=True) as mute:
+            found = of_name_servers(one.at, mute.at)
+        assert len(found.get("dns")) == 1
+        assert found.notes == [f"{mute.at} did not answer, so nobody knows whether a guest that leaves is named there."]
+
+    def test_a_search_domain_that_dns_cannot_have_is_passed_over(self) -> None:
+        with NameServer(QDRANT_BY_NAME) as one:
+            assert of_name_servers(one.at, domains=("a..b", "x" * 64, "home.arpa")).get("dns")
+
+    def test_one_server_written_twice_is_one(self) -> None:
+        with NameServer(QDRANT_BY_NAME) as one:
+            assert len(of_name_servers(one.at, f"[127.0.0.1]:{one.at.rpartition(':')[2]}").get("dns")) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,16 @@ def say(
 ) -> None:
     """The servers (``host`` or ``host:port``) that know one of ``guests`` (name, address), for ``dns`` of ``site.yaml``."""
     tried, rows, silent = [], [], []
-    for text in dict.fromkeys(asked):
-        server, port = _split(text)
+    for server, port in dict.fromkeys(map(_split, asked)):
+        text = server if port == 53 else f"{f'[{server}]' if ':' in server else server}:{port}"
         tried.append(text)
-        zones, authoritative = _zones(server, port, guests, list(dict.fromkeys(domains)))
-        if zones is None:
+        known = _known(server, port, guests, list(dict.fromkeys(domains)))
+        if known is None:
             silent.append(text)
-        elif zones:
-            rows.append(_row(server, port, zones, authoritative, credentials))
+        elif known.names:
+            rows.append(_row(server, port, known, credentials))
+    if rows and silent:
+        found.notes.append(f"{', '.join(silent)} did not answer, so nobody knows whether a guest that leaves is named there.")
     if rows:
         found.add("dns", rows, "name servers that know the guests by name or address", chosen=True)
     elif not tried or silent:
@@ -86,15 +89,28 @@ def _ask(server: str, port: int, name: dns.name.Name, kind: str) -> dns.message.
         return None
 
 
-def _zones(server: str, port: int, guests: Sequence[tuple[str, str]], domains: Sequence[str]) -> tuple[list[str] | None, bool]:
-    """(the zones in which it has one of the guests, whether it is their own server); None where it does not answer."""
-    zones, authoritative, heard = set(), False, False
+@dataclass(frozen=True)
+class _Known:
+    """What a server knows of the guests: whether it has any, in which zones, and whether it is their own server.
+
+    One of a list of hosts (dnsmasq, Pi-hole) has names, and no zone that they are in.
+    """
+
+    names: bool
+    zones: Sequence[str]
+    authoritative: bool
+
+
+def _known(server: str, port: int, guests: Sequence[tuple[str, str]], domains: Sequence[str]) -> _Known | None:
+    """What a server knows of the guests; None where it does not answer."""
+    zones: set[str] = set()
+    authoritative, heard = False, False
     more = set(domains)
     questions = [(dns.reversename.from_address(address), "PTR") for _, address in guests if _is_ip(address)]
     for name, kind in questions:
         answer = _ask(server, port, name, kind)
         if answer is None and not heard:
-            return None, False
+            return None
         heard = True
         for rrset in answer.answer if answer is not None else ():
             authoritative |= bool(answer.flags & dns.flags.AA) if answer is not None else False
@@ -102,13 +118,16 @@ def _zones(server: str, port: int, guests: Sequence[tuple[str, str]], domains: S
             more |= {item.target.parent().to_text() for item in rrset if rrset.rdtype == dns.rdatatype.PTR}
     for label, address in guests:
         for domain in more:
-            name = dns.name.from_text(label, dns.name.from_text(domain))
+            try:
+                name = dns.name.from_text(label, dns.name.from_text(domain))
+            except dns.exception.DNSException:  # a line of a resolv.conf may say anything
+                continue
             answer = _ask(server, port, name, "AAAA" if ":" in address else "A")
             heard |= answer is not None
             if answer is not None and answer.answer:
                 authoritative |= bool(answer.flags & dns.flags.AA)
                 zones.add(_zone(server, port, name))
-    return (sorted(zone for zone in zones if zone) if heard else None), authoritative
+    return _Known(bool(zones), sorted(zone for zone in zones if zone), authoritative) if heard else None
 
 
 def _zone(server: str, port: int, name: dns.name.Name) -> str:
@@ -121,13 +140,13 @@ def _zone(server: str, port: int, name: dns.name.Name) -> str:
     return ""
 
 
-def _row(server: str, port: int, zones: Sequence[str], authoritative: bool, credentials: Credentials) -> dict[str, Any]:
+def _row(server: str, port: int, known: _Known, credentials: Credentials) -> dict[str, Any]:
     for kind, path in (("pihole", "/api/auth"), ("adguard", "/control/status")):
         for scheme in ("https", "http"):
             if _is(f"{scheme}://{server}{path}", kind):
                 return {"kind": kind, "url": f"{scheme}://{server}"} | ({"insecure": True} if scheme == "http" else {})
-    if authoritative and credentials.get("DNS_TSIG_NAME"):
-        return {"kind": "rfc2136", "server": server, "port": port, "zones": list(zones)}
+    if known.authoritative and known.zones and credentials.get("DNS_TSIG_NAME"):
+        return {"kind": "rfc2136", "server": server, "port": port, "zones": list(known.zones)}
     return {"kind": "report", "server": server, "port": port}
 
 
