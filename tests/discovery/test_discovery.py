@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import dns.message
@@ -16,7 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from cutover.core.credentials import Credentials
-from cutover.core.errors import Unreachable, WrongUsage
+from cutover.core.errors import Refused, Unreachable, WrongUsage
 from cutover.discovery import edit, guests, names, nginx, portainer, survey, trust
 from cutover.discovery.facts import Fact, Found, differences
 from cutover.gate import nginx_conf
@@ -74,6 +75,69 @@ class TestWhichGuestIsWhich:
         guest = seen(1, "a", "vm", *addresses)
         known = guests.Guests([guest], {}, [], {1: config}, [ipaddress.ip_network("10.1.2.0/24")])
         assert known.address_of(guest)[0] == wanted
+
+
+class EmptyProxmox:
+    """Answers as Proxmox answers a token without rights: with nothing, and no error."""
+
+    token = "cutover@pve!read"
+
+    def guests(self) -> list[Any]:
+        return []
+
+
+class TestWhoIsNotThere:
+    def test_a_token_that_sees_nothing_is_named_and_not_an_empty_site(self) -> None:
+        with pytest.raises(Refused, match="shows no guest to the token cutover@pve!read"):
+            guests.look(EmptyProxmox(), {})  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("everybody", "wished", "said"),
+        [
+            ([seen(12, "qdrant"), seen(13, "qdrant")], {}, "LXC 12 (qdrant), LXC 13 (qdrant) could be it; say which"),
+            ([seen(12, "a"), seen(13, "a")], {"old": "a"}, "LXC 12 (a), LXC 13 (a) could be it; say which with --guest old=ID"),
+            ([seen(952, "qdrant")], {"old": "vectors"}, "no guest that the token may see is called vectors or has that id"),
+            ([seen(12, "mail")], {}, "no LXC that the token may see is called qdrant, and 952 is none"),
+        ],
+    )
+    def test_why_no_guest_has_a_part_is_said_as_it_is(self, everybody: Any, wished: dict[str, str], said: str) -> None:
+        known = guests.Guests(everybody, *guests.assign(everybody, wished), wished=wished)
+        assert "old" not in known.roles
+        assert said in known.nobody("old")
+
+
+class TestSeveralQdrantsBehindOneNginx:
+    """``survey._with_qdrant`` says which guest is the old server, ``survey._say_nginx`` which Qdrant of it."""
+
+    @staticmethod
+    def passing(*qdrants: nginx.Qdrant) -> Any:
+        return SimpleNamespace(qdrants=qdrants)
+
+    def test_none_is_chosen_and_a_guest_that_only_has_the_plans_id_is_not_either(self) -> None:
+        one, other, mail = seen(400, "vectors", "lxc", "10.0.0.4"), seen(401, "rag", "lxc", "10.0.0.5"), seen(952, "mail")
+        known = guests.Guests([one, other, mail], *guests.assign([one, other, mail], {}))
+        running = self.passing(nginx.Qdrant("10.0.0.4:6333", one, "1.18.3"), nginx.Qdrant("10.0.0.5:6333", other, "1.18.3"))
+        now = survey._with_qdrant(known, [running], survey.Wishes())
+        assert "old" not in now.roles
+        assert now.nobody("old").startswith("LXC 400 (vectors), LXC 401 (rag) could be it")
+        assert survey._with_qdrant(known, [running], survey.Wishes({"old": "952"})) is known
+
+    @pytest.mark.parametrize(
+        ("written", "taken", "noted"),
+        [("", "10.0.0.4:6333", True), ("http://10.0.0.4:7333", "10.0.0.4:7333", False), ("http://a:9", "10.0.0.4:6333", True)],
+    )
+    def test_of_two_in_one_guest_the_one_in_the_file_counts_and_else_both_are_named(
+        self, written: str, taken: str, noted: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one = seen(952, "qdrant", "lxc", "10.0.0.4")
+        known = guests.Guests([one], *guests.assign([one], {}))
+        running = self.passing(*(nginx.Qdrant(f"10.0.0.4:{port}", one, "1.18.3") for port in (6333, 7333)))
+        said: list[str] = []
+        monkeypatch.setattr(nginx, "say", lambda _, __, qdrant, ___: said.append(qdrant.netloc))
+        found = Found()
+        survey._say_nginx([running], known, SimpleNamespace(where="it"), found, written)  # type: ignore[arg-type]
+        assert said == [taken]
+        assert [("10.0.0.4:6333, 10.0.0.4:7333" in note) for note in found.notes] == [True] * noted
 
 
 class TestWhereUsersComeIn:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cutover.core.errors import CutoverError
+from cutover.core.errors import CutoverError, Refused
 from cutover.discovery.facts import Found
 from cutover.proxmox import identity, inventory, vm
 from cutover.proxmox.inventory import FoundGuest
@@ -44,6 +44,19 @@ class Guests:
     legacy: Sequence[Part]
     configs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
+    wished: Mapping[str, str] = field(default_factory=dict)
+    undecided: Mapping[str, Sequence[FoundGuest]] = field(default_factory=dict)
+    """Of a part that no guest has: those that could have it."""
+
+    def nobody(self, role: str) -> str:
+        """Why no guest has a part, a clause."""
+        kind, vmid, name = PLAN[role]
+        could = self.undecided.get(role) or candidates(self.seen, role, self.wished)
+        if len(could) > 1:
+            return f"{', '.join(map(str, could))} could be it; say which with --guest {role}=ID"
+        if role in self.wished:
+            return f"no guest that the token may see is called {self.wished[role]} or has that id"
+        return f"no {'LXC' if kind == 'lxc' else 'VM'} that the token may see is called {name}, and {vmid} is none"
 
     def address(self, role: str) -> str:
         """The address of a part's guest; empty where nobody knows it."""
@@ -74,11 +87,11 @@ def assign(seen: Sequence[FoundGuest], wished: Mapping[str, str]) -> tuple[dict[
     roles: dict[str, Part] = {}
     for role, (kind, vmid, name) in PLAN.items():
         if role in wished:
-            found = [guest for guest in seen if wished[role] in {str(guest.vmid), guest.name}]
+            found = candidates(seen, role, wished)
             source = "you"
         else:
             fits = [guest for guest in seen if guest.kind == kind]
-            named = [guest for guest in fits if guest.name == name] or [guest for guest in fits if name in guest.name]
+            named = candidates(seen, role, wished)
             by_id = [guest for guest in named or fits if guest.vmid == vmid]
             found = by_id or (named if len(named) == 1 else [])
             source = "its name" if found and found[0] in named else f"the plan's id; its name is not {name}, so look twice"
@@ -97,9 +110,23 @@ def assign(seen: Sequence[FoundGuest], wished: Mapping[str, str]) -> tuple[dict[
     return roles, legacy
 
 
+def candidates(seen: Sequence[FoundGuest], role: str, wished: Mapping[str, str]) -> list[FoundGuest]:
+    """The guests that are called as the operator says, else as in the plan. Pure."""
+    if role in wished:
+        return [guest for guest in seen if wished[role] in {str(guest.vmid), guest.name}]
+    kind, _, name = PLAN[role]
+    fits = [guest for guest in seen if guest.kind == kind]
+    return [guest for guest in fits if guest.name == name] or [guest for guest in fits if name in guest.name]
+
+
 def look(api: Proxmox, wished: Mapping[str, str]) -> Guests:
-    """Ask Proxmox for every guest."""
+    """Ask Proxmox for every guest. :class:`Refused` where it shows none: then nobody knows what is there."""
     rows = api.guests()
+    if not rows:
+        raise Refused(
+            f"Proxmox shows no guest to the token {api.token}, so nothing can be found out.",
+            "Give it PVEAuditor on / with propagation; a token with privilege separation needs that itself, beside its user.",
+        )
     seen = inventory.look(_Asked(api), rows)
     configs = {int(row["vmid"]): row.get("config") or {} for row in rows}
     networks = []
@@ -109,7 +136,7 @@ def look(api: Proxmox, wished: Mapping[str, str]) -> Guests:
         except CutoverError:
             continue
         networks += [ipaddress.ip_interface(str(row["cidr"])).network for row in bridges if row.get("cidr")]
-    return Guests(seen, *assign(seen, wished), configs, networks)
+    return Guests(seen, *assign(seen, wished), configs, networks, wished)
 
 
 def say(guests: Guests, api: Proxmox, found: Found) -> None:
@@ -117,13 +144,12 @@ def say(guests: Guests, api: Proxmox, found: Found) -> None:
     new = guests.roles.get("new")
     node = new[0].node if new else next(iter(sorted({guest.node for guest in guests.seen})), "")
     found.add("proxmox.node", node, f"where {new[0]} is" if new else "the first node of the cluster")
-    for role, (kind, vmid, name) in PLAN.items():
+    for role in PLAN:
         if role in guests.roles:
             guest, source = guests.roles[role]
             _say_guest(f"guests.{role}", guests, guest, source, node, found)
         else:
-            what = "LXC" if kind == "lxc" else "VM"
-            found.gap(f"guests.{role}", f"no {what} is called {name}, and {vmid} is none", LIST)
+            found.gap(f"guests.{role}", guests.nobody(role), LIST)
     rows = [_guest(guests, guest, node) for guest, _ in guests.legacy]
     if all(row.get("address") for row in rows):
         said = "guests with the plan's ids" if guests.legacy and guests.legacy[0][1] != "you" else "you"
@@ -169,7 +195,11 @@ def _say_storages(api: Proxmox, node: str, found: Found) -> None:
                 also=[str(row["storage"]) for row in others],
             )  # fmt: skip
         else:
-            found.gap(f"proxmox.storages.{use}", f"no storage of {node} takes {content}", f"pvesm status --content {content}")
+            found.gap(
+                f"proxmox.storages.{use}",
+                f"no storage of {node} that the token may see takes {content}",
+                f"pvesm status --content {content}",
+            )
 
 
 def _say_sizes(guests: Guests, found: Found) -> None:

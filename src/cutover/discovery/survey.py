@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -83,7 +83,7 @@ def survey(answers: Answers, wishes: Wishes, credentials: Credentials, folder: P
         known = _with_qdrant(known, running, wishes)
         guests.say(known, api, found)
         _without_growth(found, wishes.said("resize", "after"))
-        _say_nginx(running, known, shell, found)
+        _say_nginx(running, known, shell, found, str(wishes.said("qdrant", "old_url") or ""))
         resolv = [shell.read("cat /etc/resolv.conf 2>/dev/null").text, names.own()]
     finally:
         shell.close()
@@ -105,7 +105,8 @@ def of_site(context: Context) -> Found:
     known = guests.look(context.proxmox, wished)
     guests.say(known, context.proxmox, found)
     _without_growth(found, site.resize.after.model_dump())
-    _say_nginx([nginx.read(context.gate.shell, site.nginx, context.gate.installer.host, known)], known, context.gate.shell, found)
+    running = [nginx.read(context.gate.shell, site.nginx, context.gate.installer.host, known)]
+    _say_nginx(running, known, context.gate.shell, found, site.qdrant.old_url)
     _say_qdrant(known, found)
     with suppress(CutoverError):
         environments = [str(one["Name"]) for one in context.portainer.environments()]
@@ -188,26 +189,39 @@ def _shell(answers: Answers, wishes: Wishes, known: Guests, guard: WriteGuard, f
 
 
 def _with_qdrant(known: Guests, running: Sequence[nginx.Running], wishes: Wishes) -> Guests:
-    """The guests, the old server being the one whose Qdrant Nginx passes requests to, unless the operator says which it is."""
+    """The guests, the old server being the one whose Qdrant Nginx passes requests to, unless the operator says which it is.
+
+    Nobody is, where there are several of them and none is the one of the plan: it is deleted in the end.
+    """
     there = {qdrant.guest.vmid: qdrant.guest for one in running for qdrant in one.qdrants}
     now = known.roles["old"][0].vmid if "old" in known.roles else None
-    if len(there) != 1 or now in there or "old" in wishes.wished_guests():
+    if not there or now in there or "old" in wishes.wished_guests():
         return known
+    if len(there) > 1:
+        others = {role: row for role, row in known.roles.items() if role != "old"}
+        return replace(known, roles=others, undecided={"old": list(there.values())})
     (guest,) = there.values()
     roles = {role: row for role, row in known.roles.items() if row[0].vmid != guest.vmid}
     legacy = [row for row in known.legacy if row[0].vmid != guest.vmid]
     roles["old"] = (guest, "the Qdrant that Nginx passes requests to")
-    return guests.Guests(known.seen, roles, legacy, known.configs, known.networks)
+    return replace(known, roles=roles, legacy=legacy)
 
 
-def _say_nginx(running: Sequence[nginx.Running], known: Guests, shell: Shell, found: Found) -> None:
+def _say_nginx(running: Sequence[nginx.Running], known: Guests, shell: Shell, found: Found, written: str) -> None:
+    """``written``: the old server's address in an earlier file, which counts where its guest has several Qdrants."""
     old = known.roles["old"][0].vmid if "old" in known.roles else None
-    for one in running:
-        for qdrant in one.qdrants:
-            if qdrant.guest.vmid == old:
-                nginx.say(one, known, qdrant, found)
-                found.add("qdrant.version", qdrant.version, f"the Qdrant at {qdrant.netloc}")
-                return
+    port = urlsplit(written).port if schema.is_url(written) else None
+    ours = [(one, qdrant) for one in running for qdrant in one.qdrants if qdrant.guest.vmid == old]
+    meant = [pair for pair in ours if urlsplit(f"//{pair[1].netloc}").port == (port or 80)] if written else []
+    for one, qdrant in (meant or ours)[:1]:
+        nginx.say(one, known, qdrant, found)
+        found.add("qdrant.version", qdrant.version, f"the Qdrant at {qdrant.netloc}")
+        if len(ours) > 1 and not meant:
+            found.notes.append(
+                f"Nginx passes requests to several Qdrants of {qdrant.guest}: {', '.join(each.netloc for _, each in ours)}. The "
+                "first was taken; write another one's address into qdrant.old_url where that is meant, and run this again."
+            )
+        return
     if len(running) == 1:
         nginx.say(running[0], known, None, found)
     tell = "nginx -T | grep -n proxy_pass"
