@@ -635,6 +635,36 @@ def test_a_removal_that_fails_says_so(one: Vm1001) -> None:
     assert stack(one)
 
 
+def test_a_stack_that_somebody_stopped_by_hand_still_has_its_data(one: Vm1001) -> None:
+    """Portainer takes a stopped stack's containers away, so nothing mounts the volumes any more."""
+    deployed(one)
+    assert one.ask("POST", f"/api/stacks/{stack(one)['Id']}/stop?endpointId=1").status_code == 200
+    run = one.run()
+    outcome = undone(deploy.PHASE, run)
+    assert "Its data stays in qdrant_snapshots and qdrant_storage" in outcome.sentences[0]
+    run.close()
+
+
+def test_a_stack_that_somebody_removed_after_the_plan_is_gone_and_one_made_again_is_not_touched(one: Vm1001) -> None:
+    deployed(one)
+
+    def remove() -> None:
+        assert one.ask("DELETE", f"/api/stacks/{stack(one)['Id']}?endpointId=1").status_code == 204
+
+    run = one.run()
+    plan = deploy_undo.plan_undo(run)
+    remove()
+    assert "The stack qdrant is removed" in deploy_undo.undo(run, plan).sentences[0]
+    done(deploy.PHASE, run)
+    plan = deploy_undo.plan_undo(run)
+    remove()
+    done(deploy.PHASE, run)
+    with pytest.raises(Failed, match=r"made it again meanwhile\. The new one was not touched"):
+        deploy_undo.undo(run, plan)
+    run.close()
+    assert serves(one)
+
+
 # -- Qdrant's own answer ----------------------------------------------------------------------------
 
 

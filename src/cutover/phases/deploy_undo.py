@@ -138,7 +138,7 @@ def _remove(context: Context, left: Left) -> Outcome:
     if stack is None:
         return Outcome(False, ["There is no such stack, and no container of it."])
     remember(context, "before the stack was removed")
-    volumes = list(left.mounted)
+    volumes = sorted({*left.mounted, *left.volumes})  # a stack that was stopped has no container that would mount them
     before = {"stack": stack.id, "commit": stack.commit, "reference": stack.reference, "volumes": volumes}
     with context.guard.act("deploy.remove", f"Remove the stack {name}", before=before) as act:
         try:
@@ -146,7 +146,15 @@ def _remove(context: Context, left: Left) -> Outcome:
         except OutcomeUnknown:
             context.ui.say("Portainer's answer was lost. Looking at what it did.")
         except Answered as error:
-            raise Failed(f"Portainer could not remove the stack {name}: {error.reason}.", error.hint) from None
+            now = server.stack(name) if error.status == 404 else stack
+            if now is not None and now.id == stack.id:
+                raise Failed(f"Portainer could not remove the stack {name}: {error.reason}.", error.hint) from None
+            if now is not None:
+                raise Failed(
+                    f"Somebody removed the stack {name} and made it again meanwhile. The new one was not touched.",
+                    "Ask who did, then run it again.",
+                ) from None
+            context.ui.say(f"Somebody else removed the stack {name} meanwhile.")
 
         def gone() -> bool | Not:
             if server.stack(name) is not None:
