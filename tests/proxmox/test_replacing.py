@@ -33,6 +33,15 @@ ROOT = {"rootfs": "local-lvm:vm-952-disk-0,size=32G"}
         ({"unused0": "s:vm-952-disk-9", "unused1": "s:vm-952-disk-10"}, {}, {}, ["unused0", "unused1"]),
         ({}, {"mp3": "s:vm-952-disk-4,mp=/later,backup=1"}, {}, ["mp3"]),
         ({"mp0": "/tank/data,mp=/data"}, {}, {}, []),
+        # What waits to take the place of another volume has its key.
+        (
+            {"mp0": "s:vm-952-disk-1,mp=/data,backup=1"},
+            {"mp0": "s:vm-952-disk-2,mp=/data,backup=1"},
+            {"mp0": "s:vm-952-disk-1,mp=/data,backup=1"},
+            ["pending mp0"],
+        ),
+        ({"mp0": "/tank/data,mp=/data"}, {"mp0": "s:vm-952-disk-2,mp=/data"}, {}, ["pending mp0"]),
+        ({"mp0": "s:vm-952-disk-2,mp=/b"}, {"mp0": "s:vm-952-disk-2,mp=/c"}, {}, ["mp0"]),
     ],
 )
 def test_which_volumes_a_restore_would_delete_for_good(

@@ -42,16 +42,19 @@ def not_in_backup(config: Mapping[str, Any], later: Mapping[str, Any], archived:
     """The volumes of a container that no archive brings back, by their key: mount points, unused ones, ones that wait. Pure.
 
     ``later`` is the configuration with what waits for the next start, ``archived`` the one inside the archive. An archive holds
-    the root, and each mount point that was marked for backup when it was made.
+    the root, and each mount point that was marked for backup when it was made. A volume that waits to take another's place has
+    the same key as that; it is called ``pending KEY``.
     """
     kept = {_place(value) for key, value in vzdump.volumes(archived).items() if key == "rootfs" or _saved(value)}
     found = {}
-    for key, value in sorted({**later, **config}.items()):
+    now = {drives.options(str(value))["volume"] for value in config.values()}
+    for key, value in sorted([*config.items(), *later.items()]):
         if not re.fullmatch(r"rootfs|(mp|unused)\d+", key):
             continue
         volume = drives.options(str(value))["volume"]
-        if not volume.startswith("/") and (key.startswith("unused") or _place(str(value)) not in kept):
-            found[key] = volume
+        replaces = key in config and volume not in now
+        if not volume.startswith("/") and (replaces or key.startswith("unused") or _place(str(value)) not in kept):
+            found[f"pending {key}" if replaces else key] = volume
     return found
 
 
@@ -72,9 +75,14 @@ def over(session: ProxmoxSession, guest: Guest, archive: Archive) -> list[str]:
     if int(config.get("protection") or 0):
         said.append(f"Somebody protected {guest}: ask them, and take the protection away in Proxmox.")
     lost = not_in_backup(config, later, vzdump.archived(session, guest, archive))
+    first = "take that change of the configuration back, or restart the container so that it has it, and run this again"
     said += [
-        f"{key} of {guest} ({volume}) would be deleted, and the backup of {utc(archive.ctime)} does not hold it: give it to "
-        f"another guest first (`pct move-volume {guest.vmid} {key} --target-vmid ID`)."
+        f"{key} of {guest} ({volume}) would be deleted, and the backup of {utc(archive.ctime)} does not hold it: "
+        + (
+            f"{first}."
+            if key.startswith("pending ")
+            else f"give it to another guest first (`pct move-volume {guest.vmid} {key} --target-vmid ID`)."
+        )
         for key, volume in lost.items()
     ]
     return said
