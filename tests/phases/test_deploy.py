@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 
+from cutover.checks.portainer import follows
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable, WritesRefused
 from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.core.wait import Not, wait_until
@@ -213,6 +214,33 @@ def test_on_2_44_the_interval_is_set_where_it_counts(tmp_path: Path) -> None:
             return stack(vm)["GitConfig"]["ConfigHash"] == commit or Not("it is at the old commit")
 
         wait_until(there, deadline=15, what="the merge")
+
+
+@pytest.mark.parametrize(("mode", "set_to", "said"), [("none", "1h", "polls every 1h, and new"), ("polling", "", "never polls")])
+def test_on_2_44_a_source_that_somebody_set_otherwise_is_named_and_set_back(
+    tmp_path: Path, mode: str, set_to: str, said: str
+) -> None:
+    """The stack itself shows what site.yaml says, and Portainer does not go by it."""
+    vm = Vm1001(tmp_path, version="2.45.1")
+    polling = {**vm.site.portainer.model_dump(), "auto_update": {"mode": "polling", "interval": "1h"}}
+    vm.site = sites.Site.model_validate({**vm.site.model_dump(), "portainer": polling})
+    with vm.up():
+        vm.merge()
+        deployed(vm)
+        settings = {**polling, "auto_update": {"mode": mode, "interval": "1h"}}
+        vm.site = sites.Site.model_validate({**vm.site.model_dump(), "portainer": settings})
+        deployed(vm)
+        source = vm.ask("GET", "/api/gitops/sources/1").json()
+        assert source["interval"] == ("1h" if mode == "polling" else "")
+        assert vm.ask("PUT", "/api/gitops/sources/1", source | {"interval": set_to}).status_code == 200
+        run = vm.run()
+        finding = follows(run)
+        assert (finding.ok, said in finding.sentence, finding.hint) == (False, True, "Run `cutover deploy`.")
+        assert len(planned(deploy.PHASE, run)) == 1
+        run.close()
+        assert "the container was not touched" in deployed(vm).sentences[0]
+        assert vm.ask("GET", "/api/gitops/sources/1").json()["interval"] == source["interval"]
+        assert not deployed(vm).changed
 
 
 def test_a_webhook_keeps_its_address(one: Vm1001) -> None:

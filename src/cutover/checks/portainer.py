@@ -136,17 +136,11 @@ def follows(context: Context) -> Finding:
         return Finding(False, said, "Run `cutover deploy`: it switches that off, and does not touch the container.")
     if not deployment.updates_as_wanted(context.site, stack):
         return Finding(False, f"The stack does not follow new commits by {mode}, as site.yaml says.", "Run `cutover deploy`.")
-    if mode == "polling" and context.portainer.behaviour.sources:
-        if stack.source is None:
-            said = "This Portainer polls by the interval of a source, and the stack has none: new commits do not arrive."
-            return Finding(False, said, "Make the stack again (its volumes stay), or use a webhook.")
-        polls = context.portainer.source(stack.source).get("interval")
-        if polls != settings.auto_update.interval:
-            return Finding(
-                False,
-                f"The stack's source polls every {polls or 'never'}, not {settings.auto_update.interval}.",
-                "Run `cutover deploy`.",
-            )
+    if mode == "polling" and context.portainer.behaviour.sources and stack.source is None:
+        said = "This Portainer polls by the interval of a source, and the stack has none: new commits do not arrive."
+        return Finding(False, said, "Make the stack again (its volumes stay), or use a webhook.")
+    if polls := state_of.source_polls_otherwise(context, stack):
+        return Finding(False, f"The stack's source {polls}, and site.yaml says {mode}.", "Run `cutover deploy`.")
     how = {"polling": f"every {settings.auto_update.interval}", "webhook": "when its webhook is called", "none": "only by hand"}[
         mode
     ]

@@ -49,7 +49,10 @@ __all__ = ["do", "plan", "plan_undo", "undo"]
 
 def follows_as_wanted(context: Context, want: Wanted, seen: Deployed) -> bool:
     """Whether the stack follows the branch and its new commits as it should."""
-    return seen.stack is not None and seen.stack.reference == want.reference and updates_as_wanted(context.site, seen.stack)
+    stack = seen.stack
+    if stack is None or stack.reference != want.reference or not updates_as_wanted(context.site, stack):
+        return False
+    return not state_of.source_polls_otherwise(context, stack)
 
 
 @dataclass(frozen=True, kw_only=True)
