@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cutover.checks import new_resources
 from cutover.core.errors import CutoverError, Failed, Refused, WritesRefused
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.error_boundary import error_boundary
@@ -117,6 +118,33 @@ def test_everything_is_saved_and_proved_and_a_second_run_adds_nothing(lab: Host)
     writes = len(lab.pve.writes())
     assert not done(backup.PHASE, lab.run(execute=True)).changed
     assert (len(lab.pve.writes()), len(archives(lab))) == (writes, 1)
+
+
+def test_what_was_cut_off_in_the_folder_afterwards_is_no_backup(lab: Host) -> None:
+    done(backup.PHASE, lab.run(execute=True))
+    kept = json.loads((backup_manifest.folder(lab.run()) / "manifest.json").read_text())
+    file = backup_manifest.folder(lab.run()) / kept["collections"][0]["file"]
+    file.write_bytes(file.read_bytes()[:100])
+    finding = new_resources.saved(lab.run())
+    assert (finding.ok, "The snapshots of digits are gone" in finding.sentence) == (False, True)
+    assert done(backup.PHASE, lab.run(execute=True)).changed
+    assert new_resources.saved(lab.run()).ok
+    assert len(archives(lab)) == 1
+
+
+def test_a_file_of_the_backup_that_says_something_else_is_named(lab: Host) -> None:
+    place = backup_manifest.folder(lab.run())
+    place.mkdir(parents=True)
+    for text in ("[]", "{}", "null", '{"archive": null, "collections": []}', '{"archive": {"volid": "x"}, "collections": [1]}'):
+        (place / "manifest.json").write_text(text)
+        for ask in (lambda: planned(backup.PHASE, lab.run()), lambda: new_resources.saved(lab.run())):
+            with pytest.raises(Refused, match=r"manifest\.json is not readable"):
+                ask()
+    (place / "manifest.json").unlink()
+    for text in ("{", "[1]", "null"):
+        (place / "record.json").write_text(text)
+        (said,) = restore._compared(lab.run())
+        assert "record.json is not readable, so nobody knows what a restore did not bring back" in said
 
 
 def test_other_backups_are_not_pruned(lab: Host) -> None:

@@ -47,15 +47,10 @@ def saved(context: Context) -> Finding:
         return Finding(
             False, f"The backup {archive.volid} is not protected, or empty.", "Protect it in Proxmox, or make a new one."
         )
-    lost = [
-        one["collection"]
-        for one in kept["collections"]
-        if one["file"] and not (backup_manifest.folder(context) / one["file"]).is_file()
-    ]
-    if lost:
+    if lost := backup_manifest.lost(context, kept):
         return Finding(
             False,
-            f"The snapshots of {', '.join(lost)} are gone from {backup_manifest.folder(context)}.",
+            f"The snapshots of {', '.join(lost)} are gone from {backup_manifest.folder(context)}, or cut off there.",
             "Run `cutover backup` again.",
         )
     count = len(kept["collections"])

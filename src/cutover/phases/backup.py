@@ -83,10 +83,7 @@ def _done(context: Context) -> dict[str, Any] | None:
     archive = vzdump.find(context, context.site.guests.old, backup_manifest.PURPOSE)
     if archive is None or archive.volid != kept["archive"]["volid"]:
         return None
-    for one in kept["collections"]:
-        if one["file"] and not (backup_manifest.folder(context) / one["file"]).is_file():
-            return None
-    return kept
+    return None if backup_manifest.lost(context, kept) else kept
 
 
 def _begun(context: Context) -> list[str]:

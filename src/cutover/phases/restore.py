@@ -321,7 +321,10 @@ def _compared(context: Context) -> list[str]:
         said.append(f"All {len(kept['collections'])} collections of the backup are there.")
     path = backup_manifest.folder(context) / "record.json"
     if path.is_file():
-        record = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            record = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):  # the server is back; that is not undone by a file about it
+            return [*said, f"{path} is not readable, so nobody knows what a restore did not bring back."]
         lost = [name for name in ("backup_jobs", "ha", "replication", "pools", "acl", "snapshots") if record.get(name)]
         if lost:
             said.append(f"A restore does not bring back its {', '.join(lost).replace('_', ' ')}: {path} has them.")

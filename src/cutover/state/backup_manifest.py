@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,20 @@ def manifest(context: Context) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise Refused(f"{path} is not readable.", "Move it away and run `cutover backup` again.") from None
-    return found
+        found = json.loads(path.read_text(encoding="utf-8"))
+        whole = bool(found["archive"]["volid"]) and all(one["collection"] and "file" in one for one in found["collections"])
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise Refused(f"{path} is not readable.", "Move it away and run `cutover backup` again.")
+    manifest: dict[str, Any] = found
+    return manifest
+
+
+def lost(context: Context, kept: Mapping[str, Any]) -> list[str]:
+    """The collections whose snapshot is not in the folder any more, or not with the size that it had."""
+    return [one["collection"] for one in kept["collections"] if one["file"] and not _is_whole(folder(context) / one["file"], one)]
+
+
+def _is_whole(file: Path, kept: Mapping[str, Any]) -> bool:
+    return file.is_file() and file.stat().st_size == (kept.get("size") or file.stat().st_size)
