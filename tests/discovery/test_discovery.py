@@ -22,6 +22,7 @@ from cutover.discovery import edit, guests, names, nginx, portainer, survey, tru
 from cutover.discovery.facts import Fact, Found, differences
 from cutover.gate import nginx_conf
 from cutover.portainer import deployment
+from cutover.portainer.client import ADMINISTRATOR
 from cutover.portainer.stack import Stack
 from cutover.proxmox.inventory import FoundGuest
 from cutover.site.load import WrongSite, load
@@ -218,6 +219,31 @@ def test_a_password_in_an_address_stays_with_who_wrote_it(login: str, tmp_path: 
 def test_a_resolver_that_only_its_own_machine_can_ask_is_left_out() -> None:
     text = "nameserver 127.0.0.53\nnameserver 10.0.0.53\n# nameserver 1.1.1.1\nsearch home.arpa lan\n"
     assert names.servers_in(text) == (["10.0.0.53"], ["home.arpa", "lan"])
+
+
+class OfARole:
+    """Portainer as it answers a user who may use no environment: with an empty list, and no error."""
+
+    def __init__(self, role: int) -> None:
+        self._role = role
+
+    def environments(self) -> list[dict[str, Any]]:
+        return []
+
+    def need_sight(self) -> None:
+        if self._role != ADMINISTRATOR:
+            raise Refused("The access token's user 'viewer' is not an administrator of Portainer.")
+
+
+@pytest.mark.parametrize(
+    ("role", "said"),
+    [(1, "Portainer has none"), (2, "The access token's user 'viewer' is not an administrator of Portainer"), (3, "The access")],
+)
+def test_an_environment_that_is_hidden_from_the_token_is_not_said_to_be_none(role: int, said: str, tmp_path: Path) -> None:
+    found = Found()
+    portainer.say(lambda _: OfARole(role), found, Credentials({}), tmp_path, "")  # type: ignore[arg-type, return-value]
+    (gap,) = [one for one in found.gaps if one.name == "portainer.environment"]
+    assert gap.source.startswith(said)
 
 
 class NameServer:

@@ -25,7 +25,8 @@ IMAGE = "qdrant/qdrant"
 
 def say(client: Callable[[str], Portainer], found: Found, credentials: Credentials, folder: Path, repository: str) -> None:
     """Everything of ``site.yaml`` that Portainer knows. ``client`` makes one for an environment; ``folder``: a checkout."""
-    known = client("").environments()
+    server = client("")
+    known = server.environments()
     names = [str(one["Name"]) for one in known]
     local = [str(one["Name"]) for one in known if str(one.get("URL", "")).startswith("unix:")]
     choice = names if len(names) == 1 else local if len(local) == 1 else []
@@ -33,7 +34,12 @@ def say(client: Callable[[str], Portainer], found: Found, credentials: Credentia
         source = "Portainer has no other" if len(names) == 1 else "Portainer's own Docker engine"
         found.add("portainer.environment", choice[0], source, also=names)
     else:
-        found.gap("portainer.environment", f"Portainer has {', '.join(names) or 'none'}", "Portainer, Environments")
+        try:
+            server.need_sight()
+            why = f"Portainer has {', '.join(names) or 'none'}"
+        except CutoverError as error:  # a list says nothing of what it leaves out
+            why = error.sentence.rstrip(".")
+        found.gap("portainer.environment", why, "Portainer, Environments")
     stack = None
     if choice:
         try:
