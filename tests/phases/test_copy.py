@@ -1,5 +1,7 @@
 """Copying one collection: what it leaves behind when it ends, when it fails, and when it was interrupted."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -55,6 +57,34 @@ def test_a_new_server_that_was_not_deployed_is_said_to_be_missing(run: Any, free
         preflight.refuse_unsafe(before)
     before.close()
     assert told.value.hint == "`cutover deploy` starts it."
+
+
+def test_something_else_at_the_new_address_is_not_called_silent(run: Any) -> None:
+    """`deploy`, which would be the advice, refuses while it is there."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Welcome</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as page:
+        thread = threading.Thread(target=page.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        facts = run.site.qdrant.model_copy(update={"new_url": f"http://127.0.0.1:{page.server_port}"})
+        site = run.site.model_copy(update={"qdrant": facts})
+        before = Context(site, run.credentials, run.state_dir, execute=False, ui=SilentUi())
+        try:
+            with pytest.raises(Refused, match=r"does not answer like Qdrant .*, and it was not deployed yet") as told:
+                preflight.refuse_unsafe(before)
+        finally:
+            before.close()
+            page.shutdown()
+            thread.join()
+    assert "Find out what answers at" in told.value.hint
 
 
 def test_a_copy_waits_for_applications_between_its_snapshot_and_fetching_it(run: Any) -> None:

@@ -256,12 +256,16 @@ def fields(value: Any, who: str) -> Any:
     return [fields(inner, who) for inner in value] if isinstance(value, list) else value
 
 
+class NotLike(Unreachable):
+    """Something answered that is not what is meant."""
+
+
 def not_like(answer: requests.Response, who: str) -> CutoverError:
     """The error of an answer that ``who`` would not give."""
     request = answer.request
     said = f"What answered {request.method} {(request.url or '').split('?')[0]} does not answer like {who}."
     if getattr(answer, "cutover_reads", True):
-        return Unreachable(said, "Look at its address in site.yaml, and at what stands between.")
+        return NotLike(said, "Look at its address in site.yaml, and at what stands between.")
     return OutcomeUnknown(f"{said} The request was sent.", "Look whether it happened before doing it again.")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cutover.core import events
 from cutover.core.errors import Refused, Unreachable
+from cutover.core.http import NotLike
 from cutover.qdrant import access, limits, releases
 from cutover.qdrant.client import NotThere, Qdrant
 from cutover.replication import left_behind
@@ -17,11 +18,8 @@ if TYPE_CHECKING:
 
 def refuse_unsafe(context: Context) -> None:
     """Refused, with every reason, where something cannot be moved safely."""
-    if not _answers(context.new) and events.finished(context.journal.entries(), "deploy") is None:
-        raise Refused(
-            f"{context.new.name.capitalize()} does not answer at {context.new.url}, and it was not deployed yet.",
-            "`cutover deploy` starts it.",
-        )
+    if events.finished(context.journal.entries(), "deploy") is None:
+        _refuse_undeployed(context.new)
     version = _need_same_version(context.old, context.new)
     if bad := releases.known_bad(version):
         raise Refused(bad, "Upgrade both servers one minor release at a time first.")
@@ -31,6 +29,21 @@ def refuse_unsafe(context: Context) -> None:
     reasons = unsafe(context)
     if reasons:
         raise Refused(f"Not begun: {'; '.join(reasons)}.", "Remove these reasons first; nothing was changed.")
+
+
+def _refuse_undeployed(new: Qdrant) -> None:
+    """Refused where nobody answers at the new server's address, or something that is no Qdrant; it was not deployed yet."""
+    try:
+        new.version()
+    except NotLike as error:
+        raise Refused(
+            f"{error.sentence.rstrip('.')}, and it was not deployed yet.",
+            f"Find out what answers at {new.url}: `cutover deploy` does not begin while it is there.",
+        ) from None
+    except Unreachable:
+        raise Refused(
+            f"{new.name.capitalize()} does not answer at {new.url}, and it was not deployed yet.", "`cutover deploy` starts it."
+        ) from None
 
 
 def refuse_other_access(context: Context) -> None:
