@@ -286,7 +286,8 @@ def source_polls_otherwise(context: Context, stack: Stack) -> str:
         return ""
     settings = context.site.portainer.auto_update
     polls = str(context.portainer.source(stack.source).get("interval") or "")
-    if polls == (settings.interval if settings.mode == "polling" else ""):
+    # As lengths of time: Go writes "5m" back as "5m0s".
+    if compose_file.seconds(polls) == (compose_file.seconds(settings.interval) if settings.mode == "polling" else 0):
         return ""
     meant = f"not every {settings.interval}" if settings.mode == "polling" else "and new commits deploy themselves"
     return f"{f'polls every {polls}' if polls else 'never polls'}, {meant}"
