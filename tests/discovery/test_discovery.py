@@ -99,6 +99,7 @@ class TestWhoIsNotThere:
             ([seen(12, "a"), seen(13, "a")], {"old": "a"}, "LXC 12 (a), LXC 13 (a) could be it; say which with --guest old=ID"),
             ([seen(952, "qdrant")], {"old": "vectors"}, "no guest that the token may see is called vectors or has that id"),
             ([seen(12, "mail")], {}, "no LXC that the token may see is called qdrant, and 952 is none"),
+            ([seen(12, "vectors", "vm")], {"old": "vectors"}, "VM 12 (vectors) cannot be it, which has to be an LXC"),
         ],
     )
     def test_why_no_guest_has_a_part_is_said_as_it_is(self, everybody: Any, wished: dict[str, str], said: str) -> None:
@@ -122,6 +123,12 @@ class TestSeveralQdrantsBehindOneNginx:
         assert "old" not in now.roles
         assert now.nobody("old").startswith("LXC 400 (vectors), LXC 401 (rag) could be it")
         assert survey._with_qdrant(known, [running], survey.Wishes({"old": "952"})) is known
+
+    def test_after_the_move_the_new_server_does_not_become_the_old_one(self) -> None:
+        everybody = [seen(1001, "portainer", "vm", "10.0.0.9")]
+        known = guests.Guests(everybody, *guests.assign(everybody, {}))
+        running = self.passing(nginx.Qdrant("10.0.0.9:6333", everybody[0], "1.18.3"))
+        assert survey._with_qdrant(known, [running], survey.Wishes()) is known
 
     @pytest.mark.parametrize(
         ("written", "taken", "noted"),

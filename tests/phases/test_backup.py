@@ -429,6 +429,8 @@ def without_snapshots(lab: Host) -> None:
 
 
 def test_a_backup_that_would_freeze_the_old_server_is_said_and_asked_for(lab: Host) -> None:
+    """Somebody's snapshot from before the storage was another one stands in nobody's way: none is taken, and that is none of ours."""
+    lab.pve.ct(952).snapshots["before_move"] = {**lab.pve.ct(952).config, "description": "by hand"}
     without_snapshots(lab)
     assert any(
         "takes no snapshots" in sentence.text and "frozen" in sentence.text for sentence in planned(backup.PHASE, lab.run())
@@ -441,6 +443,9 @@ def test_a_backup_that_would_freeze_the_old_server_is_said_and_asked_for(lab: Ho
     done(backup.PHASE, lab.run(execute=True))
     (made,) = [task for task in lab.pve.tasklog if task["type"] == "vzdump"]
     assert any("--mode suspend" in line for line in made["log"])
+    kept = backup_manifest.manifest(lab.run())
+    assert kept is not None
+    assert kept["snapshot"] is None
 
 
 def test_mode_suspend_needs_the_room_twice(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:

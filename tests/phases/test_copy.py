@@ -59,14 +59,15 @@ def test_a_new_server_that_was_not_deployed_is_said_to_be_missing(run: Any, free
     assert told.value.hint == "`cutover deploy` starts it."
 
 
-def test_something_else_at_the_new_address_is_not_called_silent(run: Any) -> None:
+@pytest.mark.parametrize("says", ["<html>Welcome</html>", '{"version": "8.1.0", "tagline": "You Know, for Search"}'])
+def test_something_else_at_the_new_address_is_not_called_silent(run: Any, says: str) -> None:
     """`deploy`, which would be the advice, refuses while it is there."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b"<html>Welcome</html>")
+            self.wfile.write(says.encode())
 
         def log_message(self, *_: object) -> None:
             pass
@@ -114,6 +115,7 @@ def test_a_recovery_that_fails_is_said_and_the_snapshot_is_removed(run: Any, ser
     assert "run `copy` again" in failed.value.hint
     assert snapshots(run) == before
     servers.switch("new")
+    assert preflight.ours(run) == set(), "what has this name on the new server from now on is somebody else's"
     switchover.base_copy(run, "copy", run.old, run.new, "docs")
     same(run)
 
@@ -201,6 +203,7 @@ def test_a_collection_that_is_deleted_while_it_is_copied_is_gone_on_the_target_t
             else:
                 assert done is None
                 assert "docs" not in run.new.collections()
+                assert preflight.ours(run) == set()
             assert run.journal.open_intents() == []
 
 
@@ -229,5 +232,6 @@ def test_an_alias_of_the_same_name_on_the_target_does_not_turn_the_copy_to_anoth
         run.new.upsert("other", [{"id": 7, "vector": [7, 7]}])
         run.new.change_aliases([{"create_alias": {"alias_name": "docs", "collection_name": "other"}}])
     switchover.base_copy(run, "copy", run.old, run.new, "docs")
+    assert preflight.ours(run) == {"docs"}
     assert run.new.count("other") == 1
     assert compare.compare_collection(run.old, run.new, "docs").differences == []

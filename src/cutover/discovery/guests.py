@@ -27,6 +27,8 @@ PLAN: Mapping[str, tuple[str, int, str]] = {
     "new": ("vm", 1001, "portainer"),
 }
 LEGACY = (950, 951, 953)
+#: The parts that only a guest of the plan's kind can have: a container is restored and deleted, a VM made larger.
+OF_ITS_KIND = frozenset({"old", "new"})
 SCRATCH = 9952
 LIST = "pvesh get /cluster/resources --type vm"
 
@@ -54,9 +56,12 @@ class Guests:
         could = self.undecided.get(role) or candidates(self.seen, role, self.wished)
         if len(could) > 1:
             return f"{', '.join(map(str, could))} could be it; say which with --guest {role}=ID"
+        needed = "LXC" if kind == "lxc" else "VM"
         if role in self.wished:
+            if others := [guest for guest in self.seen if _is(guest, self.wished[role])]:
+                return f"{', '.join(map(str, others))} cannot be it, which has to be {'an' if kind == 'lxc' else 'a'} {needed}"
             return f"no guest that the token may see is called {self.wished[role]} or has that id"
-        return f"no {'LXC' if kind == 'lxc' else 'VM'} that the token may see is called {name}, and {vmid} is none"
+        return f"no {needed} that the token may see is called {name}, and {vmid} is none"
 
     def address(self, role: str) -> str:
         """The address of a part's guest; empty where nobody knows it."""
@@ -112,11 +117,15 @@ def assign(seen: Sequence[FoundGuest], wished: Mapping[str, str]) -> tuple[dict[
 
 def candidates(seen: Sequence[FoundGuest], role: str, wished: Mapping[str, str]) -> list[FoundGuest]:
     """The guests that are called as the operator says, else as in the plan. Pure."""
-    if role in wished:
-        return [guest for guest in seen if wished[role] in {str(guest.vmid), guest.name}]
     kind, _, name = PLAN[role]
     fits = [guest for guest in seen if guest.kind == kind]
+    if role in wished:
+        return [guest for guest in (fits if role in OF_ITS_KIND else seen) if _is(guest, wished[role])]
     return [guest for guest in fits if guest.name == name] or [guest for guest in fits if name in guest.name]
+
+
+def _is(guest: FoundGuest, said: str) -> bool:
+    return said in {str(guest.vmid), guest.name}
 
 
 def look(api: Proxmox, wished: Mapping[str, str]) -> Guests:

@@ -24,6 +24,7 @@ from cutover.gate import templates, ways
 from cutover.gate.nginx_conf import Configuration, Directive
 from cutover.gate.nginx_host import PATH, Inspector
 from cutover.proxmox.inventory import FoundGuest
+from cutover.qdrant import releases
 from cutover.site.schema import Nginx
 
 if TYPE_CHECKING:
@@ -57,11 +58,9 @@ def asked(url: str, tls: http.Tls | None = None) -> str:
     """The release of the Qdrant at an address; empty where none answers. Needs no key."""
     try:
         with http.session(WriteGuard(), tls=tls, timeout=(2.0, 5.0)) as session:
-            said = session.get(f"{url}/").json()
+            return releases.said(session.get(f"{url}/").json())
     except (CutoverError, requests.RequestException, ValueError):
         return ""
-    fits = isinstance(said, dict) and "qdrant" in str(said.get("title", ""))
-    return str(said.get("version") or "") if fits else ""
 
 
 def look(shell: Shell, guests: Guests) -> list[Running]:

@@ -193,7 +193,7 @@ def _with_qdrant(known: Guests, running: Sequence[nginx.Running], wishes: Wishes
 
     Nobody is, where there are several of them and none is the one of the plan: it is deleted in the end.
     """
-    there = {qdrant.guest.vmid: qdrant.guest for one in running for qdrant in one.qdrants}
+    there = {qdrant.guest.vmid: qdrant.guest for one in running for qdrant in one.qdrants if qdrant.guest.kind == "lxc"}
     now = known.roles["old"][0].vmid if "old" in known.roles else None
     if not there or now in there or "old" in wishes.wished_guests():
         return known

@@ -50,11 +50,11 @@ def speaks_against(context: Context, facts: references.Facts, *, begun: bool) ->
     if facts.config.get("lock") and not begun:
         said.append(f"{old} is locked ({facts.config['lock']}): something else works on it.")
     said += [f"Of {old}, {one}." for one in vzdump.left_out(facts.config)]
-    there = _snapshot_row(context)
+    there = _snapshot_row(context) if _can_snapshot(context) else {}
     if there.get("snapstate") and not begun:
         how = f"remove it with `pct delsnapshot {old.vmid} {SNAPSHOT} --force` in the host's shell"
         said.append(f"The snapshot {SNAPSHOT} of {old} was begun and never completed: {how}.")
-    elif there and (description := str(there.get("description", "")).strip()) != TAKEN_FOR:
+    elif there and (description := _description(there)) != TAKEN_FOR:
         whose = f"its description is {description!r}" if description else "it has no description"
         said.append(
             f"{old} has a snapshot {SNAPSHOT} that this tool did not take ({whose}), and its own needs that name: "
@@ -238,7 +238,12 @@ def _snapshot(context: Context) -> list[str]:
 
 def _has_snapshot(context: Context) -> bool:
     row = _snapshot_row(context)
-    return bool(row) and not row.get("snapstate")  # one without snapstate is complete
+    complete = bool(row) and not row.get("snapstate")
+    return complete and _description(row) == TAKEN_FOR
+
+
+def _description(row: Mapping[str, Any]) -> str:
+    return str(row.get("description", "")).strip()
 
 
 def _snapshot_row(context: Context) -> Mapping[str, Any]:

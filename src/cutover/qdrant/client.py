@@ -29,6 +29,7 @@ from cutover.core import http
 from cutover.core.credentials import cut
 from cutover.core.errors import CutoverError, OutcomeUnknown, Unreachable
 from cutover.core.write_guard import WriteGuard
+from cutover.qdrant import releases
 from cutover.qdrant.affected import PointId
 from cutover.qdrant.routes import is_read, route
 
@@ -208,10 +209,10 @@ class Qdrant:
     def version(self) -> str:
         """The release, for example ``1.18.3``. Needs no key."""
         answer = self.raw("GET", "/")
-        told = http.json_of(answer, f"Qdrant ({self.name})")
-        if not isinstance(told, dict) or not isinstance(told.get("version"), str):
+        release = releases.said(http.json_of(answer, f"Qdrant ({self.name})"))
+        if not release:
             raise http.not_like(answer, f"Qdrant ({self.name})")
-        return str(told["version"])
+        return release
 
     def largest_body(self) -> int | None:
         """Bytes of JSON that the server takes in one request (``max_request_size_mb``); None where it does not say.

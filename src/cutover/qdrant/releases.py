@@ -7,6 +7,7 @@ servers of it, under load, with 0 failed requests, 0 lost writes and an equal pr
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from cutover.core.errors import WrongUsage
 
@@ -17,6 +18,12 @@ MEASURED = {
 }
 #: Older ones lack a route that the move needs.
 OLDEST, OLDEST_REASON = (1, 12, 0), "before 1.12.0 there is no route by which a server says whether a key may write"
+
+
+def said(root: Any) -> str:
+    """The release that a server's answer to ``GET /`` names; empty where something else answers."""
+    fits = isinstance(root, dict) and "qdrant" in str(root.get("title", "")).lower() and isinstance(root.get("version"), str)
+    return str(root["version"]) if fits else ""
 
 
 def parts(version: str) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from cutover.replication import left_behind
 
 if TYPE_CHECKING:
     from cutover.context import Context
+    from cutover.core.journal import Entry
 
 
 def refuse_unsafe(context: Context) -> None:
@@ -85,16 +86,27 @@ def _answers(server: Qdrant) -> bool:
 def ours(context: Context) -> set[str]:
     """Collections on the new server that this tool made there, finished or not, and has not removed again."""
     found: set[str] = set()
-    removing: dict[int, str] = {}
+    begun: dict[int | None, Entry] = {}
     for entry in context.journal.entries():
-        if entry.kind == "intent" and entry.act.endswith(".recover"):
-            found.add(entry.before["collection"])
-        elif entry.kind == "intent" and entry.act == "copy.remove":
-            removing[entry.seq] = entry.before["collection"]
-        elif entry.kind == "done" and entry.act == "copy.remove":
+        if entry.kind == "intent":
+            begun[entry.seq] = entry
+            if entry.act.endswith(".recover"):
+                found.add(entry.before["collection"])
+        elif entry.of in begun and _left_nothing(begun[entry.of], entry, context.new.name):
             # Whatever has this name from now on is somebody else's.
-            found.discard(removing.get(entry.of or 0, ""))
+            found.discard(begun[entry.of].before["collection"])
     return found
+
+
+def _left_nothing(intent: Entry, outcome: Entry, server: str) -> bool:
+    """Whether an act ended with a collection not being on a server, as was seen."""
+    if intent.act == "copy.remove":
+        return outcome.kind == "done"
+    if not isinstance(intent.before, dict) or intent.before.get("on") != server:
+        return False
+    if intent.act.endswith(".remove-part"):
+        return outcome.kind == "done"
+    return intent.act.endswith(".recover") and outcome.kind == "failed" and (outcome.after or {}).get("absent") is True
 
 
 def copied(context: Context) -> set[str]:

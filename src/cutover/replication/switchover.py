@@ -473,7 +473,8 @@ def base_copy(
 
 def _remove_part(context: Context, verb: str, source: Qdrant, target: Qdrant, name: str) -> None:
     if name in target.collections():
-        with context.guard.act(f"{verb}.remove-part", f"Remove the unfinished copy of {name} on {target.name}"):
+        before = {"collection": name, "on": target.name}
+        with context.guard.act(f"{verb}.remove-part", f"Remove the unfinished copy of {name} on {target.name}", before=before):
             target.delete_collection(name)
     elif name in target.aliases():
         with context.guard.act(
@@ -499,11 +500,15 @@ def _base_copy(
         seconds_taken = time.monotonic() - began
         give_way()
         what = f"Recover {name} on {target.name}"
-        with context.guard.act(f"{verb}.recover", what, before={"collection": name, "absent": True}) as act:
+        before = {"collection": name, "absent": True, "on": target.name}
+        with context.guard.act(f"{verb}.recover", what, before=before) as act:
             url = source.snapshot_url(name, made.name)
             try:
                 target.recover(name, url, checksum=made.checksum, source_key=read_key)
             except CutoverError as error:
+                if isinstance(error, Answered):  # else it may still be at work
+                    with suppress(CutoverError):
+                        act.after = {"collection": name, "absent": name not in target.collections()}
                 raise Failed(
                     f"{name} could not be copied to {target.name}: {error.sentence}",
                     f"{source.name} serves, nothing was moved. Remove the reason and run `copy` again.",
