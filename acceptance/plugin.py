@@ -64,7 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="on containers, only what is tagged for them (@containers): the rest is for the night",
     )
-    group.addoption("--thorough", action="store_true", help="run what takes more than half a minute, too (@slow)")
+    group.addoption("--thorough", action="store_true", help="run what is left for the night, too (@slow)")
     group.addoption("--report", metavar="FOLDER", default="", help="write acceptance.md, .html and .json there")
 
 
@@ -74,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "lab: can only be shown in the lab, because something has to be broken for it",
         "changes: changes the servers that it runs against",
-        "slow: takes more than half a minute",
+        "slow: left for the night",
         "containers: also shown on real containers every day, where Docker answers",
         "fact: asks one fact of the live site",
         "long: takes long for a test of every day, so it begins first and nobody waits for it at the end",

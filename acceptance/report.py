@@ -21,7 +21,7 @@ from gherkin.parser import Parser
 
 from acceptance.criteria import CRITERIA
 from cutover.report import model
-from cutover.report.model import TAKES_LONG, Evidence, Place, Report, Run, Verdict
+from cutover.report.model import OF_THE_NIGHT, Evidence, Place, Report, Run, Verdict
 
 __all__ = ["CATALOGUE", "GROUND", "Evidence", "Known", "Report", "Verdict", "begin", "commit", "complete", "known", "now"]
 
@@ -72,7 +72,7 @@ def complete(run: Run, seen: set[tuple[str, int]], scenarios: Sequence[Known]) -
             one.criterion,
             re.sub(r"<([^<>]+)>", r"\1", one.name),
             "skipped",
-            reason=TAKES_LONG if one.slow else "it did not run",
+            reason=OF_THE_NIGHT if one.slow else "it did not run",
         )
         for one in scenarios
         if (one.file, one.line) not in seen

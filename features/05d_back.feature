@@ -123,7 +123,7 @@ Feature: Going back without loss
       Then it is refused because "The old server is NOT up to date"
       And the status is watching
 
-    @lab
+    @lab @slow
     Scenario: The operator's computer dies twice while going back without the new server
       Given traffic moved to the new server
       And an application wrote through Nginx for a while

@@ -82,7 +82,7 @@ Feature: Giving back the old servers
       Then exactly the approved servers are gone
       And every other server, backup job and access rule is as it was, except for what was announced
 
-    @lab
+    @lab @slow
     Scenario: A computer that dies twice on the way deletes nothing twice, and nothing else
       Given a finished move, with no time to live without the old servers
       And the operator types every name

@@ -132,7 +132,7 @@ Feature: Trust
   @G5
   Rule: Every undo done twice, or again after a kill, is done once
 
-    @lab
+    @lab @slow
     Scenario: An undo that is cut off again and again puts everything back once
       Given a finished move, with no time to live without the old servers
       And the old servers are gone

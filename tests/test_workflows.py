@@ -114,6 +114,23 @@ def test_a_deployment_waits_for_the_checks_of_the_merged_commit() -> None:
     assert "workflow_call" in FLOWS["check"]["on"]
 
 
+def test_what_a_change_does_not_wait_for_is_tried_every_night() -> None:
+    """Each file with something slow in it: by its name, or by a run of all of them that does not leave it out."""
+    slow = {str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob("*.py") if "mark." + "slow" in file.read_text()}
+    if any("@slow" in file.read_text(encoding="utf-8") for file in (ROOT / "features").glob("*.feature")):
+        slow.add("tests/test_features.py")
+    assert len(slow) > 5
+    (job,) = FLOWS["thorough"]["jobs"].values()
+    assert "schedule" in FLOWS["thorough"]["on"]
+    (run,) = [step["run"] for step in job["steps"] if "--thorough -m slow" in step.get("run", "")]
+    parts = [re.sub(r" --report.*", "", words).split() for words in re.findall(r"set -- ([^;]+) ;;", run)]
+    assert len(parts) == len(job["strategy"]["matrix"]["part"])
+    (left_out,) = [words[1] for words in parts if words[0] == "--ignore"]
+    named = {word for words in parts for word in words if word.endswith(".py")}
+    assert {file for file in slow if file.startswith(f"{left_out}/")} == named
+    assert "tests/*" not in run and "-k" not in run
+
+
 def test_a_deployment_and_an_acceptance_run_never_meet() -> None:
     groups = [FLOWS[flow]["concurrency"] for flow in ("deploy", "acceptance")]
     assert groups[0]["group"] == groups[1]["group"]

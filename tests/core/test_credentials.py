@@ -83,7 +83,7 @@ def test_a_half_that_somebody_else_cut_is_taken_out(key: str) -> None:
         assert key[-size:] not in held.redact(f"said: ...{key[-size:]}")
 
 
-@settings(max_examples=300 * TIMES, deadline=None)
+@settings(max_examples=60 * TIMES, deadline=None)
 @given(st.text(min_size=8, max_size=40), st.sampled_from(sorted(FORMS)), st.text(max_size=20))
 def test_any_key_in_any_form(key: str, form: str, around: str) -> None:
     try:

@@ -43,7 +43,7 @@ def test_no_line_of_it_is_a_command_to_the_runner(said: str) -> None:
     assert "\u202e" not in shown
 
 
-@settings(max_examples=2000 * TIMES, deadline=None)
+@settings(max_examples=400 * TIMES, deadline=None)
 @given(ANY)
 @example("\n ::error::")
 def test_whatever_is_said_is_no_command(said: str) -> None:
@@ -51,7 +51,7 @@ def test_whatever_is_said_is_no_command(said: str) -> None:
     assert all(sign.isprintable() or sign in "\n\t" for sign in for_log(said))
 
 
-@settings(max_examples=2000 * TIMES, deadline=None)
+@settings(max_examples=400 * TIMES, deadline=None)
 @given(ANY)
 @example("![x](https://192.0.2.1/x.png)")
 @example("\\![x](y)")

@@ -493,7 +493,14 @@ def test_an_undo_that_is_killed_again_and_again_and_done_twice_is_done_once(
 
 
 @pytest.mark.parametrize(
-    ("kind", "vmid"), [("vzshutdown", 951), ("vzdump", 951), ("vzrestore", 9952), ("vzdestroy", 9952), ("vzdestroy", 951)]
+    ("kind", "vmid"),
+    [
+        ("vzdestroy", 951),
+        *(
+            pytest.param(kind, vmid, marks=pytest.mark.slow)
+            for kind, vmid in (("vzshutdown", 951), ("vzdump", 951), ("vzrestore", 9952), ("vzdestroy", 9952))
+        ),
+    ],
 )
 def test_a_run_that_is_killed_while_proxmox_works_is_gone_on_with(
     world: World, monkeypatch: pytest.MonkeyPatch, kind: str, vmid: int
@@ -1119,10 +1126,8 @@ def test_killed_again_and_again_it_completes_and_does_nothing_twice(
     finished(world, before)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("first", "points", "least"), [pytest.param(13, 17, 4, id="fewer"), pytest.param(6, 9, 8, marks=pytest.mark.slow, id="often")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "points", "least"), [pytest.param(13, 17, 4, id="fewer"), pytest.param(6, 9, 8, id="often")])
 def test_a_computer_that_dies_at_lines_of_the_journal(
     world: World, monkeypatch: pytest.MonkeyPatch, first: int, points: int, least: int
 ) -> None:
@@ -1152,7 +1157,7 @@ def test_a_computer_that_dies_at_lines_of_the_journal(
     finished(world, before)
 
 
-@pytest.mark.parametrize("after", [True, False])
+@pytest.mark.parametrize("after", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_lost_answers_are_looked_up_and_nothing_is_done_twice(world: World, after: bool) -> None:
     before = world.everything()
     world.pve.cut("DELETE", "/lxc/951", after=after)

@@ -34,7 +34,7 @@ def test_the_page_has_the_whole_plan_in_order() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_stranger_carries_out_the_page(lab_parent: Path) -> None:
     with Lab(new_folder(lab_parent), seed=lab_parent / "seed") as lab:
         names = [lab.site.name, *(guest.name for guest in lab.site.guests.to_decommission())]

@@ -110,7 +110,7 @@ _lines = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=1000 * TIMES, deadline=None)
+@settings(max_examples=200 * TIMES, deadline=None)
 @given(_lines, st.sampled_from(["", "somebody's notes", MARK[:-1], "x " + MARK, MARK.upper()]))
 def test_no_lines_make_a_guest_without_the_mark_ours(lines: list[Entry], notes: str) -> None:
     assert not ours(lines, description=notes)
@@ -135,7 +135,7 @@ _records = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=300 * TIMES, deadline=None)
+@settings(max_examples=60 * TIMES, deadline=None)
 @given(_records)
 def test_a_record_about_others_is_never_theirs(record: dict[str, Any]) -> None:
     """Rules, sets, groups and aliases that speak of somebody who stays are named, and nothing is removed because of them."""
@@ -240,7 +240,7 @@ def test_random_edits_of_the_journal_widen_nothing(approved: World) -> None:
     planned = decommission.plan(approved.run(execute=False)).overview
     removed, names = set(planned["firewall"]["removed"]), {str(r) for r in planned["names"]["records"]}
     refused = 0
-    for seed in range(10 * TIMES):
+    for seed in range(2 * TIMES):
         edited_lines = mangled(random.Random(seed), lines)
         file.write_text("".join(json.dumps(line) + "\n" for line in edited_lines))
         try:
@@ -251,4 +251,4 @@ def test_random_edits_of_the_journal_widen_nothing(approved: World) -> None:
         assert set(now["firewall"]["removed"]) <= removed, (seed, set(now["firewall"]["removed"]) - removed)
         assert {str(r) for r in now["names"]["records"]} <= names, seed
         assert {g["vmid"] for g in now["guests"]} == set(FOUR)
-    print(f"{10 * TIMES} edited journals, {refused} of them refused, none removes more")
+    print(f"{2 * TIMES} edited journals, {refused} of them refused, none removes more")

@@ -63,7 +63,7 @@ def test_a_raw_name_is_the_name_that_its_escaped_form_is() -> None:
     assert path_of(end.write.uri).collection == "größe"
 
 
-@settings(max_examples=5000 * TIMES, deadline=None)
+@settings(max_examples=1000 * TIMES, deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=20), st.integers(0, 999))
 @example(b"/collections/a\xff/points", b"PUT", 401)
 def test_any_byte_is_read(uri: bytes, method: bytes, status: int) -> None:
@@ -209,7 +209,7 @@ def test_a_body_that_is_too_large_means_compare_and_not_never() -> None:
         assert found.whole or found.schema
 
 
-@settings(max_examples=500 * TIMES, deadline=None)
+@settings(max_examples=100 * TIMES, deadline=None)
 @given(st.binary(max_size=300), st.sampled_from(["gzip", "zlib", "none", "twice", "cut"]))
 def test_what_can_be_unpacked_is_what_was_sent(body: bytes, how: str) -> None:
     if how == "gzip":

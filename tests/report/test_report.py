@@ -25,8 +25,8 @@ from cutover.report.markdown import markdown
 from cutover.report.model import (
     NOT_ALLOWED,
     NOT_ON_CONTAINERS,
+    OF_THE_NIGHT,
     ONLY_LAB,
-    TAKES_LONG,
     Evidence,
     Place,
     Report,
@@ -76,8 +76,8 @@ def report(*runs: Run, waivers: tuple[Waiver, ...] = ()) -> Report:
         ("embedded lab", "A1", [passed("A1"), failed("A1")], "not met", "3 records differ"),
         ("embedded lab", "A1", [passed("A1"), skipped("A1", "no Docker answers")], "not shown", "no Docker answers"),
         ("embedded lab", "A1", [Evidence("A1", "Room", "unclear", reason="no answer")], "not shown", "no answer"),
-        ("embedded lab", "A1", [passed("A1"), skipped("A1", TAKES_LONG)], "met", "1 example not carried out here"),
-        ("embedded lab", "A1", [skipped("A1", TAKES_LONG)], "not shown", "--thorough"),
+        ("embedded lab", "A1", [passed("A1"), skipped("A1", OF_THE_NIGHT)], "met", "1 example left for the night"),
+        ("embedded lab", "A1", [skipped("A1", OF_THE_NIGHT)], "not shown", "--thorough"),
         ("container lab", "C1", [passed("C1"), skipped("C1", NOT_ON_CONTAINERS)], "met", "1 example shown"),
         ("container lab", "A1", [skipped("A1", NOT_ON_CONTAINERS)], "not shown", NOT_ON_CONTAINERS),
         ("container lab", "C1", [passed("C1"), skipped("C1", "it did not run")], "not shown", "it did not run"),
@@ -146,7 +146,7 @@ def test_a_scenario_that_takes_long_is_known_as_such() -> None:
     assert [one for one in slow if "<" in one.name]
     left_out = run("embedded lab", "2026-11-24T10:00:00Z")
     complete(left_out, set(), slow)
-    assert {one.reason for one in left_out.evidence} == {TAKES_LONG}
+    assert {one.reason for one in left_out.evidence} == {OF_THE_NIGHT}
     assert not [one for one in left_out.evidence if "<" in one.name], "no row of it is meant"
 
 

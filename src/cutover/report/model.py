@@ -34,7 +34,7 @@ NOT_ALLOWED = "changes things, and --allow-changes was not given"
 NOT_ON_CONTAINERS = "is shown on the embedded ground; containers would add nothing to it"
 
 #: Why a scenario was left out of a lab's run: it repeats at every point what others of its rule show at some.
-TAKES_LONG = "it takes more than half a minute, and runs with --thorough only"
+OF_THE_NIGHT = "it is carried out every night, with --thorough"
 
 #: Criteria that a look at the site can show. The others speak of something that has to happen.
 BY_LOOKING = frozenset({"A1", "A2", "A3", "A4", "A5", "A6", "A7", "B1", "B2", "B4", "C1", "C3", "D1", "D2", "D3"})
@@ -161,14 +161,14 @@ def judge(place: Place, criterion: str, evidence: Sequence[Evidence]) -> tuple[V
                 f"{passed[0].sentence or passed[0].name} But that was only looked at; it has to happen to be shown",
             )
         left_out = rest or left_out
-    takes_long = [e for e in left_out if passed and e.reason == TAKES_LONG]
-    left_out = [e for e in left_out if e not in takes_long]
+    of_the_night = [e for e in left_out if passed and e.reason == OF_THE_NIGHT]
+    left_out = [e for e in left_out if e not in of_the_night]
     if place == "container lab" and passed:
         left_out = [e for e in left_out if e.reason != NOT_ON_CONTAINERS]
     if left_out:
         one = next((e for e in left_out if e.reason != ONLY_LAB), left_out[0])
         return "not shown", f"{one.name}: {one.reason or 'it was left out'}"
-    return "met", _counted(passed, takes_long)
+    return "met", _counted(passed, of_the_night)
 
 
 def _said(one: Evidence) -> str:
@@ -177,13 +177,19 @@ def _said(one: Evidence) -> str:
 
 
 def _counted(passed: Sequence[Evidence], left_out: Sequence[Evidence]) -> str:
+    def examples(number: int) -> str:
+        return f"{number} example{'s' if number != 1 else ''}"
+
     facts = [e for e in passed if e.kind == "fact"]
     scenarios = len(passed) - len(facts)
     words = [e.sentence or e.name for e in facts]
     if scenarios:
-        words.append(f"{scenarios} example{'s' if scenarios != 1 else ''} shown.")
-    if left_out:
-        words.append(f"{len(left_out)} example{'s' if len(left_out) != 1 else ''} not carried out here.")
+        words.append(f"{examples(scenarios)} shown.")
+    night = sum(e.reason == OF_THE_NIGHT for e in left_out)
+    if night:
+        words.append(f"{examples(night)} left for the night.")
+    if len(left_out) > night:
+        words.append(f"{examples(len(left_out) - night)} not carried out here.")
     return " ".join(words)
 
 
