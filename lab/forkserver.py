@@ -162,7 +162,7 @@ def main() -> int:
                 gc.freeze()
                 pid = os.fork()
                 if pid == 0:
-                    _become(wanted)
+                    _become(wanted, [listener, connection, *(one for _, one in children.values())])
                     return int(program.main() or 0)
                 watched = os.pidfd_open(pid)
                 children[watched] = pid, connection
@@ -182,8 +182,10 @@ def _tell(connection: socket.socket, number: int) -> None:
         connection.sendall(b"%d\n" % number)
 
 
-def _become(wanted: Mapping[str, Any]) -> None:
-    """Be a process of its own: session, folder, log, environment, words, signals and chance."""
+def _become(wanted: Mapping[str, Any], others: Sequence[socket.socket]) -> None:
+    """Be a process of its own: session, folder, log, environment, words, signals and chance. ``others`` are not its sockets."""
+    for one in others:
+        one.detach()  # else it would be closed with this program's end, and whatever has its number by then
     os.setsid()
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     nothing = os.open(os.devnull, os.O_RDONLY)
