@@ -33,6 +33,7 @@ from lab.network import Authority, Network
 from lab.nginx import NginxHost
 from lab.portainer import idle_image, qdrant_image
 from lab.processes import Process, Ready, listening
+from lab.qdrant.launch import answering
 from lab.qdrant.sparse import copy_tree
 
 if TYPE_CHECKING:
@@ -100,8 +101,18 @@ class Lab:
     #: Where Proxmox and Portainer are heard without TLS as well, for who stands between (:mod:`lab.faults.proxy`).
     plain_port: int | None = None
 
-    def __init__(self, folder: Path, *, records: bool = True, seed: Path | None = None, portainer: str = "2.23.0") -> None:
-        """``seed`` is a folder where the old server's storage is kept between labs, so that it is filled only once."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        records: bool = True,
+        seed: Path | None = None,
+        portainer: str = "2.23.0",
+        qdrant: Path | None = None,
+    ) -> None:
+        """``seed`` is a folder where the old server's storage is kept between labs, so that it is filled only once. ``qdrant``:
+        Qdrant's own program, which both servers are then; otherwise they are the lab's.
+        """
         self.folder = folder
         self.network = self.take_network()
         self.keys = Keys.make()
@@ -111,6 +122,7 @@ class Lab:
         self.operator_token = ""
         self._records = records
         self._seed = seed
+        self._qdrant_program = qdrant
         self._portainer_version = portainer
         self._logs = folder / "logs"
         self.state_dir = folder / "state"
@@ -216,13 +228,30 @@ class Lab:
         """The process of the old server."""
         host = self.network.address(152)
         env = self.qdrant_env(host, self.disk(952) / "qdrant")
-        return python_process("lab.qdrant", folder=self._logs, name="qdrant-952", env=env, host=host, port=QDRANT_PORT)
+        return self._qdrant("qdrant-952", host, env)
 
     def new_qdrant(self, folder: Path | None = None, **env: str) -> Process:
         """A Qdrant where the stack's container would answer, without the rest of the deployment; whoever starts it ends it."""
         host = self.network.address(101)
         env = self.qdrant_env(host, folder or self.disk(1001) / "qdrant") | env
-        return python_process("lab.qdrant", folder=self._logs, name="qdrant-new", env=env, host=host, port=QDRANT_PORT)
+        return self._qdrant("qdrant-new", host, env)
+
+    def _qdrant(self, name: str, host: str, env: dict[str, str]) -> Process:
+        program = self._qdrant_program
+        if program is None:
+            return python_process("lab.qdrant", folder=self._logs, name=name, env=env, host=host, port=QDRANT_PORT)
+        folder = Path(env["QDRANT__STORAGE__STORAGE_PATH"]).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        env = {name: value for name, value in env.items() if name.startswith("QDRANT__")}
+        env |= {"QDRANT__STORAGE__TEMP_PATH": str(folder / "temp"), "QDRANT__TELEMETRY_DISABLED": "true"}
+        return Process(
+            [program.resolve()],
+            env=env,
+            cwd=folder,
+            log=self._logs / f"{name}.log",
+            name=name,
+            ready=answering(host, QDRANT_PORT),
+        )
 
     def _build(self) -> None:
         at = self.network.address
