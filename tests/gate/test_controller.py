@@ -33,7 +33,8 @@ from cutover.core.wait import TimedOut
 from cutover.core.write_guard import WriteGuard
 from cutover.gate import controller, doorway, nginx_conf, records, write_log
 from cutover.gate.controller import Gate
-from cutover.gate.nginx_host import Facts, obstacles
+from cutover.gate.nginx_host import Facts
+from cutover.gate.obstacles import obstacles
 from cutover.phases import gate as gate_phase
 from cutover.site import load as sites
 from cutover.site.schema import Site

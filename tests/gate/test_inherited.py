@@ -88,6 +88,7 @@ NASTY = [
     "keepalive_time 1s;",
     "keepalive_min_timeout 10s;",
     "max_ranges 0; http2 on;",
+    "max_headers 2;",
 ]
 
 

@@ -10,8 +10,9 @@ import pytest
 from cutover.core.shell import Shell
 from cutover.core.write_guard import WriteGuard
 from cutover.gate import ways
-from cutover.gate.nginx_conf import assembled
-from cutover.gate.nginx_host import Facts, Inspector, obstacles, pid_file
+from cutover.gate.nginx_conf import assembled, read_dump
+from cutover.gate.nginx_host import Facts, Inspector, pid_file
+from cutover.gate.obstacles import obstacles
 from cutover.site import load as sites
 from cutover.site.schema import Nginx
 
@@ -43,9 +44,7 @@ def test_the_process_is_found_where_this_build_writes_it(build: str, said: str, 
     assert pid_file(build, said) == file
 
 
-@pytest.mark.parametrize(
-    "text", ["http { }", "http { }\n# include conf.d/*.conf;\n", "stream { include conf.d/*.conf; }\nhttp { }"]
-)
+@pytest.mark.parametrize("text", ["http { }", "http { }\n# include conf.d/*.conf;\n"])
 def test_a_configuration_that_includes_nothing_is_no_obstacle_where_it_may_be_edited(nginx: Nginx, text: str) -> None:
     assert _said(nginx, text) == []
     by_hand = _said(nginx.model_copy(update={"edit": False}), text)
@@ -58,9 +57,9 @@ def test_a_program_that_names_the_old_server_is_found_beside_the_configuration(n
     main = str(tmp_path / "nginx.conf")
     for path, named in (("q.js", True), (str(tmp_path / "q.js"), True), ("none.js", False)):
         assert host.naming(path, main, "10.0.0.152") is named
-    text = "http { js_import q from q.js; server { location / { content_by_lua_file a.lua; } } }"
+    text = "http { js_path /njs/; js_import q from q.js; server { location / { content_by_lua_file a.lua; } } }"
     found = ways.find(assembled(MAIN, {MAIN: text}), ways.Server.of("10.0.0.152:6333"))
-    assert found.programs == [(f"{MAIN}:1", "q.js"), (f"{MAIN}:1", "a.lua")]
+    assert found.programs == [(f"{MAIN}:1", "q.js"), (f"{MAIN}:1", "/njs/q.js"), (f"{MAIN}:1", "a.lua")]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,42 @@ def test_a_program_that_names_the_old_server_is_found_beside_the_configuration(n
         ("events { }", {}, f"{MAIN} has no `http` block."),
         ("master_process off; http { }", {}, "It runs without a master process (`master_process off`)"),
         ("http { }", {"no_folder": "/etc/nginx/conf.d"}, "There is no folder /etc/nginx/conf.d."),
+        (
+            "stream { include conf.d/*.conf; } http { }",
+            {},
+            "in `stream` would take in the gate's file, which belongs into `http`",
+        ),
+        ("http { server { include conf.d/q*; } }", {}, "in `server` in `http` would take in the gate's file"),
+        ("http { include conf.d/*.conf; include conf.d/*; }", {}, "/etc/nginx/conf.d is included 2 times (`/etc/nginx/conf.d/*"),
+        ("http { include conf.d/*; map_hash_max_size 9; map_hash_bucket_size 64; }", {}, f"{MAIN}:1 sets `map_hash_max_size`"),
+        ("http { }", {"other_names": ["/opt/conf.d/*"]}, "`include /opt/conf.d/*` takes in /etc/nginx/conf.d by another name."),
     ],
 )
 def test_what_stands_against_it_is_said(nginx: Nginx, text: str, more: dict[str, object], sentence: str) -> None:
     assert any(sentence in one for one in _said(nginx, text, **more))
+
+
+def test_a_size_of_maps_that_comes_before_the_gate_or_after_another_map_is_no_obstacle(nginx: Nginx) -> None:
+    assert _said(nginx, "http { map $a $b { default 1; } map_hash_max_size 9; include conf.d/*; }") == []
+    assert _said(nginx, "http { map_hash_max_size 9; include conf.d/*; }") == []
+
+
+COMMENT = "# configuration file {}:\n"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a": "include b; include c;\n", "b": COMMENT.format("/n/b") + "x 1;\n", "c": "y 2;"},
+        {"a": "include b; include c;\n", "b": "x 1;\n" + COMMENT.format("/n/c") + "# z\n", "c": "y 2;\n"},
+        {"a": COMMENT.format("/n/a") + "include b;\n" + COMMENT.format("/none"), "b": "x {\n" + COMMENT.format("/n/b") + "}"},
+    ],
+)
+def test_a_comment_that_looks_like_the_beginning_of_a_file_is_none(files: dict[str, str]) -> None:
+    whole = {f"/n/{name}": text for name, text in files.items()}
+    dump = "".join(f"{COMMENT.format(name)}{text}\n" for name, text in whole.items())
+    assert read_dump(dump, lambda name: whole.get(name, "")).files == whole
+
+
+def test_bytes_that_are_no_text_reach_the_host_in_a_script() -> None:
+    assert Shell([], WriteGuard()).read("printf %s caf\udce9").out == b"caf\xe9"

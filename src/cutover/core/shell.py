@@ -97,7 +97,9 @@ class _Session:
         # In a subshell, so that neither `exit` nor a mistake in a script ends the session. The command is complete only
         # with its last quote: half of it, cut off by a lost connection, is never run.
         rest = (
-            f"( eval {shlex.quote(script)} ) </dev/null\nprintf '\\n%s %d\\n' {word} $?; printf '\\n%s\\n' {word} >&2\n".encode()
+            f"( eval {shlex.quote(script)} ) </dev/null\nprintf '\\n%s %d\\n' {word} $?; printf '\\n%s\\n' {word} >&2\n".encode(
+                errors="surrogateescape"  # a file's name may be any bytes
+            )
         )
         end = time.monotonic() + deadline
         got = {self._out: bytearray(), self._err: bytearray()}

@@ -22,7 +22,8 @@ from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.gate.addresses import Addresses, as_bytes, as_text
 from cutover.gate.bodies import Bodies
 from cutover.gate.copies import Copies
-from cutover.gate.nginx_host import Facts, Inspector, obstacles
+from cutover.gate.nginx_host import Facts, Inspector
+from cutover.gate.obstacles import obstacles
 from cutover.gate.reload import Reload
 from cutover.gate.ways import split
 

@@ -8,7 +8,7 @@ can be replaced and every other byte stays. Nothing here touches a host.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cutover.core.errors import Refused
@@ -103,20 +103,21 @@ def walk(directives: Sequence[Directive]) -> Iterator[Directive]:
         yield from walk(one.block or [])
 
 
-def read_dump(dump: str) -> Configuration:
-    """The configuration that ``nginx -T`` printed; :class:`Refused` where it cannot be read."""
+def read_dump(dump: str, read: Callable[[str], str]) -> Configuration:
+    """The configuration that ``nginx -T`` printed; :class:`Refused` where it cannot be read. ``read``: what is in a file."""
     headers = list(_HEADER.finditer(dump))
     if not headers:
         raise Refused("`nginx -T` does not print the configuration.", "Look at nginx.binary in site.yaml.")
+    main = headers[0][1]
     while True:
         ends = [one.start() for one in headers[1:]] + [len(dump)]
-        files: dict[str, str] = {}
-        for one, end in zip(headers, ends, strict=True):
-            files.setdefault(one[1], dump[one.end() : end].removesuffix("\n"))
-        found = assembled(headers[0][1], files)
-        reached = {one[1] for one in headers if one[1] in found.files}
+        files = {one[1]: dump[one.end() : end].removesuffix("\n") for one, end in zip(headers, ends, strict=True)}
+        if len(files) < len(headers):
+            # Nginx prints every file once: a comment looks like what stands before one, and which does is not to be seen here.
+            return assembled(main, {name: read(name) for name in files})
+        found = assembled(main, files)
         # What looks like the beginning of a file and is included by none is a comment in the file before.
-        kept = [one for one in headers if one[1] in reached]
+        kept = [one for one in headers if one[1] in found.files]
         if len(kept) == len(headers):
             return found
         headers = kept

@@ -16,44 +16,19 @@ from typing import TYPE_CHECKING
 from cutover.core.errors import Refused
 from cutover.core.shell import Answer
 from cutover.gate import nginx_conf, templates
-from cutover.gate.nginx_conf import Configuration
+from cutover.gate.nginx_conf import Configuration, Include
 from cutover.gate.ways import split
 
 if TYPE_CHECKING:
     from cutover.core.shell import Shell
     from cutover.site.schema import Nginx
 
-#: `auth_delay` came with 1.17.10.
-OLDEST_NGINX = (1, 17, 10)
 #: What the gate makes in its folder; everything else there is somebody else's and stays.
-_OURS = re.compile(r"flags|log|bodies|before|before\.new|installed|was|door|token|token\.new|turn\.[0-9a-f]+")
-#: Part of every ordinary build, unless it was left out on purpose.
-_NEEDED = ("rewrite", "map", "proxy", "mirror", "empty_gif", "limit_conn", "access", "auth_basic", "upstream_keepalive")
-#: Room for copies and flags.
-_LEAST_FREE_MB = 16
+_OURS = re.compile(r"flags|log|bodies|before|before\.new|installed|was|door|token|token\.new|turn\.[0-9a-f]+|\.writing")
 #: Where the tools of an administrator are, also for who logs in without them.
 PATH = "PATH=$PATH:/usr/sbin:/usr/local/sbin:/sbin\n"
 
 q = shlex.quote
-
-#: What `http` may say without touching the gate's server, or what the gate's own file says otherwise.
-_INHERITED_HARMLESS = re.compile(
-    r"absolute_redirect|access_log|add_(after|before)_body|add_header(_inherit)?|add_trailer(_inherit)?|addition_types|aio(_write)?|allow|"
-    r"ancient_browser.*|auth_basic(_user_file)?|auth_delay|auth_request(_set)?|autoindex.*|brotli.*|charset.*|chunked_transfer_encoding|"
-    r"client_.*|connection_pool_size|default_type|deny|directio.*|disable_symlinks|early_hints|empty_gif|error_log|error_page|etag|"
-    r"expires|fastcgi_.*|geo|geoip.*|grpc_.*|gunzip.*|gzip.*|http2.*|http3.*|quic_.*|if_modified_since|ignore_invalid_headers|image_filter.*|"
-    r"include|index|js_.*|keepalive.*|keyval.*|large_client_header_buffers|limit_conn.*|limit_rate.*|limit_req.*|lingering_.*|log_format|"
-    r"log_not_found|log_subrequest|lua_.*|init_by_lua.*|init_worker_by_lua.*|map|map_hash.*|max_headers|max_ranges|memcached_.*|merge_slashes|"
-    r"min_delete_depth|mirror.*|modern_browser.*|modsecurity.*|more_(set|clear)_headers|more_(set|clear)_input_headers|mp4.*|msie_.*|"
-    r"open_(file|log_file)_cache.*|otel_.*|output_buffers|override_charset|perl.*|port_in_redirect|postpone_.*|proxy_.*|"
-    r"random_index|read_ahead|real_ip_.*|recursive_error_pages|referer_hash.*|request_pool_size|reset_timedout_connection|"
-    r"resolver.*|rewrite_log|root|satisfy|scgi_.*|send_lowat|send_timeout|sendfile.*|server|server_name.*|server_tokens|set_real_ip_from|"
-    r"slice|source_charset|split_clients|ssi.*|ssl_.*|status_zone|sub_filter.*|subrequest_output_buffer_size|tcp_.*|try_files|types.*|"
-    r"underscores_in_headers|uninitialized_variable_warn|upstream|upstream_conf|userid.*|uwsgi_.*|variables_hash.*|vhost_traffic_.*|"
-    r"xslt_.*|xml_entities|zstd.*|secure_link.*|stub_status|valid_referers|var_.*|geoip2|health_check.*|zone_sync.*|match|tunnel_.*"
-)
-#: What reaches every server from `http` and cannot be taken back in one.
-_CANNOT_BE_TAKEN_BACK = {"proxy_set_body"}
 
 
 @dataclass(frozen=True)
@@ -87,104 +62,13 @@ class Facts:
     runs: bool = True
     stuck_as_root: bool = False  # nobody can become the workers' user, who may put anything in the place of a recorded body
     no_folder: str = ""  # the folder of the gate's file, where there is none
+    other_names: Sequence[str] = ()  # patterns of includes that name that folder in another way than site.yaml
 
     def built(self) -> templates.Build:
         """What the gate's file has to know of this nginx."""
         blocks = [one.block or [] for one in self.configuration.top if one.name == "http"]
         http = [d.name for block in blocks for d in block if not d.file.endswith(f"/{templates.NAME}")]
         return templates.Build.read(f"{self.version}\n{self.build}", frozenset(http))
-
-
-def obstacles(facts: Facts, nginx: Nginx, gate_file: str) -> list[str]:
-    """Why the gate could not work there, as sentences; empty when it can. Pure."""
-    found = []
-    number = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", facts.version)
-    if number is None:
-        found.append(f"It is not nginx but {facts.version or 'something that does not say its version'}.")
-    elif tuple(map(int, number.groups())) < OLDEST_NGINX:
-        needed = ".".join(map(str, OLDEST_NGINX))
-        found.append(f"nginx {'.'.join(number.groups())} is too old: the gate needs {needed} (`auth_delay`).")
-    if "--with-http_auth_request_module" not in facts.build:
-        found.append("This nginx was built without the module auth_request, with which the gate holds writes.")
-    found += [
-        f"This nginx was built without the module {name}, which the gate needs."
-        for name in _NEEDED
-        if f"--without-http_{name}_module" in facts.build
-    ]
-    configuration = facts.configuration
-    user = next((d.words[1].text for d in configuration.said("user") if len(d.words) > 1), "")
-    if facts.is_root and user and user != nginx.worker_user:
-        found.append(f"Its workers run as {user}, but site.yaml says nginx.worker_user: {nginx.worker_user}.")
-    included = any(one.context == ("http",) and one.takes(gate_file) for one in configuration.includes)
-    if not any(one.name == "http" for one in configuration.top):
-        found.append(f"{configuration.main} has no `http` block.")
-    elif not included and not nginx.edit:
-        found.append(
-            f"Nothing from {PurePosixPath(gate_file).parent} is included in `http` of its configuration. Name a folder whose "
-            f"files are, as nginx.http_folder in site.yaml, or add `include {gate_file};` to the `http` block of "
-            f"{configuration.main}."
-        )
-    if any(d.words[-1].text == "off" for d in configuration.said("master_process")):
-        found.append("It runs without a master process (`master_process off`), so it cannot be reloaded. Take that out.")
-    if facts.foreign:
-        shown = ", ".join(facts.foreign[:3]) + (", ..." if len(facts.foreign) > 3 else "")
-        found.append(
-            f"{nginx.gate_folder} holds what is not the gate's: {shown}. "
-            "The gate needs a folder of its own (nginx.gate_folder in site.yaml)."
-        )
-    for one in (d for block in configuration.top if block.name == "http" for d in block.block or []):
-        if one.name in _CANNOT_BE_TAKEN_BACK or not _INHERITED_HARMLESS.fullmatch(one.name):
-            found.append(
-                f"{one.where} sets `{one.name}` for every server, and the gate's own could not take it back. Move it into the "
-                "server blocks that need it."
-            )
-    for one in configuration.walk():
-        if one.file != gate_file and any("qdrant_gate_" in word.text for word in one.words):
-            found.append(f"{one.where} names something `qdrant_gate_...`, as the gate does. Give it another name.")
-        if one.name == "listen" and one.file != gate_file and one.context == "http" and len(one.words) > 1:
-            host, port = split(one.words[1].text)
-            if (host, port) == split(nginx.gate_address):
-                found.append(f"{one.where} listens on {nginx.gate_address} already; give the gate another nginx.gate_address.")
-    if not facts.backed_up:
-        found += _about_the_host(facts, nginx)
-    return found
-
-
-def _about_the_host(facts: Facts, nginx: Nginx) -> list[str]:
-    found = []
-    if facts.listening:
-        found.append(f"Something listens on {nginx.gate_address} already; give the gate another nginx.gate_address in site.yaml.")
-    found += [f"{path} cannot be written." for path in facts.unwritable]
-    if facts.blind:
-        found.append(blind_sentence(nginx, facts.blind))
-    if facts.stuck_as_root:
-        found.append(
-            f"Root cannot become {nginx.worker_user} there by `su` or `setpriv`, and recorded bodies are read and removed as "
-            "that user."
-        )
-    if facts.no_folder:
-        found.append(f"There is no folder {facts.no_folder}. Make it, or name another as nginx.http_folder in site.yaml.")
-    if 0 <= facts.free_mb < _LEAST_FREE_MB:
-        found.append(f"There are only {facts.free_mb} MB free where {nginx.gate_folder} would be; it needs {_LEAST_FREE_MB} MB.")
-    if facts.newer:
-        shown = ", ".join(facts.newer[:3]) + (", ..." if len(facts.newer) > 3 else "")
-        found.append(
-            f"{shown} changed after nginx last read its configuration, so what is loaded is not known, and the gate's "
-            f"reload would "
-            "bring that in as well. Reload nginx yourself first."
-        )
-    if not facts.runs:
-        found.append("nginx does not run. Start it first.")
-    return found
-
-
-def blind_sentence(nginx: Nginx, folder: str) -> str:
-    """Why the workers would not see the flags."""
-    return (
-        f"nginx's worker processes (user {nginx.worker_user}) cannot look into {folder}: they would act as if no flag "
-        f"were set, and "
-        "hold and switch would do nothing. Make every folder on the way to it passable for that user (chmod o+x), then try again."
-    )
 
 
 class Inspector:
@@ -234,7 +118,11 @@ class Inspector:
             raise Refused(
                 f"The Nginx configuration was already wrong before anything was changed: {emerg(tested)}.", "Correct it first."
             )
-        return nginx_conf.read_dump(tested.out.decode("utf-8", errors="surrogateescape"))
+        return nginx_conf.read_dump(tested.out.decode("utf-8", errors="surrogateescape"), self._content)
+
+    def _content(self, path: str) -> str:
+        """What is in a file; empty where there is none."""
+        return self._shell.read(f"cat {q(path)}").out.decode("utf-8", errors="surrogateescape")
 
     def _with_what_is_gone(self) -> str:
         """A script that lets nginx show its configuration, with a folder where somebody removed the gate's, and as it was after.
@@ -268,8 +156,15 @@ class Inspector:
         looked = self.files([*changing, *([self.gate_file] if there else [])])
         unwritable = [file.path for file in looked if not (file.rename or file.in_place)]
         above = self._folder
+        patterns = {one.pattern for one in facts.configuration.includes if not one.takes(self.gate_file)}
         script = (
-            f'd={q(above)}; while [ ! -d "$d" ]; do d=$(dirname "$d"); done\n'
+            f"g=$(readlink -f {q(folder)})\n"
+            + "".join(
+                f'[ "$(readlink -f {q(_folder_of(pattern))})" != "$g" ] || printf "named %s\\n" {q(pattern)}\n'
+                for pattern in sorted(patterns)
+                if there and Include(f"{folder}/{pattern.rpartition('/')[2]}", ()).takes(self.gate_file)
+            )
+            + f'd={q(above)}; while [ ! -d "$d" ]; do d=$(dirname "$d"); done\n'
             'echo "at $d"; [ -w "$d" ] && echo writable; df -Pk "$d" | sed 1d\n'
             f"su -s /bin/sh {q(self._nginx.worker_user)} -c \"[ -x '$d' ] && echo sees || echo blind\" 2>/dev/null "
             f"</dev/null || true\n"
@@ -297,6 +192,7 @@ class Inspector:
             runs=running,
             stuck_as_root="\nstuck\n" in said,
             no_folder="" if there else folder,
+            other_names=[line[6:] for line in said.splitlines() if line.startswith("named ")],
         )
 
     def files(self, paths: Collection[str]) -> list[File]:

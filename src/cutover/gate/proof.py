@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate import doorway
-from cutover.gate.nginx_host import blind_sentence
+from cutover.gate.obstacles import blind_sentence
 from cutover.gate.reload import BY_HAND_SECONDS
 
 if TYPE_CHECKING:
