@@ -383,6 +383,16 @@ SHAPES: list[Shape] = [
         "a dynamic target elsewhere",
         conf(PLAIN + "server { listen B; resolver 127.0.0.1; location / { proxy_pass http://$host:8080; } }"),
     ),
+    Shape(
+        "a named capture behind an upstream",
+        conf("upstream q { server OLD; } server { listen A; location ~ ^/q(?<rest>/.*)$ { proxy_pass http://q$rest; } }"),
+        real=False,
+    ),
+    Shape(
+        "a variable in capitals",
+        conf("map $host $Backend { default OLD; } server { listen A; location / { proxy_pass http://$backend; } }"),
+        real=False,
+    ),
     # --- refused, with the sentence
     Shape(
         "gRPC",
@@ -444,6 +454,76 @@ SHAPES: list[Shape] = [
         "a target from the host name",
         conf(PLAIN + "server { listen B; resolver 127.0.0.1; location / { proxy_pass http://$host$request_uri; } }"),
         "where $host says",
+    ),
+    Shape(
+        "a target from the path",
+        conf(PLAIN + "server { listen B; resolver 127.0.0.1; location ~ ^/([^/]+)/ { proxy_pass http://$1:OLDPORT; } }"),
+        "where $1 says",
+        real=False,
+    ),
+    Shape(
+        "a number of the address from the path",
+        conf(PLAIN + "server { listen B; location ~ ^/n([0-9]+)/ { proxy_pass http://OLDNET.$1:OLDPORT; } }"),
+        "where $1 says",
+        real=False,
+    ),
+    Shape(
+        "a target from the query",
+        conf(PLAIN + "server { listen B; resolver 127.0.0.1; location / { proxy_pass http://$arg_to; } }"),
+        "where $arg_to says",
+        real=False,
+    ),
+    Shape(
+        "a set that a capture may change",
+        conf(PLAIN + "server { listen B; set $b 127.0.0.1:9; location ~ ^/(?<b>.+)$ { proxy_pass http://$b; } }"),
+        "where $b says",
+        real=False,
+    ),
+    Shape(
+        "a name that only its resolver knows",
+        conf(PLAIN + "server { listen B; resolver 127.0.0.1; set $q qd.test; location / { proxy_pass http://$q:OLDPORT; } }"),
+        "does not know who that is",
+        real=False,
+    ),
+    Shape(
+        "an upstream that its resolver fills",
+        conf("upstream q { server qd.test:OLDPORT resolve; } server { listen A; location / { proxy_pass http://q; } }"),
+        "does not know who that is",
+        real=False,
+    ),
+    Shape(
+        "an upstream from DNS",
+        conf("upstream q { server qd.test service=http resolve; } server { listen A; location / { proxy_pass http://q; } }"),
+        "whose servers no file says",
+        real=False,
+    ),
+    Shape(
+        "an upstream that a program fills",
+        conf(
+            "upstream q { server 0.0.0.1; balancer_by_lua_file b.lua; } server { listen A; location / { proxy_pass http://q; } }"
+        ),
+        "whose servers no file says",
+        real=False,
+    ),
+    Shape(
+        "clients sent to the old server by its name",
+        conf(PLAIN + "server { listen B; return 307 http://qd.test:OLDPORT$request_uri; }"),
+        "sends clients to the old Qdrant itself",
+        resolves={"qd.test": "OLDHOST"},
+        real=False,
+    ),
+    Shape(
+        "clients told the old server's address",
+        conf(PLAIN + "server { listen B; return 200 'http://OLD'; }"),
+        "tells clients of the old Qdrant itself",
+        real=False,
+    ),
+    Shape(
+        "a stream with too little patience",
+        conf(PLAIN),
+        "waits only 1 s",
+        top="stream { server { listen B; proxy_timeout 1s; proxy_pass OLD; } }",
+        real=False,
     ),
     Shape(
         "clients sent to the old server",

@@ -17,6 +17,8 @@ from cutover.gate.nginx_conf import Directive, Word
 SETS = {"map", "geo", "split_clients"}
 #: Give a variable a value that no file says.
 _ELSEWHERE = re.compile(r"auth_request_set|js_set|js_var|perl_set|set_by_lua\w*|set_\w+|keyval")
+#: What a regular expression takes out of a request and gives a name.
+_CAPTURED = re.compile(r"\(\?P?[<'](\w+)[>']")
 _MOST = 400  # alternatives of one word
 
 
@@ -34,6 +36,16 @@ class Piece:
 Value = tuple[Piece, ...]
 
 
+def _name(text: str) -> str:
+    """A variable's name; nginx knows no capitals in it."""
+    return text.lstrip("$").lower()
+
+
+def _server(one: Directive) -> Directive | None:
+    """The `server` block that a directive stands in."""
+    return next((outer for outer in one.chain() if outer.name == "server"), None)
+
+
 class Values:
     """The values that these directives give to variables."""
 
@@ -41,20 +53,23 @@ class Values:
         self._maps: dict[tuple[str, str], list[Directive]] = {}
         self._sets: dict[str, list[Directive]] = {}
         self._elsewhere: set[str] = set()
+        self._captured: dict[str, list[Directive | None]] = {}
         for one in directives:
+            for name in (name for word in one.words for name in _CAPTURED.findall(word.text)):
+                self._captured.setdefault(_name(name), []).append(_server(one))
             if one.name in SETS and one.block is not None:
-                self._maps.setdefault((one.context, one.words[-1].text.lstrip("$")), []).append(one)
+                self._maps.setdefault((one.context, _name(one.words[-1].text)), []).append(one)
             elif one.name == "set" and len(one.words) == 3:
-                self._sets.setdefault(one.words[1].text.lstrip("$"), []).append(one)
+                self._sets.setdefault(_name(one.words[1].text), []).append(one)
             elif _ELSEWHERE.fullmatch(one.name):
-                self._elsewhere |= {word.text.lstrip("$") for word in one.words[1:] if re.fullmatch(r"\$\w+", word.text)}
+                self._elsewhere |= {_name(word.text) for word in one.words[1:] if re.fullmatch(r"\$\w+", word.text)}
 
     def of(self, word: Word, one: Directive, seen: tuple[str, ...] = (), at: Directive | None = None) -> list[Value]:
         """Everything that a word of a directive can be, variables put in; ``at`` is the directive that uses it."""
         found: list[Value] = [()]
         last = 0
         for variable in re.finditer(r"\$(?:\{(\w+)\}|(\w+))", word.text):
-            name = variable[1] or variable[2]
+            name = _name(variable[1] or variable[2])
             literal = Piece(word.text[last : variable.start()], word, last, one)
             last = variable.end()
             found = [
@@ -78,7 +93,7 @@ class Values:
                     found += self.of(entry.words[1], entry, (*seen, name), at)
         for one in self._sets_for(name, at):
             found += self.of(one.words[2], one, (*seen, name), at)
-        if found and name in self._elsewhere:
+        if found and (name in self._elsewhere or {id(None), id(_server(at))} & {*map(id, self._captured.get(name, []))}):
             found += unknown
         return [value for value in found if any(p.text or p.unknown for p in value)] or (unknown if not found else [])
 
@@ -98,5 +113,5 @@ class Values:
                 return [*level[-1:], *nested] if outer is at.parent or not found else found
         if found:
             return found
-        server = next((outer for outer in at.chain() if outer.name == "server"), None)
+        server = _server(at)
         return [one for one in everywhere if server in list(one.chain())] or everywhere

@@ -23,7 +23,7 @@ Resolve = Callable[[str], Collection[str]]
 _GRPC_PORT = 6334
 
 #: Variables that begin with a slash or stand behind the path: the address has ended where one of them stands.
-_PATH = re.compile(r"request_uri|uri|document_uri|is_args|args|query_string|\d|arg_\w+")
+_PATH = re.compile(r"request_uri|uri|document_uri|is_args|args|query_string")
 _PASSES = {"proxy_pass", "grpc_pass"}
 _OTHER_PASSES = {"fastcgi_pass", "uwsgi_pass", "scgi_pass", "memcached_pass"}
 #: Load programs from files; what those do, nobody sees here.
@@ -165,11 +165,16 @@ class _Search:
         self._ways = Ways()
         self._covered: set[tuple[str, int]] = set()
         self._known: dict[str, bool] = {}
+        implied = {80: r"|\bhttp://([\w.-]+)(?![\w.:-])", 443: r"|\bhttps://([\w.-]+)(?![\w.:-])"}.get(server.port, "|(?!)()")
+        self._name = re.compile(rf"([\w.-]+):(?:{server.port}|{_GRPC_PORT})(?!\d){implied}", re.IGNORECASE)
         self._values = Values(self._all)
         self._upstreams: dict[tuple[str, str], Directive] = {}
+        beside = [one.words[1].text.rstrip("/") for one in self._all if one.name == "js_path" and len(one.words) > 1]
         for one in self._all:
             if _PROGRAMS.fullmatch(one.name):
-                self._ways.programs.append((one.where, one.words[-1].text))
+                path = one.words[-1].text
+                folders = beside if one.name.startswith("js_") and not path.startswith("/") else []
+                self._ways.programs += [(one.where, whole) for whole in [path, *(f"{folder}/{path}" for folder in folders)]]
             elif one.name == "upstream" and len(one.words) > 1:
                 self._upstreams[one.context, one.words[1].text.lower()] = one
 
@@ -197,6 +202,15 @@ class _Search:
             self._known[host] = same
         return self._known[host]
 
+    def _need_known(self, one: Directive, host: str, port: int) -> None:
+        """Refuse a name that only Nginx's own `resolver` knows, where it may be the server's."""
+        if port in {self._server.port, _GRPC_PORT} and host and not _is_ip(host) and not self._resolve(host):
+            self._refuse(
+                one.where,
+                f"passes requests to {host}:{port}, and the Nginx host does not know who that is: it may be the old Qdrant. "
+                "Write an address there, or put the name into /etc/hosts.",
+            )
+
     def _refuse(self, where: str, why: str) -> None:
         self._ways.refused.append(f"{where} {why}")
 
@@ -223,7 +237,7 @@ class _Search:
                 scheme = "grpc"
         if text.startswith("unix:", start):
             return text
-        end = self._authority_end(value, text, start)
+        end = self._authority_end(one, value, text, start)
         authority = text[start:end]
         upstream = self._upstreams.get((one.context, authority.lower()))
         if upstream is not None:
@@ -236,6 +250,7 @@ class _Search:
             return self._half_known(one, value, host, authority)
         port = port or (443 if scheme == "https" else 80)
         if not self._is_host(host):
+            self._need_known(one, host, port)
             return f"{_plain(host)}:{port}"
         return self._to_host(one, value, (start, end), scheme, host, port)
 
@@ -260,6 +275,9 @@ class _Search:
         """Why the gate cannot stand in for the old server there."""
         if scheme == "https":
             return f"speaks TLS to the old Qdrant (`{_shown(one)}`), and site.yaml says that it listens without."
+        patience = "proxy_timeout" if one.context == "stream" else "proxy_read_timeout"
+        if (seconds := _seconds(self._said(one, patience))) is not None and seconds < 3:
+            return f"waits only {seconds:g} s for an answer (`{patience}`); writes may be held for 1.4 s."
         if one.context == "stream":
             for name in ("proxy_ssl", "proxy_protocol"):
                 if self._said(one, name) == "on":
@@ -270,32 +288,30 @@ class _Search:
             return "binds to the clients' addresses (`proxy_bind ... transparent`), which no gate on this machine can answer."
         elif self._said(one, "proxy_http_version") == "2":
             return "speaks HTTP/2 to it (`proxy_http_version 2`), which the gate does not understand."
-        elif (patience := _seconds(self._said(one, "proxy_read_timeout"))) is not None and patience < 3:
-            return f"waits only {patience:g} s for an answer (`proxy_read_timeout`); writes may be held for 1.4 s."
         return ""
 
     def _through(self, one: Directive, upstream: Directive, scheme: str) -> str:
         servers = [d for d in upstream.block or [] if d.name == "server" and len(d.words) > 1]
-        to = {self._server_of(d) for d in servers}
-        if _TO not in to:
-            grpc = [d for d in servers if self._is_host(split(d.words[1].text)[0]) and split(d.words[1].text)[1] == _GRPC_PORT]
-            if grpc or (one.name == "grpc_pass" and any(self._is_host(split(d.words[1].text)[0]) for d in servers)):
-                self._refuse(
-                    one.where,
-                    "also passes gRPC to the old Qdrant; the gate cannot hold or record gRPC. Move those clients to REST first.",
-                )
-            return f"upstream {upstream.words[1].text.lower()}"
-        if one.name == "grpc_pass":
+        ours = _TO in {self._server_of(d) for d in servers}
+        theirs = [port for host, port in (split(d.words[1].text) for d in servers) if self._is_host(host)]
+        if theirs and (one.name == "grpc_pass" or (not ours and _GRPC_PORT in theirs)):
             self._refuse(
                 one.where,
                 "also passes gRPC to the old Qdrant; the gate cannot hold or record gRPC. Move those clients to REST first.",
             )
-        elif scheme in {"https", "ssl", "proxy_protocol"}:
+        elif ours and scheme in {"https", "ssl", "proxy_protocol"}:
             self._refuse(one.where, f"passes requests to the old Qdrant with {scheme}, which the gate does not understand.")
-        elif why := self._unfit(one, scheme):
+        elif ours and (why := self._unfit(one, scheme)):
             self._refuse(one.where, why)
-        else:
+        elif ours:
             self._ways.passing.append(one.where)
+        if chosen := next((d for d in upstream.block or [] if _chosen_elsewhere(d)), None if servers else upstream):
+            self._refuse(
+                one.where,
+                f"passes requests to the upstream `{upstream.words[1].text}`, whose servers no file says ({chosen.where}: "
+                f"`{_shown(chosen)}`): one may be the old Qdrant. Write their addresses out, or set "
+                "`nginx.edit: false` and put the gate's address in yourself.",
+            )
         return f"upstream {upstream.words[1].text.lower()}"
 
     def _server_of(self, one: Directive) -> str:
@@ -309,6 +325,8 @@ class _Search:
         servers = [d for d in upstream.block or [] if d.name == "server" and len(d.words) > 1]
         ours = [d for d in servers if self._server_of(d) == _TO]
         others = [d for d in servers if d not in ours and "down" not in [w.text for w in d.words]]
+        for one in others:
+            self._need_known(one, split(one.words[1].text)[0], split(one.words[1].text)[1] or 80)
         for one in ours:
             word = one.words[1]
             self._take(one, (Piece(word.text, word, 0, one),), (0, len(word.text)))
@@ -327,6 +345,11 @@ class _Search:
         port = known[1] if known else None
         if "\0" not in host and host and not self._is_host(host):
             return f"{_plain(host)}:?"
+        begins = authority.partition("\0")[0]
+        if re.match(r"\d+\.", begins) and not any(
+            f"{known}:{self._server.port}".startswith(begins) for known in self._server.hosts
+        ):
+            return f"{begins}?"
         if port and int(port) not in {self._server.port, _GRPC_PORT} and "\0" not in authority.rpartition(":")[2]:
             return f"?:{port}"
         return self._dynamic(one, value)
@@ -341,12 +364,11 @@ class _Search:
         )
         return f"${unknown}"
 
-    @staticmethod
-    def _authority_end(value: Value, text: str, start: int) -> int:
+    def _authority_end(self, one: Directive, value: Value, text: str, start: int) -> int:
         at = 0
         for piece in value:
             length = 1 if piece.unknown else len(piece.text)
-            if at >= start and piece.unknown and (_PATH.fullmatch(piece.unknown) or re.search(r":\d+$", text[start:at])):
+            if piece.unknown and at > start and (_PATH.fullmatch(piece.unknown) or self._is_whole(one, text[start:at])):
                 return at
             if not piece.unknown:
                 for n in range(max(start - at, 0), length):
@@ -354,6 +376,11 @@ class _Search:
                         return at + n
             at += length
         return len(text)
+
+    def _is_whole(self, one: Directive, authority: str) -> bool:
+        """Whether what follows an address is its path: it has a port, or is an upstream that no other's name begins with."""
+        names = [name for context, name in self._upstreams if context == one.context and name.startswith(authority.lower())]
+        return bool(re.search(r":\d+$", authority)) or names == [authority.lower()]
 
     def _said(self, one: Directive, name: str) -> str:
         """What an inherited directive says for this one."""
@@ -416,6 +443,9 @@ class _Search:
             return
         is_entry = one.parent is not None and one.parent.name in SETS
         for number, word in enumerate(one.words):
+            if one.name not in _HARMLESS:
+                for names in self._name.findall(word.text):
+                    self._is_host("".join(names))  # known from here on, as what passes requests there made it known
             ports = list(self._ports_named(word.text))
             if not ports or (one.file, word.start) in self._covered:
                 continue
@@ -426,9 +456,12 @@ class _Search:
             elif not {0, self._server.port, _GRPC_PORT} & set(ports):
                 self._ways.notes.append(f"{one.where} names another port of the old server's machine (`{one.name}`).")
             elif one.name in _SENDS_AWAY:
-                self._refuse(
-                    one.where, f"sends clients to the old Qdrant itself (`{_shown(one)}`), past any gate. Take it out first."
+                does = (
+                    "tells clients of"
+                    if re.fullmatch(r"[245]\d\d", one.words[1].text) and one.name == "return"
+                    else "sends clients to"
                 )
+                self._refuse(one.where, f"{does} the old Qdrant itself (`{_shown(one)}`), past any gate. Take it out first.")
             elif one.name in _OTHER_PASSES:
                 self._refuse(one.where, f"passes requests to the old server by `{one.name}`, which is not HTTP.")
             else:
@@ -445,6 +478,12 @@ class _Search:
         for host in hosts:
             for found in re.finditer(rf"(?<![\w.-]){re.escape(host)}\]?(?![\w-]|\.\w)(?::(\d+))?", text, re.IGNORECASE):
                 yield int(found[1] or 0)
+
+
+def _chosen_elsewhere(one: Directive) -> bool:
+    """Whether a directive of an upstream lets a program or DNS say which servers it has."""
+    by_dns = one.name == "server" and any(word.text.startswith("service=") for word in one.words)
+    return by_dns or one.name.startswith("balancer_by_lua") or one.name == "jdomain"
 
 
 def _seconds(said: str) -> float | None:
