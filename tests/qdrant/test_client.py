@@ -11,7 +11,7 @@ from cutover.core.errors import Unreachable, WritesRefused
 from cutover.core.write_guard import WriteGuard
 from cutover.qdrant.client import Answered, NotThere, Qdrant
 from cutover.qdrant.counters import writes_counted
-from tests.support.qdrant_pair import KEY, READ_KEY, pair_of_servers
+from tests.support.qdrant_pair import KEY, READ_KEY, pair_of_servers, scroll
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_server_that_is_not_there_is_unreachable_and_nothing_happened(pair: An
 
 
 def test_scrolling_gives_every_record_once_in_order(pair: Any) -> None:
-    ids = [record["id"] for record in pair.old.scroll("docs", limit=7, vectors=False)]
+    ids = [record["id"] for record in scroll(pair.old, "docs", limit=7, vectors=False)]
     assert ids == list(range(300))
 
 

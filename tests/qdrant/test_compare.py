@@ -15,7 +15,7 @@ from cutover.qdrant.affected import Depth
 from cutover.qdrant.compare import Difference, compare_answers
 from cutover.qdrant.pages import Limits, Size
 from cutover.qdrant.schema import Schema, compare_schemas
-from tests.support.qdrant_pair import READ_KEY, pair_of_servers
+from tests.support.qdrant_pair import READ_KEY, pair_of_servers, scroll
 
 
 def answer(*records: Any) -> Any:
@@ -189,7 +189,7 @@ def test_a_copy_is_the_same_bit_by_bit(copied: Any) -> None:
 def test_records_read_and_written_back_are_the_same_bit_by_bit(copied: Any) -> None:
     from cutover.qdrant.records import bring
 
-    ids = [r["id"] for r in copied.old.scroll("c", vectors=False)]
+    ids = [r["id"] for r in scroll(copied.old, "c", vectors=False)]
     copied.new.delete("c", ids)
     assert compare.compare_collection(copied.old, copied.new, "c").count == 298
     assert bring(copied.old, copied.new, "c", ids, Size(500, Limits.of(copied.old.info("c")))) == []

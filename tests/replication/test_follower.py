@@ -23,7 +23,7 @@ from cutover.replication.position import CannotFollow, Position
 from cutover.replication.proof import prove_everything, prove_quickly
 from cutover.replication.schema import index_schema, patch_for
 from cutover.replication.work import alias_moves, happened
-from tests.support.qdrant_pair import KEY, pair_of_servers
+from tests.support.qdrant_pair import KEY, pair_of_servers, scroll
 
 
 @dataclass
@@ -368,7 +368,7 @@ def test_a_late_write_is_brought_over_and_a_conflict_keeps_both_versions(stage: 
     follower.round()
     late("POST", "/collections/docs/points/payload?wait=true", {"payload": {"who": "late"}, "points": [10, 11]})
     assert follower.round().late == 2
-    payload = {r["id"]: r["payload"] for r in stage.new.scroll("docs", vectors=False)}
+    payload = {r["id"]: r["payload"] for r in scroll(stage.new, "docs", vectors=False)}
     assert payload[11]["who"] == "late"
     assert payload[10]["who"] == "new"
     same(stage)
@@ -389,7 +389,7 @@ def test_a_late_write_that_was_only_acknowledged_is_not_looked_for_too_early(sta
     )
     assert follower.round().late == 1
     servers.switch("old")
-    assert {r["id"]: r["payload"] for r in stage.new.scroll("docs", vectors=False)}[11]["who"] == "late"
+    assert {r["id"]: r["payload"] for r in scroll(stage.new, "docs", vectors=False)}[11]["who"] == "late"
 
 
 def test_everything_is_proved_while_somebody_writes(stage: Any) -> None:

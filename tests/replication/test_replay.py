@@ -24,7 +24,7 @@ from cutover.replication import account, again, replay, resend, switchover
 from cutover.replication.again import Step
 from cutover.replication.position import Position
 from tests.replication.test_follower import Record
-from tests.support.qdrant_pair import Pair, pair_of_servers
+from tests.support.qdrant_pair import Pair, pair_of_servers, scroll
 
 DOCS = "/collections/docs"
 
@@ -266,7 +266,7 @@ def test_a_batch_of_which_one_operation_is_refused_the_second_time_is_done_all_t
         for _ in range(2):  # killed at the end, and begun again from the start
             position = Position("new")
             resend.resend(run, position, account.look(run, position))
-            assert [(r["id"], r["vector"]) for r in servers.old.scroll("docs")] == [(1, [5.0])]
+            assert [(r["id"], r["vector"]) for r in scroll(servers.old, "docs")] == [(1, [5.0])]
 
 
 class Killed(BaseException):
@@ -285,7 +285,7 @@ def test_what_chose_by_the_state_is_not_done_again_in_a_later_state(servers: Pai
         servers.old.upsert("docs", [{"id": 1, "vector": [1], "payload": {"k": "x"}}, {"id": 2, "vector": [1]}])
         Position("new").save(switchover.position_path(run))
         _replay_and_die(run, [2], random.Random(0))
-        assert [r["payload"] for r in servers.old.scroll("docs")] == [{"k": "x", "chosen": True}, {"k": "x"}]
+        assert [r["payload"] for r in scroll(servers.old, "docs")] == [{"k": "x", "chosen": True}, {"k": "x"}]
 
 
 @given(seed=st.integers(0, 10**9), count=st.integers(1, 40), deaths=st.lists(st.integers(1, 30), max_size=4))
@@ -349,7 +349,7 @@ def _record(number: int, dice: random.Random) -> dict[str, Any]:
 def _one_write(new: Qdrant, log: Log, dice: random.Random) -> None:
     """One write of any kind to the new server, written down with its answer as Nginx does."""
     new.barrier(["docs"])
-    there = [r["id"] for r in new.scroll("docs", payload=False, vectors=False)] if "docs" in new.collections() else []
+    there = [r["id"] for r in scroll(new, "docs", payload=False, vectors=False)] if "docs" in new.collections() else []
     some = dice.sample(there, min(len(there), dice.randint(1, 3)))
     by = {"filter": {"must": [{"key": "k", "match": {"value": dice.choice("xyz")}}]}}
     chosen: dict[str, Any] = {"points": some} if some and dice.random() < 0.6 else by

@@ -29,7 +29,7 @@ from cutover.replication.follower import Follower
 from cutover.replication.position import Position
 from cutover.replication.resend import resend
 from tests.replication.test_filters import Killed, dying
-from tests.support.qdrant_pair import Pair, pair_of_servers
+from tests.support.qdrant_pair import Pair, pair_of_servers, scroll
 
 RECORDS, WRITERS = 24, 3
 PLANS = int(os.environ.get("CUTOVER_ORDER_PLANS") or 0)
@@ -193,7 +193,7 @@ def _apply(run: Any, log: Log, rounds: set[int]) -> None:
     for number, one in enumerate(log.planned):
         log.now = one.at
         # A write that is answered with an error may be done in part, which nobody was promised: so none names what is not there.
-        there = {record["id"] for record in run.new.scroll("docs", payload=False, vectors=False)}
+        there = {record["id"] for record in scroll(run.new, "docs", payload=False, vectors=False)}
         if all(_there(body, there) for body in _operations(one.body)):
             run.new.ask(one.method, one.uri, one.body, params={"wait": "true"})
             log.status[number] = 200

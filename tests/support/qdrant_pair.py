@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cutover.context import Context
 from cutover.core.credentials import Credentials
@@ -48,6 +49,17 @@ class Pair:
             for server in (self.old, self.new):
                 for name in server.collections():
                     server.delete_collection(name)
+
+
+def scroll(server: Qdrant, collection: str, *, limit: int = 1000, payload: bool = True, vectors: bool = True) -> Iterator[Any]:
+    """Every record, in order of id."""
+    offset = None
+    while True:
+        found = json.loads(server.page(collection, offset, limit, payload=payload, vectors=vectors))["result"]
+        yield from found["points"]
+        offset = found["next_page_offset"]
+        if offset is None:
+            return
 
 
 def server(folder: Path, address: str, port: int = 6333, **env: str) -> Process:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cutover.checks.registry import Finding, check
-from cutover.discovery import survey
-from cutover.discovery.facts import differences
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -15,6 +13,9 @@ if TYPE_CHECKING:
 @check("A3", "site.yaml says what the servers say")
 def as_found(context: Context) -> Finding:
     """Every value that a server tells, and that is not a choice of the operator."""
+    from cutover.discovery import survey  # with its own client of name servers: no other check needs one
+    from cutover.discovery.facts import differences
+
     found = survey.of_site(context)
     apart = differences(found, context.site.model_dump(exclude_none=True))
     told = sum(not fact.gap and not fact.chosen for fact in found.facts.values())

@@ -18,7 +18,7 @@ from cutover.checks import registry as checks
 from cutover.checks.registry import Check, Finding, Moment
 from cutover.cli import steps
 from cutover.cli.command import end, with_site
-from cutover.cli.options import SITE, STATE, AsJson, Execute, SiteFile, StateDir, Yes
+from cutover.cli.options import SITE, STATE, AsJson, Execute, SiteFile, StateDir, Yes, flag
 from cutover.cli.output import Output
 from cutover.cli.settings import Settings, exports
 from cutover.context import Context
@@ -359,7 +359,7 @@ def rights_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json: 
 
 @app.command("keys", help="Show which keys this tool reads, and where each was found; never what they are.")
 def keys_command(
-    shell: Annotated[bool, typer.Option("--shell", help="Print the lines to fill in, for a shell or an --env-file.")] = False,
+    shell: Annotated[bool, flag("--shell", help="Print the lines to fill in, for a shell or an --env-file.")] = False,
     step: Annotated[
         str, typer.Option("--step", help="With --shell: the step whose Proxmox token is filled in; `rights` makes one for each.")
     ] = "check",
@@ -395,19 +395,19 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[bool, flag("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
     env_file: Annotated[
         Path | None,
         typer.Option("--env-file", envvar="CUTOVER_ENV_FILE", help="A file with keys (NAME=value) that only you can read."),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every request in a line.")] = False,
+    verbose: Annotated[bool, flag("--verbose", "-v", help="Show every request in a line.")] = False,
     log: Annotated[
         Path | None,
         typer.Option(
             "--log", metavar="FILE", envvar="CUTOVER_LOG", help="Write every request and every sentence into this file."
         ),
     ] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="No colours, bars or moving lines.")] = False,
+    plain: Annotated[bool, flag("--plain", help="No colours, bars or moving lines.")] = False,
     notify_command: Annotated[
         str,
         typer.Option(

@@ -12,7 +12,7 @@ import typer
 
 from cutover import runner
 from cutover.cli.command import end, with_site
-from cutover.cli.options import SITE, STATE, AsJson, Execute, SiteFile, StateDir, Yes, YesDestroy
+from cutover.cli.options import SITE, STATE, AsJson, Execute, SiteFile, StateDir, Yes, YesDestroy, flag
 from cutover.cli.output import Output
 from cutover.context import Context
 from cutover.phases import registry as phases
@@ -73,9 +73,7 @@ def _step(
     site: SiteFile = SITE,
     state_dir: StateDir = STATE,
     execute: Execute = False,
-    prove: Annotated[
-        bool, typer.Option("--prove", help="Compare everything, also where an earlier comparison would be enough.")
-    ] = False,
+    prove: Annotated[bool, flag("--prove", help="Compare everything, also where an earlier comparison would be enough.")] = False,
     yes: Yes = False,
     yes_destroy: YesDestroy = None,
     as_json: AsJson = False,
@@ -106,11 +104,9 @@ def _follow_command(
     state_dir: StateDir = STATE,
     execute: Execute = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on until stopped: follow, compare a little all the time, and say what is wrong.")
+        bool, flag("--watch", help="Go on until stopped: follow, compare a little all the time, and say what is wrong.")
     ] = False,
-    unit: Annotated[
-        bool, typer.Option("--unit", help="Print the systemd unit that watches this site, and do nothing else.")
-    ] = False,
+    unit: Annotated[bool, flag("--unit", help="Print the systemd unit that watches this site, and do nothing else.")] = False,
     yes: Yes = False,
     yes_destroy: YesDestroy = None,
     as_json: AsJson = False,

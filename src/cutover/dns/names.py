@@ -16,18 +16,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cutover.core.credentials import Credentials
 from cutover.core.errors import Failed, Refused
 from cutover.core.write_guard import WriteGuard
-from cutover.dns.adguard import Adguard
-from cutover.dns.manual import ReportOnly
-from cutover.dns.pihole import Pihole
 from cutover.dns.records import Provider, Record, belonging
-from cutover.dns.rfc2136 import Rfc2136
 
-_PROVIDERS: Mapping[str, Any] = {"rfc2136": Rfc2136, "pihole": Pihole, "adguard": Adguard, "report": ReportOnly}
+if TYPE_CHECKING:
+    from cutover.site.schema import DnsProvider
+
+
+def _provider(place: DnsProvider, credentials: Credentials, guard: WriteGuard) -> Provider:
+    """Where names stand. Imported here: dnspython is a tenth of what every command costs until it begins."""
+    if place.kind == "pihole":
+        from cutover.dns.pihole import Pihole
+
+        return Pihole(place, credentials, guard)
+    if place.kind == "adguard":
+        from cutover.dns.adguard import Adguard
+
+        return Adguard(place, credentials, guard)
+    if place.kind == "report":
+        from cutover.dns.manual import ReportOnly
+
+        return ReportOnly(place, credentials, guard)
+    from cutover.dns.rfc2136 import Rfc2136
+
+    return Rfc2136(place, credentials, guard)
 
 
 @dataclass(frozen=True)
@@ -52,8 +68,8 @@ class Found:
 class Names:
     """All places of ``site.yaml`` where names stand."""
 
-    def __init__(self, places: Sequence[Any], credentials: Credentials, guard: WriteGuard) -> None:
-        self.providers: list[Provider] = [_PROVIDERS[place.kind](place, credentials, guard) for place in places]
+    def __init__(self, places: Sequence[DnsProvider], credentials: Credentials, guard: WriteGuard) -> None:
+        self.providers: list[Provider] = [_provider(place, credentials, guard) for place in places]
         self._guard = guard
 
     def find(self, addresses: Sequence[str], names: Sequence[str] = ()) -> Found:

@@ -360,16 +360,6 @@ class Qdrant:
             answer.close()
         return bytes(found)
 
-    def scroll(self, collection: str, *, limit: int = 1000, payload: bool = True, vectors: bool = True) -> Iterator[Any]:
-        """Every record, in order of id."""
-        offset: PointId | None = None
-        while True:
-            found = json.loads(self.page(collection, offset, limit, payload=payload, vectors=vectors))["result"]
-            yield from found["points"]
-            offset = found["next_page_offset"]
-            if offset is None:
-                return
-
     def records(
         self,
         collection: str,
