@@ -66,7 +66,7 @@ class Behaviour:
     keeps_variables: bool
     """A redeploy without Env keeps the stored variables."""
     sources: bool
-    """Git sources are objects of their own."""
+    """Git sources are objects of their own, which stacks of one repository and login share."""
     interval_ignored: bool
     """A polling interval that is set on the stack is stored, shown, and not used: the source's counts."""
 
@@ -445,7 +445,7 @@ class Portainer:
             if not lower.get(needed) and not (needed == "repositoryurl" and lower.get("sourceid")):
                 raise Answer(400, "Invalid request payload", f"Invalid {needed}")
         source = self.sources.get(int(lower.get("sourceid") or 0))
-        url = source["url"] if source else lower["repositoryurl"]
+        url = f"{source['url']}.git" if source else lower["repositoryurl"]
         if not re.match(r"https?://", url):
             raise Answer(400, "Invalid request payload", "Invalid repository URL. Must correspond to a valid URL format")
         auto = self._auto_update(lower.get("autoupdate"))
@@ -454,8 +454,8 @@ class Portainer:
             raise Answer(409, f"A stack with the normalized name '{name}' already exists")
         if auto and auto["Webhook"] and self._by_webhook(auto["Webhook"]):
             raise Answer(409, f"Webhook ID: {auto['Webhook']} already exists")
-        login = self._login(lower, None) or (self.logins.get(f"source-{source['id']}") if source else None)
-        git = {
+        login = source["login"] if source else self._login(lower, None)
+        git: dict[str, Any] = {
             "URL": url, "ReferenceName": lower.get("repositoryreferencename") or "",
             "ConfigFilePath": lower.get("composefile") or "docker-compose.yml",
             "Authentication": {"Username": login["Username"], "Password": ""} if login else None,
@@ -463,8 +463,8 @@ class Portainer:
         }  # fmt: skip
         stack = self._record({"Name": lower["name"], "Env": lower.get("env")}, git, git["ConfigFilePath"])
         stack["AutoUpdate"], stack["CreatedBy"] = auto, user
-        if source:
-            stack["SourceID"] = source["id"]
+        if self.behaviour.sources:
+            stack["GitSourceId"] = (source or self._source_of(url, login))["id"]
         if login:
             self.logins[str(stack["Id"])] = login
 
@@ -576,7 +576,7 @@ class Portainer:
     def _interval(self, stack: Mapping[str, Any]) -> float | None:
         said = (stack["AutoUpdate"] or {}).get("Interval") or ""
         if self.behaviour.interval_ignored:
-            said = (self.sources.get(stack.get("SourceID", 0)) or {}).get("interval") or ""
+            said = (self.sources.get(stack.get("GitSourceId", 0)) or {}).get("interval") or ""
         return duration(said) if said else None
 
     def _schedule(self, stack: Mapping[str, Any]) -> None:
@@ -692,21 +692,80 @@ class Portainer:
         shutil.rmtree(self._clone_folder(number), ignore_errors=True)
         self.save()
 
-    def change_source(self, number: int | None, body: dict[str, Any]) -> dict[str, Any]:
-        if number is None:
+    # -- Git sources (2.43 and newer) -------------------------------------------------------------
+    def _find_source(self, url: str, login: Mapping[str, str] | None) -> dict[str, Any] | None:
+        """Of one repository and login there is one; stacks of both share it."""
+        return next((s for s in self.sources.values() if (s["url"], s["login"]) == (url.removesuffix(".git"), login)), None)
+
+    def _source_of(self, url: str, login: Mapping[str, str] | None) -> dict[str, Any]:
+        return self._find_source(url, login) or self._add_source(url, login, url.removesuffix(".git").rpartition("/")[2], "")
+
+    def _add_source(self, url: str, login: Mapping[str, str] | None, name: str, interval: str) -> dict[str, Any]:
+        with self._save_lock:
             number = max(self.sources, default=0) + 1
-            self.sources[number] = {"id": number, "type": "git", "status": "", "statusError": "", "lastSync": 0}
-        source = self.sources[number]
-        source |= {k: body[k] for k in ("name", "url", "interval", "tlsSkipVerify") if k in body}
-        source["usedBy"] = sum(1 for stack in self.stacks.values() if stack.get("SourceID") == number)
-        if body.get("authentication"):
-            login = body["authentication"]
-            self.logins[f"source-{number}"] = {"Username": login.get("username"), "Password": login.get("password")}
+            self.sources[number] = {
+                "id": number,
+                "name": name,
+                "url": url.removesuffix(".git"),
+                "login": login,
+                "interval": interval,
+            }
+            return self.sources[number]
+
+    def make_source(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        url, interval, login = str(body.get("url") or ""), str(body.get("interval") or ""), body.get("authentication")
+        if not re.match(r"https?://", url):
+            raise Answer(400, "Invalid request payload", "invalid repository URL. Must correspond to a valid URL format")
+        self._valid_interval(interval)
+        kept = {"Username": login.get("username", ""), "Password": login.get("password", "")} if login else None
+        if self._find_source(url, kept):
+            raise Answer(409, "A source with this URL and credentials already exists")
+        made = self._add_source(url, kept, str(body.get("name") or ""), interval if self.behaviour.interval_ignored else "")
+        self.save()
+        return self._bare(made)
+
+    def change_source(self, number: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """What is not given stays. Versions before 2.44 do not know an interval."""
+        if number not in self.sources:
+            said = f"Object not found inside the database (bucket=sources, key={number})"
+            raise Answer(404, "Unable to find a source with the specified identifier", said)
+        given = {key: body[key] for key in ("name", "interval") if body.get(key) is not None}
+        self._valid_interval(given.get("interval", ""))
+        if not self.behaviour.interval_ignored:
+            given.pop("interval", None)
+        self.sources[number] |= given
         for stack in list(self.stacks.values()):
-            if stack.get("SourceID") == number:
+            if stack.get("GitSourceId") == number:
                 self._schedule(stack)
         self.save()
-        return source
+        return self._bare(self.sources[number])
+
+    @staticmethod
+    def _valid_interval(interval: str) -> None:
+        if interval and duration(interval) is None:
+            raise Answer(400, "Invalid request payload", "invalid Interval format")
+
+    @staticmethod
+    def _bare(source: Mapping[str, Any]) -> dict[str, Any]:
+        """A source as it is stored; so it is answered to what writes."""
+        git: dict[str, Any] = {"URL": source["url"], "TLSSkipVerify": False}
+        if source["login"]:
+            git["Authentication"] = {"Username": source["login"]["Username"], "Password": ""}
+        return {
+            "id": source["id"], "name": source["name"], "type": 1, "git": git, "public": False, "administratorsOnly": True,
+            "userAccesses": [], "teamAccesses": [],
+        }  # fmt: skip
+
+    def source(self, number: int) -> dict[str, Any]:
+        if number not in self.sources:
+            raise Answer(404, "Source not found", f"Object not found inside the database (bucket=sources, key={number})")
+        source = self.sources[number]
+        used = sum(1 for stack in self.stacks.values() if stack.get("GitSourceId") == number)
+        shown = {
+            "id": number, "name": source["name"], "type": "git", "url": source["url"], "status": "healthy", "usedBy": used,
+            "environments": min(used, 1), "lastSync": 0, "connection": {"tlsSkipVerify": False}, "workflows": [], "access": {},
+        }  # fmt: skip
+        return {**shown, "interval": source["interval"]} if source["interval"] else shown
 
     # -- the environment --------------------------------------------------------------------------
     def _take_snapshot(self) -> None:
@@ -744,10 +803,16 @@ class Portainer:
             "Tags": None,
         }  # fmt: skip
 
-    def shown(self, stack: Mapping[str, Any]) -> dict[str, Any]:
+    def shown(self, stack: Mapping[str, Any], *, source: bool = False) -> dict[str, Any]:
+        """A stack in an answer; ``source``: whether it names its Git source, as few answers do."""
         made = copy.deepcopy(dict(stack))
+        number = made.pop("GitSourceId", 0)
         if self.behaviour.sources and made.get("GitConfig"):
             made["GitConfig"]["URL"] = made["GitConfig"]["URL"].removesuffix(".git")
+            if source:
+                made["GitSourceId"] = number
+            if polls := (self.sources.get(number) or {}).get("interval"):  # old clients are shown the source's
+                made["AutoUpdate"] = {**(made["AutoUpdate"] or self._auto_update({"Interval": polls}) or {}), "Interval": polls}
         return made
 
 
@@ -907,17 +972,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _sources(self, portainer: Portainer, method: str, path: str, raw: bytes) -> tuple[int, Any]:
         if method == "GET" and path == "/api/gitops/sources":
-            return 200, list(portainer.sources.values())
+            return 200, [portainer.source(number) for number in sorted(portainer.sources)]
         if method == "POST" and path == "/api/gitops/sources/git":
-            return 201, portainer.change_source(None, self._body(raw))
+            return 201, portainer.make_source(self._body(raw))
         if found := re.fullmatch(r"/api/gitops/sources/(\d+)", path):
-            number = int(found[1])
-            if number not in portainer.sources:
-                raise Answer(404, "Unable to find a source with the specified identifier inside the database")
             if method == "PUT":
-                return 200, portainer.change_source(number, self._body(raw))
+                return 200, portainer.change_source(int(found[1]), self._body(raw))
             if method == "GET":
-                return 200, portainer.sources[number]
+                return 200, portainer.source(int(found[1]))
         return 404, "404 page not found\n"
 
     def _stacks(
@@ -937,14 +999,14 @@ class _Handler(BaseHTTPRequestHandler):
         number, verb = int(found[1]), found[2] or ""
         match method, verb:
             case "GET", "":
-                return 200, portainer.shown(portainer.stack(number))
+                return 200, portainer.shown(portainer.stack(number), source=True)
             case "GET", "/file":
                 return 200, {"StackFileContent": portainer.file(number)}
             case "POST", "/git":
                 body = self._body(raw)
                 portainer.stack(number)
                 self._environment(query, "environment")
-                return 200, portainer.shown(portainer.update_git(number, body, user))
+                return 200, portainer.shown(portainer.update_git(number, body, user), source=True)
             case "PUT", "/git/redeploy":
                 portainer.stack(number)
                 self._environment(query, "environment")

@@ -463,10 +463,10 @@ def test_2_44_shows_an_interval_that_it_does_not_use(new: Vm1001) -> None:
 
 
 def test_a_source_has_the_interval_that_counts(new: Vm1001) -> None:
-    made = new.ask("POST", "/api/gitops/sources/git", {"name": "site", "url": new.site.portainer.repository, "interval": "200ms"})
-    assert made.status_code == 201
-    stack = created(new, SourceID=made.json()["id"])
+    stack = created(new)
     wait_until(lambda: settled(new, stack["Id"]), deadline=10, what="deployed")
+    source = new.ask("GET", f"/api/stacks/{stack['Id']}").json()["GitSourceId"]
+    assert new.ask("PUT", f"/api/gitops/sources/{source}", {"interval": "200ms"}).status_code == 200
     commit = new.merge(("max-size: 10m", "max-size: 12m"))
 
     def moved() -> bool | Not:
@@ -474,6 +474,7 @@ def test_a_source_has_the_interval_that_counts(new: Vm1001) -> None:
         return now == commit or Not(f"it is at {now}")
 
     wait_until(moved, deadline=10, what="the update")
+    assert new.ask("PUT", f"/api/gitops/sources/{source}", {"interval": ""}).status_code == 200  # it stays when the stack goes
 
 
 # -- knobs ------------------------------------------------------------------------------------------

@@ -214,9 +214,41 @@ def test_on_2_44_the_interval_is_set_where_it_counts(tmp_path: Path) -> None:
             return stack(vm)["GitConfig"]["ConfigHash"] == commit or Not("it is at the old commit")
 
         wait_until(there, deadline=15, what="the merge")
+        run = vm.run()
+        undone(deploy.PHASE, run)
+        run.close()
+        vm.ask("PUT", "/api/gitops/sources/1", {"interval": "9h"})  # the source stays, and is taken again
+        deployed(vm)
+        assert vm.ask("GET", "/api/gitops/sources/1").json()["interval"] == "1s"
 
 
-@pytest.mark.parametrize(("mode", "set_to", "said"), [("none", "1h", "polls every 1h, and new"), ("polling", "", "never polls")])
+def test_on_2_44_a_source_that_other_stacks_share_is_left_as_it_is(tmp_path: Path) -> None:
+    vm = Vm1001(tmp_path, version="2.45.1")
+    with vm.up():
+        vm.merge()
+        vm.repository.commit(
+            {"other.yml": "services:\n  web:\n    image: prom/node-exporter:v1.8.2\n"}, "Another", branch="other"
+        )
+        body = {
+            "Name": "other", "RepositoryURL": vm.site.portainer.repository, "ComposeFile": "other.yml",
+            "RepositoryReferenceName": "refs/heads/other", "Env": [],
+        }  # fmt: skip
+        assert vm.ask("POST", "/api/stacks/create/standalone/repository?endpointId=1", body).ok
+        vm.ask("PUT", "/api/gitops/sources/1", {"interval": "9h"})
+        deployed(vm)
+        run = vm.run()
+        said = r"every 9h of the stack qdrant, and site.yaml says \w+.* which 2 stacks of this repository share"
+        assert re.search(said, follows(run).sentence)
+        vm.merge(("max-size: 10m", "max-size: 20m"))
+        with pytest.raises(Refused, match=said):
+            planned(deploy.PHASE, run)
+        run.close()
+        assert vm.ask("GET", "/api/gitops/sources/1").json()["interval"] == "9h"
+
+
+@pytest.mark.parametrize(
+    ("mode", "set_to", "said"), [("none", "1h", "looks for new commits every 1h"), ("polling", "", "never looks")]
+)
 def test_on_2_44_a_source_that_somebody_set_otherwise_is_named_and_set_back(
     tmp_path: Path, mode: str, set_to: str, said: str
 ) -> None:
@@ -230,18 +262,18 @@ def test_on_2_44_a_source_that_somebody_set_otherwise_is_named_and_set_back(
         settings = {**polling, "auto_update": {"mode": mode, "interval": "1h"}}
         vm.site = sites.Site.model_validate({**vm.site.model_dump(), "portainer": settings})
         deployed(vm)
-        source = vm.ask("GET", "/api/gitops/sources/1").json()
-        assert source["interval"] == ("1h" if mode == "polling" else "")
-        assert vm.ask("PUT", "/api/gitops/sources/1", source | {"interval": set_to}).status_code == 200
+        wanted = "1h" if mode == "polling" else None
+        assert vm.ask("GET", "/api/gitops/sources/1").json().get("interval") == wanted
+        assert vm.ask("PUT", "/api/gitops/sources/1", {"interval": set_to}).status_code == 200
         run = vm.run()
         finding = follows(run)
         assert (finding.ok, said in finding.sentence, finding.hint) == (False, True, "Run `cutover deploy`.")
         assert len(planned(deploy.PHASE, run)) == 1
         run.close()
         assert "the container was not touched" in deployed(vm).sentences[0]
-        assert vm.ask("GET", "/api/gitops/sources/1").json()["interval"] == source["interval"]
+        assert vm.ask("GET", "/api/gitops/sources/1").json().get("interval") == wanted
         if mode == "polling":  # the same length, as Go writes it
-            vm.ask("PUT", "/api/gitops/sources/1", source | {"interval": "1h0m0s"})
+            vm.ask("PUT", "/api/gitops/sources/1", {"interval": "1h0m0s"})
         assert not deployed(vm).changed
 
 

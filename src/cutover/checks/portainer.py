@@ -134,13 +134,16 @@ def follows(context: Context) -> Finding:
             "Portainer may make the container anew without a new commit: re-pulling or forced redeployment is on for the stack."
         )
         return Finding(False, said, "Run `cutover deploy`: it switches that off, and does not touch the container.")
-    if not deployment.updates_as_wanted(context.site, stack):
-        return Finding(False, f"The stack does not follow new commits by {mode}, as site.yaml says.", "Run `cutover deploy`.")
     if mode == "polling" and context.portainer.behaviour.sources and stack.source is None:
         said = "This Portainer polls by the interval of a source, and the stack has none: new commits do not arrive."
         return Finding(False, said, "Make the stack again (its volumes stay), or use a webhook.")
-    if polls := state_of.source_polls_otherwise(context, stack):
-        return Finding(False, f"The stack's source {polls}, and site.yaml says {mode}.", "Run `cutover deploy`.")
+    if reason := deployment.shared_source(context.site, stack):
+        return Finding(False, reason)
+    if not deployment.updates_as_wanted(context.site, stack):
+        said = f"{deployment.how_it_polls(stack)} of the stack, and site.yaml says {deployment.in_site_yaml(context.site)}."
+        if deployment.polls_as(stack, deployment.auto_update(context.site, stack) or {}):
+            said = f"The stack does not follow new commits by {mode}, as site.yaml says."
+        return Finding(False, said, "Run `cutover deploy`.")
     how = {"polling": f"every {settings.auto_update.interval}", "webhook": "when its webhook is called", "none": "only by hand"}[
         mode
     ]

@@ -70,8 +70,7 @@ def say_repository(stack: Stack | None, found: Found, credentials: Credentials, 
         found.add("portainer.repository", without_login(stack.repository), f"Portainer's stack {stack.name}")
         found.add("portainer.reference", stack.reference, f"Portainer's stack {stack.name}")
         found.add("portainer.compose_file", stack.file, f"Portainer's stack {stack.name}")
-        if stack.source is None:  # newer versions keep the interval with the source
-            found.add("portainer.auto_update", _auto_update(stack.auto_update), f"Portainer's stack {stack.name}")
+        found.add("portainer.auto_update", _auto_update(stack.auto_update), f"Portainer's stack {stack.name}")
         return
     url = without_login(repository) or over_https(_origin(folder))
     source = "you" if repository else f"`git remote` of {folder}"
@@ -91,7 +90,7 @@ def say_repository(stack: Stack | None, found: Found, credentials: Credentials, 
 
 
 def _auto_update(told: Any) -> dict[str, str]:
-    if not told:
+    if not told or not (told.get("Interval") or told.get("Webhook")):
         return {"mode": "none"}
     return {"mode": "polling", "interval": str(told["Interval"])} if told.get("Interval") else {"mode": "webhook"}
 

@@ -35,6 +35,7 @@ from cutover.portainer.deployment import (
     make_a_tag,
     refusals,
     runs_as_wanted,
+    shared_source,
     updates_as_wanted,
 )
 from cutover.qdrant import access
@@ -49,10 +50,7 @@ __all__ = ["do", "plan", "plan_undo", "undo"]
 
 def follows_as_wanted(context: Context, want: Wanted, seen: Deployed) -> bool:
     """Whether the stack follows the branch and its new commits as it should."""
-    stack = seen.stack
-    if stack is None or stack.reference != want.reference or not updates_as_wanted(context.site, stack):
-        return False
-    return not state_of.source_polls_otherwise(context, stack)
+    return seen.stack is not None and seen.stack.reference == want.reference and updates_as_wanted(context.site, seen.stack)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +66,8 @@ def plan(context: Context) -> DeployPlan:
     want = state_of.wanted(context)
     _need_docker(context)
     seen = state_of.see(context, want)
+    if reason := shared_source(context.site, seen.stack):
+        raise Refused(f"Nothing was deployed. {reason}")
     if runs_as_wanted(want, seen):
         return DeployPlan(sentences=[] if follows_as_wanted(context, want, seen) else [_following(context)], want=want)
     if seen.under_way and not seen.halted and not want.unfit:

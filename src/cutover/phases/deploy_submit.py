@@ -20,8 +20,11 @@ from cutover.portainer.deployment import (
     all_variables,
     auto_update,
     collided,
+    how_it_polls,
     in_words,
+    polls_as,
     restarts_unasked,
+    shared_source,
 )
 from cutover.portainer.stack import Stack
 
@@ -106,12 +109,13 @@ def _send(context: Context, want: Wanted, stack: Stack | None, follow: Mapping[s
         _follow(context, want, stack, follow, stack.variables)  # those of the server that runs, until another one does
         server.redeploy(stack, reference=want.reference, variables=given, seconds=site.limits.deploy_seconds)
         return
-    source = _source(context, None) if follow and follow["Interval"] and server.behaviour.sources else None
     server.create(
         name=site.portainer.stack, repository=site.portainer.repository, reference=want.reference,
-        file=site.portainer.compose_file, variables=given, auto_update=follow, source=source,
+        file=site.portainer.compose_file, variables=given, auto_update=follow,
         seconds=site.limits.deploy_seconds,
     )  # fmt: skip
+    if server.behaviour.sources and (made := server.stack(site.portainer.stack)):
+        _poll(context, made, follow or {})
 
 
 def _not_deployed(context: Context, want: Wanted, error: Answered) -> Failed:
@@ -136,29 +140,29 @@ def set_following(context: Context, want: Wanted, stack: Stack, follow: Mapping[
 
 def _follow(context: Context, want: Wanted, stack: Stack, follow: Mapping[str, Any] | None, given: Mapping[str, str]) -> None:
     """Set reference, variables (``given``, as sent) and automatic updates where they are not as wanted."""
-    now = stack.auto_update or {}
-    should = follow or {}
-    same = all((now.get(key) or "") == (should.get(key) or "") for key in ("Interval", "Webhook"))
+    now, should = stack.auto_update or {}, follow or {}
+    same = polls_as(stack, should) and (now.get("Webhook") or "") == (should.get("Webhook") or "")
     if not same or restarts_unasked(now) or stack.reference != want.reference or dict(given) != dict(stack.variables):
         context.portainer.set_git(stack, reference=want.reference, variables=given, auto_update=follow)
     if context.portainer.behaviour.sources:
-        _source(context, stack, interval=str(should.get("Interval") or ""))
+        _poll(context, stack, should)
 
 
-def _source(context: Context, stack: Stack | None, interval: str | None = None) -> int | None:
-    """Portainer 2.44 and newer poll by the interval of the *source*: make or set it."""
-    settings = context.site.portainer
-    if stack is None:
-        return context.portainer.make_source(
-            name=settings.stack, repository=settings.repository, interval=settings.auto_update.interval
-        )
+def _poll(context: Context, stack: Stack, should: Mapping[str, Any]) -> None:
+    """Portainer 2.44 and newer poll by the interval of the stack's Git source: set it where it is not as it should be.
+
+    Not where other stacks share the source: theirs would be polled otherwise.
+    """
+    if polls_as(stack, should):
+        return
     if stack.source is None:
-        if interval:
-            context.ui.say("This Portainer polls by a source's interval, and the stack has no source: set it in Portainer.")
-        return None
-    if context.portainer.source(stack.source).get("interval") != interval:
-        context.portainer.set_interval(stack.source, interval or "")
-    return stack.source
+        context.ui.say("This Portainer polls by the interval of a Git source, and the stack has none: set it in Portainer.")
+    elif stack.source.used_by > 1:
+        context.ui.say(
+            shared_source(context.site, stack) or f"{how_it_polls(stack)} of {stack.name}: other stacks share its source."
+        )
+    else:
+        context.portainer.set_interval(stack.source, str(should.get("Interval") or ""))
 
 
 def facts_of(want: Wanted, seen: Deployed) -> dict[str, Any]:

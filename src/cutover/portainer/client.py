@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +27,7 @@ from cutover.core.write_guard import WriteGuard
 from cutover.portainer.picture import Picture
 from cutover.portainer.stack import (
     PROJECT,
+    Source,
     Stack,
     of_service,
 )
@@ -216,7 +217,8 @@ class Portainer:
         found = next((s for s in self.stacks() if s.name.lower() == name.lower() and s.endpoint == self.endpoint), None)
         if found is None:
             self.need_sight()  # once more: a role can be taken away between two requests
-        return found
+            return None
+        return self._with_source(found)
 
     def stack_file(self, stack: Stack) -> str:
         """The compose file as Portainer has it on its disk."""
@@ -235,7 +237,7 @@ class Portainer:
 
     def create(
         self, *, name: str, repository: str, reference: str, file: str, variables: Mapping[str, str],
-        auto_update: Mapping[str, Any] | None, source: int | None, seconds: float,
+        auto_update: Mapping[str, Any] | None, seconds: float,
     ) -> Stack:  # fmt: skip
         """Make a stack from Git. The answer only means that Portainer has taken it (see :class:`Behaviour`)."""
         body = {
@@ -244,8 +246,6 @@ class Portainer:
         }  # fmt: skip
         if auto_update:
             body["AutoUpdate"] = dict(auto_update)
-        if source is not None:
-            body["SourceID"] = source
         path = "/stacks/create/standalone/repository"
         return self._stack_of(self._json("POST", path, body, params={"endpointId": self.endpoint}, seconds=seconds))
 
@@ -282,22 +282,22 @@ class Portainer:
         """Delete the stack: its containers and network go, its volumes stay."""
         self._json("DELETE", f"/stacks/{stack.id}", params={"endpointId": self.endpoint}, seconds=seconds)
 
-    def make_source(self, *, name: str, repository: str, interval: str) -> int:
-        """A Git source with a polling interval (Portainer 2.43 and newer); its id."""
-        body: dict[str, Any] = {"name": name, "url": repository, "interval": interval, "tlsSkipVerify": False}
-        if token := self._credentials.get("GIT_TOKEN"):
-            body["authentication"] = {"username": self._credentials.get("GIT_USERNAME") or "token", "password": token}
-        return int(self._json("POST", "/gitops/sources/git", body)["id"])
+    def set_interval(self, source: Source, interval: str) -> None:
+        """Set a Git source's polling interval, for every stack that shares it; empty ends polling."""
+        self._json("PUT", f"/gitops/sources/{source.id}", {"interval": interval})
 
-    def source(self, number: int) -> dict[str, Any]:
-        """A Git source."""
-        told: dict[str, Any] = self._json("GET", f"/gitops/sources/{number}")
-        return told
+    def _with_source(self, stack: Stack) -> Stack:
+        """The stack with its source. Of its own interval, which Portainer shows and does not go by, it has the source's instead.
 
-    def set_interval(self, number: int, interval: str) -> None:
-        """Set a source's polling interval; empty ends polling."""
-        kept = {k: v for k, v in self.source(number).items() if k in {"name", "url", "tlsSkipVerify"}}
-        self._json("PUT", f"/gitops/sources/{number}", {**kept, "interval": interval})
+        Only a stack's own page names its source, lists do not. Portainer makes one, or takes the one that there is.
+        """
+        if not self.behaviour.sources or not stack.from_git:
+            return stack
+        number = self._json("GET", f"/stacks/{stack.id}").get("GitSourceId")
+        told = self._json("GET", f"/gitops/sources/{number}") if number else {}
+        source = Source(int(number), str(told.get("interval") or ""), int(told.get("usedBy") or 0)) if number else None
+        update = {**(stack.auto_update or {}), "Interval": source.interval if source else ""}
+        return replace(stack, source=source, auto_update=update if any(update.values()) else None)
 
     # -- Docker -----------------------------------------------------------------------------------
     def docker(self, method: str, path: str, body: Any = None, **rest: Any) -> Any:

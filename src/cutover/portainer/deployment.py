@@ -452,8 +452,36 @@ def all_variables(want: Wanted, stack: Stack | None) -> dict[str, str]:
 def updates_as_wanted(site: Site, stack: Stack) -> bool:
     """Whether the stack follows new commits as site.yaml says."""
     now, should = stack.auto_update or {}, auto_update(site, stack) or {}
-    same = (now.get("Interval") or "") == (should.get("Interval") or "")
-    return same and bool(now.get("Webhook")) == bool(should.get("Webhook")) and not restarts_unasked(now)
+    return polls_as(stack, should) and bool(now.get("Webhook")) == bool(should.get("Webhook")) and not restarts_unasked(now)
+
+
+def polls_as(stack: Stack, should: Mapping[str, Any]) -> bool:
+    """Whether the stack is polled as often as ``should`` says. As lengths of time: Go writes ``5m`` back as ``5m0s``. Pure."""
+    now = (stack.auto_update or {}).get("Interval") or ""
+    return compose_file.seconds(now) == compose_file.seconds(should.get("Interval") or "")
+
+
+def how_it_polls(stack: Stack) -> str:
+    """How often Portainer looks for new commits of a stack, a clause. Pure."""
+    every = (stack.auto_update or {}).get("Interval")
+    return f"Portainer looks for new commits every {every}" if every else "Portainer never looks for new commits"
+
+
+def shared_source(site: Site, stack: Stack | None) -> str:
+    """Why the stack cannot be polled as site.yaml says without changing other stacks, a sentence; empty where it can. Pure."""
+    if stack is None or stack.source is None or stack.source.used_by < 2 or polls_as(stack, auto_update(site, stack) or {}):
+        return ""
+    return (
+        f"{how_it_polls(stack)} of the stack {stack.name}, and site.yaml says {in_site_yaml(site)}. That is a setting of its Git "
+        f"source, which {stack.source.used_by} stacks of this repository share: change it in Portainer (GitOps > Sources) for "
+        "all of them, or write what it is into site.yaml (portainer.auto_update)."
+    )
+
+
+def in_site_yaml(site: Site) -> str:
+    """What site.yaml says about new commits, in its words."""
+    update = site.portainer.auto_update
+    return f"{update.mode} every {update.interval}" if update.mode == "polling" else update.mode
 
 
 def restarts_unasked(update: Mapping[str, Any]) -> bool:

@@ -14,6 +14,18 @@ PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 
 
 @dataclass(frozen=True)
+class Source:
+    """A Git source of Portainer 2.44 and newer. Of one repository and login there is one; ``used_by`` stacks share it.
+
+    ``interval`` is how often Portainer looks for new commits, in Go's words (``5m``); empty where it does not.
+    """
+
+    id: int
+    interval: str
+    used_by: int
+
+
+@dataclass(frozen=True)
 class Stack:
     """A stack as Portainer shows it. ``variables`` holds secrets and is never printed."""
 
@@ -28,7 +40,8 @@ class Stack:
     auto_update: Mapping[str, Any] | None
     variables: Mapping[str, str] = field(repr=False)
     message: str = ""
-    source: int | None = None
+    source: Source | None = None
+    """Where its repository is kept and how it is polled (2.44 and newer); None where it has none, or nobody asked."""
     login: str | None = None
     """The user that Portainer has a password for; None where the repository is read without."""
     skip_tls: bool = False
@@ -48,7 +61,7 @@ class Stack:
             file=git.get("ConfigFilePath") or shown.get("EntryPoint") or "",
             auto_update=shown.get("AutoUpdate") or None,
             variables={pair["name"]: pair.get("value", "") for pair in shown.get("Env") or []},
-            message=told[-1] if told else "", source=shown.get("SourceID") or git.get("SourceID"),
+            message=told[-1] if told else "",
             login=(git.get("Authentication") or {}).get("Username"), skip_tls=bool(git.get("TLSSkipVerify")),
             kind=int(shown.get("Type") or COMPOSE), more_files=tuple(shown.get("AdditionalFiles") or ()),
         )  # fmt: skip

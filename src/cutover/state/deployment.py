@@ -277,22 +277,6 @@ def _key(context: Context, given: Mapping[str, str] | None, name: str) -> str | 
     return (given or {}).get(name) or (context.credentials.get(name) if not given else None)
 
 
-def source_polls_otherwise(context: Context, stack: Stack) -> str:
-    """How the stack's source polls, a clause, where that is not as site.yaml says; empty where it is.
-
-    Newer versions poll by the source's interval, whatever the stack itself shows. One without a source has none.
-    """
-    if not context.portainer.behaviour.sources or stack.source is None:
-        return ""
-    settings = context.site.portainer.auto_update
-    polls = str(context.portainer.source(stack.source).get("interval") or "")
-    # As lengths of time: Go writes "5m" back as "5m0s".
-    if compose_file.seconds(polls) == (compose_file.seconds(settings.interval) if settings.mode == "polling" else 0):
-        return ""
-    meant = f"not every {settings.interval}" if settings.mode == "polling" else "and new commits deploy themselves"
-    return f"{f'polls every {polls}' if polls else 'never polls'}, {meant}"
-
-
 def our_volumes(context: Context) -> list[str]:
     """The volumes that belong to the stack, whether or not it is there."""
     name = context.site.portainer.stack
