@@ -149,6 +149,9 @@ class Lab:
     def need_own_qdrant(self) -> None:
         """:class:`NotShownHere` where the old server is not the lab's own process, which can be told to misbehave."""
 
+    def need_own_nginx(self) -> None:
+        """:class:`NotShownHere` where Nginx is not on the machine that the tool runs on."""
+
     def idle_stack(self, service: str) -> str:
         """The compose file of a stack of somebody else, whose only service does nothing."""
         return f"services:\n  {service}:\n    image: prom/node-exporter:v1.8.2\n    restart: always\n"

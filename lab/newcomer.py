@@ -41,6 +41,7 @@ class Newcomer:
     def finds_out(self) -> Found:
         """Clone, answer, write. The name server of the lab is not on port 53, which no server can tell."""
         lab = self.lab
+        lab.need_own_nginx()
         subprocess.run(["git", "clone", "--quiet", lab.site.portainer.repository, self.clone], check=True, timeout=60)
         wishes = survey.Wishes(name_servers=[f"{lab.names.address}:{lab.names.port}"])
         found = survey.survey(self, wishes, Credentials.from_env(lab.env), self.clone)

@@ -278,7 +278,7 @@ class DockerEngine:
     def image(self, reference: str) -> RealImage:
         with _as_engine_errors():
             found = self._here(reference)
-        if found is None:
+        if found is None or self.knobs.get("registry_down"):  # what is here then is another machine's
             raise EngineError(404, f"No such image: {reference}")
         return found
 

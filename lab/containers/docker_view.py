@@ -65,8 +65,13 @@ class View:
         return json.dumps(told).encode()
 
     def refused(self, path: str, query: str) -> tuple[int, str] | None:
-        """What the engine says where the registry cannot be reached, or does not have an image."""
+        """What the engine says where the registry cannot be reached, or does not have an image.
+
+        While it cannot, the VM has no image either: those that are here are other machines'.
+        """
         given = parse_qs(query)
+        if (found := re.fullmatch(r"(?:/v[\d.]+)?/images/(.+)/json", path)) and self.knobs.get("registry_down"):
+            return 404, f"No such image: {unquote(found[1])}"
         if found := re.fullmatch(r"(?:/v[\d.]+)?/distribution/(.+)/json", path):
             name = unquote(found[1])
         elif re.fullmatch(r"(/v[\d.]+)?/images/create", path):

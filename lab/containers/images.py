@@ -40,6 +40,7 @@ PROGRAMS = tuple(
         "bash sh cat ls mkdir rm mv cp ln stat test chmod chown sleep touch sync sha256sum md5sum head tail wc env id readlink",
         "realpath mktemp install find grep sed awk tar gzip date printf echo true false tr cut sort uniq xargs ps kill df du od dd",
         "tee seq dirname basename uname setpriv setsid nohup timeout flock getent cmp diff comm chgrp expr nice pgrep ss mkfifo split fold nl",
+        "cksum",
     )
     for word in line.split()
 )

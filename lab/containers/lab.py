@@ -208,6 +208,9 @@ class ContainerLab(Lab):
     def need_own_qdrant(self) -> None:
         raise NotShownHere("an image of Qdrant cannot be told to misbehave like this; the lab's own process can")
 
+    def need_own_nginx(self) -> None:
+        raise NotShownHere("`init` looks for Nginx here or by SSH, and this ground's is in a container; the lab's own is here")
+
     def idle_stack(self, service: str) -> str:
         command = f"image: {self.images.base}\n    command: [sleep, infinity]"
         return f"services:\n  {service}:\n    {command}\n    init: true\n    restart: always\n"

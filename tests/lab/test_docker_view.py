@@ -59,6 +59,9 @@ def test_a_registry_that_is_away_says_so_for_looking_and_pulling(tmp_path: Path)
     for one in (look, pull):
         assert (view(tmp_path, registry_down=True).refused(*one) or (0,))[0] == 500
         assert (view(tmp_path, unpullable=["r/q:v1"]).refused(*one) or (0,))[0] == 404
+    here = ("/v1.41/images/r/q:v1@sha256:0/json", "")  # by another machine's container
+    assert view(tmp_path).refused(*here) is None
+    assert (view(tmp_path, registry_down=True).refused(*here) or (0,))[0] == 404
 
 
 def test_the_engine_is_as_large_as_the_vm(tmp_path: Path) -> None:
