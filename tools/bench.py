@@ -5,7 +5,9 @@ application notices of a copy, sending a backlog again, and what the gate costs 
 ``./scripts/bench`` runs it. Without further words it brings its own two servers; with ``--old`` and ``--new`` it runs against two
 that are given, for example real ones (keys from QDRANT_API_KEY and QDRANT_READ_ONLY_API_KEY). Both must be empty: everything is made
 and removed again. Nginx is always a local one. Every measurement is bounded; ``--sizes`` and ``--seconds`` say how much is done.
-Ratios carry over to other machines, absolute times do not; on small machines the load generator takes its share.
+Ratios carry over to other machines, absolute times do not; on small machines the load generator takes its share. With ``--apart``
+the old server, Nginx and the load have the first half of the processors and the new server and the tool the other, as two machines
+would (servers that are given: start them with ``taskset``); disks are shared all the same.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import os
 import random
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +38,7 @@ from cutover import runner
 from cutover.context import Context
 from cutover.core.errors import CutoverError
 from cutover.core.ui import ConfirmedInAdvance
+from cutover.core.wait import Not, wait_until
 from cutover.gate.write_log import Write
 from cutover.qdrant import compare
 from cutover.replication import resend, switchover
@@ -42,8 +46,12 @@ from cutover.replication.account import Account
 from cutover.replication.position import Position
 from lab.lab import Lab, new_folder
 from lab.load import Load
+from tools import felt
+from tools.felt import Writes
 
 NAME = "bench"
+#: Records a request of the bench carries.
+BATCH = 500
 
 
 @dataclass
@@ -56,15 +64,31 @@ class Row:
     remark: str = ""
 
 
+class Cores:
+    """Which processors the two machines have that are imagined. Threads and processes that are started keep what holds then."""
+
+    def __init__(self, apart: bool) -> None:
+        there = sorted(os.sched_getaffinity(0))
+        half = (len(there) + 1) // 2 if apart else 0
+        self.old, self.new = set(there[:half] or there), set(there[half:] or there)
+
+    def move(self, to: set[int]) -> None:
+        """The calling thread, and what it starts, runs on these from now on."""
+        os.sched_setaffinity(0, to)
+
+
 class Bench:
     """The servers, the gate between them, and the numbers."""
 
-    def __init__(self, lab: Lab, size: int, seconds: float, storage: Path | None) -> None:
-        self.lab, self.dimensions, self.seconds, self.storage = lab, size, seconds, storage
+    def __init__(self, lab: Lab, options: argparse.Namespace, storage: Path | None, cores: Cores) -> None:
+        self.lab, self.dimensions, self.seconds, self.storage = lab, options.dimensions, options.seconds, storage
+        self.migration, self.graph, self.cores = options.migration, options.graph, cores
         self.rows: list[Row] = []
 
     def add(self, what: str, value: float, unit: str, remark: str = "") -> None:
-        self.rows.append(Row(what, round(value, 4), unit, remark))
+        row = Row(what, round(value, 4), unit, remark)
+        self.rows.append(row)
+        print(f"{row.what}: {row.value:,.3f} {row.unit}  {row.remark}", file=sys.stderr, flush=True)  # a long run may be ended
 
     @contextmanager
     def run(self) -> Iterator[Context]:
@@ -82,21 +106,24 @@ class Bench:
 
     # -- records --------------------------------------------------------------------------------------
     def fill(self, count: int) -> None:
-        """Add random records until there are ``count``."""
-        dice = random.Random(count)
+        """Add random records until there are ``count``, and wait until the server has built what it builds."""
+        from numpy.random import default_rng
+
+        dice = default_rng(count)
         with self.run() as run, run.guard.act("bench.fill", f"Fill {count} records"):
             if NAME not in run.old.collections():
-                settings = {"vectors": {"size": self.dimensions, "distance": "Cosine"}, "hnsw_config": {"m": 8}}
-                run.old.ask("PUT", f"/collections/{NAME}", settings)
-            for at in range(run.old.count(NAME), count, 500):
-                part = range(at, min(count, at + 500))
-                run.old.upsert(
-                    NAME,
-                    [
-                        {"id": i, "vector": [round(dice.gauss(0, 1), 4) for _ in range(self.dimensions)], "payload": {"n": i}}
-                        for i in part
-                    ],
-                )
+                vectors = {"size": self.dimensions, "distance": "Cosine"}
+                run.old.ask("PUT", f"/collections/{NAME}", {"vectors": vectors, "hnsw_config": {"m": self.graph}})
+            for at in range(run.old.count(NAME), count, BATCH):
+                ids = range(at, min(count, at + BATCH))
+                drawn = dice.standard_normal((len(ids), self.dimensions)).round(4).tolist()
+                run.old.upsert(NAME, [{"id": i, "vector": v, "payload": {"n": i}} for i, v in zip(ids, drawn, strict=True)])
+
+            def built() -> bool | Not:
+                state = run.old.info(NAME)["status"]
+                return state == "green" or Not(f"{NAME} is {state}")
+
+            wait_until(built, deadline=7200, what="the search index of what was filled in")
 
     # -- the copy -------------------------------------------------------------------------------------
     def copies(self, count: int) -> None:
@@ -129,15 +156,14 @@ class Bench:
                         "s",
                         "the server has to be stopped for it",
                     )
-            began = time.monotonic()
-            problem = self._migrate(run)
-            self.add(
-                f"copy of {count}: QdrantClient.migrate",
-                time.monotonic() - began,
-                "s",
-                problem or "no aliases, no proof, writes meanwhile are missed",
-            )
-            run.new.delete_collection(NAME)
+            others = [("QdrantClient.migrate", self._migrate)]
+            others += [("qdrant/migration", self._migration)] if self.migration else []
+            for name, copy in others:
+                began = time.monotonic()
+                problem = copy(run)
+                remark = problem or f"{run.new.count(NAME)} records; no aliases, no proof, writes meanwhile are missed"
+                self.add(f"copy of {count}: {name}", time.monotonic() - began, "s", remark)
+                run.new.delete_collection(NAME)
 
     def _scrolls(self, run: Context, count: int) -> None:
         """What comparing costs with the client library: read both servers whole, page by page, and compare the records."""
@@ -180,41 +206,59 @@ class Bench:
                 target.close()
         return ""
 
+    def _migration(self, run: Context) -> str:
+        """The program of qdrant/migration, over gRPC at the next port of each server."""
+        if run.credentials.get("QDRANT_API_KEY"):
+            return "not run: it takes keys in its arguments only, which everybody on the machine can read"
+        words = [self.migration, "qdrant", f"--migration.batch-size={BATCH}", "--migration.restart"]
+        for side, server in (("source", run.old), ("target", run.new)):
+            parts = urlsplit(server.url)
+            words += [f"--{side}.url=http://{parts.hostname}:{(parts.port or 80) + 1}", f"--{side}.collection={NAME}"]
+        ended = subprocess.run(words, capture_output=True, text=True, check=False)
+        said = [line.strip() for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
+        return "" if ended.returncode == 0 else f"failed: {' '.join(said[-1:])[:80]}"
+
+    def gently(self, count: int, rounds: int = 3) -> None:
+        """The slowest write of an application to the collection that is copied, part by part, and without a copy as long."""
+        url, key = self.lab.site.qdrant.public_url, self.lab.keys.qdrant
+        writes = Writes(url, key, NAME, self.dimensions, count, lambda: self.cores.move(self.cores.old))
+        with self.run() as run, run.guard.act("bench.gently", f"Copy {count} records while somebody writes"), writes:
+            found = felt.felt(run, writes, NAME, self.seconds, rounds)
+        for what, value, said in felt.rows(found):
+            self.add(f"{count} records: {what}", value, "times" if "as often" in what else "ms", said)
+
     # -- the hold -------------------------------------------------------------------------------------
     def _applications(self, url: str) -> Load:
         """Applications that read and write there from now on."""
         load = Load(url, self.lab.keys.qdrant, self.lab.folder / "load", writers=2, readers=1, pace=0.004)
+        self.cores.move(self.cores.old)
         load.start()
+        self.cores.move(self.cores.new)
         return load
 
     def holds(self, count: int) -> None:
-        """There and back under load, with ``count`` records on both servers: applications behind the operator's server, as they
-        are, and at the gate's own address, as if it stood in that server's place.
-        """
-        gate = f"http://{self.lab.site.nginx.gate_address}"
-        for name, url in (("", self.lab.site.qdrant.public_url), (", applications at the gate itself", gate)):
-            load = self._applications(url)
-            self.does("copy")
-            held = []
-            try:
-                for verb in ("switch", "back"):
-                    load.wait_for(100)
-                    held.append(self.does(verb)["held_seconds"])
+        """There and back under load of applications at the gate's own address, as if it stood in the operator's server's place."""
+        load = self._applications(f"http://{self.lab.site.nginx.gate_address}")
+        self.does("copy")
+        held = []
+        try:
+            for verb in ("switch", "back"):
                 load.wait_for(100)
-            finally:
-                report = load.stop()
-            self.does("copy", undo=True)
-            said = f"{report.requests} requests, {report.failed} failed, {report.lost} lost"
-            self.add(f"hold with {count} records{name}: there / back", max(held), "s", " / ".join(f"{h:.3f}" for h in held))
-            self.add(f"longest wait of a write with {count} records{name}", report.longest_write, "s", said)
+                held.append(self.does(verb)["held_seconds"])
+            load.wait_for(100)
+        finally:
+            report = load.stop()
+        self.does("copy", undo=True)
+        what = f"with {count} records, applications at the gate itself"
+        said = f"{report.requests} requests, {report.failed} failed, {report.lost} lost"
+        self.add(f"hold {what}: there / back", max(held), "s", " / ".join(f"{h:.3f}" for h in held))
+        self.add(f"longest wait of a write {what}", report.longest_write, "s", said)
 
     def moves(self, what: str) -> None:
         """There and back under load, twice: on the comparison before, and comparing everything."""
         load = self._applications(self.lab.site.qdrant.public_url)
         load.wait_for(300)
-        copied = time.time()
         self.does("copy")
-        moved = time.time()
         held, took = [], []
         try:
             for verb, prove_all in (("switch", False), ("back", False), ("switch", True), ("back", True)):
@@ -232,9 +276,6 @@ class Bench:
         self.add(f"longest wait of a write with {what}", report.longest_write, "s", said)
         self.add(f"move with {what}, on the comparison before", max(took[:2]), "s", " / ".join(f"{t:.1f}" for t in took[:2]))
         self.add(f"move with {what}, comparing everything", max(took[2:]), "s", " / ".join(f"{t:.1f}" for t in took[2:]))
-        for name, from_, to in (("before", 0.0, copied), ("during", copied, moved)):
-            slow = max((longest for at, *_, longest in report.series if from_ <= at < to), default=0.0)
-            self.add(f"slowest write {name} the copy, with {what}", slow, "s")
 
     def with_collections(self, count: int) -> None:
         """Small collections beside the large one, until there are ``count``."""
@@ -345,8 +386,9 @@ def _given(lab: Lab, old: str, new: str) -> None:
         for role, url in (("old", old), ("new", new))
     }
     lab.change_site(limits={"slow_ms": 50.0})
-    lab.change_site(qdrant={"old_url": old, "new_url": new}, guests=guests)
     key = os.environ.get("QDRANT_API_KEY", "")
+    access = {} if key else {"access": "open"}
+    lab.change_site(qdrant={"old_url": old, "new_url": new} | access, guests=guests)
     lab.keys = replace(lab.keys, qdrant=key, qdrant_read_only=os.environ.get("QDRANT_READ_ONLY_API_KEY", key))
 
 
@@ -358,6 +400,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--storage", type=Path, help="the source's folder of collections, for comparing with a plain copy")
     parser.add_argument("--sizes", default="1000,5000", help="numbers of records (default: %(default)s)")
     parser.add_argument("--dimensions", type=int, default=128, help="of every vector (default: %(default)s)")
+    parser.add_argument("--graph", type=int, default=8, help="m of the search index; 0 builds none (default: %(default)s)")
+    parser.add_argument("--apart", action="store_true", help="share out the processors as if there were two machines")
+    parser.add_argument(
+        "--migration", help="the program of qdrant/migration, for comparing with it; real servers without keys only"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement of the gate (default: %(default)s)")
     parser.add_argument("--collections", default="", help="numbers of collections for further moves, such as 100,1000")
     parser.add_argument("--backlog", type=int, default=0, help="number of recorded writes that are sent again")
@@ -374,12 +421,15 @@ def main(argv: list[str] | None = None) -> int:
         if options.old:
             _given(lab, options.old, options.new)
         own = None if options.old else lab.new_qdrant()
+        cores = Cores(options.apart)
+        cores.move(cores.old)
         with lab:
+            cores.move(cores.new)
             try:
                 if own is not None:
                     own.start()
                 storage = options.storage or (None if options.old else lab.disk(952) / "qdrant" / "storage")
-                bench = Bench(lab, options.dimensions, options.seconds, storage)
+                bench = Bench(lab, options, storage, cores)
                 _refuse_full_servers(bench)
                 _measure(bench, sizes, collections, options.backlog, console)
             except CutoverError as error:
@@ -417,9 +467,11 @@ def _measure(bench: Bench, sizes: list[int], collections: list[int], backlog: in
         for count in sizes:
             with console.status(f"{count} records ..."):
                 bench.fill(count)
-                bench.copies(count)
-                bench.holds(count)
+                bench.gently(count)
                 bench.moves(f"{count} records")
+                if count == sizes[0]:
+                    bench.holds(count)
+                bench.copies(count)
         for count in collections:
             with console.status(f"{count} collections ..."):
                 bench.with_collections(count)
