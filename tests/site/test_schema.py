@@ -56,7 +56,7 @@ def test_all_mistakes_come_at_once_with_their_lines() -> None:
     found = mistakes(text)
     assert found["name"] == (1, "is missing")
     assert found["nam"][0] == line_of(text, "nam: home-lab")
-    assert found["guests.vllm.vmid"] == (line_of(text, "'801'"), "expected a whole number, found '801'")
+    assert found["guests.vllm.vmid"] == (line_of(text, "'801'"), "expected a whole number, found '801': write it without quotes")
     assert "less than the 100 GB" in found["resize.after.disk_gb"][1]
     assert found["guests.new.address"] == (line_of(text, "vmid: 1001"), "the address 10.0.0.152 is already that of guests.old")
     assert "already that of guests.legacy[0]" in found["guests.legacy[1].vmid"][1]
@@ -77,6 +77,12 @@ def test_all_mistakes_come_at_once_with_their_lines() -> None:
         ("hold_seconds: 1.0", "hold_seconds: 0.4", "limits.hold_seconds", "greater than or equal to 0.5"),
         ("kind: rfc2136", "kind: bind", "dns[0]", "expected `kind` to be one of"),
         ("  binary: nginx", "  binary: nginx\n  bogus: 1", "nginx.bogus", "not a field"),
+        ("hold_seconds: 1.0", "hold_second: 1.0", "limits.hold_second", "did you mean hold_seconds?"),
+        ("public_url: http://nginx", "Public-Url: http://nginx", "qdrant.Public-Url", "did you mean public_url?"),
+        ("interval: 5m", "intervall: 5m", "portainer.auto_update.intervall", "did you mean interval?"),
+        ("  binary: nginx", "  binary: 7", "nginx.binary", "expected text, found 7: write it in quotes"),
+        ("[ssh, root@nginx.home.arpa]", "ssh root@nginx", "nginx.shell", "expected a list, found 'ssh root@nginx': write [ssh, "),
+        ("  node: pve", "\tnode: pve", "YAML", "a tab stands where YAML takes only spaces"),
         ("node: pve", "node: [", "YAML", ""),
         ("address: vllm.home.arpa", "address: 10.0.0.300", "guests.vllm.address", "an IP address or a host name"),
         ("address: vllm.home.arpa", "address: NGINX.home.arpa", "guests.vllm.address", "already that of guests.nginx"),

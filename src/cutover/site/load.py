@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -62,6 +64,8 @@ def parse(text: str, path: Path = Path("site.yaml")) -> Site:
         said = " ".join(str(error.problem or error).split("\n")[0].split())
         if said.startswith("but ") and error.context:  # its context is the first half of the sentence
             said = f"{error.context}, {said}"
+        if r"'\t'" in said:
+            said = "a tab stands where YAML takes only spaces"
         raise WrongSite(path, [Mistake(path, line, "YAML", said)]) from None
     except TypeError:  # ruamel says that a mapping or list is not hashable, and not where
         raise WrongSite(path, [Mistake(path, 1, "YAML", "a list or a group of fields stands where a name should")]) from None
@@ -177,7 +181,6 @@ def _contradictions_in(tree: CommentedMap) -> Iterable[tuple[Where, str]]:
 
 _EXPECTED = {
     "missing": "is missing",
-    "extra_forbidden": "is not a field of site.yaml; look for a typing mistake",
     "int_type": "expected a whole number",
     "float_type": "expected a number",
     "string_type": "expected text",
@@ -192,11 +195,13 @@ _EXPECTED = {
 
 def _sentence(problem: Any) -> str:
     kind, found, context = problem["type"], problem.get("input"), problem.get("ctx", {})
-    if kind in {"missing", "extra_forbidden", "union_tag_not_found"}:
+    if kind == "extra_forbidden":
+        return f"is not a field of site.yaml; {_near(str(problem['loc'][-1]))}"
+    if kind in {"missing", "union_tag_not_found"}:
         return _EXPECTED[kind]
     shown = _shown(found)
     if kind in _EXPECTED:
-        return f"{_EXPECTED[kind]}, found {shown}"
+        return f"{_EXPECTED[kind]}, found {shown}{_instead(kind, found)}"
     if kind == "value_error":
         return f"expected {context['error']}, found {shown}"
     if kind == "union_tag_invalid":
@@ -205,6 +210,36 @@ def _sentence(problem: Any) -> str:
     if kind.startswith(("greater_than", "less_than")):
         said = f"a number {said}"
     return f"expected {said}, found {shown}"
+
+
+def _near(name: str) -> str:
+    """What may have been meant by a name that no field has."""
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), sorted(_fields(Site)), n=1, cutoff=0.75)
+    return f"did you mean {near[0]}?" if near else "look for a typing mistake"
+
+
+def _fields(part: type[BaseModel]) -> set[str]:
+    """The names of all fields in a part and those below it."""
+    below = {one for field in part.model_fields.values() for one in _parts(field.annotation)}
+    return {*part.model_fields}.union(*map(_fields, below))
+
+
+def _parts(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _parts(inner)
+
+
+def _instead(kind: str, found: object) -> str:
+    """How the same value is written so that it is taken."""
+    if kind in {"int_type", "float_type"} and isinstance(found, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", found):
+        return ": write it without quotes"
+    if kind == "string_type" and isinstance(found, bool | int | float):
+        return ": write it in quotes"
+    if kind == "list_type" and isinstance(found, str):
+        return f": write [{', '.join(without_login(found).split())}]"
+    return ""
 
 
 def _shown(found: object) -> str:
