@@ -71,7 +71,9 @@ def of_env_file(path: Path) -> dict[str, str]:
         if rest[:1] in {"'", '"', "\\"}:
             raise WrongUsage(f"{path}:{number} cannot be read: a quote is open, or a backslash stands last.", "Close the quote.")
         if not equals or re.search(r"\s", name) or re.match(r"\s+[^\s#]", rest):
-            raise WrongUsage(f"{path}:{number} is not NAME=value.", "Put quotes around a value with spaces.")
+            raise WrongUsage(
+                f"{path}:{number} is not NAME=value.", "Write no space around =, and quotes around a value with spaces."
+            )
         if name not in NAMES:
             shown = f": {name}" if re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) else ""  # a key may stand there
             raise WrongUsage(f"{path}:{number} has a name that is no key{shown}.", "`cutover keys` lists the names.")
