@@ -193,11 +193,27 @@ class TestWhereUsersComeIn:
         ("ssh://git@git.home.arpa/infra/site.git", "https://git.home.arpa/infra/site.git"),
         ("https://me:hush@git.home.arpa/a.git", "https://git.home.arpa/a.git"),
         ("http://10.0.0.20:8418/site.git", "http://10.0.0.20:8418/site.git"),
+        ("ssh://git.home.arpa/infra/site.git", "https://git.home.arpa/infra/site.git"),
+        ("ssh://me:hush@git.home.arpa/a.git", "https://git.home.arpa/a.git"),
         ("/srv/git/site.git", ""),
     ],
 )
 def test_a_remote_for_ssh_is_one_for_https_and_no_password_stays(remote: str, url: str) -> None:
     assert portainer.over_https(remote) == url
+
+
+@pytest.mark.parametrize(
+    ("origin", "said"),
+    [("", "is no clone of a repository"), ("file://me:hush@a/b", "cannot pull from file://a/b, where the clone")],
+)
+def test_where_a_clone_is_from_that_portainer_cannot_pull_is_said(
+    origin: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portainer, "_origin", lambda _: origin)
+    found = Found()
+    portainer.say_repository(None, found, Credentials({}), tmp_path, "")
+    (gap,) = found.gaps
+    assert said in gap.source
 
 
 @pytest.mark.parametrize("login", ["me:hush", ":hush", "hush", "me:hu@sh"])

@@ -80,6 +80,7 @@ def test_all_mistakes_come_at_once_with_their_lines() -> None:
         ("hold_seconds: 1.0", "hold_second: 1.0", "limits.hold_second", "did you mean hold_seconds?"),
         ("public_url: http://nginx", "Public-Url: http://nginx", "qdrant.Public-Url", "did you mean public_url?"),
         ("interval: 5m", "intervall: 5m", "portainer.auto_update.intervall", "did you mean interval?"),
+        ("  binary: nginx", "  binary: null", "nginx.binary", "found nothing: fill it in, or let `cutover init` find it out"),
         ("  binary: nginx", "  binary: 7", "nginx.binary", "expected text, found 7: write it in quotes"),
         ("[ssh, root@nginx.home.arpa]", "ssh root@nginx", "nginx.shell", "expected a list, found 'ssh root@nginx': write [ssh, "),
         ("  node: pve", "\tnode: pve", "YAML", "a tab stands where YAML takes only spaces"),

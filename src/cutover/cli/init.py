@@ -162,6 +162,7 @@ def _say_rest(output: Output, file: Path, found: Found) -> None:
     new = found.get("guests.new")
     published = re.findall(r'- "?([\w.\[\]:]+):\d+:6333"?', compose.read_text(encoding="utf-8")) if compose.is_file() else []
     if new and published and new["address"] not in published:
-        said = f"{compose} publishes Qdrant on {shown(published)}; `cutover stack` prints it for this site."
+        said = f"{compose} publishes Qdrant on {shown(published)}; replace it by what `cutover stack` prints, and commit that."
         output.line(said, "yellow", mark="!")
-    output.line("Next: `cutover check --moment before`.")
+    first = f"fill in what {file} marks with `GAP:`, then " if found.gaps else ""
+    output.line(f"Next: {first}`cutover check --moment before`.")

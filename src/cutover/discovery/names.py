@@ -70,7 +70,12 @@ def say(
         why = f"{', '.join(silent)} did not answer" if silent else "no name server is known"
         found.gap("dns", why, "cat /etc/resolv.conf")
     else:
-        found.add("dns", [], f"{', '.join(tried)} know no name of a guest that leaves", chosen=True)
+        found.add(
+            "dns",
+            [],
+            f"{' and '.join(tried)} {'knows' if len(tried) == 1 else 'know'} no name of a guest that leaves",
+            chosen=True,
+        )
 
 
 def _split(text: str) -> tuple[str, int]:

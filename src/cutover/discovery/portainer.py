@@ -72,10 +72,13 @@ def say_repository(stack: Stack | None, found: Found, credentials: Credentials, 
         found.add("portainer.compose_file", stack.file, f"Portainer's stack {stack.name}")
         found.add("portainer.auto_update", _auto_update(stack.auto_update), f"Portainer's stack {stack.name}")
         return
-    url = without_login(repository) or over_https(_origin(folder))
+    origin = _origin(folder)
+    url = without_login(repository) or over_https(origin)
     source = "you" if repository else f"`git remote` of {folder}"
     if not url:
-        found.gap("portainer.repository", f"{folder} is no clone of a repository", "git remote get-url origin")
+        cannot = f"Portainer cannot pull from {without_login(origin)}, where the clone in {folder} is from"
+        why = cannot if origin else f"{folder} is no clone of a repository"
+        found.gap("portainer.repository", why, "git remote get-url origin, where Portainer's repository was cloned")
         return
     found.add("portainer.repository", url, source, chosen=True)
     try:
@@ -98,7 +101,8 @@ def _auto_update(told: Any) -> dict[str, str]:
 def over_https(remote: str) -> str:
     """The address that Portainer can use of a Git remote, which may be one for SSH. Pure; user and password are left out."""
     remote = remote.strip()
-    if match := re.fullmatch(r"(?:ssh://)?[\w.-]+@([\w.-]+)(?::\d+(?=/))?[:/](.+)", remote):
+    ssh = r"ssh://(?:[^@/]*@)?([\w.-]+)(?::\d+)?/(.+)", r"[\w.-]+@([\w.-]+)[:/](.+)"
+    if match := next(filter(None, (re.fullmatch(form, remote) for form in ssh)), None):
         return f"https://{match[1]}/{match[2].lstrip('/')}"
     return re.sub(r"^(https?://)[^@/]+@", r"\1", remote) if remote.startswith(("https://", "http://")) else ""
 

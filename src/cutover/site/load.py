@@ -239,6 +239,8 @@ def _instead(kind: str, found: object) -> str:
         return ": write it in quotes"
     if kind == "list_type" and isinstance(found, str):
         return f": write [{', '.join(without_login(found).split())}]"
+    if found is None:
+        return ": fill it in, or let `cutover init` find it out"
     return ""
 
 
