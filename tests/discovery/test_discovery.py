@@ -430,7 +430,8 @@ class TestTheFile:
         tree = {"guests": {"old": {"vmid": 952, "kind": "lxc", "name": "qdrant", "address": "q.lan", "node": "pve"}}}
         assert differences(found, {**tree, "portainer": {"url": "https://p:9443/"}, "name": "home"}) == []
         tree["guests"]["old"]["address"] = "10.0.0.8"
-        (apart, _) = differences(found, tree)
+        apart, *missing = differences(found, tree)
+        assert [one.fact.name for one in missing] == ["portainer.url", "name"], "a gap is filled, also by a choice"
         assert str(apart) == "guests.old is address 10.0.0.8 in site.yaml and address 10.0.0.7 by Proxmox"
 
     def test_the_order_of_guests_and_a_name_that_nobody_can_resolve_are_none_either(

@@ -131,7 +131,7 @@ def run(
         told = [one for one in found.facts.values() if not one.gap]
         output.line(f"{file} is written: {len(told)} values were found out.", "b")
         code = 0
-    _say_rest(output, file, found)
+    _say_rest(output, file, found, wishes)
     return code
 
 
@@ -153,10 +153,11 @@ def _over(output: Output, file: Path, text: str, found: Found, tree: Mapping[str
     return 0
 
 
-def _say_rest(output: Output, file: Path, found: Found) -> None:
+def _say_rest(output: Output, file: Path, found: Found, wishes: survey.Wishes) -> None:
     for note in found.notes:
         output.line(note, "yellow", mark="!")
-    for gap in found.gaps:
+    gaps = [gap for gap in found.gaps if wishes.said(*gap.where) is None]  # the operator may have filled them in
+    for gap in gaps:
         output.line(f"{gap.name}: {gap.source}. This would tell: {gap.tell}", "yellow", mark="?")
     compose = file.absolute().parent / "stacks/qdrant/docker-compose.yml"
     new = found.get("guests.new")
@@ -164,5 +165,5 @@ def _say_rest(output: Output, file: Path, found: Found) -> None:
     if new and published and new["address"] not in published:
         said = f"{compose} publishes Qdrant on {shown(published)}; replace it by what `cutover stack` prints, and commit that."
         output.line(said, "yellow", mark="!")
-    first = f"fill in what {file} marks with `GAP:`, then " if found.gaps else ""
+    first = f"fill in what {file} marks with `GAP:`, then " if gaps else ""
     output.line(f"Next: {first}`cutover check --moment before`.")

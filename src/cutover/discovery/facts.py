@@ -93,15 +93,20 @@ def shown(value: Any) -> str:
     return "not there" if value is None else str(value)
 
 
+def at(tree: Any, where: Iterable[str]) -> Any:
+    """What a parsed file says at a place, or None."""
+    for key in where:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
 def differences(found: Found, tree: Mapping[str, Any], *, chosen: bool = False) -> list[Difference]:
-    """Where the parsed file ``tree`` says something else than was found. Gaps say nothing. ``chosen``: choices count as well."""
+    """Where the parsed file ``tree`` says something else than was found, or nothing. ``chosen``: choices count as well."""
     result = []
     for fact in found.facts.values():
-        if fact.gap or (fact.chosen and not chosen):
+        written = at(tree, fact.where)
+        if fact.gap or (fact.chosen and not chosen and written is not None):
             continue
-        written: Any = tree
-        for key in fact.where:
-            written = written.get(key) if isinstance(written, Mapping) else None
         if not any(same(written, value) for value in (fact.value, *fact.also)):
             result.append(Difference(fact, written))
     return result

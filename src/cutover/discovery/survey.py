@@ -22,7 +22,7 @@ from cutover.core.http import Tls
 from cutover.core.shell import Shell, words
 from cutover.core.write_guard import WriteGuard
 from cutover.discovery import guests, names, nginx, portainer, trust
-from cutover.discovery.facts import Found
+from cutover.discovery.facts import Found, at
 from cutover.portainer.client import Portainer
 from cutover.proxmox.client import Proxmox
 from cutover.site import schema
@@ -56,10 +56,7 @@ class Wishes:
 
     def said(self, *where: str) -> Any:
         """What the earlier file says at a place, or None."""
-        node: Any = self.tree
-        for key in where:
-            node = node.get(key) if isinstance(node, Mapping) else None
-        return node
+        return at(self.tree, where)
 
     def wished_guests(self) -> dict[str, str]:
         """Ids or names by part: of the command line, else of the earlier file."""
