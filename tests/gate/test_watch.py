@@ -87,23 +87,35 @@ def test_a_watch_that_is_gone_is_begun_again(stage: Stage) -> None:
     until(lambda: not stage.gate.state().unwatched, "Somebody watching again", deadline=60)
 
 
-@pytest.mark.skipif(not Path("/usr/bin/busybox").exists(), reason="busybox is not installed here")
-@pytest.mark.parametrize("shell", [["busybox"], []], ids=["busybox", "this machine's"])
-def test_the_watch_is_understood_by_every_shell(tmp_path: Path, shell: list[str]) -> None:
-    """The same without nginx: a log with a refused and a good write, and room enough."""
+def _folder(tmp_path: Path) -> Path:
+    """A gate's folder without nginx; its records belong to nobody in particular."""
     gate = tmp_path / "gate"
     for name in ("flags", "log", "bodies"):
         (gate / name).mkdir(parents=True)
     for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(folder.stat().st_mode | 0o011)
     (gate / "bodies").chmod(0o777)
+    (gate / "flags/record").touch()
+    return gate
+
+
+@pytest.fixture(params=[["busybox"], []], ids=["busybox", "this machine's"])
+def shell(request: pytest.FixtureRequest) -> list[str]:
+    """What leads to a shell."""
+    words: list[str] = request.param
+    if words and not Path("/usr/bin/busybox").exists():
+        pytest.skip("busybox is not installed here")
+    return words
+
+
+def test_the_watch_is_understood_by_every_shell(tmp_path: Path, shell: list[str]) -> None:
+    """A log with a refused and a good write, and room enough."""
+    gate = _folder(tmp_path)
     end = '{"n":"end","id":"%s","uri":"/x","status":"%d","side":"old","to":"1:1","answered":"%d","body":"%s/bodies/%010d"}\n'
     (gate / "log/writes.jsonl").write_text("".join(end % ("i", s, s, gate, n) for n, s in enumerate((401, 200), start=1)))
     for number in (1, 2):
         (gate / f"bodies/{number:010d}").write_text("x")
-    (gate / "flags/record").touch()
-    guard = WriteGuard()
-    there = Folder(str(gate), Shell(shell, guard))
+    there = Folder(str(gate), Shell(shell, WriteGuard()))
     watch = Watch(there, Bodies(there, "nobody"))
     watch.reserve_mb = 0
     run = subprocess.Popen([*shell, "sh"], stdin=subprocess.PIPE, cwd=gate)
@@ -117,6 +129,26 @@ def test_the_watch_is_understood_by_every_shell(tmp_path: Path, shell: list[str]
         (gate / "flags/record").unlink()
         run.wait(10)
         there.shell.close()
+
+
+@pytest.mark.parametrize("at", ["rm -f flags/record; ", "sleep 2; "], ids=["while it ends", "when it has ended"])
+def test_a_recording_that_was_begun_meanwhile_loses_nothing_to_the_watch_of_the_one_before(
+    tmp_path: Path, shell: list[str], at: str
+) -> None:
+    """Somebody made room and began to record anew at once: bodies of then are none that the full disk left behind."""
+    gate = _folder(tmp_path)
+    there = Folder(str(gate), Shell(shell, WriteGuard()))
+    watch = Watch(there, Bodies(there, "nobody"))
+    watch.reserve_mb = 1 << 30
+    (gate / "bodies/0000000001").write_text("x")
+    anew = "rm -f log/ended bodies/*; printf another > log/watch; true > flags/record; echo x > bodies/0000000002; "
+    script = watch.begun()
+    assert at in script
+    run = subprocess.Popen([*shell, "sh"], stdin=subprocess.PIPE, cwd=gate)
+    run.communicate((script.replace(at, f"{at.replace('sleep 2; ', '')}{anew}", 1) + "wait\n").encode(), timeout=60)
+    there.shell.close()
+    assert [file.name for file in (gate / "bodies").iterdir()] == ["0000000002"]
+    assert ((gate / "flags/record").exists(), (gate / "log/ended").exists()) == (True, False)
 
 
 # -- the gate's questions -------------------------------------------------------------------------

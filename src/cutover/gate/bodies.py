@@ -63,6 +63,11 @@ class Bodies:
         remove = self._in_bodies("find . -mindepth 1 ! -type d -exec rm -f {} +")
         return f"{{ [ ! -d bodies ] || {{ {remove}; }} ; }}"
 
+    def names(self) -> str:
+        """A script for the gate's folder that prints the names of all of them, one a line."""
+        find = self._in_bodies("find . -mindepth 1 ! -type d -name '[0-9]*'")
+        return f"{{ [ ! -d bodies ] || {{ {find}; }} ; }}"
+
     def removed_by_name(self) -> str:
         """A script for the gate's folder that removes the bodies whose names it reads, one a line."""
         return self._in_bodies("xargs rm -f")

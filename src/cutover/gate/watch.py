@@ -44,13 +44,17 @@ class Watch:
             f"printf %s {token} > log/watch && date +%s > log/watched || exit 1\n"
             "(trap '' HUP\n"
             "at=$(wc -c 2>/dev/null < log/writes.jsonl || echo 0); at=$((at > 1048576 ? at - 1048576 : 0)); from=$at\n"
-            f'while [ -f flags/record ] && [ "$(cat log/watch 2>/dev/null)" = {token} ]; do\n'
+            f'mine() {{ [ "$(cat log/watch 2>/dev/null)" = {token} ]; }}\n'
+            # What is listed before it is asked whose they are cannot be of a recording that was begun meanwhile.
+            f'empty() {{ left=$({self._bodies.names()}); mine && [ -n "$left" ] && '
+            f"printf '%s\\n' \"$left\" | {{ {removed}; }}; }}\n"
+            "while [ -f flags/record ] && mine; do\n"
             "  set -- $(df -Pk . | tail -n 1)\n"
             f'  if [ "${{4:-x}}" -lt {self.reserve_mb * 1024} ] 2>/dev/null; then\n'
             # First that it ended, so that nobody takes the log for a whole one; then the room.
-            f"    true > log/ended; rm -f flags/record; {self._bodies.emptied()}\n"
-            f"    date -u +%Y-%m-%dT%H:%M:%SZ > log/ended; {synced('log/ended')}\n"
-            f"    sleep 2; {self._bodies.emptied()}; break\n"
+            "    true > log/ended; rm -f flags/record; empty\n"
+            f"    mine || break; date -u +%Y-%m-%dT%H:%M:%SZ > log/ended; {synced('log/ended')}\n"
+            "    sleep 2; empty; break\n"
             "  fi\n"
             "  s=$(wc -c 2>/dev/null < log/writes.jsonl || echo 0)\n"
             "  if [ $s -lt $at ]; then at=0; from=0; fi\n"
