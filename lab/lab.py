@@ -149,6 +149,15 @@ class Lab:
     def need_own_qdrant(self) -> None:
         """:class:`NotShownHere` where the old server is not the lab's own process, which can be told to misbehave."""
 
+    def forget_restart(self, vm: Machine, stack: str) -> None:
+        """Let nothing start a stack's containers any more, while the VM is off."""
+        for file in vm.root.rglob("engine.json"):
+            kept = json.loads(file.read_text())
+            for container in kept["containers"]:
+                if container["labels"].get("com.docker.compose.project") == stack:
+                    container["restart"] = "no"
+            file.write_text(json.dumps(kept))
+
     def need_own_nginx(self) -> None:
         """:class:`NotShownHere` where Nginx is not on the machine that the tool runs on."""
 

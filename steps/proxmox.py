@@ -411,16 +411,7 @@ def _as_they_were(operator: Operator, as_before: Picture) -> None:
 def _fragile_container(lab: Lab) -> None:
     """Somebody changed its restart policy; it shows at the next boot only."""
     lab.change_site(limits={"reboot_seconds": 8.0})
-
-    def at_boot(machine: Any) -> None:
-        for file in machine.root.rglob("engine.json"):
-            kept = json.loads(file.read_text())
-            for container in kept["containers"]:
-                if "node-exporter" in container["image"]:
-                    container["restart"] = "no"
-            file.write_text(json.dumps(kept))
-
-    lab.machines[NEW].on_start = at_boot
+    lab.machines[NEW].on_start = lambda machine: lab.forget_restart(machine, "monitoring")
 
 
 # -- the way back (E2) --------------------------------------------------------------------------------

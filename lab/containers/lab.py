@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import docker
 from docker.errors import APIError, DockerException
@@ -26,7 +26,7 @@ from lab.containers import host, images, portainer
 from lab.containers.docker_engine import DockerEngine
 from lab.containers.service import ContainerNginx, ContainerService
 from lab.lab import QDRANT_PORT, ROOT, Lab, NotShownHere, new_folder, python_process
-from lab.machines import Service
+from lab.machines import Machine, Service
 from lab.network import Network
 from lab.nginx import NginxHost
 from lab.processes import Process
@@ -207,6 +207,11 @@ class ContainerLab(Lab):
 
     def need_own_qdrant(self) -> None:
         raise NotShownHere("an image of Qdrant cannot be told to misbehave like this; the lab's own process can")
+
+    def forget_restart(self, vm: Machine, stack: str) -> None:
+        labels, never = [f"{host.LABEL}={self.owner}", f"com.docker.compose.project={stack}"], cast("Any", {"Name": "no"})
+        for container in self.engine.containers.list(all=True, filters={"label": labels}):
+            container.update(restart_policy=never)
 
     def need_own_nginx(self) -> None:
         raise NotShownHere("`init` looks for Nginx here or by SSH, and this ground's is in a container; the lab's own is here")
