@@ -833,6 +833,25 @@ def test_done_means_all_of_it(want: deployment.Wanted) -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "replacing", "stack_status", "ended"),
+    [
+        ("exited", "", 1, True),
+        ("exited", "0123456789ab_qdrant-qdrant-1", 1, True),
+        ("created", "0123456789ab_qdrant-qdrant-1", 1, True),
+        ("exited", "", 3, False),
+        ("restarting", "", 1, False),
+        ("running", "", 1, False),
+        ("running", "0123456789ab_qdrant-qdrant-1", 1, False),
+    ],
+)
+def test_a_container_that_ended_is_not_waited_for(status: str, replacing: str, stack_status: int, ended: bool) -> None:
+    """Docker starts no container that somebody stopped; the whole limit was waited for it, and users were without Qdrant."""
+    stack = Stack.of({"Id": 1, "Name": "qdrant", "Status": stack_status})
+    seen = deployment.Deployed(stack, None, {"Id": "1", "State": {"Status": status}}, (), "", replacing)
+    assert seen.ended is ended
+
+
+@pytest.mark.parametrize(
     ("state", "said"),
     [
         ({"Status": "restarting", "ExitCode": 137, "OOMKilled": True}, "(exit code 137: it was killed because its memory was not enough"),

@@ -235,7 +235,7 @@ def _deployed_by_itself(context: Context, want: Wanted, seen: Deployed) -> Outco
     None where it has not, or where the proof fails: then it is deployed again, and taken back if that fails too.
     """
     stack = seen.stack
-    if stack is None or seen.container is None or hopeless(want, seen):
+    if stack is None or seen.container is None or seen.ended or hopeless(want, seen):
         return None
     as_wanted = stack.reference == want.reference and all_variables(want, stack) == dict(stack.variables)
     if not want.is_at(stack) or not as_wanted or not updates_as_wanted(context.site, stack):

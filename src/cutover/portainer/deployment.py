@@ -324,6 +324,12 @@ class Deployed:
         """Whether the service has two containers and none runs: for a moment, or for good where Docker ended in between."""
         return bool(self.replacing) and self.container is not None and self.container["State"].get("Status") != "running"
 
+    @property
+    def ended(self) -> bool:
+        """Whether the container has ended and nobody replaces it: somebody stopped it, or Docker did. It does not come back."""
+        status = self.container["State"].get("Status") if self.container is not None else ""
+        return self.halted or (status in {"exited", "dead"} and not self.under_way)
+
 
 #: A container that is to replace another waits that much longer than that one may take to end, at most.
 LEFT_SECONDS = 60.0
