@@ -268,7 +268,7 @@ class ContainerLab(Lab):
 
     def knobs(self, **settings: Any) -> None:
         if self._portainer_is[0]:
-            portainer.need_possible(settings)
+            portainer.need_possible(settings, self._portainer_is[0])
         super().knobs(**settings)
 
     def stop(self) -> None:

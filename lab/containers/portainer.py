@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,9 +44,10 @@ _CANNOT = {
 }
 
 
-def need_possible(knobs: Mapping[str, Any]) -> None:
-    """:class:`NotShownHere` where only the stand-in can be broken like that."""
-    if others := [_CANNOT.get(name, name.replace("_", " ")) for name in knobs if name not in KNOBS]:
+def need_possible(knobs: Mapping[str, Any], image: str) -> None:
+    """:class:`NotShownHere` where only the stand-in can be broken like that; ``image`` is Portainer's, which has its version."""
+    wanted = {name for name, value in knobs.items() if name != "version" or not re.search(rf":{re.escape(str(value))}\b", image)}
+    if others := [_CANNOT.get(name, name.replace("_", " ")) for name in knobs if name in wanted - KNOBS]:
         raise NotShownHere(f"Portainer itself cannot be told to {' and '.join(others)}; the stand-in for its API can")
 
 

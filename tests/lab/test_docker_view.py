@@ -70,9 +70,9 @@ def test_the_engine_is_as_large_as_the_vm(tmp_path: Path) -> None:
 
 
 def test_what_portainer_cannot_be_told_is_not_shown_there() -> None:
-    need_possible({"crash": "qdrant", "registry_down": True})
+    need_possible({"crash": "qdrant", "registry_down": True, "version": "2.23.0"}, IMAGE)
     with pytest.raises(NotShownHere, match="cannot be told to be of another version and never finish; the stand-in"):
-        need_possible({"version": "2.45.1", "stuck_deploying": True})
+        need_possible({"version": "2.45.1", "stuck_deploying": True}, IMAGE)
 
 
 def test_a_portainer_that_cannot_be_pulled_is_said_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
