@@ -651,9 +651,11 @@ class Engine:
         )  # fmt: skip
 
     def down(self, project: str) -> None:
-        """``compose down --remove-orphans``: containers and networks go, volumes stay."""
+        """``compose down --remove-orphans``: containers and networks go, volumes stay. Compose leaves a network that others use."""
         for container in self.of_project(project):
             self.remove(container)
+        if self.knobs.get("network_used"):
+            return
         with self._lock:
             for name in [n for n, net in self.networks.items() if net["Labels"].get("com.docker.compose.project") == project]:
                 del self.networks[name]

@@ -697,6 +697,17 @@ def test_a_removal_that_fails_says_so(one: Vm1001) -> None:
     assert stack(one)
 
 
+def test_a_network_that_somebody_else_uses_stays_and_is_named(one: Vm1001, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the real one: the stack is deleted, Compose leaves the network, and it would be waited for until the limit."""
+    deployed(one)
+    monkeypatch.setattr(deploy_undo, "NETWORK_SECONDS", 0.0)
+    one.knobs(network_used=True)
+    run = one.run()
+    assert "the network qdrant_default stays, because" in undone(deploy.PHASE, run).sentences[0]
+    assert "There is no such stack" in undone(deploy.PHASE, run).sentences[0]
+    run.close()
+
+
 def test_a_stack_that_somebody_stopped_by_hand_still_has_its_data(one: Vm1001) -> None:
     """Portainer takes a stopped stack's containers away, so nothing mounts the volumes any more."""
     deployed(one)

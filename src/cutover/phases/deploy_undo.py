@@ -6,6 +6,7 @@ network go; its data stays until every volume of it is named. The plan and the a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Asked that often while the removal is waited for.
 EVERY_SECONDS = 0.25
+#: A network that is there for so long after its last container of the stack is used by somebody else; Compose leaves it.
+NETWORK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -156,17 +159,24 @@ def _remove(context: Context, left: Left) -> Outcome:
                 ) from None
             context.ui.say(f"Somebody else removed the stack {name} meanwhile.")
 
-        def gone() -> bool | Not:
+        empty_since: float | None = None
+
+        def gone() -> list[str] | Not:
+            """The networks that stay."""
+            nonlocal empty_since
             if server.stack(name) is not None:
                 return Not("Portainer still has the stack")
             if rows := server.containers(name):
                 return Not(f"the container {name_of(rows[0])} is still there")
+            empty_since = time.monotonic() if empty_since is None else empty_since
             networks = [n["Name"] for n in server.networks() if (n.get("Labels") or {}).get(PROJECT) == name]
-            return Not(f"the network {networks[0]} is still there") if networks else True
+            if networks and time.monotonic() - empty_since < NETWORK_SECONDS:
+                return Not(f"the network {networks[0]} is still there")
+            return networks
 
         limit = context.site.limits.deploy_seconds
         try:
-            wait_until(gone, deadline=limit, what=f"Removing the stack {name}", every=EVERY_SECONDS)
+            stays = wait_until(gone, deadline=limit, what=f"Removing the stack {name}", every=EVERY_SECONDS)
         except TimedOut as error:
             raise Failed(error.sentence, "Run it again.") from None
         lost = [volume for volume in volumes if server.volume(volume) is None]
@@ -179,7 +189,10 @@ def _remove(context: Context, left: Left) -> Outcome:
     kept = f"Its data stays in {' and '.join(volumes)}, until --yes-destroy names them." if volumes else "It had no volumes."
     if left.going:
         kept = "Its data goes next."
-    return Outcome(True, [f"The stack {name} is removed: container and network are gone. {kept}"], "`deploy` makes it again.")
+    went = "container and network are gone"
+    if stays:
+        went = f"its container is gone; the network {stays[0]} stays, because a container that is not the stack's uses it"
+    return Outcome(True, [f"The stack {name} is removed: {went}. {kept}"], "`deploy` makes it again.")
 
 
 def remove_data(context: Context, only: Collection[str] | None = None) -> Outcome:
