@@ -63,7 +63,9 @@ class Forked:
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, negative for a signal. Raises :class:`subprocess.TimeoutExpired` after ``timeout`` seconds."""
         if self.returncode is None:
-            if not select.select([self._connection], [], [], timeout)[0]:
+            answered = select.poll()  # not select(), which knows the first 1024 files of a process only
+            answered.register(self._connection, select.POLLIN)
+            if not answered.poll(None if timeout is None else timeout * 1000):
                 raise subprocess.TimeoutExpired([f"process {self.pid}"], timeout or 0.0)
             # Nothing: the forking process is gone, and what it forked was killed with it.
             self.returncode = int(self._answers.readline() or -signal.SIGKILL)

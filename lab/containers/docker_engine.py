@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from lab.containers import host
@@ -69,12 +70,13 @@ class DockerEngine:
         cores: int,
         memory_mb: int,
         knobs: Mapping[str, Any],
+        client: docker.DockerClient | None = None,
     ) -> None:
         self.compose_folder, self.compose = compose_folder, compose
         self.labels = {host.LABEL: owner, host.MACHINE: "1001"}
         self.cores, self.memory = cores, memory_mb * 2**20
         self.knobs = knobs
-        self.client = host.client()
+        self.client = client or host.client()
         self.api = self.client.api
         self._filter = {"label": [f"{host.LABEL}={owner}", f"{host.MACHINE}=1001"]}
         self._deploying = threading.RLock()

@@ -241,7 +241,7 @@ class ContainerLab(Lab):
         password, file = secrets.token_hex(16), sockets / "password"
         file.touch(mode=0o600)
         file.write_text(password)
-        engine = DockerEngine(knobs, owner=self.owner, compose="", cores=0, memory_mb=0, knobs={})
+        engine = DockerEngine(knobs, owner=self.owner, compose="", cores=0, memory_mb=0, knobs={}, client=self.engine)
         config = portainer.view_config(
             self.folder / "docker.json", sockets=sockets, engine=host.socket(), labels=engine.labels,
             knobs=knobs / "knobs.json", machine=self.folder / "hardware-1001.json",
