@@ -129,6 +129,7 @@ class ContainerLab(Lab):
         folder.mkdir(parents=True, exist_ok=True)
         self._keeper = host.Keeper(self.owner)
         self._images: images.Images | None = None
+        self._services: list[ContainerService] = []
         try:
             super().__init__(folder, **options)
         except BaseException:
@@ -169,9 +170,11 @@ class ContainerLab(Lab):
     def _service(self, name: str, command: list[str], *, vmid: int, image: str = "", **facts: Any) -> ContainerService:
         last = {101: 11, 952: 152, 1001: 101}[vmid]
         assert isinstance(self.network, Bridges)
-        return ContainerService(
+        made = ContainerService(
             name, image or self.images.base, command, owner=self.owner, vmid=vmid, network=self.network.bridge(last), **facts
         )
+        self._services.append(made)
+        return made
 
     def nginx_host(self) -> NginxHost:
         at = self.network.address
@@ -286,6 +289,8 @@ class ContainerLab(Lab):
             if self._images.registry is not None:
                 self._images.registry.kill()
         self._keeper.close()
+        for service in self._services:
+            service.close()
         self.engine.close()
 
 

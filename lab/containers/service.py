@@ -53,7 +53,7 @@ class ContainerService:
             "network": network, "labels": {host.LABEL: owner, host.MACHINE: str(vmid)}, "init": False, "restart_policy": {"Name": restart},
         }  # fmt: skip
         self._made_with: dict[str, str] | None = None
-        self._container: DockerContainer
+        self._container: DockerContainer | None = None
 
     @property
     def _made(self) -> bool:
@@ -63,6 +63,7 @@ class ContainerService:
         """A container of what is wanted now; its disk is a folder here, so a new one has the same data."""
         if self._made:
             self.container.remove(force=True)
+        self.close()
         made = DockerContainer(self._image)
         made.with_name(self.name).with_command(self._command).with_kwargs(**self._rest)
         for variable, value in self.env.items():
@@ -77,7 +78,13 @@ class ContainerService:
     @property
     def container(self) -> Any:
         """The SDK's view of the container."""
+        assert self._container is not None
         return self._container.get_wrapped_container()
+
+    def close(self) -> None:
+        """Let go of the connections to Docker, which each container has of its own."""
+        if self._container is not None:
+            self._container.get_docker_client().client.close()
 
     def start(self) -> None:
         """Create or start it; returns when it answers."""
