@@ -222,7 +222,7 @@ def _step(_site: Site) -> Step:
     return Step(
         title="Copy, and keep up",
         does="Records every write, copies every collection by snapshot, brings over what was written meanwhile, and compares "
-        "everything bit by bit. Applications notice nothing.",
+        "everything bit by bit. No request fails; a write may wait a moment while the snapshot of its collection is taken.",
         needs="Room on the new server; the read-only key.",
         changes="Collections and aliases on the new server; recorded writes on the Nginx host.",
         undo="`cutover undo copy` empties the new server again and stops recording.",

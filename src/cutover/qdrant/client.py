@@ -348,17 +348,18 @@ class Qdrant:
     def _records(self, path: str, body: Any, records: int, timeout: tuple[float, float] | None) -> bytes:
         """An answer made of ``records`` records. Of a single one all is taken, of several only so much that halves are better."""
         most = MOST_BYTES if records > 1 else MOST_OF_ONE
-        answer, found = self.raw("POST", path, body, timeout=timeout, stream=True), bytearray()
+        answer, found, size = self.raw("POST", path, body, timeout=timeout, stream=True), list[bytes](), 0
         try:
             for piece in answer.iter_content(1 << 20):
-                found += piece
-                if len(found) > most:
+                found.append(piece)
+                size += len(piece)
+                if size > most:
                     raise TooLarge(f"{self.name.capitalize()}: {path} answers more than {most >> 20} MB for {records} records.")
         except requests.RequestException as error:
             raise Unreachable(f"{self.name.capitalize()}: the answer to POST {path} ends in the middle ({error}).") from None
         finally:
             answer.close()
-        return bytes(found)
+        return b"".join(found)  # a page is megabytes, and each copy of it is felt
 
     def records(
         self,

@@ -217,6 +217,9 @@ def _in_a_list(answer: bytes, word: bytes) -> bool:
     """Whether the word may stand in a list, as a vector is one. ``"field":null`` is common in payloads, and no reason to take
     millions of records apart.
     """
+    # Looking for one byte is many times as fast as looking for a word, and this is most of what a proof costs the tool.
+    if word[:1] not in answer:
+        return False
     at = answer.find(word)
     while at >= 0:
         if answer[max(0, at - 2) : at].rstrip()[-1:] in {b",", b"[", b"-"}:
