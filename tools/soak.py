@@ -18,6 +18,7 @@ import json
 import os
 import random
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -112,7 +113,7 @@ class Soak:
             self._words(*words, "--json"), env=env, cwd=self.lab.folder, capture_output=True, text=True, check=False, timeout=600
         )
         if done.returncode != 0:
-            raise CutoverError(f"{words[0]} ended with {done.returncode}: {done.stdout.strip()} {done.stderr.strip()}")
+            raise CutoverError(f"{words[0]} ended with {done.returncode}: {' '.join(done.stderr.split())}")
         said: dict[str, Any] = json.loads(done.stdout)
         return said
 
@@ -261,17 +262,28 @@ class Soak:
         assert self.gate_disk is not None
         self.gate_disk.fill((RESERVE_MB // 2) * MB)
         try:
-            wait_until(
-                lambda: not self.watch.alive or Not("the watch goes on"), deadline=PATIENCE, what="The end of the recording"
-            )  # its unit would start it again and again; nothing is recorded until somebody makes room
-            said = self.watch.tail(2).replace("\n", " ")
+            said = self._says("following")
         finally:
             self.gate_disk.clear()
-        self.command("copy", "--execute") if self.side == "old" else self.command(
-            "follow", "--execute", "--yes-destroy", self.lab.site.name
-        )
-        self.start_watch()
+        self.begin_anew()
         return said
+
+    def _says(self, kind: str) -> str:
+        """What the watch says is wrong, once it does."""
+
+        def so() -> str | Not:
+            with suppress(OSError, ValueError):
+                return json.loads((self.lab.state_dir / "watch.json").read_text())["wrong"].get(kind) or Not("nothing is wrong")
+            return Not("it has not gone round")
+
+        return wait_until(so, deadline=PATIENCE, what=f"The watch's word that something is wrong ({kind})")
+
+    def begin_anew(self) -> None:
+        """What the watch advises where it cannot follow any more; it goes on behind that."""
+        if self.side == "old":
+            self.command("copy", "--execute")
+        else:
+            self.command("follow", "--execute", "--yes-destroy", self.lab.site.name)
 
     def _move(self) -> str:
         """The traffic moves to the other server, beside the watch."""
@@ -307,8 +319,9 @@ class Soak:
             self.up_to_date()
         except (CutoverError, TimedOut, AssertionError, OSError) as error:
             self.result.errors.append(f"{what}: {error}")
-            if not self.watch.alive:  # the others are to be seen as well
-                with suppress(Exception):
+            with suppress(Exception):  # the others are to be seen as well
+                self.begin_anew()
+                if not self.watch.alive:
                     self.start_watch()
         finally:
             time.sleep(1.0)
@@ -391,7 +404,7 @@ HAPPENS: list[tuple[str, Callable[[Soak], str]]] = [
     ("the watch is stopped", Soak._stop_the_watch),
 ]
 #: What ends the watch's process comes in the first half alone, so that the second half shows whether its memory grows.
-ENDS = ("the watch is killed", "the watch is stopped", "the gate's disk is full")
+ENDS = ("the watch is killed", "the watch is stopped")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -414,6 +427,7 @@ def main(argv: list[str] | None = None) -> int:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing stays mounted
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, ExitStack() as stack:
         Path(folder).chmod(0o755)
         lab = Lab(new_folder(Path(folder)), qdrant=options.qdrant)

@@ -163,9 +163,10 @@ class Journal:
             if gives_way or _GIVES_WAY not in holder or not self._asked_for(handle):
                 os.close(handle)
                 self._ask_no_more()
+                wait = "One watch is enough" if gives_way and _GIVES_WAY in holder else "Wait until it has ended"
                 raise Refused(
                     f"Another command is working on this site ({holder or 'unknown process'}).",
-                    "Wait until it has ended, or look at `status`.",
+                    f"{wait}, or look at `status`.",
                 ) from None
         self._say_who(handle, gives_way)
         self._lock_file = handle

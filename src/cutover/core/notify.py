@@ -40,6 +40,7 @@ class Message:
 #: What is told.
 EVENTS = (
     "step finished", "step undone", "refused", "failed", "outcome unknown", "hold taken", "follow stopped", "way back old",
+    "attention",
 )  # fmt: skip
 
 

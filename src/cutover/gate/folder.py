@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 LEAST_FREE_MB = 16
 #: A watch (:mod:`cutover.gate.watch`) that has not looked for so many seconds is none.
 SILENT_SECONDS = 15
+#: When recording was ended, as long as the host has not written it down.
+JUST_NOW = "just now"
 #: What is in the folder as long as the gate is in Nginx.
 _NEEDED = "before/list flags bodies log/writes.jsonl"
 
@@ -55,7 +57,8 @@ class State:
         """Why writes are not recorded although they were to be, without a full stop; empty where nothing is wrong."""
         if not self.ended:
             return ""
-        return f"recording was ended at {self.ended}, because the disk of the Nginx host ran full; applications did not notice"
+        at = self.ended if self.ended == JUST_NOW else f"at {self.ended}"
+        return f"recording was ended {at}, because the disk of the Nginx host ran full; applications did not notice"
 
     def lacks(self, *names: str) -> bool:
         """Whether one of these files or folders of the gate's folder is missing."""
@@ -100,7 +103,7 @@ class Folder:
             installed="installed" in words,
             log_bytes=int(words.get("log") or 0),
             free_mb=_free_mb(lines),
-            ended=(words["ended"] or "just now") if "ended" in words else "",
+            ended=(words["ended"] or JUST_NOW) if "ended" in words else "",
             unwatched="record" in words and _silent_for(lines) > SILENT_SECONDS,
             missing=[line[1] for line in lines if line[0] == "missing" and len(line) == 2],
         )

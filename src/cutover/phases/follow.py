@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from cutover.core import events
 from cutover.core.errors import Failed, Refused
+from cutover.core.text import counted
 from cutover.gate.interface import OTHER, Flags, Side
 from cutover.gate.write_log import Damaged
 from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence
@@ -67,15 +68,12 @@ def do(context: Context, planned: FollowPlan) -> Outcome:
 
 def watch(context: Context, *, tell: Callable[[WatchState], None], wait: Callable[[float], bool]) -> Outcome:
     """Rounds until ``wait``, which is given the seconds until the next one, says so. See :mod:`cutover.replication.watch`."""
-    flags = context.gate.state()
-    if flags.side == "new" and (why := _why_anew(context, flags)):
-        raise Refused(
-            f"{context.old.name.capitalize()} cannot be brought up to date by what is recorded: {why}",
-            "Run `follow` once: it compares everything anew, and asks before it replaces anything.",
-        )
-    watching = Watch(context, tell=tell, wait=wait)
+    watching = Watch(
+        context, tell=tell, wait=wait, broken=lambda flags: _why_anew(context, flags) if flags.side == "new" else ""
+    )  # fmt: skip
     watching.run()
-    return Outcome(bool(watching.lines), [f"Stopped after {watching.rounds} rounds: {watching.seen.line()}."])
+    watching.seen.waiting_for = ""
+    return Outcome(bool(watching.lines), [f"Stopped after {counted(watching.rounds, 'round')}: {watching.seen.line()}."])
 
 
 def _round(context: Context, side: Side) -> Outcome:

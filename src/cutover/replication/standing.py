@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from cutover.qdrant.affected import PointId
     from cutover.qdrant.client import Qdrant
 
+#: Routes of writers round Nginx that are named.
+SHOWN = 3
+
 
 class Standing:
     """Watches both servers for one command. Made before the command's first round, because each of them sends something."""
@@ -77,7 +80,8 @@ class Standing:
                 said = f"{name.capitalize()} was restarted."
                 break
             if found:
-                said = f"{name.capitalize()} counted writes that did not pass Nginx: {', '.join(map(str, found))}."
+                more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+                said = f"{name.capitalize()} counted writes that did not pass Nginx: {', '.join(map(str, found[:SHOWN]))}{more}."
                 break
             watch.begin_anew()
         if said:

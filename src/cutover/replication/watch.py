@@ -8,8 +8,9 @@ not answer, records that differ. Each is said when it begins and when it has end
 ``watch.json`` in the state folder, which `status` reads.
 
 It never moves the traffic and repairs nothing but by following. Another command that wants to work gets the journal from it, and
-the watch goes on behind it, in whichever direction the traffic flows by then. Killed at any moment it loses nothing: what is
-known is in the replication position.
+the watch goes on behind it, in whichever direction the traffic flows by then. Where nobody can follow any more (recording was
+ended, a record is damaged, a server is away) it says so, and waits until somebody has mended that. Killed at any moment it loses
+nothing: what is known is in the replication position.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from cutover.core import events, files
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import utc
 from cutover.core.text import counted, spoken
-from cutover.gate.write_log import Damaged
+from cutover.gate.watch import RESERVE_MB
+from cutover.gate.write_log import BEGIN_ANEW, Damaged
 from cutover.qdrant import compare, schema
 from cutover.qdrant.affected import PointId
 from cutover.qdrant.client import NotThere
@@ -38,10 +40,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cutover.context import Context
+    from cutover.gate.interface import Flags
     from cutover.replication.standing import Following
 
 #: What the journal calls it.
 WATCHES = "follow.watch"
+#: The kind of what is wrong where nobody can follow any more.
+STOPPED = "following"
+#: The kinds of what may be wrong, the most urgent first.
+URGENT = (STOPPED, "nginx", "server", "room", "disk", "difference", "schema", "bypass", "used")
 #: Seconds between two rounds; at most so much of them is spent comparing.
 EVERY, SHARE = 1.0, 0.2
 #: Seconds between two looks at the counters, at Nginx, and at the disk of the server that is kept up to date.
@@ -50,8 +57,8 @@ LOOK_AT_COUNTERS, LOOK_AT_NGINX, LOOK_AT_DISK = 5.0, 10.0, 60.0
 UNREACHABLE = 5.0
 #: Seconds between two small reads that tell how fast applications are served.
 PROBE = 1.0
-#: Free room on the Nginx host below which it is said; megabytes. Below 16 the log may lose lines.
-LITTLE_ROOM_MB = 256
+#: Free room on the Nginx host below which it is said, megabytes; some time before recording is ended for want of it.
+LITTLE_ROOM_MB = 2 * RESERVE_MB
 #: A comparison is made again when it has lasted this share of ``limits.proof_hours``.
 AGAIN_AFTER = 1 / 8
 #: Seconds between two lines of the journal that everything is the same.
@@ -83,8 +90,11 @@ class WatchState:
         proved = f"{self.proved * 100:.0f} % compared"
         if self.oldest_proof is not None:
             proved = f"all compared, the oldest part {spoken(self.at - self.oldest_proof)} ago"
-        parts = [f"{self.target} is {behind}", rate, proved, f"waiting for {self.waiting_for}"]
-        return "; ".join([*(f"ATTENTION: {one.rstrip('.')}" for one in self.wrong.values()), *parts])
+        parts = [f"{self.target} is {behind}", rate, proved]
+        if STOPPED in self.wrong or not self.target:
+            parts = []  # as long as nobody follows nobody knows
+        attention = [f"ATTENTION: {self.wrong[kind].rstrip('.')}" for kind in sorted(self.wrong, key=URGENT.index)]
+        return "; ".join([*attention, *parts, *([f"waiting for {self.waiting_for}"] if self.waiting_for else [])])
 
 
 def seen_path(context: Context) -> Path:
@@ -102,10 +112,15 @@ def last_seen(context: Context) -> WatchState | None:
 
 
 class Watch:
-    """One watch. ``tell`` gets the status after every round; ``wait`` waits so many seconds, and says whether to stop."""
+    """One watch. ``tell`` gets the status after every round; ``wait`` waits so many seconds, and says whether to stop.
+    ``broken`` says, before the first round, why the other server cannot be brought up to date by what is recorded; a sentence.
+    """
 
-    def __init__(self, context: Context, *, tell: Callable[[WatchState], None], wait: Callable[[float], bool]) -> None:
-        self._context, self._tell, self._wait = context, tell, wait
+    def __init__(
+        self, context: Context, *, tell: Callable[[WatchState], None], wait: Callable[[float], bool],
+        broken: Callable[[Flags], str] = lambda _: "",
+    ) -> None:  # fmt: skip
+        self._context, self._tell, self._wait, self._broken = context, tell, wait, broken
         self.seen = WatchState()
         self.rounds = self.lines = self.records = 0
         self._due: dict[str, float] = {}
@@ -120,26 +135,46 @@ class Watch:
         self._passed: dict[str, int] = {}
 
     def run(self) -> None:
-        """Until ``wait`` says so. Raises what cannot be followed; a server that does not answer is waited for."""
+        """Until ``wait`` says so. :class:`Refused` where nothing is recorded, and nothing was lost by that."""
         self._context.journal.lock(gives_way=True)
         while True:
             try:
                 if self._until_wanted():
                     return
+            except (CannotFollow, Damaged) as error:
+                self.wrong(STOPPED, f"{error.sentence} {error.hint}")
+                if self._rest("somebody who mends that", for_ever=True):
+                    return
             except Unreachable as error:
                 self.wrong("server", error.sentence)
-                if self._wait(UNREACHABLE):
+                if self._rest("an answer"):
                     return
+            if not self._context.journal.wanted():
                 continue
             self._context.ui.say("Giving way to another command.")
             if self._stand_aside():
                 return
             self._context.ui.say("Going on.")
 
+    def _rest(self, waiting_for: str, *, for_ever: bool = False) -> bool:
+        """Wait for a moment, or ``for_ever``, or until another command wants to work; whether this has to stop."""
+        self.seen.waiting_for = waiting_for
+        until = time.monotonic() + UNREACHABLE
+        while True:
+            self._show()
+            if self._wait(min(EVERY, UNREACHABLE)):
+                return True
+            if self._context.journal.wanted() or (not for_ever and time.monotonic() >= until):
+                return False
+
     def _until_wanted(self) -> bool:
         """Follow until this has to stop (True) or another command wants to work (False)."""
         context = self._context
         flags = context.gate.state()
+        if not self.rounds and (why := self._broken(flags)):
+            raise CannotFollow(f"The old server cannot be brought up to date by what is recorded: {why}", BEGIN_ANEW)
+        if flags.lost:
+            raise Damaged(f"Nothing is recorded: {flags.lost}.", BEGIN_ANEW)
         if not flags.recording and self.rounds:
             context.ui.say("Nothing is recorded any more, so there is nothing to follow.")
             return True
@@ -199,13 +234,14 @@ class Watch:
         if sentence:
             self.seen.wrong[kind] = sentence
         if sentence != before:
-            self._context.ui.say(f"ATTENTION: {sentence}" if sentence else f"Over: {before}")
+            self._context.ui.say(f"{time.strftime('%H:%M:%S')} {f'ATTENTION: {sentence}' if sentence else f'Over: {before}'}")
 
     # -- a round ----------------------------------------------------------------------------------
     def _round(self, following: Following) -> None:
         at = time.time()
         last = following.round()
         following.bring_by_snapshot()
+        self.wrong(STOPPED, "")
         # What was written again is not what was seen to differ before: only what stays so without being written is a difference.
         self._looks = {(name, one): n for (name, one), n in self._looks.items() if one not in last.ids.get(name, ())}
         self.rounds, self.lines, self.records = self.rounds + 1, self.lines + last.lines, self.records + last.records
@@ -225,9 +261,10 @@ class Watch:
         if self.seen.side == "new" and self._is_due("use", context.site.limits.bypass_watch_seconds):
             self._look_for_use(following)
         if self._is_due("nginx", LOOK_AT_NGINX):
-            self.wrong("nginx", context.gate.contradiction())
+            why = context.gate.contradiction()
+            self.wrong("nginx", f"{why} Run `gate --execute` at once." if why else "")
             free = context.gate.state().free_mb
-            little = f"The disk of the Nginx host has {free} MB left; when it is full, writes are not recorded."
+            little = f"The disk of the Nginx host has {free} MB left; below {RESERVE_MB} MB recording ends."
             self.wrong("room", little if 0 <= free < LITTLE_ROOM_MB else "")
             self._look_at_names(following)
         if self._is_due("disk", LOOK_AT_DISK):
@@ -361,15 +398,18 @@ class Watch:
             self.seen.proved, self.seen.oldest_proof = self._share(following, names), proofs.oldest(names)
         since = max(1.0, now - self._written_at[0][0]) if self._written_at else 1.0
         self.seen.writes_per_second = sum(n for _, n in self._written_at) / since
-        self.seen.at = now
         if self.seen.wrong.get("server"):
-            self.seen.waiting_for = self.seen.wrong["server"].rstrip(".")
+            self.seen.waiting_for = "an answer"
             self.seen.behind_seconds = now - following.position.at
             with suppress(CutoverError):
                 parts = self._context.gate.read_parts(following.position.offset)
                 self.seen.behind_writes = sum(bool(one.side) for part in parts for one in part)
         else:
             self.seen.waiting_for = f"applications ({throttle.reason})" if throttle.reason else "writes"
+        self._show()
+
+    def _show(self) -> None:
+        self.seen.at = time.time()
         with suppress(OSError):  # a full disk is said by who has to write
             files.replace(seen_path(self._context), json.dumps(asdict(self.seen)))
         self._tell(self.seen)
