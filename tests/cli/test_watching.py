@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -27,6 +29,16 @@ def test_the_unit_names_this_installation_and_what_it_may_write(tmp_path: Path) 
     assert f"ExecStart={sys.executable} -m cutover follow --watch --execute --site '" in text
     assert "100%%" in text and "ReadWritePaths=" in text and "\\x20site" in text
     assert "KEY=" not in text
+    assert "\nKillMode=mixed\n" in text, "the shell on the Nginx host is not ended in the middle of a round"
+
+
+def test_the_unit_starts_this_tool_with_what_the_unit_says_alone(tmp_path: Path) -> None:
+    """A clone finds its source by a variable that its launcher sets, which a service manager does not have."""
+    text = watching.unit(tmp_path / "a site/site.yaml", tmp_path / "a state")
+    env = dict(one.split("=", 1) for line in re.findall("^Environment=(.+)$", text, re.MULTILINE) for one in shlex.split(line))
+    (command,) = re.findall("^ExecStart=(.+)$", text, re.MULTILINE)
+    said = subprocess.run([*shlex.split(command), "--help"], env=env, cwd="/", capture_output=True, text=True, check=False)
+    assert (said.returncode, "--watch" in said.stdout) == (0, True), said.stderr
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed here")
@@ -46,6 +58,27 @@ def test_the_service_manager_is_told_where_there_is_one(tmp_path: Path, monkeypa
         assert manager.recv(200) == b"READY=1\nSTATUS=all is well"
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     watching.to_systemd("STOPPING=1")
+
+
+def test_what_is_wrong_wakes_somebody_once_and_a_server_only_when_it_stays_away() -> None:
+    told: list[tuple[str, ...]] = []
+    attention = watching.Attention(lambda *words: told.append(words))
+    away, full = {"server": "The new server does not answer."}, {"room": "300 MB are left."}
+    for now, wrong in (
+        (0.0, away),
+        (10.0, {}),
+        (20.0, away),
+        (49.0, away | full),
+        (51.0, away | {"room": "299 MB are left."}),
+        (60.0, {}),
+    ):
+        attention.see(wrong, now)
+    assert [said for _, said, _ in told] == [
+        "300 MB are left.",
+        "The new server does not answer.",
+        *sorted(["Over: The new server does not answer.", "Over: 300 MB are left."], key=[one[1] for one in told[2:]].index),
+    ]
+    assert {(event, step) for event, _, step in told} == {("attention", "follow")}
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then_with_what_is_left() -> None:

@@ -7,9 +7,10 @@ import shlex
 import signal
 import socket
 import sys
+import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,6 +21,28 @@ from cutover.replication.watch import WatchState
 
 #: Seconds between two lines where nobody looks at a terminal and nothing changes.
 EVERY = 60.0
+#: Seconds for which something has to be wrong, by its kind, until somebody is woken for it: what restarts is back by then.
+LASTS = {"server": 30.0}
+
+
+class Attention:
+    """Tells who does not look at the terminal what is wrong: once, and once more when it is over."""
+
+    def __init__(self, tell: Callable[[str, str, str], None]) -> None:
+        self._tell = tell
+        self._since: dict[str, float] = {}
+        self._told: dict[str, str] = {}
+
+    def see(self, wrong: Mapping[str, str], now: float) -> None:
+        """``wrong`` at ``now`` (seconds): a sentence by kind."""
+        for kind in self._since.keys() - wrong.keys():
+            del self._since[kind]
+            if said := self._told.pop(kind, ""):
+                self._tell("attention", f"Over: {said}", "follow")
+        for kind, sentence in wrong.items():
+            if now - self._since.setdefault(kind, now) >= LASTS.get(kind, 0.0) and kind not in self._told:
+                self._told[kind] = sentence
+                self._tell("attention", sentence, "follow")
 
 
 def watch(context: Context, output: Output) -> int:
@@ -45,21 +68,24 @@ def watch(context: Context, output: Output) -> int:
 @contextmanager
 def _shown(output: Output) -> Iterator[Callable[[WatchState], None]]:
     """On a terminal a line that stays in its place; otherwise a line when something changes, and once a minute."""
-    terminal, last_at, last_wrong, ready = output.terminal, 0.0, "", False
+    terminal, last_at, last_wrong, first = output.terminal, 0.0, "", True
     live = terminal.err.is_terminal and not output.as_json
+    attention = Attention(output.notices.tell)
+    to_systemd("READY=1")  # not after the first round: with a long backlog that takes longer than a service may take to start
     with terminal.looking() as at:
 
         def tell(seen: WatchState) -> None:
-            nonlocal last_at, last_wrong, ready
+            nonlocal last_at, last_wrong, first
             line = output.credentials.redact(seen.line())
-            to_systemd(f"STATUS={line}" if ready else f"READY=1\nSTATUS={line}")
+            to_systemd(f"STATUS={line}")
+            attention.see(seen.wrong, seen.at)
             wrong = " ".join(seen.wrong.values())
             if live:
                 at(line)
-            elif wrong != last_wrong or not ready or time.monotonic() - last_at >= EVERY:
+            elif wrong != last_wrong or first or time.monotonic() - last_at >= EVERY:
                 terminal.say(line)
                 last_at = time.monotonic()
-            last_wrong, ready = wrong, True
+            last_wrong, first = wrong, False
 
         yield tell
     to_systemd("STOPPING=1")
@@ -80,6 +106,9 @@ def unit(site: Path, state: Path) -> str:
     options = ["--site", str(site.resolve()), "--state-dir", str(state.resolve())]
     words = [sys.executable, "-m", "cutover", "follow", "--watch", "--execute", *options]
     command = " ".join(shlex.quote(word).replace("%", "%%") for word in words)
+    source = Path(__file__).resolve().parents[2]
+    installed = str(source) in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    found_in = "" if installed else f'Environment="PYTHONPATH={str(source).replace("%", "%%")}"\n'
     return f"""\
 # Keeps the Qdrant server that does not serve up to date, and proves all the time that both are the same.
 #   sudo cp qdrant-cutover.service /etc/systemd/system/ && sudo systemctl enable --now qdrant-cutover
@@ -94,11 +123,13 @@ Type=notify
 User={os.environ.get("SUDO_USER") or os.environ.get("USER") or "root"}
 EnvironmentFile=/etc/qdrant-cutover.env
 WorkingDirectory={_word(site.resolve().parent)}
-ExecStart={command}
+{found_in}ExecStart={command}
 # What it waits for it waits for itself. A mistake in site.yaml (2) does not go away by starting again.
 Restart=on-failure
 RestartPreventExitStatus=2
 RestartSec=30
+# Stopped, it ends its round; the shell on the Nginx host is needed until then.
+KillMode=mixed
 TimeoutStopSec=120
 NoNewPrivileges=yes
 PrivateTmp=yes
