@@ -28,7 +28,7 @@ from cutover.core.journal import Journal, utc
 from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.dns import rfc2136
 from cutover.dns.records import Record
-from cutover.phases import decommission, decommission_guest, decommission_survey, departing
+from cutover.phases import decommission, decommission_guest, decommission_survey, decommission_undo, departing
 from cutover.proxmox import activity, firewall, vzdump
 from cutover.proxmox.client import Proxmox
 from cutover.proxmox.firewall import changing as firewall_changes
@@ -435,6 +435,46 @@ def test_an_undo_starts_the_approved_guests_and_only_where_all_of_them_can_start
     assert world.pve.ct(951).status == "stopped" and not world.config(951)["onboot"]
     assert world.pve.ct(950).status == "running"
     assert any("Left LXC 951" in said for said in outcome.sentences)
+
+
+def restored_by_hand(world: World, *vmids: int) -> None:
+    """The operator restores final backups in Proxmox, as the end of `decommission` says."""
+    backups = {row["vmid"]: row["backup"] for row in decommission_undo.undo_record(world.run())["guests"]}
+    by_hand = world.lab.run(execute=True, token=world.lab.root, state="by-hand")
+    for vmid in vmids:
+        with by_hand.guard.act("test", f"Restore LXC {vmid}"):
+            by_hand.proxmox.do_task(
+                "POST", "nodes/pve/lxc", kind="vzrestore", vmid=vmid, what="x", deadline=30,
+                ostemplate=backups[vmid], restore=1, storage="local-lvm",
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("undone_before", [False, True])
+def test_an_undo_gives_back_what_was_restored_from_its_final_backup(world: World, undone_before: bool) -> None:
+    """The backup holds a guest that does not start with the host and is down; the rights on it went with the guest."""
+    world.pve._pool_join("legacy", 952)
+    rules = [dict(row) for row in world.pve.acl_rows if row["path"] == "/vms/952"]
+    world.decommission()
+    if undone_before:
+        undone(decommission.PHASE, world.run())
+    restored_by_hand(world, 952)
+    assert not world.config(952).get("onboot")
+    writes = len(world.pve.writes())
+    for execute in (False, True):
+        with pytest.raises(Refused, match=r"The token lacks .*VM.PowerMgmt.* on /vms/952 .*`cutover rights`"):
+            (done if execute else planned)(decommission.PHASE, world.run(execute=execute), undo=True)
+    assert len(world.pve.writes()) == writes
+    world.pve.acl_rows += rules
+    sentences = [s.text for s in planned(decommission.PHASE, world.run(execute=False), undo=True)]
+    assert "Start LXC 952 (qdrant) again" in sentences and not any("restore LXC 952" in one for one in sentences)
+    said = undone(decommission.PHASE, world.run()).sentences
+    assert world.pve.ct(952).status == "running" and world.config(952)["onboot"]
+    along = next(
+        one for one in said if one.startswith("LXC 952 (qdrant) is as it was, except for what its deletion took along: ")
+    )
+    assert "backup job nightly" in along and "pool legacy" in along
+    assert sum("was deleted: restore it" in one for one in said) == 3
+    assert not any("LXC 952" in one for one in undone(decommission.PHASE, world.run()).sentences)
 
 
 def test_undo_puts_rules_and_names_back(world: World) -> None:

@@ -12,7 +12,7 @@ from cutover.core.errors import Refused
 from cutover.core.wait import Not, wait_until
 from cutover.phases import departing
 from cutover.phases.phase import Outcome, Plan, Sentence
-from cutover.proxmox import firewall, identity, inventory, references, replacing, vzdump
+from cutover.proxmox import firewall, identity, inventory, privileges, references, replacing, vzdump
 from cutover.state import approvals
 
 if TYPE_CHECKING:
@@ -121,10 +121,25 @@ def _foreign(context: Context, waiting: Sequence[Removed]) -> list[str]:
     )
 
 
-def _gone_ones(context: Context) -> list[tuple[Guest, str]]:
-    """The guests that were deleted, each with its final backup."""
+def _gone_ones(context: Context, there: Sequence[Approved]) -> list[tuple[Guest, str]]:
+    """The guests that were deleted and are not ``there`` again, each with its final backup."""
     rows = {row["vmid"]: row for row in undo_record(context)["guests"]}
-    return [(g, str(rows[g.vmid]["backup"])) for g in context.site.guests.to_decommission() if rows[g.vmid]["gone"]]
+    again = {guest.vmid for guest, _ in there}
+    gone = [g for g in context.site.guests.to_decommission() if rows[g.vmid]["gone"] and g.vmid not in again]
+    return [(guest, str(rows[guest.vmid]["backup"])) for guest in gone]
+
+
+def _taken_along(context: Context, guest: Guest, agreed: approvals.Approval) -> str:
+    """What the deletion of a guest that is there again took along and its backup does not hold, for the end of a sentence."""
+    if not approvals.deleted(context, guest):
+        return ""
+    before = agreed.facts
+    lost = [f"backup job {job.get('id')}" for job in before["backup_jobs"]]
+    lost += [f"replication job {job.get('id')}" for job in before["replication"]]
+    lost += [f"pool {pool}" for pool in before["pools"]]
+    lost += [f"snapshot {name}" for name in before["snapshots"]]
+    lost += ["its access rules"] if before["acl"] else []
+    return f", except for what its deletion took along: {', '.join(lost)}" if lost else ""
 
 
 #: A guest, and what was known of it when it was approved.
@@ -154,21 +169,22 @@ def plan_undo(context: Context) -> GiveBackPlan:
         if names:
             found.append(Sentence(f"Put the names of {guest} back"))
     found += [Sentence(f"Leave {other}") for other in others]
-    found += [Sentence(f"By hand: restore {guest} from {backup}") for guest, backup in _gone_ones(context)]
+    found += [Sentence(f"By hand: restore {guest} from {backup}") for guest, backup in _gone_ones(context, there)]
     return GiveBackPlan(sentences=found, removed=waiting, there=there, others=others)
 
 
 def _still_there(context: Context) -> tuple[list[Approved], list[str]]:
-    """The approved guests that still exist, and those ids that another guest has by now, as sentences."""
+    """The approved guests that exist, also again, and those ids that another guest has by now, as sentences."""
     there: list[Approved] = []
     others: list[str] = []
     for guest in context.site.guests.to_decommission():
         agreed = approvals.approval(context, guest)
-        here = identity.read(context, guest) if agreed is not None and not approvals.deleted(context, guest) else None
+        here = identity.read(context, guest) if agreed is not None else None
         if agreed is None or here is None:
             continue
-        # Another address is still the same guest.
-        wrong = [one for one in agreed.identity.differences(here[2]) if not one.startswith("its address")]
+        # Another address is still the same guest; so is what was restored from its backup, on a new volume.
+        same = ("its address", "its root volume") if approvals.deleted(context, guest) else ("its address",)
+        wrong = [one for one in agreed.identity.differences(here[2]) if not one.startswith(same)]
         if wrong:
             others.append(f"{guest} as it is: it is not the guest that was approved: {references.in_words(wrong)}")
         else:
@@ -181,7 +197,11 @@ def _need_startable(context: Context, there: Sequence[Approved]) -> None:
     stopped = [(guest, agreed) for guest, agreed in there if _is_to_start(context, guest, agreed)]
     if not stopped:
         return
-    against = list(context.proxmox.no_quorum())
+    # The access rules on a guest went with it, so what was restored has none until somebody gives them again.
+    paths = {f"/vms/{guest.vmid}" for guest, _ in stopped}
+    lacking = privileges.lacking(context.site, "decommission", privileges.held_by(context), only=paths)
+    again = "`cutover rights` has the commands that give it again"
+    against = [*context.proxmox.no_quorum(), *(f"The token lacks {one}; {again}." for one in lacking)]
     neighbours = inventory.look(context)
     for guest, agreed in stopped:
         against += replacing.held(guest, context.proxmox.config(guest), context.proxmox.status(guest))
@@ -216,12 +236,14 @@ def undo(context: Context, planned: GiveBackPlan) -> Outcome:
         said.append(f"Firewall entries and names of {guest} are back.")
     if planned.removed:
         context.journal.note("decommission.put-back", "The firewall entries and names that were removed are back")
+    gone = _gone_ones(context, planned.there)
     for guest, agreed in planned.there:
+        lost = _taken_along(context, guest, agreed)
         _as_before(context, guest, agreed)
-        said.append(f"{guest} is as it was.")
+        said.append(f"{guest} is as it was{lost}.")
     changed = bool(said)
     said += [f"Left {other}." for other in planned.others]
-    said += [f"{guest} was deleted: restore it from {backup}." for guest, backup in _gone_ones(context)]
+    said += [f"{guest} was deleted: restore it from {backup}." for guest, backup in gone]
     return Outcome(changed, said or ["There is nothing to undo."])
 
 

@@ -11,7 +11,7 @@ What others call: ``rights.missing(run, "resize")`` (sentences) and ``rights.com
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -144,10 +144,14 @@ def commands(site: Site, step: Step, user: str = "cutover@pve", more: Iterable[N
     return lines
 
 
-def lacking(site: Site, step: Step, held: Callable[[str], frozenset[str]], more: Iterable[Need] = ()) -> list[str]:
-    """What a token lacks for a step, one sentence per path. ``held`` gives the privileges on a path."""
+def lacking(
+    site: Site, step: Step, held: Callable[[str], frozenset[str]], more: Iterable[Need] = (), only: Container[str] | None = None
+) -> list[str]:
+    """What a token lacks for a step, one sentence per path, or ``only`` on these. ``held`` gives the privileges on a path."""
     sentences = []
     for need in _merged([*needs(site, step), *more]):
+        if only is not None and need.path not in only:
+            continue
         short = need.privileges - held(need.path)
         if short:
             sentences.append(f"{', '.join(sorted(short))} on {need.path} ({need.why})")
