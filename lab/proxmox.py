@@ -179,7 +179,7 @@ class LabPve(Cluster):
         #: A VM with more memory does not start (whatever the figures of the host say).
         self.largest_start_mb = 2**30
         self.thin: dict[str, Values] = {}
-        self.task_outcomes: dict[str, list[str]] = {}
+        self.task_outcomes: dict[str, list[tuple[str, ...]]] = {}
         self._cuts: list[Values] = []
         self._shelf: dict[int, Machine] = {}
         self._qemu_pids = itertools.count(4000)
@@ -249,9 +249,9 @@ class LabPve(Cluster):
         """Cut the connection of the next `times` matching requests (after `skip` good ones): when they were carried out, or before."""
         self._cuts.append({"method": method, "suffix": suffix, "after": after, "times": times, "skip": skip})
 
-    def end_next(self, kind: str, exitstatus: str) -> None:
-        """Let the next task of this kind do its work and then end with another status (``WARNINGS: 1``, ...)."""
-        self.task_outcomes.setdefault(kind, []).append(exitstatus)
+    def end_next(self, kind: str, exitstatus: str, *lines: str) -> None:
+        """Let the next task of this kind do its work, log these lines and end with another status (``WARNINGS: 1``, ...)."""
+        self.task_outcomes.setdefault(kind, []).append((exitstatus, *lines))
 
     async def _answer(self, request: web.Request, handler: Any, generic: Any, path_node: Any) -> Any:
         rule = next(
@@ -360,7 +360,8 @@ class LabPve(Cluster):
                 status = f"{type(error).__name__}: {error}"
             outcomes = self.task_outcomes.get(ttype)
             if status == "OK" and outcomes:
-                status = outcomes.pop(0)
+                status, *lines = outcomes.pop(0)
+                record["log"] += lines
             record["exitstatus"] = status
             record["endtime"] = int(time.time())
             if status == "OK":
@@ -701,6 +702,13 @@ class LabPve(Cluster):
             return await body()
 
         return await self._with_body(lambda: FakePve._do_start(self, vm, user, p), inner)
+
+    async def _powerdown(self, vm: LabVm, p: Values) -> Any:
+        """Whoever gives up after a number of seconds counts looks that take a little longer than that."""
+        timeout = int(p.get("timeout") or self.shutdown_default_timeout)
+        if not vm.acpi or vm.shutdown_secs > timeout:
+            await self.pause(max(0.5, timeout / 150))
+        return await super()._powerdown(vm, p)
 
     async def _do_reboot(self, vm: LabVm, user: str, p: Values) -> Any:
         """Ends when the guest is down; the host then starts it again by itself, as a task of its own."""
@@ -1268,6 +1276,11 @@ class LabPve(Cluster):
                     final[key] = print_mount(mount, key == "rootfs")
                 elif re.fullmatch(r"net\d+", key) and v.get("unique"):
                     final[key] = re.sub(r"hwaddr=[0-9A-Fa-f:]+", "hwaddr=" + random_mac(), str(value))
+                elif key == "lxc":
+                    # Whoever has a token is not root@pam, also where it is root's.
+                    shown = [f"{name}: {what}" for name, what in value]
+                    said = "WARN: skipping custom lxc options, restore manually as root:"
+                    self.end_next("vzrestore", "WARNINGS: 1", said, "-" * 32, *shown, "-" * 32)
                 else:
                     final[key] = value
             final.update({k: x for k, x in v.items() if k in ("hostname", "memory", "cores", "onboot", "description", "net0")})
@@ -1448,7 +1461,8 @@ class LabPve(Cluster):
 
 def _as_conf(config: Values) -> str:
     """A configuration as Proxmox writes it to a file: one `key: value` a line."""
-    return "".join(f"{key}: {str(value).replace(chr(10), '%0A')}\n" for key, value in sorted(config.items()))
+    lines = [(key, value) for key, value in sorted(config.items()) if key != "lxc"]
+    return "".join(f"{key}: {str(value).replace(chr(10), '%0A')}\n" for key, value in [*lines, *config.get("lxc", ())])
 
 
 def _from_conf(text: str) -> Values:
@@ -1457,6 +1471,9 @@ def _from_conf(text: str) -> Values:
     for line in text.splitlines():
         key, _, value = line.partition(": ")
         value = value.replace("%0A", "\n")
+        if key.startswith("lxc."):
+            found.setdefault("lxc", []).append([key, value])
+            continue
         found[key] = int(value) if value.isdigit() else value
     return found
 

@@ -109,7 +109,7 @@ class Context:
         """The Proxmox host."""
         from cutover.proxmox.client import Proxmox
 
-        return Proxmox(self.site.proxmox, self.credentials, self.guard)
+        return Proxmox(self.site.proxmox, self.credentials, self.guard, tell=self.ui.say)
 
     @cached_property
     def portainer(self) -> Portainer:

@@ -13,7 +13,7 @@ import pytest
 
 from cutover.checks import new_resources
 from cutover.core.errors import CutoverError, Failed, Refused, WritesRefused
-from cutover.core.ui import ConfirmedInAdvance
+from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.error_boundary import error_boundary
 from cutover.phases import backup, restore
 from cutover.proxmox import privileges, scratch, vzdump
@@ -242,6 +242,22 @@ def test_cut_off_anywhere_the_next_run_completes_it_once(lab: Host, which: tuple
     assert backup_manifest.manifest(lab.run()) is not None
 
 
+#: Settings that Proxmox hands to LXC as they are, and restores for root alone.
+RAW = [["lxc.mount.entry", "/dev/net dev/net none bind,create=dir"], ["lxc.cgroup2.devices.allow", "c 10:200 rwm"]]
+
+
+def test_a_task_that_did_its_work_and_warns_is_no_failure(lab: Host) -> None:
+    """Proxmox warns at every start of a container whose systemd would like nesting, or whose release it does not know."""
+    ui = SilentUi()
+    lab.pve.ct(952).config["lxc"] = RAW
+    lab.pve.end_next("vzstart", "WARNINGS: 1", "WARN: Systemd 257 detected. You may need to enable nesting.")
+    done(backup.PHASE, lab.run(execute=True, ui=ui))
+    assert backup_manifest.manifest(lab.run()) is not None
+    raw = "skipping custom lxc options, restore manually as root: " + ", ".join(f"{key}: {value}" for key, value in RAW)
+    assert any(one.endswith(f"is done; Proxmox warns: {raw}.") for one in ui.sentences), ui.sentences
+    assert "Mounting LXC 9952 is done; Proxmox warns: Systemd 257 detected. You may need to enable nesting." in ui.sentences
+
+
 # -- restore -------------------------------------------------------------------------------------
 
 
@@ -263,6 +279,7 @@ def test_a_stopped_server_is_only_started(whole: Host) -> None:
 
 
 def test_a_deleted_server_comes_back_with_its_records(whole: Host) -> None:
+    whole.pve.ct(952).config["lxc"] = RAW
     done(backup.PHASE, whole.run(execute=True))
     run = whole.run(execute=True, token=whole.root)
     with run.guard.act("test", "lose the old server"):
@@ -274,6 +291,8 @@ def test_a_deleted_server_comes_back_with_its_records(whole: Host) -> None:
         done(restore.PHASE, whole.run(execute=True))
     for command in privileges.commands(whole.site, "restore"):
         whole.pve.pveum(command)
+    by_hand = "By hand afterwards: put lxc.cgroup2.devices.allow, lxc.mount.entry back into /etc/pve/lxc/952.conf: "
+    assert any(sentence.text.startswith(by_hand) for sentence in planned(restore.PHASE, whole.run()))
     outcome = done(restore.PHASE, whole.run(execute=True))
     run = whole.run()
     assert run.old.count("digits") == 20

@@ -500,6 +500,16 @@ def test_a_host_without_room_is_refused_before_anything_is_changed(lab: Host) ->
     assert lab.pve.writes() == []
 
 
+def test_a_guest_that_does_not_go_down_in_time_is_a_failure_and_no_unknown_end(lab: Host) -> None:
+    """Proxmox counts its timeout in looks of a second and more, so the task that gives up ends later than that."""
+    lab.pve.vm(1001).shutdown_secs, lab.pve.time_scale = 1e6, 1.0
+    limits = lab.site.limits.model_copy(update={"reboot_seconds": 1.0})
+    lab.site = lab.site.model_copy(update={"limits": limits})
+    with pytest.raises(Failed, match=r"Rebooting VM 1001 .* failed: VM quit/powerdown failed - got timeout") as said:
+        done(resize.PHASE, lab.run(execute=True))
+    assert "inside" in said.value.hint
+
+
 def test_a_start_that_fails_is_said_with_its_reason(lab: Host) -> None:
     lab.pve.vm(1001).start_error = "start failed: out of memory"
     with pytest.raises(Failed, match="could not be started: start failed: out of memory"):

@@ -185,6 +185,19 @@ def test_the_reason_of_a_failed_task_is_found_wherever_it_stands(recorded: Calla
         ([], "job errors", "job errors"),
         (["ERROR: Backup of VM 9 failed - unable to find VM '9'"], "job errors", "Backup of VM 9 failed - unable to find VM '9'"),
         (["WARN: two files changed"], "WARNINGS: 1", "two files changed"),
+        (
+            [
+                "WARN: skipping these, restore as root:",
+                "------",
+                "lxc.mount.entry: /srv srv",
+                "lxc.apparmor: x",
+                "------",
+                "done",
+            ],
+            "WARNINGS: 1",
+            "skipping these, restore as root: lxc.mount.entry: /srv srv, lxc.apparmor: x",
+        ),
+        (["WARN: nothing follows:", "TASK WARNINGS: 1"], "WARNINGS: 1", "nothing follows"),
         (["TASK ERROR: CT is locked (create)"], "CT is locked (create)", "CT is locked (create)"),
         (
             ["tar: ./db: Cannot write: No space left on device", "TASK ERROR: x"],

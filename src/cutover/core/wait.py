@@ -62,7 +62,8 @@ def wait_until(fact: Callable[[], T | Not], *, deadline: float, what: str, every
             if not isinstance(found, Not):
                 return found
             if late:
-                msg = f"{what} did not happen within {deadline:g} s: {found.reason}."
+                within = round(deadline, 1 if deadline >= 1 else 3)
+                msg = f"{what} did not happen within {within:g} s: {found.reason.rstrip('.')}."
                 raise TimedOut(msg)
             _tell((what, found.reason, time.monotonic() - began, deadline))
             time.sleep(max(0.0, min(every, end - time.monotonic())))

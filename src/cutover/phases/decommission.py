@@ -34,6 +34,7 @@ from cutover.phases.decommission_undo import (
 from cutover.phases.departing import Along
 from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
 from cutover.proxmox import drives, firewall, references, vzdump
+from cutover.proxmox.client import GIVES_UP_SECONDS
 from cutover.state import approvals, soak
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _stop(context: Context, guest: Guest) -> bool:
             kind="vzshutdown",
             vmid=guest.vmid,
             what=f"Stopping {guest}",
-            deadline=STOP_SECONDS + 30.0,
+            deadline=STOP_SECONDS + GIVES_UP_SECONDS,
             timeout=STOP_SECONDS,
         )
         wait_for(context, guest, "stopped")

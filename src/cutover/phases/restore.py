@@ -196,6 +196,7 @@ def plan(context: Context) -> RestorePlan:
         )
     )
     found += [Sentence(f"Not seen beforehand: {one}") for one in seen.unsure]
+    found += [Sentence(f"By hand afterwards: {one}") for one in seen.by_hand]
     return RestorePlan(sentences=found, row=row, archive=archive)
 
 

@@ -73,7 +73,7 @@ def _see_end(context: Context, upid: str) -> Outcome:
     before = dict(begun.before or {}) if begun is not None else {}
     context.ui.say(f"{vm} is being rolled back already; waiting for that.")
     with context.guard.act("resize.rollback", f"See that {vm} is rolled back", before=before) as act:
-        api.wait_task(upid, deadline=vm_restart.TASK_SECONDS).must(f"Rolling {vm} back")
+        api.wait_task(upid, deadline=vm_restart.TASK_SECONDS).must(f"Rolling {vm} back", warnings=True)
         vm_restart.up(context)
         cores, memory, size = vm_state.sizes_of(api.config(vm), context.site.resize.disk)
         act.after = {"cores": cores, "memory": memory, "disk_gb": size}

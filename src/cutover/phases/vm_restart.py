@@ -15,6 +15,7 @@ from cutover.core.text import counted
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.portainer.picture import Picture, differences
 from cutover.proxmox import vm as vm_state
+from cutover.proxmox.client import GIVES_UP_SECONDS
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -67,7 +68,7 @@ def await_begun(context: Context) -> bool:
         context.ui.say(f"{vm} is being rebooted already; waiting for that.")
         with context.guard.act("resize.reboot-awaited", f"Wait for the reboot of {vm} that was begun", passing=True) as act:
             for upid in api.running_tasks(("qmreboot", "qmshutdown"), vm.vmid):
-                api.wait_task(upid, deadline=limit)
+                api.wait_task(upid, deadline=limit + GIVES_UP_SECONDS)
             if not api.start_failed(vm):
                 up(context)  # it is started by Proxmox, or by nobody where that was cut off, too
             api.await_reboot(vm, deadline=limit)

@@ -17,7 +17,7 @@ from cutover.core.errors import CutoverError, OutcomeUnknown, Refused, Unreachab
 #: Answers of a proxy between us and the API: the request may have gone no further (595) or have been carried out (the rest).
 PROXY_STATUS = frozenset({502, 503, 504, 595, 596, 599})
 
-Kind = Literal["gone", "locked", "busy", "changed", "protected", "denied", "no-quorum", "refused"]
+Kind = Literal["gone", "locked", "busy", "changed", "protected", "denied", "no-quorum", "stays-up", "refused"]
 
 #: How Proxmox says that there is no such thing.
 _GONE = (
@@ -33,6 +33,7 @@ _KINDS: tuple[tuple[str, Kind], ...] = (
     (_GONE, "gone"),
     (r"Permission check failed", "denied"),
     (r"no quorum", "no-quorum"),
+    (r"VM quit/powerdown failed|container did not stop", "stays-up"),
 )
 
 
@@ -50,6 +51,7 @@ HINTS: Mapping[Kind, str] = {
     "gone": "Compare site.yaml with what Proxmox shows.",
     "denied": "`cutover check` says which rights the token lacks, `cutover rights` has the commands that give them.",
     "no-quorum": "The cluster has no majority and refuses every change. Bring its nodes back first.",
+    "stays-up": "It was asked to go down and did not. Look inside it at what keeps it up, or shut it down there; then run again.",
     "refused": "",
 }
 

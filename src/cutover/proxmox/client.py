@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 #: pveproxy gives up on a worker after 30 s and says 596; we wait longer, so that we hear that and not our own timeout.
 READ_SECONDS = 40.0
 _READ_TRIES = 4
+#: A task that gives up after so many seconds ends later than that, because it counts looks of a second and more: 302 s for 300.
+GIVES_UP_SECONDS = 30.0
 #: For how long it is believed that a guest is still on the node where it was.
 PLACES_SECONDS = 2.0
 
@@ -73,12 +75,22 @@ class Proxmox:
 
     ``settings`` is site.yaml's part; the token comes from ``PROXMOX_TOKEN_ID`` (user@realm!name) and
     ``PROXMOX_TOKEN_SECRET``. Nothing is contacted until the first call. ``poll`` is the pause between two looks at a task.
+    ``tell`` gets what Proxmox warns of in tasks that did their work.
     """
 
-    def __init__(self, settings: Settings, credentials: Credentials, guard: WriteGuard, *, poll: float = 0.5) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        credentials: Credentials,
+        guard: WriteGuard,
+        *,
+        poll: float = 0.5,
+        tell: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self.settings = settings
         self.node = settings.node
         self.poll = poll
+        self._tell = tell
         self._guard = guard
         self._places: list[Place] = []
         self._placed_at = -PLACES_SECONDS - 1
@@ -200,16 +212,22 @@ class Proxmox:
         vmid: int | None,
         what: str,
         deadline: float,
-        warnings: bool = False,
+        warnings: bool = True,
         **parameters: Any,
     ) -> TaskEnd:
         """Send a change that becomes a task of type ``kind``, follow it, and return its good end.
+
+        A task with warnings did its work (a container whose systemd would like nesting warns at every start): they are told.
+        ``warnings`` False: such an end is a failure, because what it warns of may be missing in what was made.
 
         Where the answer to the change was lost, the task list says whether it began; if it did, that task is followed.
         :class:`Failed`, :class:`OutcomeUnknown` with a sentence that begins with ``what``.
         """
         upid = self.start_task(method, path, kind=kind, vmid=vmid, what=what, **parameters)
-        return self.wait_task(upid, deadline=deadline).must(what, warnings=warnings)
+        end = self.wait_task(upid, deadline=deadline).must(what, warnings=warnings)
+        if end.state == "warnings":
+            self._tell(f"{what} is done; Proxmox warns: {end.reason().rstrip('.')}.")
+        return end
 
     def start_task(
         self, method: Literal["POST", "PUT", "DELETE"], path: str, /, *, kind: str, vmid: int | None, what: str, **parameters: Any
@@ -387,8 +405,8 @@ class Proxmox:
         known = {task["upid"] for task in self.tasks("qmstart", guest.vmid)}
         what = f"Rebooting {guest}"
         self.do_task(
-            "POST", f"{self.of(guest)}/status/reboot", kind="qmreboot", vmid=guest.vmid, what=what, deadline=deadline,
-            timeout=max(1, int(deadline)),
+            "POST", f"{self.of(guest)}/status/reboot", kind="qmreboot", vmid=guest.vmid, what=what,
+            deadline=deadline + GIVES_UP_SECONDS, timeout=max(1, int(deadline)),
         )  # fmt: skip
 
         self._wait_until_up(guest, known, with_pid, end, "its reboot")

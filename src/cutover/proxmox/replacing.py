@@ -89,6 +89,14 @@ def over(session: ProxmoxSession, guest: Guest, archive: Archive) -> list[str]:
 
 
 def room(session: ProxmoxSession, guest: Guest, archive: Archive, node: str) -> storages.Verdict:
-    """Whether the storage that restores go to can take what the archive holds, on the node where it is restored. Reads only."""
-    inside = storages.held({}, vzdump.archived(session, guest, archive))
-    return storages.restorable(session, node, storages.Held(archive.size, inside.most), f"what is restored of {guest}")
+    """Whether the storage that restores go to can take what the archive holds, on the node where it is restored. Reads only.
+
+    Also which of its settings have to be given back by hand.
+    """
+    config = vzdump.archived(session, guest, archive)
+    inside = storages.held({}, config)
+    said = storages.restorable(session, node, storages.Held(archive.size, inside.most), f"what is restored of {guest}")
+    if raw := sorted(key for key in config if key.startswith("lxc.")):
+        where = f"/etc/pve/lxc/{guest.vmid}.conf"
+        said.by_hand.append(f"put {', '.join(raw)} back into {where}: Proxmox restores them for root at the host's shell alone")
+    return said

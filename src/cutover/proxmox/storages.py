@@ -55,10 +55,14 @@ def _sum(sizes: Iterable[int | None]) -> int | None:
 
 @dataclass
 class Verdict:
-    """``against``: sentences that speak against writing there. ``unsure``: phrases about what cannot be seen beforehand."""
+    """``against``: sentences that speak against writing there. ``unsure``: phrases about what cannot be seen beforehand.
+
+    ``by_hand``: what the operator has to do afterwards, imperative phrases.
+    """
 
     against: list[str] = field(default_factory=list)
     unsure: list[str] = field(default_factory=list)
+    by_hand: list[str] = field(default_factory=list)
 
     def room(self, storage: str, free: int | None, wanted: Held, reserve: int, what: str) -> None:
         """Judge whether ``free`` bytes are enough for ``wanted`` and the reserve (bytes). ``what`` is to be written."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -59,12 +59,28 @@ def why(log: Iterable[str], exitstatus: str = "") -> str:
     device") then stands in some line before it, whatever that line's level is. It comes first.
     """
     lines = [line.strip() for line in log]
-    said = [_LEVEL.sub("", line) for line in lines if re.match(r"(ERROR|WARN(ING)?S?): ", line)]
+    said = [_with_its_list(lines, at) for at, line in enumerate(lines) if re.match(r"(ERROR|WARN(ING)?S?): ", line)]
     own = exitstatus if exitstatus and exitstatus != "job errors" and not exitstatus.startswith("WARNINGS") else ""
     told = [_shortened(one) for one in ([own] if own else said[:3])] or [exitstatus]
     kernel = [_LEVEL.sub("", line) for line in lines if any(word in line for word in _KERNEL) and not line.startswith("TASK ")]
     causes = [line for line in dict.fromkeys(map(_shortened, kernel)) if not any(line in one for one in told)]
     return "; ".join([*causes[:2], *told])
+
+
+def _with_its_list(lines: Sequence[str], at: int) -> str:
+    """A line without its level; one that ends in a colon with the lines that it announces, which Proxmox puts between rules."""
+    text = _LEVEL.sub("", lines[at])
+    if not text.endswith(":"):
+        return text
+    listed = []
+    for line in lines[at + 1 :]:
+        if _LEVEL.match(line) or line.startswith("TASK "):
+            break
+        if line.strip("-"):
+            listed.append(line)
+        elif listed:
+            break
+    return f"{text} {', '.join(listed)}".rstrip(": ")
 
 
 def _shortened(text: str) -> str:

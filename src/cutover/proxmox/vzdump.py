@@ -267,6 +267,7 @@ def make(
                 vmid=guest.vmid,
                 what=what,
                 deadline=deadline,
+                warnings=False,
                 storage=storage,
                 mode=mode,
                 compress="zstd",
