@@ -55,6 +55,8 @@ EVERY, SHARE = 1.0, 0.2
 LOOK_AT_COUNTERS, LOOK_AT_NGINX, LOOK_AT_DISK = 5.0, 10.0, 60.0
 #: Seconds until a server is asked again without which nothing can be begun.
 UNREACHABLE = 5.0
+#: Seconds until it is tried again where nobody can follow: a setting may have been put back without a command of this tool.
+STOPPED_FOR = 300.0
 #: Seconds between two small reads that tell how fast applications are served.
 PROBE = 1.0
 #: Free room on the Nginx host below which it is said, megabytes; some time before recording is ended for want of it.
@@ -143,11 +145,11 @@ class Watch:
                     return
             except (CannotFollow, Damaged) as error:
                 self.wrong(STOPPED, f"{error.sentence} {error.hint}")
-                if self._rest("somebody who mends that", for_ever=True):
+                if self._rest("somebody who mends that", STOPPED_FOR):
                     return
             except Unreachable as error:
                 self.wrong("server", error.sentence)
-                if self._rest("an answer"):
+                if self._rest("an answer", UNREACHABLE):
                     return
             if not self._context.journal.wanted():
                 continue
@@ -156,15 +158,15 @@ class Watch:
                 return
             self._context.ui.say("Going on.")
 
-    def _rest(self, waiting_for: str, *, for_ever: bool = False) -> bool:
-        """Wait for a moment, or ``for_ever``, or until another command wants to work; whether this has to stop."""
+    def _rest(self, waiting_for: str, seconds: float) -> bool:
+        """Wait so long, or until another command wants to work; whether this has to stop."""
         self.seen.waiting_for = waiting_for
-        until = time.monotonic() + UNREACHABLE
+        until = time.monotonic() + seconds
         while True:
             self._show()
-            if self._wait(min(EVERY, UNREACHABLE)):
+            if self._wait(min(EVERY, seconds)):
                 return True
-            if self._context.journal.wanted() or (not for_ever and time.monotonic() >= until):
+            if self._context.journal.wanted() or time.monotonic() >= until:
                 return False
 
     def _until_wanted(self) -> bool:
