@@ -198,14 +198,18 @@ class _TooMuchError(Exception):
     """An answer that does not end."""
 
 
+#: What to do where nobody listens.
+NOBODY = "Look whether that address is the right one, the server runs, and this machine may reach it."
+
+
 def _sorted(error: Exception, shown: str, *, reads: bool, timeout: tuple[float, float]) -> CutoverError:
     """The error of this project that a failed request is: it never got there, it only read, or nobody knows."""
     if isinstance(error, requests.exceptions.ConnectTimeout):
-        return Unreachable(f"{shown}: no connection within {timeout[0]:g} s.")
+        return Unreachable(f"{shown}: no connection within {timeout[0]:g} s.", NOBODY)
     if isinstance(error, requests.exceptions.SSLError) and _before_the_request(error):
         return Unreachable(f"{shown}: {_tls_sentence(error)}")
     if _never_sent(error):
-        return Unreachable(f"{shown}: {_plain(error)}")
+        return Unreachable(f"{shown}: {_plain(error)}", NOBODY)
     if isinstance(error, requests.exceptions.Timeout) or "Read timed out" in str(error):
         reason = f"no answer within {timeout[1]:g} s."
     else:
