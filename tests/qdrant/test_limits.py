@@ -27,7 +27,8 @@ def info(**params: Any) -> Any:
         (info(vectors={"size": 4, "distance": "Dot", "datatype": "uint8"}), ""),
         (info(vectors={"size": 4, "distance": "Dot", "datatype": "turbo4"}), "turbo4"),
         (info(sparse_vectors={"s": {}}), ""),
-        (info(sparse_vectors={"s": {"index": {"datatype": "float16"}}}), "sparse vector s"),
+        (info(sparse_vectors={"s": {"index": {"datatype": "float16"}}}), ""),
+        (info(sparse_vectors={"s": {"index": {"datatype": "uint8"}}}), "sparse vector s of docs is indexed as uint8"),
     ],
 )
 def test_what_cannot_be_moved_is_named(found: Any, words: Any) -> None:

@@ -38,7 +38,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "shards, replicas, log": PLAIN
     | {"shard_number": 3, "write_consistency_factor": 1, "wal_config": {"wal_capacity_mb": 1, "wal_segments_ahead": 1}},
     "words beside vectors": {"vectors": {"": PLAIN["vectors"], "c": SEVERAL}, **SPARSE},
-    "words on disk": {"sparse_vectors": {"words": {"index": {"on_disk": True, "full_scan_threshold": 10}}}},
+    "words on disk": {
+        "sparse_vectors": {"words": {"index": {"on_disk": True, "full_scan_threshold": 10, "datatype": "float16"}}}
+    },
     "half precision": {"vectors": PLAIN["vectors"] | {"datatype": "float16"}},
     "bytes": {"vectors": {"size": 4, "distance": "Euclid", "datatype": "uint8"}},
     "no vectors": {},

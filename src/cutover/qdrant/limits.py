@@ -14,8 +14,9 @@ from cutover.qdrant.client import vectors_of
 
 #: Ways of storing vectors that survive being read and written back, bit by bit (measured).
 _EXACT = {None, "float32", "float16", "uint8"}
-
-
+#: Indexes of sparse vectors that score the same whatever order and segments they were built in (measured on 1.18.3, 60 searches:
+#: with uint8 every one scored otherwise, and 9 ranked otherwise). The records themselves survive with all of them.
+_SAME_SCORES = {None, "float32", "float16"}
 #: Bytes of a collection's name: with them its snapshot's file, NAME-PEER-TIME.snapshot.checksum, has a name a disk takes.
 LONGEST_NAME = 195
 
@@ -35,8 +36,9 @@ def reasons_against(name: str, info: Mapping[str, Any], shard_keys: Sequence[Any
             found.append(f"{which} is stored as {kind}, which does not survive being read and written back")
     for vector, one in (params.get("sparse_vectors") or {}).items():
         kind = ((one or {}).get("index") or {}).get("datatype")
-        if kind not in (None, "float32"):
-            found.append(f"sparse vector {vector} of {name} is indexed as {kind}, which was not measured")
+        if kind not in _SAME_SCORES:
+            why = "so that what it scores depends on how its index was built, and both servers would answer otherwise"
+            found.append(f"sparse vector {vector} of {name} is indexed as {kind}, {why}")
     return found
 
 
