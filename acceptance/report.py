@@ -56,7 +56,8 @@ def known(folder: Path) -> Iterator[Known]:
             ids = [tag["name"][1:] for tag in rule["tags"] if tag["name"][1:] in CRITERIA]
             for scenario in (child["scenario"] for child in rule["children"] if "scenario" in child):
                 for criterion in ids[:1]:
-                    slow = "@slow" in _tags(feature, rule, scenario, *scenario["examples"])
+                    rows = scenario["examples"]
+                    slow = "@slow" in _tags(feature, rule, scenario) or (bool(rows) and all("@slow" in _tags(r) for r in rows))
                     yield Known(criterion, scenario["name"], path.name, scenario["location"]["line"], slow)
 
 

@@ -24,14 +24,14 @@ Feature: Putting the container in place
         | the container ends again and again            | the container ends again and again  |
         | Portainer never finishes                      | the stack is deploying              |
 
-    @lab @containers
+    @lab
     Scenario: A container of the old image is noticed
       Given the stack is deployed
       And a merge that changes nothing of importance
       When the operator checks that Portainer runs what was merged
       Then the check is not met because "not"
 
-    @lab @containers
+    @lab
     Scenario: A container that somebody edited in Portainer is noticed, and deploying puts it right
       Given the stack is deployed
       And somebody lowered its memory in Portainer

@@ -10,7 +10,7 @@ Feature: Portainer after the move
       When the operator checks that Portainer is as before
       Then the check is met
 
-    @lab @containers
+    @lab
     Scenario: A restart of the whole server is not taken for a change
       Given the stack is deployed
       And meanwhile somebody restarted the server

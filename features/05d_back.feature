@@ -5,7 +5,7 @@ Feature: Going back without loss
   @E5
   Rule: Going back loses nothing that was written since the switch
 
-    @changes @containers
+    @changes
     Scenario: What was written on the new server is there after going back
       Given traffic moved to the new server
       And an application reads and writes through Nginx

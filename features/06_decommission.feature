@@ -47,7 +47,7 @@ Feature: Giving back the old servers
       And that old server runs
       And none of the old servers is deleted
 
-    @lab
+    @lab @slow
     Scenario: A server that somebody started again is not deleted
       Given a finished move, and an hour to live without the old servers
       And the old servers were stopped, and somebody started one again
@@ -65,7 +65,7 @@ Feature: Giving back the old servers
       Then one protected backup of each old server is kept
       And each was restored on trial before its server was deleted
 
-    @lab
+    @lab @slow
     Scenario: A server whose backup cannot be read is not deleted
       Given a finished move, with no time to live without the old servers
       And the backups of the old servers turn out unreadable
@@ -127,7 +127,7 @@ Feature: Giving back the old servers
   @F6
   Rule: Nothing that was written after its final backup is deleted
 
-    @lab
+    @lab @slow
     Scenario: What was written after the final backup is in the backup that is kept
       Given a finished move, with no time to live without the old servers
       And somebody uses an old server after its final backup

@@ -5,14 +5,14 @@ Feature: Merging is deploying
   @H1
   Rule: A merge deploys, and the deploy is proved or rolled back
 
-    @changes @containers
+    @changes
     Scenario: A merged change runs
       Given the stack is deployed
       When a change is merged that changes nothing of importance, and it is deployed
       Then Portainer runs the merged commit with the pinned image
       And Qdrant answers with its key and not without it
 
-    @lab @containers
+    @lab
     Scenario: Portainer fetches a merge by itself
       Given Portainer looks for merges every second
       And the stack is deployed
@@ -43,8 +43,12 @@ Feature: Merging is deploying
 
       Examples:
         | version |
-        | 2.39.1  |
         | 2.45.1  |
+
+      @slow
+      Examples:
+        | version |
+        | 2.39.1  |
 
   @H2
   Rule: A merge that Portainer would turn into an outage never reaches it
@@ -79,7 +83,7 @@ Feature: Merging is deploying
       Then it is refused because "nothing would lead back to it"
       And the running container was not touched
 
-    @lab @containers
+    @lab
     Scenario: The same merge is an outage where nobody looks
       Given the stack is deployed
       When a change that names an image that does not exist is sent to Portainer without a look

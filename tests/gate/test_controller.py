@@ -39,6 +39,7 @@ from cutover.phases import gate as gate_phase
 from cutover.site import load as sites
 from cutover.site.schema import Site
 from tests.support.gateway import ADDRESS, Gateway, gateway, session, until
+from tests.support.night import every_nth_by_day
 from tests.support.phases import done
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -326,7 +327,9 @@ class TestInstall:
         assert (bare.way.host.gate_folder / "was" / "1").read_text() == before
         assert bare.gate.state().installed is False
 
-    @pytest.mark.parametrize("after", ["copy the files that will be changed", "write", "reload nginx", "set the flag probe"])
+    @pytest.mark.parametrize(
+        "after", every_nth_by_day(["write", "copy the files that will be changed", "reload nginx", "set the flag probe"], 2)
+    )
     def test_putting_in_that_lost_its_host_half_way_is_completed_by_the_next(
         self, bare: Stage, monkeypatch: pytest.MonkeyPatch, after: str
     ) -> None:
@@ -389,7 +392,7 @@ class TestInstall:
         assert "A read would have the header access-control-allow-origin no more; now it is *." in said
         assert not any("x-release" in one for one in said)
 
-    @pytest.mark.parametrize("lost", ["reload nginx", "remove the gate's files"])
+    @pytest.mark.parametrize("lost", every_nth_by_day(["reload nginx", "remove the gate's files"], 2))
     def test_settling_that_lost_its_host_half_way_is_completed_by_the_next(
         self, bare: Stage, monkeypatch: pytest.MonkeyPatch, lost: str
     ) -> None:
@@ -433,6 +436,7 @@ class TestInstall:
         assert bare.files() == before
         assert not bare.way.host.gate_folder.exists()
 
+    @pytest.mark.slow
     def test_what_a_reload_costs(self, bare: Stage, capsys: pytest.CaptureFixture[str]) -> None:
         """Not a promise, a measurement: the installer reloads under load, and what fails is counted."""
         stop, done, failed = threading.Event(), [0] * 6, [0] * 6

@@ -19,6 +19,7 @@ from tests.gate import shapes
 from tests.gate.shapes import SHAPES, Door, Shape
 from tests.gate.test_controller import Stage
 from tests.support.gateway import ADDRESS, Gateway, free_port, gateway, session
+from tests.support.night import every_nth_by_day
 
 ROOT = Path(__file__).resolve().parents[2]
 UPSERT = "/collections/docs/points?wait=true"
@@ -113,7 +114,9 @@ def without_sides(seen: list[dict[str, Any]]) -> list[dict[str, Any]]:
 TRIED = [shape for shape in SHAPES if shape.real]
 
 
-@pytest.mark.parametrize("shape", [shape for shape in TRIED if not shape.refused], ids=lambda shape: shape.name)
+@pytest.mark.parametrize(
+    "shape", every_nth_by_day([shape for shape in TRIED if not shape.refused], 3), ids=lambda shape: shape.name
+)
 def test_users_and_qdrant_notice_nothing(shape: Shape, tmp_path: Path) -> None:
     with gateway(with_gate=False, write=lambda way: write(way, shape)) as way:
         values = way.values

@@ -24,6 +24,7 @@ from cutover.site.load import load
 from cutover.state import backup_manifest
 from lab.proxmox_host import SITE, Host, host
 from tests.support.asked_before import read_later
+from tests.support.night import every_nth_by_day
 from tests.support.phases import done, planned
 
 
@@ -227,11 +228,13 @@ def test_a_snapshot_that_has_no_room_at_home_stays_on_the_server_for_good(lab: H
 
 @pytest.mark.parametrize(
     "which",
-    [("POST", "/snapshot"), ("POST", "/vzdump"), ("POST", "/nodes/pve/lxc"), ("DELETE", "/lxc/9952"), ("GET", "/content")],
+    every_nth_by_day(
+        [["POST", "/vzdump"], ["POST", "/snapshot"], ["POST", "/nodes/pve/lxc"], ["DELETE", "/lxc/9952"], ["GET", "/content"]], 3
+    ),
     ids=lambda one: one[1].rsplit("/", 1)[-1],
 )
 @pytest.mark.parametrize("after", [True, False], ids=["answer-lost", "request-lost"])
-def test_cut_off_anywhere_the_next_run_completes_it_once(lab: Host, which: tuple[str, str], after: bool) -> None:
+def test_cut_off_anywhere_the_next_run_completes_it_once(lab: Host, which: list[str], after: bool) -> None:
     lab.pve.cut(*which, after=after)
     try:
         done(backup.PHASE, lab.run(execute=True))
@@ -501,7 +504,9 @@ def killed_in(monkeypatch: pytest.MonkeyPatch, kind: str, vmid: int, act: Callab
 
 @pytest.mark.parametrize(
     ("kind", "vmid"),
-    [("vzsnapshot", 952), ("vzdump", 952), ("vzrestore", 9952), ("vzstart", 9952), ("vzstop", 9952), ("vzdestroy", 9952)],
+    every_nth_by_day(
+        [("vzdump", 952), ("vzsnapshot", 952), ("vzrestore", 9952), ("vzstart", 9952), ("vzstop", 9952), ("vzdestroy", 9952)], 6
+    ),
 )
 def test_a_backup_that_is_killed_while_proxmox_works_is_gone_on_with(
     lab: Host, monkeypatch: pytest.MonkeyPatch, kind: str, vmid: int

@@ -63,6 +63,7 @@ class Clock:
         self._right = False
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_set_at_every_point_changes_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     operator, before = Operator(lab), picture(lab)
     clock = Clock(monkeypatch)

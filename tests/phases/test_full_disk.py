@@ -16,6 +16,7 @@ from lab.disks import PAGE, Disk, NoMount, disk
 from lab.lab import Lab, new_folder
 from lab.operator import Operator
 from lab.state_snapshot import differences, picture
+from tests.support.night import every_nth_by_day
 
 MB = 1 << 20
 
@@ -158,7 +159,7 @@ def _size(session: requests.Session, lab: Lab, headers: dict[str, str]) -> int:
     return int(info["config"]["params"]["vectors"]["size"])
 
 
-@pytest.mark.parametrize("read_only", [False, True], ids=["full", "read-only"])
+@pytest.mark.parametrize("read_only", every_nth_by_day([False, True], 2), ids=["full", "read-only"])
 def test_the_gate_does_not_get_in_where_the_disk_takes_nothing(host: tuple[Lab, Operator, Disk], read_only: bool) -> None:
     lab, operator, small = host
     before = picture(lab)

@@ -22,6 +22,7 @@ from cutover.replication.follower import Follower
 from cutover.replication.position import Position
 from cutover.replication.proof import prove_everything, prove_quickly
 from tests.replication.test_follower import Record
+from tests.support.night import every_nth_by_day
 from tests.support.qdrant_pair import Pair, operating, pair_of_servers
 
 #: Rounds of random names on top of those below.
@@ -93,7 +94,7 @@ def rounds() -> list[tuple[str, str, list[str], list[str]]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "alias", "vectors", "fields"), rounds())
+@pytest.mark.parametrize(("name", "alias", "vectors", "fields"), every_nth_by_day(rounds(), 3))
 def test_a_name_is_a_name(context: Context, name: str, alias: str, vectors: list[str], fields: list[str]) -> None:
     old, new = context.old, context.new
     if "" in vectors:
