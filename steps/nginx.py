@@ -134,12 +134,13 @@ def _trouble(lab: Lab, undoing: ExitStack, trouble: str) -> None:
             f"server {{ listen {nginx.listen(6336)}; location / {{ proxy_pass http://$http_x_server; }} }}\n"
         )
     elif trouble == "shows its users whom it asks":
-        nginx.server_file.write_text(
-            nginx.server_file.read_text().replace("proxy_pass", "add_header X-Asked $upstream_addr always;\n        proxy_pass")
-        )
+        old = urlsplit(lab.site.qdrant.old_url).netloc
+        whom = f"map $upstream_addr $whom {{ {old} Qdrant; default nobody; }}\n"
+        text = nginx.server_file.read_text().replace("proxy_pass", "add_header X-Asked $whom always;\n        proxy_pass")
+        nginx.server_file.write_text(whom + text)
         reload(lab)
     elif trouble == "would be broken by the file of the gate":
-        (nginx.http_folder / "zz.conf").write_text("map_hash_bucket_size 32;\n")
+        (nginx.http_folder / "00.conf").write_text("map_hash_max_size 0;\n")  # no map fits into it
         nginx.stop()  # so that no worker began before the file changed
         nginx.start()
     else:

@@ -252,10 +252,10 @@ class TestInstall:
         assert [file.name for file in folder.iterdir()] == ["data.db"]
 
     def test_a_configuration_that_nginx_refuses_is_put_back(self, bare: Stage) -> None:
-        (bare.way.host.http_folder / "zz.conf").write_text("map_hash_bucket_size 32;\n")
+        (bare.way.host.http_folder / "00.conf").write_text("map_hash_max_size 0;\n")  # no map fits into it
         bare.way.reload()
         before, worker = bare.files(), set(bare.gate.installer.host.workers())
-        with pytest.raises(Refused, match=r"map_hash_bucket_size.* put back as it was"):
+        with pytest.raises(Refused, match=r"map_hash_max_size.* put back as it was"):
             bare.gate.install()
         assert bare.files() == before
         assert set(bare.gate.installer.host.workers()) <= worker, "nothing was loaded, so nothing is reloaded"
