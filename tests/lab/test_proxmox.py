@@ -306,8 +306,9 @@ def test_a_wrong_token_is_said_to_be_one(lab: Host) -> None:
 
     run = lab.run()
     object.__setattr__(run.credentials, "values", {**run.credentials.values, "PROXMOX_TOKEN_SECRET": "nonsense"})
-    with pytest.raises(Refused, match="does not accept the token"):
+    with pytest.raises(Refused, match="does not accept the token") as refused:
         Proxmox(lab.site.proxmox, run.credentials, run.guard).get("version")
+    assert "expired or is disabled" in refused.value.hint, "Proxmox answers the same to a token that is no good any more"
 
 
 def test_a_running_task_is_listed_as_running_and_is_no_failure(lab: Host) -> None:

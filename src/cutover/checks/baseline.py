@@ -254,7 +254,7 @@ def _guests(context: Context) -> dict[str, Any]:
         if row is None:
             continue
         if "unread" in row:
-            raise Unreachable(f"{guest} is on node {row['node']}, which cannot be asked: {row['unread']}")
+            raise Unreachable(f"{guest} on node {row['node']} cannot be looked at: {row['unread']}")
         kept = {k: v for k, v in row["config"].items() if k not in {"digest", "meta", "parent", "pending"}}
         found[str(guest.vmid)] = {"status": row["status"], **kept}
     return found

@@ -76,7 +76,9 @@ def error_of(error: ResourceException, shown: str, method: str, token: str) -> C
         text = "; ".join(f"{name}: {' '.join(str(said).split())}" for name, said in errors.items())
     if status == 401:
         return Refused(
-            f"Proxmox does not accept the token {token}.", "Compare PROXMOX_TOKEN_ID and PROXMOX_TOKEN_SECRET with Proxmox."
+            f"Proxmox does not accept the token {token}.",
+            "Compare PROXMOX_TOKEN_ID and PROXMOX_TOKEN_SECRET with Proxmox, and look there whether the token or its user has "
+            "expired or is disabled: it answers the same to all of these.",
         )
     if status in PROXY_STATUS:
         if method == "GET" or status == 595:

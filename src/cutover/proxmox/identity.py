@@ -199,7 +199,10 @@ def read(session: ProxmoxSession, guest: Guest) -> tuple[Mapping[str, Any], Mapp
     if row is None:
         return None
     if "unread" in row:
-        raise Unreachable(f"{guest} is on node {row['node']}, which cannot be asked: {row['unread']}", "Bring that node back.")
+        raise Unreachable(
+            f"{guest} on node {row['node']} cannot be looked at: {row['unread']}",
+            "Bring its node back, or look at the guest in Proxmox.",
+        )
     config: Mapping[str, Any] = row["config"]
     return row, config, of(row, config)
 

@@ -165,8 +165,8 @@ def look(session: ProxmoxSession) -> Surroundings:
         if "unread" in row:
             # What it has of another guest (a volume, an address) would not be seen.
             raise Unreachable(
-                f"Guest {row['vmid']} is on node {row['node']}, which cannot be asked: {row['unread']}",
-                "Bring that node back, or remove it from the cluster.",
+                f"Guest {row['vmid']} on node {row['node']} cannot be looked at: {row['unread']}",
+                "Bring its node back, or look at the guest in Proxmox; a node that is gone for good is removed from the cluster.",
             )
     return Surroundings(
         configs={int(r["vmid"]): proxmox.get(f"nodes/{r['node']}/{r['type']}/{r['vmid']}/config") for r in rows},

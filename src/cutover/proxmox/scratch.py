@@ -207,7 +207,7 @@ def _remove_scratch(session: ProxmoxSession, *, left_over: bool) -> None:
     if there is None:
         return
     if "unread" in there:
-        raise Unreachable(f"Guest {scratch} is on node {there['node']}, which cannot be asked: {there['unread']}")
+        raise Unreachable(f"Guest {scratch} on node {there['node']} cannot be looked at: {there['unread']}")
     if wrong := not_ours(begun(session), there):
         raise Refused(
             f"The scratch id {scratch} is taken by {there.get('type')} {there.get('name')}, which this tool did not make: "
