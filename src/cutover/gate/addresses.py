@@ -34,6 +34,12 @@ class Addresses:
         self.gate = site.nginx.gate_address
         self.old, self.new = netloc(site.qdrant.old_url), netloc(site.qdrant.new_url)
 
+    @property
+    def behind(self) -> list[str]:
+        """Every ``host:port`` of the old server, the new one and the gate."""
+        servers = [(ways.Server.of(one, self._host.resolve), one) for one in (self.old, self.new, self.gate)]
+        return [address for server, one in servers for address in (one, *(f"{host}:{server.port}" for host in server.hosts))]
+
     def ways(self, configuration: Configuration, netloc_: str) -> ways.Ways:
         """Every way to a server (``host:port``) in the operator's files."""
         server = ways.Server.of(netloc_, self._host.resolve)

@@ -11,7 +11,7 @@ import http.client
 import json
 import re
 import secrets as randomness
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
@@ -147,8 +147,19 @@ def _too_large(url: str, size: int, headers: Mapping[str, str], tls: Tls) -> Ans
             raise Unreachable(f"{url} does not answer: {error}.") from None
 
 
-def differences(before: Mapping[str, Answer], again: Mapping[str, Answer], now: Mapping[str, Answer]) -> list[str]:
-    """What is answered otherwise now, as sentences. ``again``: what was answered before to the same, asked once more."""
+def differences(
+    before: Mapping[str, Answer], again: Mapping[str, Answer], now: Mapping[str, Answer], addresses: Collection[str] = ()
+) -> list[str]:
+    """What is answered otherwise now, as sentences. ``again``: what was answered before to the same, asked once more.
+
+    ``addresses``: those of what is behind Nginx, with and without the gate. A header of Nginx's may name whichever it passed the
+    request to (`$upstream_addr`), or say how long that took.
+    """
+    varying = re.compile("|".join([*(rf"(?<![\d.]){re.escape(one)}(?!\d)" for one in addresses), r"\b\d+\.\d{3}\b"]))
+
+    def same(old: str | None, new: str | None) -> bool:
+        return varying.sub("", old or "") == varying.sub("", new or "") and (old is None) == (new is None)
+
     found = []
     for name, was in before.items():
         if name not in now:
@@ -160,11 +171,11 @@ def differences(before: Mapping[str, Answer], again: Mapping[str, Answer], now: 
             continue
         for header in sorted({*was.headers, *is_.headers}):
             old, new = _value(was, header), _value(is_, header)
-            if old != new and _value(twin, header) == old:
+            if not same(old, new) and _value(twin, header) == old:
                 found.append(
                     f"{name} through Nginx has the header {header} {new or 'no more'}; before it was {old or 'not there'}."
                 )
-        if was.body != is_.body and twin.body == was.body:
+        if not same(was.body, is_.body) and twin.body == was.body:
             found.append(f"{name} through Nginx has another body than before.")
     return [sentence[0].upper() + sentence[1:] for sentence in found]
 

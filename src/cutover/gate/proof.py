@@ -78,7 +78,7 @@ class Proof:
     def same(self, before: Answers, again: Answers) -> None:
         """That users are answered as before; :class:`Refused` with every difference."""
         kept = all(not answer.body for answer in before.values())
-        found = doorway.differences(before, again, self._bodiless() if kept else self.look())
+        found = self._differences(before, again, self._bodiless() if kept else self.look())
         if found:
             raise Refused(f"With the gate users would be answered otherwise: {' '.join(found)}")
 
@@ -116,10 +116,13 @@ class Proof:
 
         wait_until(unloaded, deadline=10, what="Loading the configuration from before", every=0.05)
         try:
-            found = doorway.differences(noted, noted, self._bodiless())
+            found = self._differences(noted, noted, self._bodiless())
         except CutoverError as error:
             return f" But {self._site.qdrant.public_url} could not be asked: {error.sentence}"
         return f" But look: {' '.join(found)}" if found else ""
+
+    def _differences(self, before: Answers, again: Answers, now: Answers) -> list[str]:
+        return doorway.differences(before, again, now, self._worker.addresses.behind)
 
     def _bodiless(self) -> dict[str, doorway.Answer]:
         return {name: doorway.Answer(a.status, a.headers, "") for name, a in self.look().items()}

@@ -49,7 +49,7 @@ class Worker:
         self, site: Site, credentials: Credentials, guard: WriteGuard, folder: Folder, host: Inspector, addresses: Addresses
     ) -> None:
         self._site, self._credentials, self._guard = site, credentials, guard
-        self._folder, self._host, self._addresses = folder, host, addresses
+        self._folder, self._host, self.addresses = folder, host, addresses
         self._read: Configuration | None = None
         self._fingerprint, self._passed_over, self._leads = "", 0, False
         self._tls, self._door = door_of(site, credentials)
@@ -90,7 +90,7 @@ class Worker:
         said, state = self.loaded(), self._folder.state()
         if state.missing and (self._led()[0] or not self._site.nginx.edit):
             return (
-                f"{self._folder.gone(state)}, and requests are still passed to the gate on {self._addresses.gate}. "
+                f"{self._folder.gone(state)}, and requests are still passed to the gate on {self.addresses.gate}. "
                 "`cutover gate` puts it in again; `cutover undo gate` puts the old server's address back."
             )
         if said is None:
@@ -112,8 +112,8 @@ class Worker:
             self._passed_over += 1
             return self._leads, []
         found, before = self._host.configuration(), self._read
-        self._leads = bool(self._addresses.ways(found, self._addresses.gate).passing)
-        around = self._addresses.around(found)
+        self._leads = bool(self.addresses.ways(found, self.addresses.gate).passing)
+        around = self.addresses.around(found)
         self._read, self._passed_over = found, 0
         # The files were looked at before they were read, so what changed in between is seen the next time.
         same = before is not None and (found.files.keys(), found.includes) == (before.files.keys(), before.includes)
