@@ -393,6 +393,13 @@ SHAPES: list[Shape] = [
         conf("map $host $Backend { default OLD; } server { listen A; location / { proxy_pass http://$backend; } }"),
         real=False,
     ),
+    Shape(
+        "names from the path, at the port of their scheme",
+        conf(
+            PLAIN + "server { listen B; resolver 127.0.0.1; location ~ ^/([^/]+)/ { proxy_pass http://$1.svc.lan$request_uri; } }"
+        ),
+        real=False,
+    ),
     # --- refused, with the sentence
     Shape(
         "gRPC",
@@ -458,6 +465,12 @@ SHAPES: list[Shape] = [
     Shape(
         "a target from the path",
         conf(PLAIN + "server { listen B; resolver 127.0.0.1; location ~ ^/([^/]+)/ { proxy_pass http://$1:OLDPORT; } }"),
+        "where $1 says",
+        real=False,
+    ),
+    Shape(
+        "an upstream from the path",
+        conf("upstream qUp { server OLD; } server { listen A; location ~ ^/(q|v)/ { proxy_pass http://$1Up; } }"),
         "where $1 says",
         real=False,
     ),

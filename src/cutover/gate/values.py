@@ -68,7 +68,7 @@ class Values:
         """Everything that a word of a directive can be, variables put in; ``at`` is the directive that uses it."""
         found: list[Value] = [()]
         last = 0
-        for variable in re.finditer(r"\$(?:\{(\w+)\}|(\w+))", word.text):
+        for variable in re.finditer(r"\$(?:\{(\w+)\}|(\d|[A-Za-z_]\w*))", word.text):
             name = _name(variable[1] or variable[2])
             literal = Piece(word.text[last : variable.start()], word, last, one)
             last = variable.end()

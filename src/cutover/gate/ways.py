@@ -343,8 +343,11 @@ class _Search:
         """A part of the address is a value that no file sets."""
         known = re.fullmatch(r"[^\0]*?(?::(\d+))?", authority.replace("\0", "x"))
         port = known[1] if known else None
-        if "\0" not in host and host and not self._is_host(host):
+        if "\0" not in host and host and not self._is_host(host) and (_is_ip(host) or self._resolve(host)):
             return f"{_plain(host)}:?"
+        ends = authority.rpartition("\0")[2]
+        if re.match(r"\.[^:]*[A-Za-z]", ends) and self._server.port not in {80, 443}:
+            return f"?{ends}"  # the end of a name, and so the port of its scheme
         begins = authority.partition("\0")[0]
         if re.match(r"\d+\.", begins) and not any(
             f"{known}:{self._server.port}".startswith(begins) for known in self._server.hosts
