@@ -185,6 +185,19 @@ class TestAnOperatorWhoReloadsHimself:
                 assert stage.files() == files
                 assert stage.put().json()["side"] == "old"
 
+    def test_a_reload_that_nginx_does_not_take_leaves_everything_as_it_was(self, tmp_path: Path) -> None:
+        """Its master may not read what root wrote, or not listen there (SELinux): then it does not take the way back either."""
+        with shaped("server { listen A; location / { proxy_pass http://OLD; } }", tmp_path) as way:
+            stage, log = Stage(way, tmp_path), way.host.root / "var/log/nginx/error.log"
+            with stage.stack:
+                files, gate = stage.files(), stage.client(reload=["sh", "-c", f"echo '1#1: [emerg] 1#1: bind() failed' >> {log}"])
+                gate.installer.reload.seconds = 0.3
+                with pytest.raises(Failed, match=r"The gate was not installed: .* Nginx says: bind\(\) failed\.") as said:
+                    gate.install()
+                assert said.value.hint == "Everything was put back as it was."
+                assert stage.files() == files
+                assert not way.host.gate_folder.exists()
+
     def test_who_does_not_is_left_as_he_was(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("cutover.gate.reload.BY_HAND_SECONDS", 0.3)
         with shaped("server { listen A; location / { proxy_pass http://OLD; } }", tmp_path) as way:
@@ -387,3 +400,19 @@ class TestByHand:
     def gone(way: Gateway, gate: Any) -> None:
         del way
         wait_until(lambda: Not("it is there") if gate.loaded() else True, deadline=10, what="The reload", every=0.1)
+
+
+def test_a_file_that_not_even_root_may_write_is_named_and_nothing_is_touched(tmp_path: Path) -> None:
+    with shaped("server { listen A; location / { proxy_pass http://OLD; } }", tmp_path) as way:
+        file = next(way.host.http_folder.glob("*.conf"))
+        if shutil.which("chattr") is None or subprocess.run(["chattr", "+i", file], capture_output=True, check=False).returncode:
+            pytest.skip("a file cannot be made immutable here")
+        try:
+            stage = Stage(way, tmp_path)
+            with stage.stack:
+                files = stage.files()
+                with pytest.raises(Refused, match=f"{file} cannot be written"):
+                    stage.gate.install()
+                assert stage.files() == files and not way.host.gate_folder.exists()
+        finally:
+            subprocess.run(["chattr", "-i", file], check=True)

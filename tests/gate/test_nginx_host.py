@@ -11,7 +11,7 @@ from cutover.core.shell import Shell
 from cutover.core.write_guard import WriteGuard
 from cutover.gate import ways
 from cutover.gate.nginx_conf import assembled, read_dump
-from cutover.gate.nginx_host import Facts, Inspector, pid_file
+from cutover.gate.nginx_host import Facts, Inspector, _open_to_all, pid_file
 from cutover.gate.obstacles import obstacles
 from cutover.site import load as sites
 from cutover.site.schema import Nginx
@@ -76,6 +76,10 @@ def test_a_program_that_names_the_old_server_is_found_beside_the_configuration(n
         ("http { server { include conf.d/q*; } }", {}, "in `server` in `http` would take in the gate's file"),
         ("http { include conf.d/*.conf; include conf.d/*; }", {}, "/etc/nginx/conf.d is included 2 times (`/etc/nginx/conf.d/*"),
         ("http { include conf.d/*; map_hash_max_size 9; map_hash_bucket_size 64; }", {}, f"{MAIN}:1 sets `map_hash_max_size`"),
+        ("http { }", {"runs": False, "pid_file": "/run/nginx.pid"}, "nginx does not run, as far as /run/nginx.pid says."),
+        ("http { }", {"started": "/etc/other.conf"}, "The nginx that runs there reads /etc/other.conf (`-c`)."),
+        ("http { }", {"master_user": "web"}, "nginx's master process runs as web, and could not read"),
+        ("http { }", {"open_folder": "/srv/x"}, "Everybody on that host can write in /srv/x, and could set the gate's flags."),
         ("http { }", {"other_names": ["/opt/conf.d/*"]}, "`include /opt/conf.d/*` takes in /etc/nginx/conf.d by another name."),
     ],
 )
@@ -86,6 +90,21 @@ def test_what_stands_against_it_is_said(nginx: Nginx, text: str, more: dict[str,
 def test_a_size_of_maps_that_comes_before_the_gate_or_after_another_map_is_no_obstacle(nginx: Nginx) -> None:
     assert _said(nginx, "http { map $a $b { default 1; } map_hash_max_size 9; include conf.d/*; }") == []
     assert _said(nginx, "http { map_hash_max_size 9; include conf.d/*; }") == []
+
+
+@pytest.mark.parametrize(
+    ("modes", "there", "found"),
+    [
+        ("755 /a/b\nmode 755 /a\nmode 755 /", True, ""),
+        ("755 /tmp/g\nmode 1777 /tmp\nmode 755 /", True, ""),
+        ("1777 /tmp\nmode 755 /", False, ""),
+        ("1777 /a/b\nmode 755 /a", True, "/a/b"),
+        ("755 /a/b\nmode 777 /a", True, "/a"),
+        ("775 /a/b\nmode 755 /a", True, ""),
+    ],
+)
+def test_a_folder_in_which_everybody_could_set_flags_is_found(modes: str, there: bool, found: str) -> None:
+    assert _open_to_all(f"mode {modes}\nat /a\n", there=there) == found
 
 
 COMMENT = "# configuration file {}:\n"

@@ -152,11 +152,13 @@ class Copies:
             script += (
                 f"r=$(readlink -f {q(path)} 2>/dev/null || echo {q(path)})\n"
                 'd=$(dirname "$r"); f="$d/.$(basename "$r").gate-old"\n'
+                # Nothing to do where it was never changed, and may not be (`chattr +i`).
+                f'if ! cmp -s before/{number} "$r" || [ "$r" -nt before/{number} ]; then\n'
                 # Where there is no room for a second one, the file is not touched: written in place it would be lost.
                 f'if ! cp -p before/{number} "$f" 2>/dev/null && [ -w "$d" ] && ! cmp -s before/{number} "$f"\n'
                 'then rm -f "$f"; exit 1; fi\n'
                 '[ -e "$f" ] && mv -f "$f" "$r" 2>/dev/null '
-                f'|| {{ rm -f "$f" 2>/dev/null; cat before/{number} > "$r" && touch -r before/{number} "$r"; }} || exit 1\n'
+                f'|| {{ rm -f "$f" 2>/dev/null; cat before/{number} > "$r" && touch -r before/{number} "$r"; }} || exit 1\nfi\n'
                 f'cmp -s before/{number} "$r" || exit 1\n'
             )
         self._folder.change(script or "true", "put the files back as they were", _SECONDS)

@@ -307,9 +307,15 @@ class Installer:
         self.reload.test()
         if loaded and self.reload.runs():
             # The gate still listens while requests end that came by it; it is taken out of the folder when they have.
-            self.reload.now()
-            remark = self._proof.left(self.copies.door())
-            self.reload.wait_for_old_processes()
+            try:
+                self.reload.now()
+                remark = self._proof.left(self.copies.door())
+                self.reload.wait_for_old_processes()
+            except CutoverError as error:
+                # Nginx may not have taken the gate in, and does not take this in for the same reason. Nobody comes by it then.
+                if self._worker.loaded() is not None or self._worker.listening() is not None:
+                    raise
+                remark = f" But nginx could not be told so: {error.sentence}"
         self._folder.change(remove, "remove the gate's file", _SECONDS)
         self.reload.test()
         self.copies.remove_folder()

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from cutover.core.errors import Refused
+from cutover.core.errors import CutoverError, Refused
 from cutover.core.shell import Answer
 from cutover.gate import nginx_conf, templates
 from cutover.gate.nginx_conf import Configuration, Include
@@ -60,8 +61,12 @@ class Facts:
     unwritable: Sequence[str] = ()
     blind: str = ""  # a folder on the way to the gate's that the workers cannot pass
     runs: bool = True
+    open_folder: str = ""  # a folder on the way to the gate's in which everybody may put another in its place
     stuck_as_root: bool = False  # nobody can become the workers' user, who may put anything in the place of a recorded body
     no_folder: str = ""  # the folder of the gate's file, where there is none
+    master_user: str = ""  # who the master process is, where that is neither root nor who the shell is
+    started: str = ""  # the file that the running nginx reads, where it is another than site.yaml's
+    pid_file: str = ""
     other_names: Sequence[str] = ()  # patterns of includes that name that folder in another way than site.yaml
 
     def built(self) -> templates.Build:
@@ -116,7 +121,8 @@ class Inspector:
             )
         if tested.code != 0:
             raise Refused(
-                f"The Nginx configuration was already wrong before anything was changed: {emerg(tested)}.", "Correct it first."
+                f"The Nginx configuration was already wrong before anything was changed: {emerg(tested)}.",
+                "Correct it first. Where nginx was started with `-p` or `-g`, name a script as nginx.binary that adds them.",
             )
         return nginx_conf.read_dump(tested.out.decode("utf-8", errors="surrogateescape"), self._content)
 
@@ -165,6 +171,8 @@ class Inspector:
                 if there and Include(f"{folder}/{pattern.rpartition('/')[2]}", ()).takes(self.gate_file)
             )
             + f'd={q(above)}; while [ ! -d "$d" ]; do d=$(dirname "$d"); done\n'
+            'p=$(readlink -f "$d"); while [ "${p#/}" != "$p" ]; do stat -c "mode %a %n" "$p"; '
+            '[ "$p" != / ] || break; p=$(dirname "$p"); done\n'
             'echo "at $d"; [ -w "$d" ] && echo writable; df -Pk "$d" | sed 1d\n'
             f"su -s /bin/sh {q(self._nginx.worker_user)} -c \"[ -x '$d' ] && echo sees || echo blind\" 2>/dev/null "
             f"</dev/null || true\n"
@@ -175,6 +183,11 @@ class Inspector:
             "fi\n"
             "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null\n"
             f"ls -l /proc/$(cat {q(self._pid_file(facts))})/fd 2>/dev/null || true\n"
+            f'm=$(cat {q(self._pid_file(facts))} 2>/dev/null); [ -n "$m" ] && [ -d /proc/$m ] || exit 0\n'
+            'o=$(stat -c %u /proc/$m); [ "$o" = 0 ] || [ "$o" = "$(id -u)" ] || stat -c "master %U" /proc/$m\n'
+            "c=$(tr '\\0' ' ' < /proc/$m/cmdline | sed -n 's/.* -c *\\(\\/[^ ]*\\).*/\\1/p')\n"
+            f'[ -z "$c" ] || [ "$(readlink -f "$c")" = "$(readlink -f {q(self._nginx.main_config)})" ] '
+            '|| printf "started %s\\n" "$c"\n'
         )
         said = self._shell.output(script, f"The host {self._shell.where} cannot be looked at").decode(errors="replace")
         at = next((line[3:] for line in said.splitlines() if line.startswith("at ")), above)
@@ -190,17 +203,22 @@ class Inspector:
             blind=at if facts.is_root and "\nblind" in said else "",
             newer=self._newer(facts) if running else (),
             runs=running,
+            open_folder=_open_to_all(said, there=at == self._folder),
             stuck_as_root="\nstuck\n" in said,
             no_folder="" if there else folder,
             other_names=[line[6:] for line in said.splitlines() if line.startswith("named ")],
+            master_user=next((line[7:] for line in said.splitlines() if line.startswith("master ")), ""),
+            started=next((line[8:] for line in said.splitlines() if line.startswith("started ")), ""),
+            pid_file=self._pid_file(facts),
         )
 
     def files(self, paths: Collection[str]) -> list[File]:
         """How each of these files can be written. Reads only."""
         script = "".join(
             f'p={q(path)}; r=$(readlink -f "$p" 2>/dev/null || echo "$p"); d=$(dirname "$r"); printf \'%s\\n\' "$r"\n'
-            # A file that is mounted by itself (Docker) cannot be renamed over.
-            'if [ -w "$d" ] && ! grep -qF " $r " /proc/self/mountinfo 2>/dev/null; then echo rename; else echo no; fi\n'
+            # A file that is mounted by itself (Docker) cannot be renamed over, nor one that root may not write (`chattr +i`).
+            'if [ "$(id -u)" = 0 ] && [ -e "$r" ] && [ ! -w "$r" ]; then echo no\n'
+            'elif [ -w "$d" ] && ! grep -qF " $r " /proc/self/mountinfo 2>/dev/null; then echo rename; else echo no; fi\n'
             'if [ -f "$r" ] && [ -w "$r" ]; then echo in-place; else echo no; fi\n'
             for path in paths
         )
@@ -224,7 +242,8 @@ class Inspector:
         if name not in self._names:
             asked = self._shell.read(
                 f"if command -v getent >/dev/null 2>&1; then getent ahosts {q(name)} || getent hosts {q(name)}; "
-                f"else nslookup {q(name)} | sed -n '/^Name/,$p' | sed -n 's/^Address[^:]*: *//p'; fi"
+                f"else nslookup {q(name)} | sed -n '/^Name/,$p' | sed -n 's/^Address[^:]*: *//p'; "
+                f"awk -v n={q(name)} '{{ for (i = 2; i <= NF; i++) if ($i == n) print $1 }}' /etc/hosts; fi"
             )
             self._names[name] = frozenset(line.split()[0] for line in asked.text.splitlines() if line.split())
         return self._names[name]
@@ -276,6 +295,19 @@ class Inspector:
             said = [d.words[1].text for d in facts.configuration.said("pid") if len(d.words) > 1]
             self._pid_path = pid_file(facts.build, said[0] if said else "")
         return self._pid_path
+
+    def complaints(self, since: int | None = None) -> tuple[int, str]:
+        """How long nginx's log is, and what it says last since then about why a configuration could not be taken in."""
+        said: list[str] = []
+        with suppress(CutoverError):  # without its configuration it may be where it mostly is
+            said = [d.words[1].text for d in self.configuration().said("error_log") if len(d.words) > 1]
+        path = next((one for one in said if one.startswith("/")), "/var/log/nginx/error.log")
+        found = self._shell.read(
+            f"wc -c < {q(path)} 2>/dev/null || echo 0\n"
+            + (f"tail -c +{since + 1} {q(path)} 2>/dev/null | grep -F '[emerg]' | tail -n 1" if since is not None else "true")
+        )
+        size, _, last = found.text.partition("\n")
+        return int(size) if size.strip().isdigit() else 0, last.partition("[emerg]")[2].partition(": ")[2].strip()
 
     def processes_ending(self, worker: int) -> list[int]:
         """nginx processes that still serve requests begun before a reload; ``worker`` is one that was asked over HTTP."""
@@ -334,6 +366,18 @@ def _sockets(tables: str) -> Iterator[tuple[str, str, int, str]]:
         if len(words) > 9 and ":" in words[1] and words[0] != "sl" and not line.startswith(("l", "-")):
             at, _, port = words[1].rpartition(":")
             yield words[3], at.upper(), int(port, 16), words[9]
+
+
+def _open_to_all(said: str, *, there: bool) -> str:
+    """The first folder in which everybody may put something of theirs in the place of the gate's; ``there``: its own is there.
+
+    Where only who owns a thing may move it (`/tmp`), what is below is safe, but not what is in it.
+    """
+    for number, (mode, path) in enumerate(re.findall(r"^mode (\d+) (/.*)$", said, re.MULTILINE)):
+        bits = int(mode, 8)
+        if bits & 0o002 and (not bits & 0o1000 or (there and number == 0)):
+            return str(path)
+    return ""
 
 
 def _folder_of(pattern: str) -> str:

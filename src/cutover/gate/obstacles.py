@@ -139,6 +139,11 @@ def _about_the_host(facts: Facts, nginx: Nginx) -> list[str]:
     found += [f"{path} cannot be written." for path in facts.unwritable]
     if facts.blind:
         found.append(blind_sentence(nginx, facts.blind))
+    if facts.open_folder:
+        found.append(
+            f"Everybody on that host can write in {facts.open_folder}, and could set the gate's flags. Take that right away "
+            "(chmod o-w), or name another folder as nginx.gate_folder in site.yaml."
+        )
     if facts.stuck_as_root:
         found.append(
             f"Root cannot become {nginx.worker_user} there by `su` or `setpriv`, and recorded bodies are read and removed as "
@@ -156,7 +161,20 @@ def _about_the_host(facts: Facts, nginx: Nginx) -> list[str]:
             "bring that in as well. Reload nginx yourself first."
         )
     if not facts.runs:
-        found.append("nginx does not run. Start it first.")
+        found.append(
+            f"nginx does not run, as far as {facts.pid_file} says. Start it first; where `-g` says another `pid`, write that "
+            "into its configuration."
+        )
+    if facts.started:
+        found.append(
+            f"The nginx that runs there reads {facts.started} (`-c`). Name that as nginx.main_config in site.yaml, instead of "
+            f"{nginx.main_config}."
+        )
+    if facts.master_user:
+        found.append(
+            f"nginx's master process runs as {facts.master_user}, and could not read what the shell of site.yaml writes. Let "
+            f"nginx.shell lead to a shell of {facts.master_user}, or start nginx as root."
+        )
     return found
 
 

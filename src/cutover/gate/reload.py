@@ -66,7 +66,7 @@ class Reload:
 
     def __init__(self, nginx: Nginx, folder: Folder, host: Inspector, tell: Callable[[str], None]) -> None:
         self._nginx, self._folder, self._host, self._tell = nginx, folder, host, tell
-        self.by_hand = not nginx.reload
+        self.by_hand, self.seconds = not nginx.reload, 15.0
 
     def test(self) -> None:
         """That nginx accepts what is on the disk; :class:`Refused` otherwise."""
@@ -103,6 +103,7 @@ class Reload:
 
         For about 0.1 s old and new workers both do, so one answer of a new one does not show that it is over.
         """
+        log = self._host.complaints()[0]
         before = {pid for pid, ending in self._host.workers().items() if not ending}
         if self.by_hand:
             self._tell("Reload Nginx now, when it suits you. Waiting for it.")
@@ -115,9 +116,13 @@ class Reload:
             return Not(f"processes {sorted(old)} still work with the configuration from before") if old else True
 
         try:
-            wait_until(taken_over, deadline=BY_HAND_SECONDS if self.by_hand else 15, what="The reload of nginx")
+            wait_until(taken_over, deadline=BY_HAND_SECONDS if self.by_hand else self.seconds, what="The reload of nginx")
         except TimedOut as error:
-            raise Failed(error.sentence, "site.yaml says `reload: []`: you reload Nginx." if self.by_hand else "") from None
+            why = self._host.complaints(log)[1]
+            raise Failed(
+                f"{error.sentence} Nginx says: {why}." if why else error.sentence,
+                "site.yaml says `reload: []`: you reload Nginx." if self.by_hand else "",
+            ) from None
 
     def wait_for_old_processes(self, deadline: float = 3.0) -> None:
         """Processes from before end with their last request; a slow one is left, recording waits for it."""
