@@ -17,7 +17,7 @@ def _looks(memory: list[float], **more: float) -> list[Sample]:
 def test_a_soak_is_right_only_where_nothing_came_of_it() -> None:
     good = Result(samples=_looks([80.0] * 100), compared=100, load=Report(requests=100))
     assert good.wrong(300, 64, 5) == []
-    grown = [100.0] * 70 + [400.0]
+    grown = [100.0] * 70 + [400.0] * 20
     bad = Result(
         samples=_looks(grown, record=70, seconds=6), errors=["a move: it ended with 3"], different=["1 record differs"],
         load=Report(failed=1, lost=2),
@@ -37,6 +37,7 @@ def test_memory_is_that_of_the_life_that_lasted_longest() -> None:
     """After a kill it begins anew; what it takes in its first minute it may keep."""
     result = Result(samples=_looks([90.0] * 10 + [0.0] * 3 + [50.0] * 60 + [70.0, 75.0, 71.0] + [0.0] + [60.0]))
     assert result.memory() == (70.0, 71.0, 75.0)
+    assert Result(samples=_looks([75.0] * 300 + [120.0])).memory() == (75.0, 75.0, 120.0), "one look is no growth"
 
 
 def test_the_numbers_are_told_also_where_there_are_none() -> None:
