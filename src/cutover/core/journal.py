@@ -280,17 +280,12 @@ def _entry(fields: dict[str, Any]) -> Entry:
 def read(path: Path, site: str | None = None) -> Iterator[Entry]:
     """The lines of a journal. :class:`Refused` where it is of another site, a newer format, or broken inside."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        *lines, _torn = path.read_bytes().split(b"\n")  # empty where the file ends as it should
     except OSError as error:
         raise Refused(f"{path} cannot be read: {error.strerror}.", "The journal is the record of what was done.") from None
-    torn = lines.pop()  # empty when the file ends as it should
-    del torn
     for number, line in enumerate(lines, start=1):
         try:
-            fields = json.loads(line)
-            entry = _entry(fields)
-            if not isinstance(entry.extra, dict):
-                raise TypeError
+            entry = _entry(json.loads(line))
         except (ValueError, TypeError):
             raise Refused(
                 f"{path}:{number}: this line of the journal is not readable.",

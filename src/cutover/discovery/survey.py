@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from cutover.discovery.guests import Guests
 
 
+#: What tells a release's digest.
+_DIGEST = "docker buildx imagetools inspect qdrant/qdrant:vX.Y.Z"
+
+
 class Answers(Protocol):
     """The operator, or what was said in advance."""
 
@@ -231,7 +235,7 @@ def _say_qdrant(known: Guests, found: Found) -> None:
     old = found.get("qdrant.old_url")
     if old is None:
         found.gap("qdrant.version", "the old server is not known", "curl http://ADDRESS:6333/")
-        found.gap("qdrant.image", "the release is not known", "docker buildx imagetools inspect qdrant/qdrant:vX.Y.Z")
+        found.gap("qdrant.image", "the release is not known", _DIGEST)
     else:
         from cutover.qdrant.client import Qdrant
 
@@ -267,7 +271,7 @@ def _portainer(
     part = _trusted(answers, wishes, "portainer", url, tell, found)
     if credentials.get("PORTAINER_API_KEY") is None:
         found.gap("portainer.environment", "PORTAINER_API_KEY is not set", "Portainer, My account, Access tokens")
-        found.gap("qdrant.image", "nobody could ask the registry", "docker buildx imagetools inspect qdrant/qdrant:vX.Y.Z")
+        found.gap("qdrant.image", "nobody could ask the registry", _DIGEST)
         return None
     return schema.Portainer(
         url=url, environment="?", stack=portainer.STACK, repository="https://git.invalid/none", reference="refs/heads/main",
@@ -285,7 +289,7 @@ def _say_portainer(
         portainer.say(client, found, credentials, folder, wishes.repository or wishes.said("portainer", "repository") or "")
     except CutoverError as error:
         found.gap("portainer.environment", error.sentence.rstrip("."), "Portainer, Environments")
-        found.gap("qdrant.image", "nobody could ask the registry", "docker buildx imagetools inspect qdrant/qdrant:vX.Y.Z")
+        found.gap("qdrant.image", "nobody could ask the registry", _DIGEST)
 
 
 # -- names ----------------------------------------------------------------------------------------------------------------------
