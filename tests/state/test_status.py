@@ -1,11 +1,14 @@
 """Where the move is, judged from what was seen; nobody is asked."""
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cutover.core import events
 from cutover.core.journal import Entry
+from cutover.replication import preflight
 from cutover.replication.position import Position
 from cutover.state.status import StatusFacts, judge
 
@@ -122,6 +125,35 @@ def test_after_going_back_without_the_new_server_nothing_is_followed_and_a_copy_
     assert (found.state, found.now) == ("planned", "The old server serves; the new one is not followed.")
     again = judge(seen(Flags(), *alone, "back.alone!", "copy.record", "copy.begun!"))
     assert again.state == "copying"
+    assert events.went_back_from_records(journal(*alone, "back.alone!"))
+    assert not events.went_back_from_records(journal(*alone, "back.alone!", "copy.begun!"))
+
+
+def test_what_was_proved_of_a_copy_ends_with_it() -> None:
+    assert events.proved_at(journal(*READY))
+    for end in ("copy.undone!", "copy.begun!", "follow.differences!"):
+        assert events.proved_at(journal(*READY, end)) == ""
+
+
+def test_a_copy_is_ours_until_somebody_saw_that_it_is_gone() -> None:
+    """`undo copy` removes what is ours, and nothing else on the new server."""
+
+    def ours(act: str, kind: Any, **outcome: Any) -> set[str]:
+        about = {"collection": "docs", "on": "the new server"}
+        lines = [
+            Entry(1, "t1", "intent", "copy.recover", "Recover", before=about),
+            Entry(2, "t2", "done", "copy.recover", "Recover", of=1),
+            Entry(3, "t3", "intent", act, "Do it", before=about),
+            Entry(4, "t4", kind, act, "Do it", of=3, **outcome),
+        ]
+        known = SimpleNamespace(journal=SimpleNamespace(entries=lambda: lines), new=SimpleNamespace(name="the new server"))
+        return preflight.ours(known)  # type: ignore[arg-type]
+
+    gone = {"collection": "docs", "absent": True}
+    for act in ("copy.remove", "copy.remove-part"):
+        assert [ours(act, kind) for kind in ("done", "failed", "unknown")] == [set(), {"docs"}, {"docs"}]
+    assert ours("copy.recover", "failed", after=gone) == set()
+    assert ours("copy.recover", "failed") == ours("copy.recover", "unknown") == {"docs"}
 
 
 def test_before_the_copy_the_preparation_that_is_left_is_offered_in_the_plans_order() -> None:
