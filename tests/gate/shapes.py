@@ -650,8 +650,8 @@ WHERE = """
 | host | tried by |
 |---|---|
 | Debian's nginx 1.22.1 | every run of the tests |
-| nginx 1.18.0 | `test_gate_conf` 74, `test_controller` 79, `test_shapes` 157, `test_field_inputs` 25, `test_inherited` 61, none failed; a rehearsal with 27,183 requests, 0 failed, 0 lost |
-| nginx 1.31.4 | `test_gate_conf` 74, `test_shapes` 157, `test_field_inputs` 25, `test_inherited` 64, `test_watch` 9, none failed; a rehearsal with 17,869 requests, 0 failed, 0 lost |
+| nginx 1.18.0 | `test_gate_conf` 74, `test_controller` 79, `test_shapes` 157, `test_field_inputs` 25, `test_inherited` 61, `test_watch` and `test_bodies_and_links` 21, none failed; a rehearsal with 27,183 requests, 0 failed, 0 lost |
+| nginx 1.31.4 | `test_gate_conf` 74, `test_shapes` 157, `test_field_inputs` 25, `test_inherited` 64, `test_watch` 9, `test_controller` and `test_bodies_and_links` 83, none failed; a rehearsal with 17,869 requests, 0 failed, 0 lost |
 | busybox alone (Alpine): its shell and applets | `test_small_hosts` |
 | a container whose server file is mounted by itself | `test_nginx_in_docker`, a real container |
 | a file that cannot be renamed over | `test_7_a_file_that_is_mounted_by_itself_is_written_in_place` |
