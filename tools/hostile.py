@@ -28,7 +28,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -42,6 +42,7 @@ from cutover.core.ui import ConfirmedInAdvance
 from lab.lab import ROOT, Lab, new_folder
 from lab.load import COLLECTION, Load, Report
 from lab.processes import Process
+from tools import usage
 
 HTTP2_PORT = 6343
 METHODS = (
@@ -233,16 +234,6 @@ class Result:
         return found + ([] if self.moves else ["the traffic was not moved"])
 
 
-def _rss(pid: int | None) -> float:
-    """Memory of a process and of its children, MB."""
-    total = 0
-    with suppress(OSError):
-        total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            total += int(_rss(int(child)) * 2**20)
-    return total / 2**20
-
-
 @contextmanager
 def watched(lab: Lab, result: Result) -> Iterator[None]:
     """Look at disk and memory every second."""
@@ -250,15 +241,9 @@ def watched(lab: Lab, result: Result) -> Iterator[None]:
 
     def look() -> None:
         while not over.wait(1.0):
-            size = number = 0
-            with suppress(OSError):
-                for file in lab.nginx.gate_folder.rglob("*"):
-                    with suppress(OSError):
-                        found = file.lstat()
-                        size += found.st_blocks * 512
-                        number += file.parent.name == "bodies"
-            result.folder_most, result.bodies_most = max(result.folder_most, size / 2**20), max(result.bodies_most, number)
-            result.nginx_memory = max(result.nginx_memory, _rss(lab.nginx.process.pid))
+            size, number = usage.disk(lab.nginx.gate_folder)
+            result.folder_most, result.bodies_most = max(result.folder_most, size), max(result.bodies_most, number)
+            result.nginx_memory = max(result.nginx_memory, usage.memory(lab.nginx.process.pid, children=True))
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

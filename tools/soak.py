@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import signal
 import statistics
 import subprocess
@@ -44,40 +43,14 @@ from lab.disks import Disk, NoMount, disk
 from lab.lab import ROOT, Lab, new_folder
 from lab.load import Load
 from lab.processes import Process
+from tools import usage
 from tools.soak_result import Happened, Result, Sample, lines
 
-MB = 1 << 20
 #: The file system under the gate's folder; recording ends where less than RESERVE_MB of it is free.
 GATE_DISK_MB = 640
 #: Seconds until the watch has to be up to date again behind whatever happened.
 PATIENCE = 120.0
 BULK = "bulk"
-
-
-def _rss(pid: int | None) -> float:
-    """Memory of a process, MB; 0 where there is none."""
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / MB
-    return 0.0
-
-
-def _processor(pid: int | None) -> float:
-    """Seconds of processor that a process took; 0 where there is none."""
-    with suppress(OSError):
-        words = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-    return 0.0
-
-
-def _size(folder: Path) -> tuple[float, int]:
-    """(megabytes of disk, number of bodies) of what is in a folder."""
-    size = bodies = 0
-    for file in folder.rglob("*"):
-        with suppress(OSError):
-            found = file.lstat()
-            size += found.st_blocks * 512
-            bodies += file.parent.name == "bodies"
-    return size / MB, bodies
 
 
 class Soak:
@@ -160,9 +133,9 @@ class Soak:
         writes, seconds = 0, 0.0
         with suppress(OSError, CannotFollow, write_log.Damaged):  # a disk that is full, or a copy that begins
             writes, seconds = self.behind()
-        record, bodies = _size(self.lab.nginx.gate_folder / "log")
-        room, bodies = _size(self.lab.nginx.gate_folder / "bodies")
-        memory = _rss(self.watch.pid)
+        record, bodies = usage.disk(self.lab.nginx.gate_folder / "log")
+        room, bodies = usage.disk(self.lab.nginx.gate_folder / "bodies")
+        memory = usage.memory(self.watch.pid)
         self.result.samples.append(
             Sample(round(time.time(), 2), writes, round(seconds, 3), round(memory, 1), round(record + room, 3), bodies, happening)
         )
@@ -260,7 +233,7 @@ class Soak:
     def _fill_the_disk(self) -> str:
         """Recording ends before a write would fail. With room again the operator begins anew, as the watch says."""
         assert self.gate_disk is not None
-        self.gate_disk.fill((RESERVE_MB // 2) * MB)
+        self.gate_disk.fill((RESERVE_MB // 2) * usage.MB)
         try:
             said = self._says("following")
         finally:
@@ -361,15 +334,15 @@ class Soak:
             self.does("copy")
             self.start_watch()
             try:
-                self.result.state_folder.append(round(_size(self.lab.state_dir)[0], 2))
+                self.result.state_folder.append(round(usage.disk(self.lab.state_dir)[0], 2))
                 with self.looked():
                     self.up_to_date()
                     self.all_of_it(time.monotonic() + self.options.minutes * 60)
-                    self.result.processor = round(_processor(self.watch.pid), 1)
+                    self.result.processor = round(usage.processor(self.watch.pid), 1)
             finally:
                 self.result.load = self.load.stop(within=120)
             self.watch.stop(grace=60)
-            self.result.state_folder.append(round(_size(self.lab.state_dir)[0], 2))
+            self.result.state_folder.append(round(usage.disk(self.lab.state_dir)[0], 2))
             self.compare()
         finally:
             self.watch.kill()
@@ -433,7 +406,7 @@ def main(argv: list[str] | None = None) -> int:
         lab = Lab(new_folder(Path(folder)), qdrant=options.qdrant)
         small = None
         try:
-            small = stack.enter_context(disk(lab.nginx.gate_folder.parent, GATE_DISK_MB * MB))
+            small = stack.enter_context(disk(lab.nginx.gate_folder.parent, GATE_DISK_MB * usage.MB))
         except NoMount as reason:
             say(f"The disk under the gate's folder will not be full: no file system can be mounted here: {reason}")
         new = lab.new_qdrant()
