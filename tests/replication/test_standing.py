@@ -142,3 +142,17 @@ def test_a_line_of_the_log_explains_one_write_and_not_a_later_one_past_nginx(sta
     assert stage.since() == {"docs": {1}}
     _round_nginx("old")(stage)
     assert stage.since() == {}
+
+
+def test_a_look_at_the_counters_asks_nothing_about_each_collection(stage: Stage) -> None:
+    following, asked = stage.command(), list[Any]()
+    for server in (following.source, following.target):
+        plain = server.raw
+
+        def seen(method: str, path: str, *rest: Any, _plain: Any = plain, **more: Any) -> Any:
+            asked.extend([more["params"]] if path == "/telemetry" else [])
+            return _plain(method, path, *rest, **more)
+
+        server.raw = seen  # type: ignore[method-assign]
+    assert following.standing.look() == ""
+    assert asked == [{"details_level": 0}] * 2

@@ -102,7 +102,7 @@ class Watch:
         else:
             self._offset = gate.log_end()
             self._sent = server.sent.copy()
-            began = server.telemetry()
+            began = server.telemetry(details=0)
             self._startup = began["app"].get("startup")
             self._counted = by_route(writes_counted(began))
 
@@ -121,7 +121,7 @@ class Watch:
         ``patience``: seconds to wait for the log lines of requests that are just ending. With a follower, its rounds are done.
         """
         self._after = Counter()
-        now = self._server.telemetry()
+        now = self._server.telemetry(details=0)
         if now["app"].get("startup") != self._startup:
             raise Restarted
         self._now = by_route(writes_counted(now))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import CutoverError, Refused, Unreachable
@@ -53,20 +53,22 @@ class UseWatch:
         self._sent = server.sent.copy()
         self._before: dict[str, Any] | None = None
         with suppress(Unreachable):  # nobody can use it now; whether that stays so is asked at the end
-            self._before = server.telemetry()
+            self._before = server.telemetry(details=0)
 
     def look(self) -> Watched:
         """Who used it since. Raises Restarted."""
         seconds = time.monotonic() - self._began
         try:
-            after = self.server.telemetry()
+            after = self.server.telemetry(details=0)
         except Unreachable:
             return Watched(seconds, silent=True)
         if self._before is None or after["app"].get("startup") != self._before["app"].get("startup"):
             raise Restarted
         sent = self.server.sent.copy()
         sent.subtract(self._sent)
-        return Watched(seconds, counters.grown(self._before, after, sent))
+        uses = counters.grown(self._before, after, sent)
+        last = counters.last_used(self.server.telemetry()) if uses else {}
+        return Watched(seconds, [replace(use, last=last.get(use.route, "")) for use in uses])
 
     def look_after(self, seconds: float) -> Watched:
         """The same, when the watch has lasted this long."""
