@@ -221,3 +221,13 @@ def test_a_payload_that_looks_like_the_end_of_an_answer_is_compared_too() -> Non
 
     found = compare.compare_answers("docs", answer("open"), answer("paid"), [1])
     assert [(d.kind, d.where, d.detail) for d in found] == [("payload", 1, "field status")]
+
+
+def test_small_collections_are_compared_with_few_requests_and_their_differences_named(copied: Any) -> None:
+    copied.new.delete("c", [17])
+    sent = copied.old.sent.copy()
+    (found,) = compare.compare_collections(copied.old, copied.new, {"c": 298, "gone": 3})
+    assert (found.records, [(d.kind, d.where) for d in found.differences]) == (298, [("missing", 17)])
+    asked = copied.old.sent - sent
+    assert asked["POST /collections/{collection_name}/points/query"] == 0, "where to cut is asked of large ones alone"
+    assert asked["POST /collections/{collection_name}/points/scroll"] == 3, "16 records, 64, and all others"

@@ -4,6 +4,7 @@ import json
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -397,6 +398,51 @@ def test_everything_is_proved_while_somebody_writes(stage: Any) -> None:
     compared, differences = prove_everything(stage.follower)
     assert differences == []
     assert sum(c.records for c in compared) == 200
+
+
+def several(stage: Any, count: int) -> list[str]:
+    """More collections, the same on both."""
+    names = [f"more-{number}" for number in range(count)]
+    for name in names:
+        for server in (stage.old, stage.new):
+            server.ask("PUT", f"/collections/{name}", {"vectors": {"size": 2, "distance": "Dot"}})
+            server.upsert(name, [{"id": 1, "vector": [1, 1]}])
+    return names
+
+
+def test_a_proof_shows_one_progress_for_all_and_looks_again_only_at_what_differed(stage: Any) -> None:
+    several(stage, 4)
+    stage.new.create_index("more-0", "n", "integer")
+    shown: list[Any] = []
+
+    @contextmanager
+    def progress(what: str, records: int) -> Iterator[Any]:
+        shown.append((what, records))
+        yield shown.append
+
+    asked: list[str] = []
+    with counting(stage, asked):
+        _, differences = prove_everything(stage.follower, progress=progress)
+    assert [(d.kind, d.collection) for d in differences] == [("index", "more-0")]
+    assert shown[0] == ("5 collections", 204)
+    assert sum(shown[1:]) == 204
+    settings = Counter(one.removeprefix("GET /collections/") for one in asked if one.startswith("GET /collections/"))
+    assert settings["more-0"] > 2 * settings["more-1"], "one look says that the others are the same"
+
+
+def test_a_round_brings_collections_over_side_by_side(stage: Any, monkeypatch: Any) -> None:
+    names = several(stage, 2)
+    for name in names:
+        stage.write("PUT", f"/collections/{name}/points?wait=true", {"points": [{"id": 2, "vector": [2, 2]}]})
+    meet, bring = threading.Barrier(2), follower.records.bring
+
+    def together(*words: Any, **named: Any) -> Any:
+        meet.wait(60)  # one after the other they would not meet
+        return bring(*words, **named)
+
+    monkeypatch.setattr(follower.records, "bring", together)
+    assert stage.follower.round().ids == {name: {2} for name in names}
+    same(stage)
 
 
 def test_a_change_that_nobody_recorded_is_a_difference(stage: Any) -> None:

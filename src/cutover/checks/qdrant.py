@@ -238,10 +238,10 @@ def same_data(context: Context) -> Finding:
     position = switchover.position(context, side)
     compared: list[compare.Compared] = []
     open_: dict[str, set[PointId]] = {}
-    for name in source.collections():
-        with suppress(NotThere):  # it lives for a moment; the comparison of the schemas names it where that is not so
-            compared.append(one := compare.compare_collection(source, target, name))
-            open_[name] = {d.where for d in one.differences}
+    # One that lives for a moment is left out; the comparison of the schemas names it where that is not so.
+    for one in compare.compare_collections(source, target, compare.counts_of(source, source.collections())):
+        compared.append(one)
+        open_[one.collection] = {d.where for d in one.differences}
     rest: list[compare.Difference] = []
     pending = 0
 

@@ -18,7 +18,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -34,6 +34,10 @@ Kind = Literal["missing", "extra", "vector", "payload", "setting", "index", "ali
 
 #: Most records in a page, and most that are asked for by id at a time.
 MOST, MOST_BY_ID = 10_000, 500
+#: A collection with so many records is compared in one piece, others beside it.
+SMALL = 2_000
+#: So many small ones are begun before what was found is looked at.
+SIDE_BY_SIDE = 64
 #: More differences than this are counted, not kept.
 KEPT = 100_000
 
@@ -207,6 +211,32 @@ class Compared:
     def rate(self) -> float:
         """Records per second."""
         return self.records / self.seconds if self.seconds else 0.0
+
+
+def compare_collections(
+    source: Qdrant,
+    target: Qdrant,
+    counts: Mapping[str, int],
+    *,
+    threads: int = 4,
+    advance: Callable[[int], None] = lambda _n: None,
+) -> Iterator[Compared]:
+    """Compare every record of some collections, of which ``counts`` says about how many records they have: large ones one after
+    the other, by ranges of ids, small ones side by side. One that is deleted meanwhile is left out.
+    """
+
+    def one(name: str, threads: int) -> Compared | None:
+        try:
+            return compare_collection(source, target, name, threads=threads, advance=advance)
+        except NotThere:
+            return None
+
+    small = [name for name, count in counts.items() if count <= SMALL]
+    for at in range(0, len(small), SIDE_BY_SIDE):
+        yield from filter(None, side_by_side([partial(one, name, 1) for name in small[at : at + SIDE_BY_SIDE]], threads))
+    for name in counts:
+        if counts[name] > SMALL and (found := one(name, threads)) is not None:
+            yield found
 
 
 def compare_collection(
@@ -399,14 +429,7 @@ def compare_counts(
     source: Qdrant, target: Qdrant, collections: Sequence[str], *, timeout: tuple[float, float] | None = None
 ) -> list[Difference]:
     """Exact numbers of records on both servers."""
-
-    def count(server: Qdrant, name: str) -> int | None:
-        try:
-            return server.count(name, timeout=timeout)
-        except NotThere:
-            return None
-
-    tasks = [lambda s=s, c=c: count(s, c) for c in collections for s in (source, target)]
+    tasks = [partial(count_of, s, c, timeout=timeout) for c in collections for s in (source, target)]
     numbers = side_by_side(tasks)
     found = []
     for name, mine, theirs in zip(collections, numbers[::2], numbers[1::2], strict=True):
@@ -414,6 +437,20 @@ def compare_counts(
             words = ["it is not there" if n is None else f"{n} records" for n in (mine, theirs)]
             found.append(Difference("collection", "", name, " and ".join(words)))
     return found
+
+
+def count_of(server: Qdrant, collection: str, *, timeout: tuple[float, float] | None = None) -> int | None:
+    """The exact number of records; None where there is no such collection (any more)."""
+    try:
+        return server.count(collection, timeout=timeout)
+    except NotThere:
+        return None
+
+
+def counts_of(server: Qdrant, collections: Sequence[str]) -> dict[str, int]:
+    """The exact numbers of records; what is deleted meanwhile is left out."""
+    numbers = side_by_side([partial(count_of, server, name) for name in collections])
+    return {name: number for name, number in zip(collections, numbers, strict=True) if number is not None}
 
 
 def some(server: Qdrant, collection: str, how_many: int) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cutover.core import events
 from cutover.core.errors import Refused, Unreachable
 from cutover.core.http import NotLike
 from cutover.qdrant import access, limits, releases
-from cutover.qdrant.client import NotThere, Qdrant
+from cutover.qdrant.client import NotThere, Qdrant, side_by_side
 from cutover.replication import left_behind
 
 if TYPE_CHECKING:
@@ -61,9 +62,8 @@ def unsafe(context: Context) -> list[str]:
     servers = [context.old, *([context.new] if _answers(context.new) else [])]
     clustered = [s.name for s in servers if (s.ask("GET", "/cluster") or {}).get("status") == "enabled"]
     reasons += [f"{name} is part of a cluster, which this tool does not move" for name in clustered]
-    for name in context.old.collections():
-        with suppress(NotThere):  # deleted meanwhile
-            reasons += limits.reasons_against(name, context.old.info(name), context.old.shard_keys(name))
+    for found in side_by_side([partial(_unmovable, context.old, name) for name in context.old.collections()]):
+        reasons += found
     grpc = left_behind.watch_grpc(context.old, context.site.limits.bypass_watch_seconds, writes=True)
     if grpc.uses:
         counted = ", ".join(map(str, grpc.uses))
@@ -72,6 +72,12 @@ def unsafe(context: Context) -> list[str]:
     if strangers:
         reasons.append(f"{context.new.name} already has data that this tool did not copy: {', '.join(strangers)}")
     return reasons
+
+
+def _unmovable(server: Qdrant, name: str) -> list[str]:
+    with suppress(NotThere):  # deleted meanwhile
+        return limits.reasons_against(name, server.info(name), server.shard_keys(name))
+    return []
 
 
 def _answers(server: Qdrant) -> bool:

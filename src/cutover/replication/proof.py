@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -31,33 +31,32 @@ def prove_everything(
 
     Records that differ because they are being written at this moment are among the recorded ones and are brought over by
     the next rounds; what still differs after ``settle`` seconds without being written is a real difference. Returns what
-    was compared and the real differences; nothing is repaired except by following. ``progress(collection, records)`` is
+    was compared and the real differences; nothing is repaired except by following. ``progress(what, records)`` is
     a context manager that gives a function to call with the number of records compared; ``give_way`` is called between pages.
 
     ``since``: collections that were compared before, so of their records only these are; their names, settings, indexes and
     aliases all the same.
     """
-    names = [name for name in following.source.collections() if name not in (since or {})]
+    source, target = following.source, following.target
+    names = [name for name in source.collections() if name not in (since or {})]
+    there = compare.counts_of(source, names)
     compared: list[compare.Compared] = []
     # What has to be seen to be the same. Of records that were only written no difference is known yet.
     open_: dict[str, dict[PointId, Difference]] = {
         name: {one: Difference("payload", name, one) for one in several} for name, several in (since or {}).items()
     }
-    for name in names:
-        try:
-            with progress(name, following.source.count(name)) as advance:
+    with progress(names[0] if len(names) == 1 else f"{len(names)} collections", sum(there.values())) as advance:
 
-                def go_on(records: int, advance: Callable[[int], None] = advance) -> None:
-                    advance(records)
-                    give_way()
+        def go_on(records: int) -> None:
+            advance(records)
+            give_way()
 
-                one = compare.compare_collection(following.source, following.target, name, threads=threads, advance=go_on)
-        except NotThere:
-            continue  # the comparison of the schemas names it
-        compared.append(one)
-        if one.count > len(one.differences):
-            return compared, one.differences
-        open_[name] = {d.where: d for d in one.differences}
+        # One that is gone by now is named by the comparison of the schemas.
+        for one in compare.compare_collections(source, target, there, threads=threads, advance=go_on):
+            compared.append(one)
+            if one.count > len(one.differences):
+                return compared, one.differences
+            open_[one.collection] = {d.where: d for d in one.differences}
 
     quiet = 0
     seen: list[Difference] | None = None
@@ -71,10 +70,14 @@ def prove_everything(
             if seen is not None or name not in (since or {}):
                 for one in followed.ids.get(name, set()):
                     wrong.pop(one, None)
-            left = compare.compare_ids(following.source, following.target, name, list(wrong), size=following.learnt(name))
+        waiting = [name for name, wrong in open_.items() if wrong]
+        looks = [partial(compare.compare_ids, source, target, n, list(open_[n]), size=following.learnt(n)) for n in waiting]
+        for name, left in zip(waiting, side_by_side(looks), strict=True):
             # Where the collection is gone by now, the comparison of the schemas names it.
             open_[name] = {d.where: d for d in not_left_out(following, left) if d.kind != "collection"}
-        now = schema.compare_schemas(schema.schema_of(following.source), schema.schema_of(following.target))
+        # After the first look only what differed then, or was changed since, can differ.
+        only = None if seen is None else {*(d.collection or str(d.where) for d in seen), *followed.changed}
+        now = _compare_schemas(following, only)
         # A collection that lives for a moment is on one server only, and at every look another one: what was changed
         # since the look before is no difference yet.
         lasting = [d for d in now if seen is None or (d in seen and not _explained(d, followed))]
@@ -101,13 +104,10 @@ def prove_quickly(following: Follower, ids: Mapping[str, set[PointId]], *, count
         chosen.setdefault(name, set()).update(several)
 
     def names() -> list[Difference]:
-        both = side_by_side([f for s in (following.source, following.target) for f in (s.collections, s.aliases)])
-        (mine, my_aliases), (theirs, their_aliases) = both[:2], both[2:]
-        return schema.compare_names(mine, my_aliases, theirs, their_aliases)
+        return _compare_names(following)[0]
 
     def settings(name: str) -> list[Difference]:
-        schemas = [schema.schema_of(server, [name], aliases=False) for server in (following.source, following.target)]
-        return schema.compare_schemas(*schemas)
+        return _compare_settings(following, [name])
 
     def records(name: str) -> list[Difference]:
         found = compare.compare_ids(
@@ -131,10 +131,36 @@ def prove_recent(following: Follower) -> None:
 
     What differs stays; whatever is written from now on is recorded, and is looked at in the hold.
     """
-    for name, several in following.recent.items():
-        with suppress(NotThere):  # it was deleted meanwhile; the log will say so
+
+    def one(name: str, several: set[PointId]) -> set[PointId]:
+        try:
             found = compare.compare_ids(following.source, following.target, name, several, size=following.learnt(name))
-            following.proved(name, several - {d.where for d in found})
+        except NotThere:  # it was deleted meanwhile; the log will say so
+            return set()
+        return several - {d.where for d in found}
+
+    recent = following.recent
+    same = side_by_side([partial(one, name, several) for name, several in recent.items()])
+    for name, ids in zip(recent, same, strict=True):
+        following.proved(name, ids)
+
+
+def _compare_names(following: Follower) -> tuple[list[Difference], list[str]]:
+    """How names and aliases differ; and the collections that both have."""
+    both = side_by_side([ask for s in (following.source, following.target) for ask in (s.collections, s.aliases)])
+    (mine, my_aliases), (theirs, their_aliases) = both[:2], both[2:]
+    return schema.compare_names(mine, my_aliases, theirs, their_aliases), sorted({*mine} & {*theirs})
+
+
+def _compare_settings(following: Follower, names: Sequence[str]) -> list[Difference]:
+    servers = (following.source, following.target)
+    return schema.compare_schemas(*side_by_side([partial(schema.schema_of, s, names, aliases=False) for s in servers]))
+
+
+def _compare_schemas(following: Follower, only: Collection[str] | None) -> list[Difference]:
+    """How both differ in names and aliases, and in settings and indexes (``only``: of these collections)."""
+    differences, both = _compare_names(following)
+    return differences + _compare_settings(following, [name for name in both if only is None or name in only])
 
 
 def not_left_out(following: Follower, differences: Iterable[Difference]) -> list[Difference]:
