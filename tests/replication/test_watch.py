@@ -164,3 +164,19 @@ def test_a_recording_that_was_lost_is_waited_for_and_one_that_was_ended_on_purpo
     else:
         with pytest.raises(ends, match="recorded"):
             stage.watch._until_wanted()
+
+
+def test_how_much_is_compared_is_known_without_counting_all_collections_at_once(stage: Stage, monkeypatch: Any) -> None:
+    asked: list[int] = []
+
+    def counts(_: Any, names: list[str]) -> dict[str, int]:
+        asked.append(len(names))
+        return dict.fromkeys(names, 10)
+
+    monkeypatch.setattr(compare, "counts_of", counts)
+    names = [f"more-{number}" for number in range(2 * watching.COUNTED)]
+    for name in names[: watching.COUNTED]:
+        stage.following.position.proofs.collections[name] = Proved([(None, 1.0)])
+    shares = [stage.watch._share(stage.following, names) for _ in range(3)]
+    assert asked == [watching.COUNTED, watching.COUNTED, 0]
+    assert shares == [0.5, 0.5, 0.5], "what was not counted yet is not taken for compared"

@@ -225,13 +225,15 @@ class Follower:
             self.bring_aliases()
             done.schema = True
         self.changed |= done.changed
-        for name in work.collections & there:
+        brought = {name: set(work.ids.get(name, ())) for name in work.collections & there}
+        for name in brought.keys() & work.filters:
+            brought[name] |= self._before.get(name, set())
+        side_by_side([partial(self._bring_ids, name, ids, ends) for name, ids in brought.items()])
+        for name, several in brought.items():
             ids = work.ids.get(name, set())
-            brought = {*ids, *self._before.get(name, set())} if name in work.filters else ids
-            self._bring_ids(name, brought, ends)
             done.ids.setdefault(name, set()).update(ids)
             self._note_recent(name, ids)
-            self.position.proofs.wrote(name, brought)
+            self.position.proofs.wrote(name, several)
         for name, depth in work.whole.items():
             if name in there:
                 if held:

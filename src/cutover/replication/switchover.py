@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,7 +190,7 @@ def prove(
         compared, differences = proof.prove_everything(
             following,
             since=since,
-            progress=lambda name, count: context.ui.progress(f"Comparing {name}", count, "records"),
+            progress=lambda what, count: context.ui.progress(f"Comparing {what}", count, "records"),
             give_way=throttle.give_way,
         )
         records = sum(c.records for c in compared)
@@ -340,12 +340,11 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
     reason: CutoverError | None = None
     for attempt in range(1, ATTEMPTS + 1):
         # Where time was short once, counting stays outside.
-        share = budget(context) * SHARE_OF_COUNTS
-        counts = _counting_fits(following, share) and attempt == 1
         copies = following.copies
-        catch_up(context, verb, following)
-        if attempt > 1:
-            proof.prove_recent(following)
+        last = catch_up(context, verb, following)
+        counts = attempt == 1 and _counting_fits(following, last.ids, budget(context) * SHARE_OF_COUNTS)
+        proof.prove_recent(following)
+        following.round()  # what was written meanwhile need not be brought over within the hold
         if following.copies != copies:
             facts = _prove_since(context, verb, following)  # what was copied since was not compared
         try:
@@ -364,9 +363,9 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
     )
 
 
-def _counting_fits(following: Follower, share: float) -> bool:
+def _counting_fits(following: Follower, names: Iterable[str], share: float) -> bool:
     began = time.monotonic()
-    compare.compare_counts(following.source, following.target, sorted(following.recent))
+    compare.compare_counts(following.source, following.target, sorted(names))
     return time.monotonic() - began <= share
 
 

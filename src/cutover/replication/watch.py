@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cutover.core import events, files
@@ -30,7 +31,7 @@ from cutover.gate.watch import RESERVE_MB
 from cutover.gate.write_log import BEGIN_ANEW, Damaged
 from cutover.qdrant import compare, schema
 from cutover.qdrant.affected import PointId
-from cutover.qdrant.client import NotThere
+from cutover.qdrant.client import NotThere, side_by_side
 from cutover.qdrant.pages import Limits, Size
 from cutover.replication import bypass, left_behind, proof, switchover
 from cutover.replication.position import CannotFollow
@@ -65,6 +66,8 @@ LITTLE_ROOM_MB = 2 * RESERVE_MB
 AGAIN_AFTER = 1 / 8
 #: Seconds between two lines of the journal that everything is the same.
 NOTE_EVERY = 3600.0
+#: Collections whose records are counted in one look, for how much of all was compared.
+COUNTED = 50
 #: Looks, each after a round that brought nothing over for the record, after which a difference is one.
 LOOKS = 4
 
@@ -337,15 +340,15 @@ class Watch:
     def _share(self, following: Following, names: list[str]) -> float:
         """How much of all records was compared and still counts, from 0 to 1; of a collection that is begun about how much."""
         proofs, records, compared = following.position.proofs, 0, 0
+        unknown = [name for name in names if name not in self._counts]
+        self._counts |= compare.counts_of(following.source, unknown[:COUNTED])  # of the others at the next looks
         for name in names:
-            if name not in self._counts:
-                with suppress(NotThere):
-                    self._counts[name] = following.source.count(name)
             count = self._counts.get(name, 0)
             whole = name in proofs.collections and proofs.collections[name].oldest is not None
             records += count
             compared += count if whole else min(count, self._passed.get(name, 0)) if name in proofs.collections else 0
-        return compared / records if records else 1.0
+        known = len(names) - len(unknown[COUNTED:])
+        return compared / records * known / len(names) if records else 1.0
 
     def _compare_written(self, following: Following, name: str, ids: list[PointId]) -> None:
         """Records that were written, or were seen to differ. One that stays different without being written is a difference."""
@@ -373,7 +376,7 @@ class Watch:
         oldest = proofs.oldest(following.source.collections())
         if oldest is None or proofs.written or time.time() - self._noted < NOTE_EVERY:
             return
-        mine, theirs = (schema.schema_of(server) for server in (following.source, following.target))
+        mine, theirs = side_by_side([partial(schema.schema_of, one) for one in (following.source, following.target)])
         if not self._schema(schema.compare_schemas(mine, theirs)):
             self._noted = time.time()
             said = f"Both servers hold the same; the oldest part was compared at {utc(oldest)}"
