@@ -14,7 +14,7 @@ import pytest
 
 from cutover.core.errors import Refused
 from cutover.gate.write_log import Write
-from cutover.qdrant import compare, schema
+from cutover.qdrant import compare, records, schema
 from cutover.qdrant.affected import Affected, Depth
 from cutover.qdrant.client import Answered, Qdrant
 from cutover.replication import follower, work
@@ -434,13 +434,13 @@ def test_a_round_brings_collections_over_side_by_side(stage: Any, monkeypatch: A
     names = several(stage, 2)
     for name in names:
         stage.write("PUT", f"/collections/{name}/points?wait=true", {"points": [{"id": 2, "vector": [2, 2]}]})
-    meet, bring = threading.Barrier(2), follower.records.bring
+    meet, bring = threading.Barrier(2), records.bring
 
     def together(*words: Any, **named: Any) -> Any:
         meet.wait(60)  # one after the other they would not meet
         return bring(*words, **named)
 
-    monkeypatch.setattr(follower.records, "bring", together)
+    monkeypatch.setattr(records, "bring", together)
     assert stage.follower.round().ids == {name: {2} for name in names}
     same(stage)
 
