@@ -1,14 +1,15 @@
 """What stands against a move, and who goes round Nginx."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import pytest
 
+from cutover.gate.write_log import Write
 from cutover.qdrant.counters import writes_counted
 from cutover.qdrant.limits import bytes_needed, defaults_differ, reasons_against
 from cutover.qdrant.routes import route
-from cutover.replication.bypass import Bypass, by_route, unexplained
+from cutover.replication.bypass import Bypass, Watch, by_route, unexplained
 
 
 def info(**params: Any) -> Any:
@@ -97,15 +98,37 @@ def test_what_was_refused_in_front_is_no_write_past_nginx() -> None:
     assert not +by_route(writes_counted(telemetry))
 
 
-def test_what_is_no_route_of_qdrants_counts_as_nobodys_write() -> None:
-    """Whoever has no key could otherwise make it look as if somebody wrote past Nginx, and stop a move."""
-    telemetry = {
-        "requests": {
-            "rest": {
-                "responses": {
-                    f"{m} {name}": {"404": {"count": 3}} for m in ("PUT", "POST", "DELETE") for name in ("unknown", "/unknown")
-                }
-            }
-        }
-    }
-    assert not writes_counted(telemetry)
+@pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "PROPFIND"])
+@pytest.mark.parametrize(
+    "name",
+    ["unknown", "/unknown", "/collections/{collection_name}/points/{id}", "/cluster/peer/{peer_id}", "/cluster/metadata/keys/{key}",
+     "/collections/{collection_name}/shards/{shard}/points", "/collections/{collection_name}/shards/{shard}/snapshots/{snapshot}"],
+)  # fmt: skip
+def test_what_is_no_route_of_qdrants_counts_as_nobodys_write(method: str, name: str) -> None:
+    """Whoever has no key, or the one that only reads, could otherwise make it look as if somebody wrote past Nginx, and stop a
+    move: 1.18.3 counts `PUT .../points/7`, which it does not have, under the route of GET."""
+    assert not writes_counted({"requests": {"rest": {"responses": {f"{method} {name}": {"404": {"count": 3}}}}}})
+
+
+def test_what_was_refused_explains_nobody_elses_write() -> None:
+    """The same is left out on both sides, or refused writes that pass Nginx would hide one that does not."""
+
+    class Server:
+        sent: ClassVar[Counter[str]] = Counter()
+        counted = 0
+
+        def telemetry(self) -> Any:
+            by_status = {"403": {"count": 1}, "200": {"count": self.counted}}
+            return {"app": {}, "requests": {"rest": {"responses": {"PUT /collections/{name}/points": by_status}}}}
+
+    class Gate:
+        def log_end(self) -> int:
+            return 0
+
+        def read_parts(self, offset: int) -> Any:
+            return [[Write(1, 1.0, "PUT", "/collections/a/points", 403, "old", "")]]
+
+    server = Server()
+    watch = Watch(cast("Any", Gate()), cast("Any", server), "old")
+    server.counted = 1
+    assert [str(one) for one in watch.look(patience=0)] == ["PUT /collections/{collection_name}/points (once)"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cutover.qdrant import routes
+from cutover.qdrant.affected import had_no_effect
 
 GRPC = "gRPC "
 #: What looks after a server and asks it for no data: no application.
@@ -93,8 +94,10 @@ def writes_counted(telemetry: Mapping[str, Any]) -> Counter[tuple[str, int]]:
         # A template's braces match like a name does, except for the shard's number. What stands in them differs between
         # releases: {name} up to 1.15, {collection_name} since.
         path = re.sub(r"\{shard(_id)?\}", "0", path)
-        if not routes.is_read(method, path) and not routes.leaves_data_alone(method, path):
-            for status, numbers in by_status.items():
+        for status, numbers in by_status.items():
+            # A method that a route does not have is counted under whatever route its address looks like, and may be sent with the
+            # key that only reads: nothing was written there either.
+            if not had_no_effect(method, path, int(status)):
                 found[routes.route(method, path), int(status)] += int(numbers.get("count", 0))
     for name, by_status in (requests_.get("grpc") or {}).get("responses", {}).items():
         if routes.is_grpc_write(name):

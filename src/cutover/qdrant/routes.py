@@ -120,6 +120,10 @@ def route(method: str, uri: str) -> str:
             parts[-1] = "{snapshot_name}"
     elif parts[:1] == ["snapshots"] and len(parts) == 2:
         parts[1] = "{snapshot_name}"
+    elif parts[:3] == ["cluster", "metadata", "keys"] and len(parts) == 4:
+        parts[3] = "{key}"
+    elif parts[:2] == ["cluster", "peer"] and len(parts) == 3:
+        parts[2] = "{peer_id}"
     return f"{method.upper()} /{'/'.join(parts)}"
 
 

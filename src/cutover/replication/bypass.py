@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import Gate, Written
-from cutover.qdrant.affected import IN_FRONT
+from cutover.qdrant.affected import had_no_effect
 from cutover.qdrant.client import Qdrant
 from cutover.qdrant.counters import writes_counted
 from cutover.qdrant.routes import route
@@ -53,14 +53,10 @@ def unexplained(counted: Counter[str], passed: Counter[str], sent: Counter[str],
 
 
 def by_route(counted: Counter[tuple[str, int]]) -> Counter[str]:
-    """Counters per route, all statuses together: a client that broke off is logged with another status than Qdrant's.
-
-    What was refused in front of everything is no write; whoever has no key could let the two sides name its route differently.
-    """
+    """Counters per route, all statuses together: a client that broke off is logged with another status than Qdrant's."""
     found: Counter[str] = Counter()
-    for (name, status), number in counted.items():
-        if status not in IN_FRONT:
-            found[name] += number
+    for (name, _), number in counted.items():
+        found[name] += number
     return found
 
 
@@ -109,7 +105,8 @@ class Watch:
     def see(self, entries: Sequence[Written]) -> None:
         """Count the lines that are new to this watch."""
         for entry in entries:
-            if entry.offset > self._offset and entry.side in {self._side, "unknown"} and entry.status not in IN_FRONT:
+            mine = entry.offset > self._offset and entry.side in {self._side, "unknown"}
+            if mine and not had_no_effect(entry.method, entry.uri, entry.status):  # as the counters are read
                 name = route(entry.method, entry.uri)
                 self._passed[name] += 1
                 self._after[name] += 1
