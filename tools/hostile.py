@@ -1,9 +1,11 @@
 """An hour of somebody without a key: whatever can be sent to Nginx, while writes are recorded and the traffic moves there and back.
 
-``./scripts/hostile --minutes 60`` brings its own two servers and an application that reads and writes all the time through
-Nginx (:mod:`lab.load`). Beside it processes send what a client should not: random methods, paths, bytes, sizes and encodings,
+``./scripts/hostile --minutes 60`` brings its own two servers (``--qdrant PROGRAM``: real ones) and an application that reads and
+writes all the time through Nginx (:mod:`lab.load`). First every odd form of a request is sent once with an application's key
+(:mod:`tools.hostile_forms`), by the operator's server and to the gate itself, while writes are recorded and during a hold: what
+the server did of it has to be on record. Then processes send what a client should not: random methods, paths, bytes, sizes and encodings,
 without a key, with a wrong one and with the one that may only read; HTTP/1.0 and older, pipelines, the forms of smuggling, bodies
-that come slowly or never, HTTP/2, and the gate's own questions. Meanwhile the traffic is moved to the new server and back, again and
+that come slowly or never, HTTP/2, the odd forms, and the gate's own questions. Meanwhile the traffic is moved to the new server and back, again and
 again. Nothing outside of a loopback network is contacted.
 
 It ends with 0 when no request of the application failed, no acknowledged write was lost, the way back was open after every move,
@@ -35,16 +37,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import requests
+
 from cutover import runner
 from cutover.context import Context
 from cutover.core.errors import CutoverError
 from cutover.core.ui import ConfirmedInAdvance
+from cutover.qdrant import compare
+from cutover.qdrant.affected import Depth
 from lab.lab import ROOT, Lab, new_folder
 from lab.load import COLLECTION, Load, Report
 from lab.processes import Process
-from tools import usage
+from tools import hostile_forms, hostile_trying, usage
 
 HTTP2_PORT = 6343
+#: Odd forms that are sent together.
+AT_ONCE = 60
 METHODS = (
     "PUT",
     "POST",
@@ -175,16 +183,25 @@ def send_http2(host: str, dice: random.Random, keys: list[str]) -> str:
     return f"h2 {done.stdout.decode(errors='replace') or done.returncode}"
 
 
+def send_form(settings: dict[str, Any], dice: random.Random, key: str) -> str:
+    """One of the odd forms, as an application would send it that has the key."""
+    made = hostile_forms.any_form(dice, key, dice.randrange(10**9, 10**12) * hostile_forms.IDS, http2=settings["http2"])
+    hostile_trying.send(made, settings["host"], HTTP2_PORT if made.http2 else settings["port"], 0.5)
+    return "odd form"
+
+
 def sender(settings: dict[str, Any]) -> None:
     """One process of senders, until it is ended; counts what came back in a file."""
     counts: Counter[str] = Counter()
-    key = os.environ.get("HOSTILE_KEY", "")
+    key, whole_key = os.environ.get("HOSTILE_KEY", ""), os.environ.get("HOSTILE_WHOLE_KEY", "")
 
     def work(seed: int) -> None:
         dice = random.Random(seed)
         while True:
             try:
-                if settings["http2"] and dice.random() < 0.03:
+                if dice.random() < settings["forms"]:
+                    counts[send_form(settings, dice, whole_key)] += 1
+                elif settings["http2"] and dice.random() < 0.03:
                     counts[send_http2(settings["host"], dice, [key])] += 1
                 else:
                     counts[send(settings["host"], settings["port"], dice, [key])] += 1
@@ -215,6 +232,11 @@ class Result:
     rounds: int = 0
     anew: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    forms: dict[str, dict[str, int]] = field(default_factory=dict)
+    """How it went with the odd forms: what came of how many, by where and when they were sent."""
+    forms_wrong: list[str] = field(default_factory=list)
+    forms_differ: int = 0
+    """Records and collections of the odd forms that the two servers do not have alike in the end."""
     folder_most: float = 0.0
     bodies_most: int = 0
     tool_memory: float = 0.0
@@ -230,6 +252,8 @@ class Result:
         found += [f"the gate's folder had {self.folder_most:.0f} MB"] if self.folder_most > disk else []
         found += [f"the tool had {self.tool_memory:.0f} MB of memory"] if self.tool_memory > memory else []
         found += [f"Nginx's processes had {self.nginx_memory:.0f} MB of memory"] if self.nginx_memory > memory else []
+        found += [f"an odd form: {one}" for one in self.forms_wrong]
+        found += [f"{self.forms_differ} of what odd forms wrote is not the same on both servers"] if self.forms_differ else []
         found += ["nobody was hostile"] if not sum(self.hostile.values()) else []
         return found + ([] if self.moves else ["the traffic was not moved"])
 
@@ -253,6 +277,24 @@ def watched(lab: Lab, result: Result) -> Iterator[None]:
         over.set()
         thread.join()
         result.tool_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _asked(url: str, key: str, method: str, path: str, body: Any) -> Any:
+    """What a server answers, as data."""
+    answer = requests.request(method, url + path, json=body, headers={"api-key": key}, timeout=60, proxies={"http": ""})
+    answer.raise_for_status()
+    return answer.json()["result"]
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """A hold, as the flag alone makes it."""
+    flag = folder / "flags" / "hold"
+    flag.touch()
+    try:
+        yield
+    finally:
+        flag.unlink()
 
 
 def _begun(file: Path) -> str | None:
@@ -298,9 +340,11 @@ class Hostile:
                 env={
                     "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
                     "HOSTILE_KEY": self.lab.keys.qdrant_read_only,
+                    "HOSTILE_WHOLE_KEY": self.lab.keys.qdrant,
                     "HOSTILE": json.dumps(
                         {"host": parts.hostname, "port": parts.port, "threads": self.options.threads, "seed": number,
-                         "pace": self.options.pace, "file": str(file), "http2": self.http2}
+                         "pace": self.options.pace, "file": str(file), "http2": self.http2,
+                         "forms": self.options.forms}
                     ),
                 },
                 cwd=ROOT, log=self.lab.folder / f"hostile-{number}.log", name=f"hostile {number}",
@@ -333,6 +377,46 @@ class Hostile:
             self.say(f"{verb}: held {self.result.held[-1]:.2f} s; {self.result.folder_most:.1f} MB in {sent.name}")
         self.result.rounds += int(self.does("follow").get("rounds") or 0)
 
+    def odd_forms(self) -> None:
+        """Every odd form once: by the operator's server and to the gate itself, while writes are recorded and while they are held."""
+        lab, at = self.lab, self.lab.nginx.address
+        user = partial(_asked, lab.site.qdrant.public_url, lab.keys.qdrant)
+        run = lab.run(execute=True)
+        try:
+            for door, port in (("the operator's server", lab.nginx.port), ("the gate", lab.nginx.gate_port)):
+                doors = {False: (at, port), True: (at, HTTP2_PORT)}
+                trying = hostile_trying.Trying(run.gate, partial(_asked, lab.site.qdrant.old_url, lab.keys.qdrant), user, doors)
+                for when, hold in (("recorded", None), ("held", partial(_held, lab.nginx.gate_folder))):
+                    first = 10**6 * (1 + len(self.result.forms))
+                    made = hostile_forms.forms(lab.keys.qdrant, first)
+                    if not (self.http2 and door == "the operator's server"):
+                        made = [form for form in made if not form.http2]
+                    trying.prepare(made)
+                    found = [one for n in range(0, len(made), AT_ONCE) for one in trying.each(made[n : n + AT_ONCE], hold=hold)]
+                    self.result.forms[f"{door}, {when}"] = dict(Counter(one.came for one in found))
+                    bad = [one for one in found if one.came in {"lost", "in the hold"}]
+                    self.result.forms_wrong += [f"{door}, {when}: {one.form}: {one.came} ({one.said})" for one in bad]
+                    self.say(f"Odd forms, {door}, {when}: {self.result.forms[f'{door}, {when}']}")
+                    for one in found if self.options.tell else ():
+                        self.say(f"  {one.came:9} {one.form}: {one.said}")
+        finally:
+            run.close()
+
+    def compare_forms(self) -> None:
+        """What odd forms wrote is the same on both servers, now that the last round of following is over."""
+        run = self.lab.run(execute=True)
+        try:
+            mine, theirs = ({*server.collections()} - {COLLECTION} for server in (run.old, run.new))
+            self.result.forms_differ += len(mine ^ theirs)
+            with run.guard.act("hostile.compare", "Pass what is under way"):
+                for server in (run.old, run.new):
+                    server.barrier(mine & theirs)
+            for name in mine & theirs:
+                found = compare.compare_collection(run.old, run.new, name, depth=Depth.EVERYTHING)
+                self.result.forms_differ += found.count
+        finally:
+            run.close()
+
     def run(self) -> Result:
         """All of it."""
         self.does("gate")
@@ -346,11 +430,15 @@ class Hostile:
         try:
             self.does("copy")
             load.wait_for(50)
+            if self.options.forms:
+                self.odd_forms()
             with watched(self.lab, self.result), self.senders():
                 try:
                     self.moves(time.monotonic() + self.options.minutes * 60)
                 except CutoverError as error:
                     self.result.errors.append(str(error))
+            self.does("follow")
+            self.compare_forms()
         finally:
             self.result.load = load.stop(within=120)
         return self.result
@@ -374,11 +462,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--round-seconds", type=float, default=2.0, help="limits.round_seconds of the site (default: %(default)s)"
     )
+    parser.add_argument("--forms", type=float, default=0.05, help="share of odd forms with a key; 0: none (default: %(default)s)")
+    parser.add_argument("--tell", action="store_true", help="what came of each odd form")
+    parser.add_argument("--qdrant", type=Path, help="Qdrant's own program, for both servers; otherwise they are the lab's")
     parser.add_argument("--json", action="store_true", help="the numbers as data")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
         Path(folder).chmod(0o755)
-        lab = Lab(new_folder(Path(folder)), records=False)
+        lab = Lab(new_folder(Path(folder)), records=False, qdrant=options.qdrant)
         made = Hostile(lab, options, lambda line: print(line, file=sys.stderr))
         own = lab.new_qdrant()
         if made.http2:
@@ -396,6 +487,8 @@ def main(argv: list[str] | None = None) -> int:
     counted = sum(result.hostile.values())
     print(f"{options.minutes:g} min: {counted:,} hostile requests, {result.moves} moves, {result.rounds} rounds of following.")
     print("  " + ", ".join(f"{name} {number:,}" for name, number in sorted(result.hostile.items(), key=lambda one: -one[1])))
+    for where, came in result.forms.items():
+        print(f"  odd forms, {where}: " + ", ".join(f"{name} {number}" for name, number in sorted(came.items())))
     print(f"  the application: {result.load}")
     print(f"  holds {min(result.held, default=0):.2f} to {max(result.held, default=0):.2f} s")
     print(f"  the gate's folder at most {result.folder_most:.1f} MB and {result.bodies_most} bodies")
