@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from cutover.cli.app import app
 from cutover.core.credentials import NAMES
+from cutover.core.journal import Journal
 from cutover.phases.phase import Operation, Outcome, Plan, Sentence
 from lab import forkserver
 
@@ -151,6 +152,17 @@ class TestUndo:
         ended = cutover(site, "undo", "moon")
         assert ended.returncode == 2
         assert "Steps that can be undone are resize, deploy, gate, copy, decommission." in ended.stderr
+
+
+@pytest.mark.parametrize("words", [["history"], ["history", "--json"]])
+def test_a_terminal_that_cannot_show_a_mark_or_a_name_ends_no_command(site: Path, words: list[str]) -> None:
+    journal = Journal(site.parent / "state", "home-lab")
+    journal.note("x", "conf.d/caf\udce9.conf – ✔")
+    journal.unlock()
+    ended = CliRunner(charset="ascii").invoke(app, [*words, "--site", str(site), "--state-dir", str(site.parent / "state")])
+    assert ended.exit_code == 0, ended.output
+    if "--json" in words:
+        assert json.loads(ended.stdout_bytes)["entries"][-1]["what"] == "conf.d/caf\udce9.conf – ✔"
 
 
 def test_every_command_speaks_json(site: Path) -> None:

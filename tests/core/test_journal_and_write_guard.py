@@ -67,6 +67,12 @@ def test_a_torn_last_line_is_cut_off_and_a_broken_one_is_refused(journal: Journa
         Journal(journal.path.parent, "home")
 
 
+def test_a_name_that_is_no_utf8_is_kept_as_it_is(journal: Journal) -> None:
+    """A file of Nginx's may be called in any bytes."""
+    journal.note("x", "conf.d/caf\udce9.conf")
+    assert Journal(journal.path.parent, "home").entries()[-1].what == "conf.d/caf\udce9.conf"
+
+
 @pytest.mark.parametrize(
     "line", ['{"seq": 1, "at": "t", "kind": "dream"}', '{"seq": 1, "at": "t", "kind": "opened", "extra": 1}', "\xff"]
 )

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from typing import Any
 
 from rich.console import Console
@@ -37,6 +38,8 @@ class Output:
     @classmethod
     def of(cls, verb: str, as_json: bool, execute: bool = False, *, plain: bool = False) -> Output:
         credentials = Credentials.from_env()
+        if isinstance(sys.stdout, TextIOWrapper):  # JSON is UTF-8; and no mark or name that cannot be shown ends a command
+            sys.stdout.reconfigure(encoding="utf-8" if as_json else None, errors="backslashreplace")
         out = Console(
             highlight=False, emoji=False, soft_wrap=plain or not sys.stdout.isatty(), force_terminal=False if plain else None,
         )  # fmt: skip

@@ -3,6 +3,8 @@
 What this tool keeps holds ids, payloads and vectors of other people's data. So the mode of a file is set and not inherited from
 whoever made the folder or from the umask; a name that is a link is never followed, because somebody else may have put it there;
 and a folder that others can enter is refused instead of trusted. What was written is on the disk when a function returns.
+
+A name on the Nginx host may be any bytes; those that are no UTF-8 are surrogates here, and are written as JSON escapes them.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ def replace(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
     unfinished = path.with_name(f".{path.name}.new")
     try:
         with fresh(unfinished, mode) as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(_bytes(content))
         unfinished.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -79,9 +81,13 @@ def replace(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
     _on_disk(path.parent)
 
 
+def _bytes(content: str | bytes) -> bytes:
+    return content.encode(errors="backslashreplace") if isinstance(content, str) else content
+
+
 def append(path: Path, content: str | bytes, *, mode: int = PRIVATE, sync: bool = True) -> None:
     """Add to a file in one piece; where it does not fit, none of it is added, so that the next line begins on its own."""
-    data = content.encode() if isinstance(content, str) else content
+    rest = _bytes(content)
     handle = os.open(path, _MORE, mode)
     try:
         seen = os.fstat(handle)
@@ -90,7 +96,6 @@ def append(path: Path, content: str | bytes, *, mode: int = PRIVATE, sync: bool 
         if seen.st_uid == os.geteuid() and stat.S_IMODE(seen.st_mode) != mode:
             os.fchmod(handle, mode)
         try:
-            rest = data
             while rest:
                 rest = rest[os.write(handle, rest) :]
             if sync:
