@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from cutover import availability
 from cutover.availability import PORTAINER, VLLM, Answer, announced, judge
 from cutover.context import Context
 from cutover.core.credentials import Credentials
-from cutover.core.errors import Refused
+from cutover.core.errors import OutcomeUnknown, Refused
 from cutover.core.journal import Entry
 from cutover.core.wait import Not, wait_until
 from cutover.site.load import load
@@ -214,8 +215,8 @@ def test_a_line_that_a_crash_tore_is_cut_off_and_one_inside_is_refused(run: Cont
         asked(1)
     path = availability.path_of(run)
     whole = len(availability.load(run))
-    with path.open("a") as file:
-        file.write('{"at": "20')
+    with path.open("ab") as file:
+        file.write('{"at": "20 ü'.encode()[:-1])
     assert len(availability.load(run)) == whole
     with availability.watching(run, "copy"):
         asked(1)
@@ -223,6 +224,18 @@ def test_a_line_that_a_crash_tore_is_cut_off_and_one_inside_is_refused(run: Cont
     path.write_text("nonsense\n" + path.read_text())
     with pytest.raises(Refused, match=r"meanwhile\.jsonl:1: this line of the record is not readable"):
         availability.load(run)
+
+
+def test_a_journal_that_cannot_be_written_hides_no_failure_of_the_step(run: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OutcomeUnknown), availability.watching(run, "gate"):
+        asked(1)
+        Small.well = False
+        asked(1)
+        monkeypatch.setattr("cutover.core.journal.files.append", full)
+        raise OutcomeUnknown("nobody knows")
 
 
 def test_a_record_that_cannot_be_written_is_said(run: Context) -> None:

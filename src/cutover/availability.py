@@ -218,7 +218,7 @@ def _conclude(context: Context, watch: Watch) -> None:
     for who in _WHO:
         if wrong := watch.wrong(who):
             said = f"{who} did not answer as before throughout `{watch.step}`"
-            with suppress(OSError):  # a full disk is told by the step itself
+            with suppress(CutoverError):  # a full disk is told by the step itself
                 context.journal.note(NOTE, said, who=who, wrong=len(wrong), first=vars(wrong[0]))
 
 
@@ -241,7 +241,7 @@ def load(context: Context) -> list[Answer]:
     """Every answer so far, oldest first. :class:`Refused` where a line inside cannot be read, because silence would hide it."""
     path = path_of(context)
     try:
-        *whole, _torn = path.read_text(encoding="utf-8").split("\n")
+        *whole, _torn = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
     found = []
