@@ -219,7 +219,7 @@ class TestInit:
         with pytest.raises(WrongUsage, match="is not PART=ID or PART=NAME"):
             init.of_guests([said])
 
-    @pytest.mark.parametrize("text", ["- a\n", "a: [\n", "\x00"])
+    @pytest.mark.parametrize("text", ["- a\n", "a: [\n", "\x00", "[" * 3000])
     def test_a_file_that_is_no_site_file_is_left_alone(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "site.yaml").write_text(text)
         with pytest.raises(WrongUsage, match="is there and"):

@@ -85,7 +85,7 @@ def earlier(file: Path) -> tuple[str, Mapping[str, Any]]:
         tree = YAML(typ="safe").load(text)
     except FileNotFoundError:
         return "", {}
-    except (OSError, UnicodeDecodeError, YAMLError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, YAMLError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise WrongUsage(f"{file} is there and cannot be read: {why}.", "Mend it, or name another with --site.") from None
     if not isinstance(tree, Mapping):

@@ -127,7 +127,7 @@ def same(written: Any, value: Any) -> bool:
     if written == value or str(written).rstrip("/") == str(value).rstrip("/"):
         return True
     try:
-        address = str(ipaddress.ip_address(value))
+        address = str(ipaddress.ip_address(str(value)))  # of a number it would make one
     except ValueError:
         return False
     means = identity.resolved(written) if isinstance(written, str) else (None,)

@@ -64,23 +64,19 @@ def waivers_of(path: Path, criteria: Iterable[str]) -> list[Waiver]:
         raise WrongUsage(f"{path} cannot be read: {error}.") from None
     try:
         tree = YAML(typ="rt").load(text)
-    except (YAMLError, ValueError) as error:
+    except (YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         raise WrongUsage(f"{path}:{mark.line + 1 if mark else 1}: this is not YAML.") from None
     if tree is None:
         return []
     if not isinstance(tree, list):
         raise WrongUsage(f"{path}:1: expected a list of waivers, each with criterion, reason and until.")
-    known = set(criteria)
+    known = list(criteria)
     found: list[Waiver] = []
     for at, one in enumerate(tree):
         line = f"{path}:{tree.lc.item(at)[0] + 1}"  # type: ignore[attr-defined]
-        if not isinstance(one, dict) or not {"criterion", "reason", "until"} <= set(one) <= {
-            "criterion",
-            "reason",
-            "until",
-            "by",
-        }:
+        needed = {"criterion", "reason", "until"}
+        if not isinstance(one, dict) or not needed <= set(one) <= needed | {"by"}:
             raise WrongUsage(f"{line}: a waiver has criterion, reason, until and, where wanted, by; nothing else.")
         if one["criterion"] not in known:
             raise WrongUsage(f"{line}: there is no criterion {one['criterion']!r}.")
@@ -90,5 +86,5 @@ def waivers_of(path: Path, criteria: Iterable[str]) -> list[Waiver]:
             raise WrongUsage(f"{line}: a waiver needs a reason.")
         if any(w.criterion == one["criterion"] for w in found):
             raise WrongUsage(f"{line}: {one['criterion']} is waived twice.")
-        found.append(Waiver(str(one["criterion"]), str(one["reason"]).strip(), one["until"], str(one.get("by", "")).strip()))
+        found.append(Waiver(str(one["criterion"]), str(one["reason"]).strip(), one["until"], str(one.get("by") or "").strip()))
     return found
