@@ -83,6 +83,12 @@ def test_a_half_that_somebody_else_cut_is_taken_out(key: str) -> None:
         assert key[-size:] not in held.redact(f"said: ...{key[-size:]}")
 
 
+@pytest.mark.parametrize("key", ["<secret>1", "1<secret>"])
+def test_a_key_that_reads_like_what_hides_it_is_taken_out_once(key: str) -> None:
+    held = Credentials({"QDRANT_API_KEY": key})
+    assert held.redact(f"{key} and {key[:8]}, {key[1:]}").count("<secret>") == 3
+
+
 @settings(max_examples=60 * TIMES, deadline=None)
 @given(st.text(min_size=8, max_size=40), st.sampled_from(sorted(FORMS)), st.text(max_size=20))
 def test_any_key_in_any_form(key: str, form: str, around: str) -> None:

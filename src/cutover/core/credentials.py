@@ -1,7 +1,7 @@
 """Keys and passwords: from the environment only, never from a file in Git, never printed.
 
-A :class:`Secrets` object shows ``<set>`` or ``<not set>`` instead of values wherever it is printed, and
-:meth:`Secrets.redact` takes every known value out of a text before it reaches a person, the journal or a report.
+A :class:`Credentials` object shows ``<set>`` or ``<not set>`` instead of values wherever it is printed, and
+:meth:`Credentials.redact` takes every known value out of a text before it reaches a person, the journal or a report.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 from urllib.parse import quote, quote_plus
 from weakref import WeakValueDictionary
@@ -44,7 +45,6 @@ NAMES: Mapping[str, str] = {
 #: Names whose value is an identity, not a secret: they may be shown.
 _SHOWN = {"PROXMOX_TOKEN_ID", "DNS_TSIG_NAME", "ADGUARD_USER", "GIT_USERNAME", "NGINX_USER"}
 
-
 _HIDDEN = "<secret>"
 #: Shorter values are words: taking them out would tell where they stood.
 _SHORTEST = 4
@@ -58,7 +58,7 @@ _IN_USE: WeakValueDictionary[int, Credentials] = WeakValueDictionary()
 class Credentials:
     """The secrets of one run. Missing ones are only an error where they are needed (:meth:`need`)."""
 
-    values: Mapping[str, str] = field(repr=False)
+    values: Mapping[str, str]
 
     def __post_init__(self) -> None:
         _IN_USE[id(self)] = self
@@ -101,7 +101,7 @@ class Credentials:
         return in_texts(node, self.redact)
 
     def __repr__(self) -> str:
-        return "Secrets(" + ", ".join(f"{n}=<{'set' if n in self.values else 'not set'}>" for n in NAMES) + ")"
+        return "Credentials(" + ", ".join(f"{n}=<{'set' if n in self.values else 'not set'}>" for n in NAMES) + ")"
 
 
 def cut(text: str, most: int) -> str:
@@ -141,16 +141,16 @@ def _without_halves(text: str, value: str) -> str:
     half = max(len(value) // 2, _SHORTEST_HALF)
     if half >= len(value):
         return text
-    while (at := text.find(value[:half])) >= 0:
-        size = half
-        while size < len(value) and text[at : at + size + 1] == value[: size + 1]:
-            size += 1
-        text = text[:at] + _HIDDEN + text[at + size :]
-    while (at := text.find(value[-half:])) >= 0:
-        begin, rest = at, value[:-half]
-        while rest and begin and text[begin - 1] == rest[-1]:
-            begin, rest = begin - 1, rest[:-1]
-        text = text[:begin] + _HIDDEN + text[at + half :]
+    text = _without_beginning(text, value, half, _HIDDEN)
+    return _without_beginning(text[::-1], value[::-1], half, _HIDDEN[::-1])[::-1]
+
+
+def _without_beginning(text: str, value: str, half: int, hidden: str) -> str:
+    at = 0
+    while (at := text.find(value[:half], at)) >= 0:
+        alike = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(value, text[at:], strict=False)))
+        text = f"{text[:at]}{hidden}{text[at + alike :]}"
+        at += len(hidden)
     return text
 
 
