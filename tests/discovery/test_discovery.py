@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from cutover.core.credentials import Credentials
 from cutover.core.errors import Refused, Unreachable, WrongUsage
+from cutover.core.shell import Answer
 from cutover.discovery import edit, guests, names, nginx, portainer, survey, trust
 from cutover.discovery.facts import Fact, Found, differences
 from cutover.gate import nginx_conf
@@ -146,6 +147,33 @@ class TestSeveralQdrantsBehindOneNginx:
         survey._say_nginx([running], known, SimpleNamespace(where="it"), found, written)  # type: ignore[arg-type]
         assert said == [taken]
         assert [("10.0.0.4:6333, 10.0.0.4:7333" in note) for note in found.notes] == [True] * noted
+
+
+@pytest.mark.parametrize(
+    ("started", "build", "main", "reload"),
+    [
+        ("nginx", "--prefix=/usr/share/nginx --conf-path=/etc/nginx/nginx.conf", "/etc/nginx/nginx.conf", []),
+        ("/opt/nginx/sbin/nginx", "--prefix=/opt/nginx", "/opt/nginx/conf/nginx.conf", []),
+        ("nginx -p /srv/web", "--prefix=/opt/nginx", "/srv/web/conf/nginx.conf", ["-c", "/srv/web/conf/nginx.conf"]),
+        ("nginx -c etc/n.conf", "--prefix=/opt/nginx --conf-path=conf/n.conf", "/opt/nginx/etc/n.conf", ["-c", "/opt/nginx/etc/n.conf"]),
+        ("nginx -g daemon off;", "--with-http_ssl_module", "/usr/local/nginx/conf/nginx.conf", []),
+    ],
+)  # fmt: skip
+def test_the_file_of_an_nginx_is_where_it_was_built_or_started_to_have_it(
+    started: str, build: str, main: str, reload: list[str]
+) -> None:
+    class OneNginx:
+        def read(self, script: str) -> Answer:
+            return Answer(
+                f"configure arguments: {build}\n".encode() if "-V" in script else f"nginx: master process {started}".encode(),
+                "",
+                0,
+            )
+
+    shell: Any = OneNginx()
+    ((binary, said, prefix),) = nginx._masters(shell)
+    settings = nginx._settings(shell, binary, said, prefix)
+    assert (settings.main_config, settings.reload) == (main, [binary, *reload, "-s", "reload"])
 
 
 class TestWhereUsersComeIn:
@@ -331,6 +359,11 @@ class TestWhoKnowsTheGuestsByName:
         with NameServer(QDRANT_BY_NAME) as one:
             assert of_name_servers(one.at, domains=("a..b", "x" * 64, "home.arpa")).get("dns")
 
+    def test_a_pi_hole_at_an_ipv6_address_is_asked_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(names, "_is", lambda url, kind: url == "http://[fd00::53]/api/auth" and kind == "pihole")
+        row = names._row("fd00::53", 53, names._Known(True, (), False), Credentials({}))
+        assert row == {"kind": "pihole", "url": "http://[fd00::53]", "insecure": True}
+
     def test_one_server_written_twice_is_one(self) -> None:
         with NameServer(QDRANT_BY_NAME) as one:
             assert len(of_name_servers(one.at, f"[127.0.0.1]:{one.at.rpartition(':')[2]}").get("dns")) == 1
@@ -446,4 +479,6 @@ class TestTheFile:
         found.add("guests.legacy", rows, "the plan's ids")
         written = [{"vmid": 951, "address": "b.home.arpa"}, {"vmid": 950, "address": "10.0.0.50"}]
         assert differences(found, {"guests": {"legacy": written}}) == []
+        written_for_an_id = [{"vmid": "nobody.home.arpa", "address": "10.0.0.51"}, written[1]]
+        assert len(differences(found, {"guests": {"legacy": written_for_an_id}})) == 1
         assert len(differences(found, {"guests": {"legacy": [written[1], {"vmid": 952, "address": "10.0.0.51"}]}})) == 1

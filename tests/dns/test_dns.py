@@ -228,14 +228,14 @@ def str_of(entry: dict[str, Any]) -> str:
 
 
 def test_pihole_lines_go_and_come_back(tmp_path: Path) -> None:
-    hosts = ["10.0.0.152 qdrant.lan qdrant", "10.0.0.81 vllm.lan"]
+    hosts = ["10.0.0.152 qdrant.lan qdrant", "10.0.0.81 vllm.lan", "# printers"]
     with Pihole("secret-word", hosts, ["vectors.lan,qdrant.lan,300", "llm.lan,vllm.lan"]) as pihole:
         place = schema.Pihole(kind="pihole", url=pihole.url)
         site_names = Names([place], Credentials({"PIHOLE_PASSWORD": "secret-word"}), WriteGuard(Journal(tmp_path, "lab")))
         planned = site_names.find(["10.0.0.152"])
         assert len(planned.records) == 3
         site_names.delete(planned)
-        assert pihole.lists == {"hosts": ["10.0.0.81 vllm.lan"], "cnameRecords": ["llm.lan,vllm.lan"]}
+        assert pihole.lists == {"hosts": ["10.0.0.81 vllm.lan", "# printers"], "cnameRecords": ["llm.lan,vllm.lan"]}
         site_names.put_back(json.loads(json.dumps(planned.as_json())))
         assert sorted(pihole.lists["hosts"]) == sorted(hosts)
         assert len(pihole.lists["cnameRecords"]) == 2

@@ -5,7 +5,6 @@ Asked are those that Proxmox' node, the Nginx host and this machine use, and tho
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError
 from cutover.core.write_guard import WriteGuard
 from cutover.discovery.facts import Found
+from cutover.site.schema import in_url, is_ip
 
 _PATIENCE = 2.0
 
@@ -55,7 +55,7 @@ def say(
     """The servers (``host`` or ``host:port``) that know one of ``guests`` (name, address), for ``dns`` of ``site.yaml``."""
     tried, rows, silent = [], [], []
     for server, port in dict.fromkeys(map(_split, asked)):
-        text = server if port == 53 else f"{f'[{server}]' if ':' in server else server}:{port}"
+        text = server if port == 53 else f"{in_url(server)}:{port}"
         tried.append(text)
         known = _known(server, port, guests, list(dict.fromkeys(domains)))
         if known is None:
@@ -111,7 +111,7 @@ def _known(server: str, port: int, guests: Sequence[tuple[str, str]], domains: S
     zones: set[str] = set()
     authoritative, heard = False, False
     more = set(domains)
-    questions = [(dns.reversename.from_address(address), "PTR") for _, address in guests if _is_ip(address)]
+    questions = [(dns.reversename.from_address(address), "PTR") for _, address in guests if is_ip(address)]
     for name, kind in questions:
         answer = _ask(server, port, name, kind)
         if answer is None and not heard:
@@ -148,8 +148,9 @@ def _zone(server: str, port: int, name: dns.name.Name) -> str:
 def _row(server: str, port: int, known: _Known, credentials: Credentials) -> dict[str, Any]:
     for kind, path in (("pihole", "/api/auth"), ("adguard", "/control/status")):
         for scheme in ("https", "http"):
-            if _is(f"{scheme}://{server}{path}", kind):
-                return {"kind": kind, "url": f"{scheme}://{server}"} | ({"insecure": True} if scheme == "http" else {})
+            url = f"{scheme}://{in_url(server)}"
+            if _is(f"{url}{path}", kind):
+                return {"kind": kind, "url": url} | ({"insecure": True} if scheme == "http" else {})
     if known.authoritative and known.zones and credentials.get("DNS_TSIG_NAME"):
         return {"kind": "rfc2136", "server": server, "port": port, "zones": list(known.zones)}
     return {"kind": "report", "server": server, "port": port}
@@ -165,11 +166,3 @@ def _is(url: str, kind: str) -> bool:
     if kind == "pihole":
         return isinstance(said, dict) and "session" in said
     return answer.status_code in {200, 401, 403} and "adguard" in (answer.text + str(answer.headers)).lower()
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -25,7 +25,7 @@ from cutover.gate.nginx_conf import Configuration, Directive
 from cutover.gate.nginx_host import PATH, Inspector
 from cutover.proxmox.inventory import FoundGuest
 from cutover.qdrant import releases
-from cutover.site.schema import Nginx
+from cutover.site.schema import Nginx, in_url
 
 if TYPE_CHECKING:
     from cutover.core.shell import Shell
@@ -66,8 +66,8 @@ def asked(url: str, tls: http.Tls | None = None) -> str:
 def look(shell: Shell, guests: Guests) -> list[Running]:
     """Every Nginx that runs there and whose configuration can be read; those that pass requests to a guest's Qdrant first."""
     found = []
-    for binary, main in _masters(shell):
-        settings = _settings(shell, binary, main)
+    for binary, main, prefix in _masters(shell):
+        settings = _settings(shell, binary, main, prefix)
         inspector = Inspector(shell, settings)
         try:
             found.append(read(shell, settings, inspector, guests))
@@ -82,8 +82,8 @@ def read(shell: Shell, settings: Nginx, inspector: Inspector, guests: Guests) ->
     return Running(settings, shell, inspector, configuration, list(_qdrants(configuration, inspector.resolve, guests)))
 
 
-def _masters(shell: Shell) -> list[tuple[str, str]]:
-    """(program, configuration file or empty) of every master process; the usual one where none can be seen."""
+def _masters(shell: Shell) -> list[tuple[str, str, str]]:
+    """(program, ``-c``, ``-p``) of every master process; the usual one where none can be seen."""
     script = (
         "for f in $(grep -l '^nginx: master process' /proc/[0-9]*/cmdline 2>/dev/null); do tr '\\0' ' ' < $f; echo; done; true"
     )
@@ -91,19 +91,19 @@ def _masters(shell: Shell) -> list[tuple[str, str]]:
     for line in shell.read(script).text.splitlines():
         words = line.removeprefix("nginx: master process").split()
         options = dict(pairwise(words))
-        main, prefix = options.get("-c", ""), options.get("-p", "")
         if words:
-            found.append((words[0], str(PurePosixPath(prefix or "/") / main) if main else ""))
-    return list(dict.fromkeys(found)) or [("nginx", "")]
+            found.append((words[0], options.get("-c", ""), options.get("-p", "")))
+    return list(dict.fromkeys(found)) or [("nginx", "", "")]
 
 
-def _settings(shell: Shell, binary: str, main: str) -> Nginx:
-    build = shell.read(f"{PATH}{shlex.quote(binary)} -V 2>&1").text
-    built = re.search(r"--conf-path=(\S+)", build)
-    usual = built[1] if built else "/etc/nginx/nginx.conf"
-    given = ["-c", main] if main and main != usual else []
+def _settings(shell: Shell, binary: str, said: str, prefix: str) -> Nginx:
+    """How to call an nginx that was started so. What is no whole path is below its prefix, as it was built or started."""
+    build = dict(re.findall(r"--(prefix|conf-path)=(\S+)", shell.read(f"{PATH}{shlex.quote(binary)} -V 2>&1").text))
+    built, file = PurePosixPath(build.get("prefix", "/usr/local/nginx")), build.get("conf-path", "conf/nginx.conf")
+    main = PurePosixPath(prefix or built) / (said or file)
+    given = ["-c", str(main)] if main != built / file else []
     return Nginx(
-        shell=[], binary=binary, main_config=main or usual, http_folder=str(PurePosixPath(main or usual).parent),
+        shell=[], binary=binary, main_config=str(main), http_folder=str(main.parent),
         gate_folder=templates.FOLDER, worker_user="nobody", reload=[binary, *given, "-s", "reload"],
     )  # fmt: skip
 
@@ -127,7 +127,7 @@ def _qdrants(configuration: Configuration, resolve: Callable[[str], Any], guests
         guest = guests.owner(addresses)
         if guest is not None and (version := asked(f"http://{host}:{port or 80}")):
             at = next(address for address in guest.addresses if address in addresses)
-            yield Qdrant(f"[{at}]:{port or 80}" if ":" in at else f"{at}:{port or 80}", guest, version)
+            yield Qdrant(f"{in_url(at)}:{port or 80}", guest, version)
 
 
 def say(running: Running, guests: Guests, old: Qdrant | None, found: Found) -> None:

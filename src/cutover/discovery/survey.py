@@ -143,7 +143,7 @@ def _proxmox(answers: Answers, wishes: Wishes, credentials: Credentials, guard: 
 def with_scheme(said: str, port: int) -> str:
     """An address as typed, with ``https://`` and a port where they were left out, without the page that a browser shows. Pure."""
     typed = said.strip().split("#")[0]
-    typed = f"[{typed}]" if schema.is_ip(typed) and ":" in typed else typed
+    typed = schema.in_url(typed) if schema.is_ip(typed) else typed
     url = typed if "://" in typed else f"https://{typed}"
     if not schema.is_url(url):
         shown = said.rpartition("@")[2]  # a password may stand before it
@@ -246,8 +246,12 @@ def _say_qdrant(known: Guests, found: Found) -> None:
     new = known.address("new")
     if new:
         port = urlsplit(old).port if old else 6333
-        shown = f"[{new}]" if ":" in new else new
-        found.add("qdrant.new_url", f"http://{shown}:{port or 6333}", "the VM's address, and the old server's port", chosen=True)
+        found.add(
+            "qdrant.new_url",
+            f"http://{schema.in_url(new)}:{port or 6333}",
+            "the VM's address, and the old server's port",
+            chosen=True,
+        )
     else:
         found.gap("qdrant.new_url", "the VM's address is not known", guests.LIST)
 
@@ -261,7 +265,7 @@ def _portainer(
     address = known.address("new")
     suggestion = wishes.said("portainer", "url") or ""
     if not suggestion and address:
-        guess = f"https://[{address}]:9443" if ":" in address else f"https://{address}:9443"
+        guess = f"https://{schema.in_url(address)}:9443"
         with suppress(Unreachable):
             trust.fingerprint(guess)
             suggestion = guess

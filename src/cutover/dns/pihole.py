@@ -38,7 +38,7 @@ class Pihole:
             aliases = self._call("GET", "/api/config/dns/cnameRecords")["config"]["dns"]["cnameRecords"]
         found = []
         for line in hosts:
-            address, *called = line.split("#")[0].split()
+            address, *called = line.split("#")[0].split() or [""]
             found += [Record(absolute(name), kind_of(address), address, raw=line) for name in called]
         for line in aliases:
             parts = [part.strip() for part in line.split(",")]

@@ -60,11 +60,15 @@ def _address(value: str) -> str:
     return value
 
 
+def in_url(address: str) -> str:
+    """A host as it stands in a URL: an IPv6 address in brackets."""
+    return f"[{address}]" if ":" in address else address
+
+
 def netloc(url: str) -> str:
     """``host:port`` of an address, as Nginx writes it."""
     parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    return f"{in_url(parts.hostname or '')}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
 def _absolute(value: str) -> str:
@@ -114,12 +118,6 @@ def _fingerprint(value: str) -> str:
     return plain
 
 
-def _pinned(value: str) -> str:
-    if not re.fullmatch(r"[^\s@]+:[^\s@:/]+@sha256:[0-9a-f]{64}", value):
-        raise ValueError("an image pinned by tag and digest: name:tag@sha256:<64 hexadecimal digits>")
-    return value
-
-
 def is_ip(value: str) -> bool:
     try:
         ipaddress.ip_address(value)
@@ -146,7 +144,10 @@ GateFolder = Annotated[str, AfterValidator(_gate_folder)]
 File = Annotated[str, AfterValidator(_text), AfterValidator(_beside_the_site)]
 Text = Annotated[str, AfterValidator(_text)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
-PinnedImage = Annotated[str, AfterValidator(_pinned)]
+PinnedImage = Annotated[
+    str,
+    _like(r"[^\s@]+:[^\s@:/]+@sha256:[0-9a-f]{64}", "an image pinned by tag and digest: name:tag@sha256:<64 hexadecimal digits>"),
+]
 Host = Annotated[str, AfterValidator(host)]
 Name = Annotated[
     str,
