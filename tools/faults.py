@@ -549,11 +549,10 @@ _KEPT = TypeAdapter(tuple[str, Shown])
 def version() -> str:
     """Of the tool and its lab, as they are in this checkout: what was shown of another one is not shown of this."""
     digest = hashlib.sha256()
-    for file in sorted(
-        [*(ROOT / "scripts" / "lib").rglob("*.py"), *(ROOT / "steps").rglob("*.py"), *(ROOT / "nginx").rglob("*")]
-    ):
-        if file.is_file() and "unit" not in file.parts:
-            digest.update(file.read_bytes())
+    for folder in ("src", "lab", "tools", "nginx"):
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.is_file() and file.suffix != ".pyc":
+                digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -284,6 +284,7 @@ def pin_command(
 
         found = pin.prepare(context.site, site, version, context.portainer)
         output.data |= {"image": found.image, "files": [str(path) for path in found.files], "warning": found.warning}
+        output.data["executed"] = execute
         if execute:
             pin.write(found)
         done = "Written" if execute else "Would be written"
