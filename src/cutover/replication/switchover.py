@@ -343,8 +343,9 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
         copies = following.copies
         last = catch_up(context, verb, following)
         counts = attempt == 1 and _counting_fits(following, last.ids, budget(context) * SHARE_OF_COUNTS)
-        proof.prove_recent(following)
-        following.round()  # what was written meanwhile need not be brought over within the hold
+        with context.guard.act(f"{verb}.catch-up", f"Bring {following.target.name} up to date", passing=True):
+            proof.prove_recent(following)
+            following.round()  # what was written meanwhile need not be brought over within the hold
         if following.copies != copies:
             facts = _prove_since(context, verb, following)  # what was copied since was not compared
         try:
