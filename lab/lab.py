@@ -390,6 +390,7 @@ class Lab:
             machine.stop(hard=True)
         for service in self.infrastructure:
             service.kill() if isinstance(service, Process) else service.stop()
+        self.nginx.end_watch()
         self.network.give_back()
 
     def __enter__(self) -> Self:

@@ -221,6 +221,11 @@ class NginxHost:
         if self._process is not None:
             self._process.kill()
 
+    def end_watch(self) -> None:
+        """End the loop that watches recorded writes (:mod:`cutover.gate.watch`): it outlives nginx, but not its host."""
+        with contextlib.suppress(OSError):  # its disk may be full, read-only or gone
+            (self.gate_folder / "log" / "watch").unlink()
+
     def pause(self) -> None:
         if self._process is not None:
             self._process.pause()

@@ -104,6 +104,7 @@ class Gateway:
 
     def stop(self) -> None:
         self.host.stop()
+        self.host.end_watch()
         self.old.stop()
         self.new.stop()
         self.http.close()
