@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cutover.gate import nginx_conf, ways
+from cutover.gate.servers import Server
 
 PLAIN = "server { listen A; location / { proxy_pass http://OLD; } }\n"
 
@@ -668,7 +669,7 @@ def sentence(shape: Shape) -> str:
     def resolve(name: str) -> list[str]:
         return [names[name]] if name in names else []
 
-    found = ways.find(configuration, ways.Server.of(SHOWN["OLD"]), resolve=resolve)
+    found = ways.find(configuration, Server.of(SHOWN["OLD"]), resolve=resolve)
     return " ".join(found.refused)
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pytest
 
+from cutover.core.errors import Refused
 from cutover.core.shell import Shell
 from cutover.core.write_guard import WriteGuard
 from cutover.gate import ways
 from cutover.gate.nginx_conf import assembled, read_dump
 from cutover.gate.nginx_host import Facts, Inspector, _open_to_all, pid_file
 from cutover.gate.obstacles import obstacles
+from cutover.gate.servers import Server
 from cutover.site import load as sites
 from cutover.site.schema import Nginx
 
@@ -58,7 +63,7 @@ def test_a_program_that_names_the_old_server_is_found_beside_the_configuration(n
     for path, named in (("q.js", True), (str(tmp_path / "q.js"), True), ("none.js", False)):
         assert host.naming(path, main, "10.0.0.152") is named
     text = "http { js_path /njs/; js_import q from q.js; server { location / { content_by_lua_file a.lua; } } }"
-    found = ways.find(assembled(MAIN, {MAIN: text}), ways.Server.of("10.0.0.152:6333"))
+    found = ways.find(assembled(MAIN, {MAIN: text}), Server.of("10.0.0.152:6333"))
     assert found.programs == [(f"{MAIN}:1", "q.js"), (f"{MAIN}:1", "/njs/q.js"), (f"{MAIN}:1", "a.lua")]
 
 
@@ -90,6 +95,31 @@ def test_what_stands_against_it_is_said(nginx: Nginx, text: str, more: dict[str,
 def test_a_size_of_maps_that_comes_before_the_gate_or_after_another_map_is_no_obstacle(nginx: Nginx) -> None:
     assert _said(nginx, "http { map $a $b { default 1; } map_hash_max_size 9; include conf.d/*; }") == []
     assert _said(nginx, "http { map_hash_max_size 9; include conf.d/*; }") == []
+
+
+@pytest.mark.parametrize(("time", "refused"), [("1", True), ("1s500ms", True), ("2900ms", True), ("1m1s", False), ("1d", False)])
+def test_a_patience_is_read_as_nginx_reads_a_time(time: str, refused: bool) -> None:
+    text = f"http {{ proxy_read_timeout {time}; server {{ location / {{ proxy_pass http://10.0.0.152:6333; }} }} }}"
+    found = ways.find(assembled(MAIN, {MAIN: text}), Server.of("10.0.0.152:6333"))
+    assert bool(found.refused) is refused
+
+
+def test_an_nginx_that_cannot_be_run_is_told_of_in_the_words_of_its_host(nginx: Nginx) -> None:
+    host = Inspector(Shell([], WriteGuard()), nginx.model_copy(update={"binary": "/none/nginx"}))
+    with pytest.raises(Refused) as refused:
+        host.facts()
+    assert re.fullmatch(r"nginx cannot be run on the Nginx host: sh: .*/none/nginx: .*\w\.", refused.value.sentence)
+
+
+def test_a_master_of_root_runs_also_for_a_shell_of_somebody_else(nginx: Nginx) -> None:
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    host = Inspector(Shell(nobody, WriteGuard()), nginx)
+    with NamedTemporaryFile("w") as file:
+        file.write("1\n")
+        file.flush()
+        Path(file.name).chmod(0o644)
+        facts = Facts("nginx/1.22.1", f"--pid-path={file.name}", assembled(MAIN, {MAIN: "http { }"}), False, False)
+        assert host.with_preflight(facts, []).runs
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 
 from cutover.core.errors import Refused
 from cutover.gate import nginx_conf, ways
+from cutover.gate.servers import Server
 from lab.network import Authority
 from lab.nginx import MAIN
 from tests.gate import shapes
@@ -174,15 +175,15 @@ def test_nothing_but_the_address_is_replaced_and_back_it_is_byte_for_byte(shape:
     old, gate, new = values["OLD"], "127.0.0.1:6339", "10.0.0.101:6333"
 
     def led(configuration: nginx_conf.Configuration, source: str, target: str) -> nginx_conf.Configuration:
-        changed = ways.redirected(configuration, ways.Server.of(source), target, resolve=lambda name: names.get(name, ()))
+        changed = ways.redirected(configuration, Server.of(source), target, resolve=lambda name: names.get(name, ()))
         return configuration.with_files(changed)
 
     gated = led(before, old, gate)
-    assert ways.find(gated, ways.Server.of(old), resolve=lambda name: names.get(name, ())).passing == []
+    assert ways.find(gated, Server.of(old), resolve=lambda name: names.get(name, ())).passing == []
     settled = led(gated, gate, new)
-    assert ways.find(settled, ways.Server.of(gate)).passing == []
-    assert len(ways.find(settled, ways.Server.of(new)).passing) == len(
-        ways.find(before, ways.Server.of(old), resolve=lambda n: names.get(n, ())).passing
+    assert ways.find(settled, Server.of(gate)).passing == []
+    assert len(ways.find(settled, Server.of(new)).passing) == len(
+        ways.find(before, Server.of(old), resolve=lambda n: names.get(n, ())).passing
     )
     if not names:  # a name comes back as the address that site.yaml has; the copy has the name
         assert led(gated, gate, old).files == before.files

@@ -23,6 +23,7 @@ from cutover.discovery.facts import Found
 from cutover.gate import templates, ways
 from cutover.gate.nginx_conf import Configuration, Directive
 from cutover.gate.nginx_host import PATH, Inspector
+from cutover.gate.servers import Server, split
 from cutover.proxmox.inventory import FoundGuest
 from cutover.qdrant import releases
 from cutover.site.schema import Nginx, in_url
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from cutover.core.shell import Shell
     from cutover.discovery.guests import Guests
 
-_NOBODY = ways.Server(frozenset(), 0)
+_NOBODY = Server(frozenset(), 0)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _targets(configuration: Configuration) -> Iterator[str]:
 
 def _qdrants(configuration: Configuration, resolve: Callable[[str], Any], guests: Guests) -> Iterator[Qdrant]:
     for netloc in dict.fromkeys(_targets(configuration)):
-        host, port = ways.split(netloc)
+        host, port = split(netloc)
         if not re.fullmatch(r"[\w.:\[\]-]+", host) or netloc.startswith("upstream "):
             continue
         plain = host.strip("[]")
@@ -170,7 +171,7 @@ def ways_to(netloc: str, configuration: Configuration, resolve: Callable[[str], 
     gate = {file for file in configuration.files if PurePosixPath(file).name == templates.NAME}
     listens = [one for one in configuration.walk() if one.name == "listen" and one.where.rpartition(":")[0] in gate]
     servers = [netloc, *(one.words[1].text for one in listens)]
-    return [ways.find(configuration, ways.Server.of(to, resolve), resolve=resolve, ours=gate) for to in servers]
+    return [ways.find(configuration, Server.of(to, resolve), resolve=resolve, ours=gate) for to in servers]
 
 
 def _host(running: Running, target: str) -> str:
@@ -180,7 +181,7 @@ def _host(running: Running, target: str) -> str:
             if one.name == "upstream" and one.words[1].text.lower() == target.removeprefix("upstream "):
                 servers = [inner.words[1].text for inner in one.block or [] if inner.name == "server"]
                 return _host(running, servers[0]) if servers else ""
-    host = ways.split(target)[0].strip("[]")
+    host = split(target)[0].strip("[]")
     return next(iter(running.inspector.resolve(host)), host) if re.search("[A-Za-z]", host) and ":" not in host else host
 
 
@@ -240,7 +241,7 @@ def _of_server(server: Directive, path: str, address: str) -> Iterator[str]:
     for at, *options in listens:
         if at.startswith("unix:"):
             continue
-        host, port = ways.split(at if ":" in at or not at.isdigit() else f"*:{at}")
+        host, port = split(at if ":" in at or not at.isdigit() else f"*:{at}")
         scheme = "https" if "ssl" in options else "http"
         own = "" if host in {"*", "", "0.0.0.0", "[::]"} else host  # noqa: S104
         usual = {"http": 80, "https": 443}[scheme]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cutover.core.errors import Refused
 from cutover.gate import ways
+from cutover.gate.servers import Server
 from cutover.site.schema import netloc
 
 if TYPE_CHECKING:
@@ -37,17 +38,17 @@ class Addresses:
     @property
     def behind(self) -> list[str]:
         """Every ``host:port`` of the old server, the new one and the gate."""
-        servers = [(ways.Server.of(one, self._host.resolve), one) for one in (self.old, self.new, self.gate)]
+        servers = [(Server.of(one, self._host.resolve), one) for one in (self.old, self.new, self.gate)]
         return [address for server, one in servers for address in (one, *(f"{host}:{server.port}" for host in server.hosts))]
 
     def ways(self, configuration: Configuration, netloc_: str) -> ways.Ways:
         """Every way to a server (``host:port``) in the operator's files."""
-        server = ways.Server.of(netloc_, self._host.resolve)
+        server = Server.of(netloc_, self._host.resolve)
         return ways.find(configuration, server, resolve=self._host.resolve, ours={self._host.gate_file})
 
     def pointed(self, configuration: Configuration, source: str, target: str) -> dict[str, bytes]:
         """The operator's files that change when what led to ``source`` leads to ``target``; :class:`Refused` where it cannot."""
-        server = ways.Server.of(source, self._host.resolve)
+        server = Server.of(source, self._host.resolve)
         found = ways.redirected(configuration, server, target, resolve=self._host.resolve, ours={self._host.gate_file})
         return {path: as_bytes(text) for path, text in found.items()}
 

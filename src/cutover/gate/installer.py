@@ -25,7 +25,7 @@ from cutover.gate.copies import Copies
 from cutover.gate.nginx_host import Facts, Inspector
 from cutover.gate.obstacles import obstacles
 from cutover.gate.reload import Reload
-from cutover.gate.ways import split
+from cutover.gate.servers import split
 
 if TYPE_CHECKING:
     from cutover.core.write_guard import WriteGuard

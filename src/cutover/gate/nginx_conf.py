@@ -54,6 +54,15 @@ class Directive:
             yield one
             one = one.parent
 
+    def inherited(self, name: str) -> list[Directive]:
+        """The directives of a name that hold for this one: those of the innermost block around it that has any."""
+        levels = ([d for d in outer.block or [] if d.name == name and len(d.words) > 1] for outer in self.chain())
+        return next(filter(None, levels), [])
+
+    def inherited_word(self, name: str) -> str:
+        """The first word behind such a directive's name; empty where none is said."""
+        return next((d.words[1].text for d in self.inherited(name)), "")
+
     @property
     def context(self) -> str:
         """``http``, ``stream``, ``mail``, or empty: the outermost block that it stands in."""

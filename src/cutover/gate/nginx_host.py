@@ -18,7 +18,7 @@ from cutover.core.errors import CutoverError, Refused
 from cutover.core.shell import Answer
 from cutover.gate import nginx_conf, templates
 from cutover.gate.nginx_conf import Configuration, Include
-from cutover.gate.ways import split
+from cutover.gate.servers import split
 
 if TYPE_CHECKING:
     from cutover.core.shell import Shell
@@ -93,7 +93,7 @@ class Inspector:
         build = shell.read(f"{PATH}{q(self._nginx.binary)} -V 2>&1")
         if build.code != 0:
             raise Refused(
-                f"nginx cannot be run on {shell.where}: {build.text.splitlines()[-1:] or build.reason}.",
+                f"nginx cannot be run on {shell.where}: {next(reversed(build.text.splitlines()), build.reason)}.",
                 "See nginx.binary in site.yaml.",
             )
         configuration = self.configuration()
@@ -161,7 +161,6 @@ class Inspector:
         there = self._shell.holds(f"[ -d {q(folder)} ]", f"{folder} on {self._shell.where} cannot be seen")
         looked = self.files([*changing, *([self.gate_file] if there else [])])
         unwritable = [file.path for file in looked if not (file.rename or file.in_place)]
-        above = self._folder
         patterns = {one.pattern for one in facts.configuration.includes if not one.takes(self.gate_file)}
         script = (
             f"g=$(readlink -f {q(folder)})\n"
@@ -170,7 +169,7 @@ class Inspector:
                 for pattern in sorted(patterns)
                 if there and Include(f"{folder}/{pattern.rpartition('/')[2]}", ()).takes(self.gate_file)
             )
-            + f'd={q(above)}; while [ ! -d "$d" ]; do d=$(dirname "$d"); done\n'
+            + f'd={q(self._folder)}; while [ ! -d "$d" ]; do d=$(dirname "$d"); done\n'
             'p=$(readlink -f "$d"); while [ "${p#/}" != "$p" ]; do stat -c "mode %a %n" "$p"; '
             '[ "$p" != / ] || break; p=$(dirname "$p"); done\n'
             'echo "at $d"; [ -w "$d" ] && echo writable; df -Pk "$d" | sed 1d\n'
@@ -183,18 +182,18 @@ class Inspector:
             "fi\n"
             "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null\n"
             f"ls -l /proc/$(cat {q(self._pid_file(facts))})/fd 2>/dev/null || true\n"
-            f'm=$(cat {q(self._pid_file(facts))} 2>/dev/null); [ -n "$m" ] && [ -d /proc/$m ] || exit 0\n'
+            f'm=$(cat {q(self._pid_file(facts))} 2>/dev/null); [ -n "$m" ] && [ -d /proc/$m ] || exit 0\necho runs\n'
             'o=$(stat -c %u /proc/$m); [ "$o" = 0 ] || [ "$o" = "$(id -u)" ] || stat -c "master %U" /proc/$m\n'
             "c=$(tr '\\0' ' ' < /proc/$m/cmdline | sed -n 's/.* -c *\\(\\/[^ ]*\\).*/\\1/p')\n"
             f'[ -z "$c" ] || [ "$(readlink -f "$c")" = "$(readlink -f {q(self._nginx.main_config)})" ] '
             '|| printf "started %s\\n" "$c"\n'
         )
         said = self._shell.output(script, f"The host {self._shell.where} cannot be looked at").decode(errors="replace")
-        at = next((line[3:] for line in said.splitlines() if line.startswith("at ")), above)
+        at = next((line[3:] for line in said.splitlines() if line.startswith("at ")), self._folder)
         if "\nwritable" not in said:
             unwritable.append(self._folder)
         room = re.search(r"^\S.*?\s(\d+)\s+\d+%\s", said, re.MULTILINE)
-        running = self._shell.read(f'master=$(cat {q(self._pid_file(facts))}) && [ -n "$master" ] && kill -0 $master').code == 0
+        running = "\nruns\n" in said
         return replace(
             facts,
             unwritable=unwritable,

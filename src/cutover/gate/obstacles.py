@@ -6,7 +6,7 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from cutover.gate.ways import split
+from cutover.gate.servers import split
 
 if TYPE_CHECKING:
     from cutover.gate.nginx_host import Facts

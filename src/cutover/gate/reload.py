@@ -17,7 +17,8 @@ from cutover.core.errors import Failed, Refused
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.nginx_conf import Configuration, Directive
 from cutover.gate.nginx_host import PATH, Facts, Inspector, emerg
-from cutover.gate.ways import Ways, split
+from cutover.gate.servers import split
+from cutover.gate.ways import Ways
 
 if TYPE_CHECKING:
     from cutover.gate.folder import Folder
@@ -29,19 +30,10 @@ KEEPS_CONNECTIONS = (1, 27, 4)
 BY_HAND_SECONDS = 600.0
 
 
-def effective(one: Directive, name: str) -> str:
-    """The first word that a directive of this name has where ``one`` stands; empty where none is said."""
-    for block in one.chain():
-        for said in block.block or []:
-            if said.name == name and len(said.words) > 1:
-                return said.words[1].text
-    return ""
-
-
 def closes_none(passing: Sequence[Directive], version: tuple[int, ...]) -> str:
     """Why a reload closes no connection that a client keeps: the directive; empty where it does. Pure."""
     for name in ("keepalive_timeout", *(["keepalive_min_timeout"] if version >= KEEPS_CONNECTIONS else [])):
-        found = [effective(one, name) for one in passing]
+        found = [one.inherited_word(name) for one in passing]
         zero = [re.fullmatch(r"0+(ms|[smhd])?", value) is not None for value in found]
         if found and (all(zero) if name == "keepalive_timeout" else all(found) and not any(zero)):
             return f"{name} {found[0]}"

@@ -8,17 +8,14 @@ Nothing here touches a host.
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from cutover.core.errors import Refused
 from cutover.gate.nginx_conf import Configuration, Directive
+from cutover.gate.servers import Resolve, Server, is_ip, plain, split
 from cutover.gate.values import SETS, Piece, Value, Values
-
-#: Who a name is: its addresses, empty where nobody knows.
-Resolve = Callable[[str], Collection[str]]
 
 _GRPC_PORT = 6334
 
@@ -37,44 +34,6 @@ _HARMLESS = {
     "listen", "sub_filter", "more_set_headers", "more_set_input_headers", "limit_req_zone", "limit_conn_zone", "proxy_cache_key",
     "proxy_ssl_name", "real_ip_header", "secure_link_md5",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server by its addresses and names, and its port."""
-
-    hosts: frozenset[str]
-    port: int
-
-    @classmethod
-    def of(cls, netloc: str, resolve: Resolve = lambda _: ()) -> Server:
-        """From ``host:port``; without a port it is 80."""
-        host, port = split(netloc)
-        return cls(frozenset({_plain(host), *map(_plain, resolve(host) if not _is_ip(host) else ())}), port or 80)
-
-
-def split(netloc: str) -> tuple[str, int]:
-    """Host and port of ``host:port``; 0 where there is none."""
-    found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?", netloc)
-    return (found[1], int(found[2] or 0)) if found else (netloc, 0)
-
-
-def _plain(host: str) -> str:
-    """An address or name in one spelling."""
-    host = host.strip("[]").lower().rstrip(".")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    return str(getattr(address, "ipv4_mapped", None) or address)
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, order=True)
@@ -179,12 +138,12 @@ class _Search:
                 self._upstreams[one.context, one.words[1].text.lower()] = one
 
     def found(self) -> Ways:
-        used: dict[int, str] = {}
+        used: set[int] = set()
         for one in self._all:
             if one.name in _PASSES and len(one.words) > 1 and one.context in {"http", "stream"}:
                 self._pass(one, used)
         for upstream in self._upstreams.values():
-            self._upstream(upstream, used.get(id(upstream), ""))
+            self._upstream(upstream, used=id(upstream) in used)
         for one in self._all:
             self._names(one)
         for kind in (self._ways.refused, self._ways.notes):
@@ -194,17 +153,17 @@ class _Search:
     # --- Is it this server? -------------------------------------------------------------------------------------------
 
     def _is_host(self, host: str) -> bool:
-        host = _plain(host)
+        host = plain(host)
         if host not in self._known:
             same = host in self._server.hosts
-            if not same and host and not _is_ip(host) and re.fullmatch(r"[\w.-]+", host):
-                same = bool({*map(_plain, self._resolve(host))} & self._server.hosts)
+            if not same and host and not is_ip(host) and re.fullmatch(r"[\w.-]+", host):
+                same = bool({*map(plain, self._resolve(host))} & self._server.hosts)
             self._known[host] = same
         return self._known[host]
 
     def _need_known(self, one: Directive, host: str, port: int) -> None:
         """Refuse a name that only Nginx's own `resolver` knows, where it may be the server's."""
-        if port in {self._server.port, _GRPC_PORT} and host and not _is_ip(host) and not self._resolve(host):
+        if port in {self._server.port, _GRPC_PORT} and host and not is_ip(host) and not self._resolve(host):
             self._refuse(
                 one.where,
                 f"passes requests to {host}:{port}, and the Nginx host does not know who that is: it may be the old Qdrant. "
@@ -216,14 +175,12 @@ class _Search:
 
     # --- What passes requests on --------------------------------------------------------------------------------------
 
-    def _pass(self, one: Directive, used: dict[int, str]) -> None:
-        targets: set[str] = set()
-        for value in self._values.of(one.words[1], one):
-            targets.add(self._target(one, value, used))
-        self._ways.targets.append((one.where, frozenset(targets)))
+    def _pass(self, one: Directive, used: set[int]) -> None:
+        targets = frozenset(self._target(one, value, used) for value in self._values.of(one.words[1], one))
+        self._ways.targets.append((one.where, targets))
 
-    def _target(self, one: Directive, value: Value, used: dict[int, str]) -> str:
-        text = "".join("\0" if piece.unknown else piece.text for piece in value)
+    def _target(self, one: Directive, value: Value, used: set[int]) -> str:
+        text = _text(value)
         scheme, start = "http", 0
         if one.context == "http":
             begins = re.match(r"(\0|[A-Za-z]+)://", text)
@@ -241,17 +198,15 @@ class _Search:
         authority = text[start:end]
         upstream = self._upstreams.get((one.context, authority.lower()))
         if upstream is not None:
-            also = "ssl" if one.context == "stream" and self._said(one, "proxy_ssl") == "on" else ""
-            also = also or ("proxy_protocol" if one.context == "stream" and self._said(one, "proxy_protocol") == "on" else "")
-            used[id(upstream)] = max(used.get(id(upstream), ""), f"{one.where} {also or scheme}")
-            return self._through(one, upstream, also or scheme)
+            used.add(id(upstream))
+            return self._through(one, upstream, scheme)
         host, port = split(authority)
         if "\0" in authority:
             return self._half_known(one, value, host, authority)
         port = port or (443 if scheme == "https" else 80)
         if not self._is_host(host):
             self._need_known(one, host, port)
-            return f"{_plain(host)}:{port}"
+            return f"{plain(host)}:{port}"
         return self._to_host(one, value, (start, end), scheme, host, port)
 
     def _to_host(self, one: Directive, value: Value, span: tuple[int, int], scheme: str, host: str, port: int) -> str:
@@ -263,7 +218,7 @@ class _Search:
             )
         elif port != self._server.port:
             self._ways.notes.append(f"{one.where} passes requests to port {port} of the old server's machine (`{_shown(one)}`).")
-            return f"{_plain(host)}:{port}"
+            return f"{plain(host)}:{port}"
         elif why := self._unfit(one, scheme):
             self._refuse(one.where, why)
         else:
@@ -276,17 +231,17 @@ class _Search:
         if scheme == "https":
             return f"speaks TLS to the old Qdrant (`{_shown(one)}`), and site.yaml says that it listens without."
         patience = "proxy_timeout" if one.context == "stream" else "proxy_read_timeout"
-        if (seconds := _seconds(self._said(one, patience))) is not None and seconds < 3:
+        if (seconds := _seconds(one.inherited_word(patience))) is not None and seconds < 3:
             return f"waits only {seconds:g} s for an answer (`{patience}`); writes may be held for 1.4 s."
         if one.context == "stream":
             for name in ("proxy_ssl", "proxy_protocol"):
-                if self._said(one, name) == "on":
+                if one.inherited_word(name) == "on":
                     return (
                         f"passes connections on with `{name} on`, which the gate does not understand. Take that out, or this way."
                     )
-        elif any(d.words[-1].text == "transparent" for d in self._all_said(one, "proxy_bind")):
+        elif any(d.words[-1].text == "transparent" for d in one.inherited("proxy_bind")):
             return "binds to the clients' addresses (`proxy_bind ... transparent`), which no gate on this machine can answer."
-        elif self._said(one, "proxy_http_version") == "2":
+        elif one.inherited_word("proxy_http_version") == "2":
             return "speaks HTTP/2 to it (`proxy_http_version 2`), which the gate does not understand."
         return ""
 
@@ -299,8 +254,6 @@ class _Search:
                 one.where,
                 "also passes gRPC to the old Qdrant; the gate cannot hold or record gRPC. Move those clients to REST first.",
             )
-        elif ours and scheme in {"https", "ssl", "proxy_protocol"}:
-            self._refuse(one.where, f"passes requests to the old Qdrant with {scheme}, which the gate does not understand.")
         elif ours and (why := self._unfit(one, scheme)):
             self._refuse(one.where, why)
         elif ours:
@@ -319,9 +272,9 @@ class _Search:
         port = port or 80
         if one.words[1].text.startswith("unix:"):
             return one.words[1].text
-        return _TO if port == self._server.port and self._is_host(host) else f"{_plain(host)}:{port}"
+        return _TO if port == self._server.port and self._is_host(host) else f"{plain(host)}:{port}"
 
-    def _upstream(self, upstream: Directive, used: str) -> None:
+    def _upstream(self, upstream: Directive, *, used: bool) -> None:
         servers = [d for d in upstream.block or [] if d.name == "server" and len(d.words) > 1]
         ours = [d for d in servers if self._server_of(d) == _TO]
         others = [d for d in servers if d not in ours and "down" not in [w.text for w in d.words]]
@@ -334,17 +287,14 @@ class _Search:
             self._refuse(
                 others[0].where,
                 f"lets the upstream `{upstream.words[1].text}` also ask {others[0].words[1].text}: what goes there "
-                f"passes no gate. "
-                "Leave the old Qdrant alone in that upstream.",
+                "passes no gate. Leave the old Qdrant alone in that upstream.",
             )
         self._ways.targets.append((upstream.where, frozenset(map(self._server_of, servers))))
 
     def _half_known(self, one: Directive, value: Value, host: str, authority: str) -> str:
         """A part of the address is a value that no file sets."""
-        known = re.fullmatch(r"[^\0]*?(?::(\d+))?", authority.replace("\0", "x"))
-        port = known[1] if known else None
-        if "\0" not in host and host and not self._is_host(host) and (_is_ip(host) or self._resolve(host)):
-            return f"{_plain(host)}:?"
+        if "\0" not in host and host and not self._is_host(host) and (is_ip(host) or self._resolve(host)):
+            return f"{plain(host)}:?"
         ends = authority.rpartition("\0")[2]
         if re.match(r"\.[^:]*[A-Za-z]", ends) and self._server.port not in {80, 443}:
             return f"?{ends}"  # the end of a name, and so the port of its scheme
@@ -353,8 +303,8 @@ class _Search:
             f"{known}:{self._server.port}".startswith(begins) for known in self._server.hosts
         ):
             return f"{begins}?"
-        if port and int(port) not in {self._server.port, _GRPC_PORT} and "\0" not in authority.rpartition(":")[2]:
-            return f"?:{port}"
+        if (port := re.search(r":(\d+)$", authority)) and int(port[1]) not in {self._server.port, _GRPC_PORT}:
+            return f"?:{port[1]}"
         return self._dynamic(one, value)
 
     def _dynamic(self, one: Directive, value: Value) -> str:
@@ -362,15 +312,14 @@ class _Search:
         self._refuse(
             one.where,
             f"passes requests to where ${unknown} says (`{_shown(one)}`), and no file sets that: it may be the old "
-            f"Qdrant. Write the "
-            "addresses into a `map`, or take it out.",
+            "Qdrant. Write the addresses into a `map`, or take it out.",
         )
         return f"${unknown}"
 
     def _authority_end(self, one: Directive, value: Value, text: str, start: int) -> int:
         at = 0
         for piece in value:
-            length = 1 if piece.unknown else len(piece.text)
+            length = len(_text([piece]))
             if piece.unknown and at > start and (_PATH.fullmatch(piece.unknown) or self._is_whole(one, text[start:at])):
                 return at
             if not piece.unknown:
@@ -385,34 +334,17 @@ class _Search:
         names = [name for context, name in self._upstreams if context == one.context and name.startswith(authority.lower())]
         return bool(re.search(r":\d+$", authority)) or names == [authority.lower()]
 
-    def _said(self, one: Directive, name: str) -> str:
-        """What an inherited directive says for this one."""
-        return next((d.words[1].text for d in self._all_said(one, name)), "")
-
-    @staticmethod
-    def _all_said(one: Directive, name: str) -> list[Directive]:
-        """The directives of a name that hold for this one: those of the innermost block that has any."""
-        for outer in one.chain():
-            if found := [d for d in outer.block or [] if d.name == name and len(d.words) > 1]:
-                return found
-        return []
-
     # --- Where the address stands -------------------------------------------------------------------------------------
 
     def _take(self, one: Directive, value: Value, span: tuple[int, int]) -> None:
         """Note the places of host and port between two positions of a value."""
         start, end = span
-        text = "".join("\0" if piece.unknown else piece.text for piece in value)
-        host, port = split(text[start:end])
-        parts = {"host": (start, start + len(host))}
-        if port:
-            parts["port"] = (start + len(host) + 1, end)
-        spots = {part: self._spot(value, *where) for part, where in parts.items()}
-        whole = self._spot(value, start, end)
-        if not port:  # the port is added to the host
-            spots, whole = {}, self._spot(value, start, end)
-        found = {"address": whole} if whole is not None else spots
-        if not found or any(spot is None for spot in found.values()):
+        host, port = split(_text(value)[start:end])
+        between = start + len(host)
+        found = {"address": self._spot(value, start, end)}
+        if found["address"] is None and port:
+            found = {"host": self._spot(value, start, between), "port": self._spot(value, between + 1, end)}
+        if None in found.values():
             self._refuse(
                 one.where, f"puts the old server's address together from parts (`{_shown(one)}`). Write it in one piece."
             )
@@ -431,7 +363,7 @@ class _Search:
         """The one piece in which a part of a value stands, and where in its word; None where it is more than one."""
         at = 0
         for piece in value:
-            length = 1 if piece.unknown else len(piece.text)
+            length = len(_text([piece]))
             if at <= start and end <= at + length:
                 if piece.word is None or piece.word.raw != piece.word.text:
                     return None
@@ -471,8 +403,7 @@ class _Search:
                 self._refuse(
                     one.where,
                     f"names the old server where this tool cannot see what comes of it (`{_shown(one)}`). Take it "
-                    f"out, or pass requests "
-                    "on by `proxy_pass`.",
+                    "out, or pass requests on by `proxy_pass`.",
                 )
 
     def _ports_named(self, text: str) -> Iterator[int]:
@@ -489,13 +420,18 @@ def _chosen_elsewhere(one: Directive) -> bool:
     return by_dns or one.name.startswith("balancer_by_lua") or one.name == "jdomain"
 
 
+def _text(value: Iterable[Piece]) -> str:
+    """A value as text; a zero byte stands for each variable that no file sets."""
+    return "".join("\0" if piece.unknown else piece.text for piece in value)
+
+
 def _seconds(said: str) -> float | None:
-    found = re.fullmatch(r"(\d+)(ms|s|m|h)?", said)
-    return int(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[found[2] or "s"] if found else None
+    """A time as nginx writes it (`1s500ms`); days and more are as many as a day. None where it is none."""
+    units = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    parts = re.findall(r"(\d+)(ms|[a-zA-Z])?", said)
+    return sum(int(number) * units.get(unit, 86400.0) for number, unit in parts) if parts else None
 
 
 def _shown(one: Directive) -> str:
-    words: Sequence[str] = [word.raw for word in one.words]
-    text = " ".join(words)
-    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"\s+", " ", " ".join(word.raw for word in one.words))
     return text if len(text) < 100 else f"{text[:97]}..."
