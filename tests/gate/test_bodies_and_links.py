@@ -61,7 +61,7 @@ def test_a_body_is_read(bodies: Bodies, tmp_path: Path) -> None:
     file.write_bytes(b"body")
     os.chown(file, 65534, 65534)
     file.chmod(0o600)
-    assert bodies.one(_write("0000000001")) == b"body"
+    assert [body for _, body in bodies.of([_write("0000000001")])] == [b"body"]
 
 
 def test_a_link_in_the_place_of_a_body_leads_nowhere(bodies: Bodies, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_link_in_the_place_of_a_body_leads_nowhere(bodies: Bodies, tmp_path: P
     secret.chmod(0o600)
     (tmp_path / "gate/bodies/0000000001").symlink_to(secret)
     with pytest.raises(Damaged) as told:
-        bodies.one(_write("0000000001"))
+        list(bodies.of([_write("0000000001")]))
     assert "root's" not in str(told.value)
 
 

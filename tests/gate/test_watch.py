@@ -61,7 +61,7 @@ def test_recording_ends_loudly_before_the_disk_is_full_and_writes_go_on(stage: S
     assert stage.gate.state().ended == ""
     assert stage.put(b'{"points":[2]}').status_code == 200
     (write,) = stage.gate.read_log(0)
-    assert stage.gate.body(write) == b'{"points":[2]}'
+    assert stage.body(write) == b'{"points":[2]}'
 
 
 def test_bodies_of_refused_writes_do_not_stay(stage: Stage) -> None:

@@ -83,9 +83,9 @@ class Addresses:
         texts.pop(self._host.gate_file, None)
         return found | {path: as_bytes(text) for path, text in self.not_included(texts).items()}
 
-    def around(self, configuration: Configuration | None = None) -> list[str]:
+    def around(self, configuration: Configuration) -> list[str]:
         """Where Nginx's configuration passes requests to the old server and not to the gate, or may: ``file:line`` sentences."""
-        found = self.ways(configuration or self._host.configuration(), self.old)
+        found = self.ways(configuration, self.old)
         return [*(f"{where} passes requests to http://{self.old}." for where in dict.fromkeys(found.passing)), *found.refused]
 
     def as_before(self, configuration: Configuration) -> dict[str, str]:

@@ -22,10 +22,6 @@ class Bodies:
     def __init__(self, folder: Folder, user: str) -> None:
         self._folder, self._user = folder, user
 
-    def one(self, entry: Written) -> bytes:
-        """One recorded body."""
-        return next(iter(self.of([entry])))[1]
-
     def of(self, entries: Iterable[Written]) -> Iterator[tuple[Written, bytes]]:
         """The recorded bodies in the given order, fetched in batches of some megabytes."""
         rest = iter(entries)

@@ -24,7 +24,7 @@ from cutover.gate.addresses import Addresses
 from cutover.gate.bodies import Bodies
 from cutover.gate.folder import Folder, State, synced
 from cutover.gate.installer import Installed, Installer
-from cutover.gate.interface import Side, Written
+from cutover.gate.interface import Written
 from cutover.gate.nginx_host import Inspector
 from cutover.gate.proof import Proof
 from cutover.gate.records import Records
@@ -105,15 +105,15 @@ class Gate:
         """Put the gate in, prove it, and take it out again where a proof fails; see :mod:`cutover.gate.installer`."""
         return self.installer.install()
 
-    def remove(self, *, although_new_serves: bool = False) -> Installed:
+    def remove(self) -> Installed:
         """Put the operator's files back byte for byte and prove that the old server is asked again."""
-        self.need_removable(although_new_serves=although_new_serves)
+        self.need_removable()
         return self.installer.remove()
 
-    def need_removable(self, *, although_new_serves: bool = False) -> None:
+    def need_removable(self) -> None:
         """:class:`Refused` while the new server serves, or while writes are held."""
         state = self.state()
-        if state.side == "new" and not although_new_serves:
+        if state.side == "new":
             raise Refused(
                 "The new server serves, and the configuration from before sends users to the old one.",
                 "Go `back` first, so that nothing is lost that was written since.",
@@ -148,7 +148,7 @@ class Gate:
         if self.state().recording:
             self.stop_recording(deadline)
         self._need_loaded()
-        free = self.state().free_mb
+        free = self._folder.free_mb()
         if 0 <= free < ROOM_TO_RECORD_MB:
             raise Refused(
                 f"There are only {free} MB free for recorded writes in {self._folder.path} on {self.shell.where}.",
@@ -310,17 +310,9 @@ class Gate:
         """The writes that ended, from a position on. Last come those whose nginx process died with them, until forgotten."""
         return self.records.read_log(from_offset)
 
-    def stragglers(self, from_offset: int, side: Side) -> Sequence[Written]:
-        """Writes since a position that reached another server than ``side``. After a move there should be none."""
-        return self.records.stragglers(from_offset, side)
-
     def bodies(self, entries: Iterable[Written]) -> Iterator[tuple[Written, bytes]]:
         """The recorded bodies in the given order, fetched in batches of some megabytes."""
         return self.records.bodies.of(entries)
-
-    def body(self, entry: Written) -> bytes:
-        """One recorded body."""
-        return self.records.bodies.one(entry)
 
     def forget_bodies(self, entries: Iterable[Written]) -> None:
         """Remove bodies that both servers have."""

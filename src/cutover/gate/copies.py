@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from cutover.core.errors import Failed, Refused
+from cutover.core.errors import Refused
 from cutover.core.shell import written
 from cutover.gate import doorway
 from cutover.gate.addresses import as_text
@@ -53,21 +53,9 @@ class Copies:
             return None
         return shell.output(f"cat {q(path)}", f"{path} on {shell.where} cannot be read")
 
-    def before(self, path: str) -> bytes:
-        """A file as it was before the gate."""
-        for number, line in enumerate(self.listed()):
-            if line == ("kept", path):
-                found = self.read(f"{self._folder.path}/before/{number}")
-                if found is not None:
-                    return found
-        raise Failed(
-            f"There is no copy of {path} in {self._folder.path}/before.", "Put the file right by hand, then remove that folder."
-        )
-
-    def listed_in(self, folder: str) -> list[tuple[str, str]]:
-        """The same of a folder that may be none; empty then."""
-        said = as_text(self.read(f"{self._folder.path}/{folder}/list") or b"")
-        return [(kind, path) for kind, _, path in (line.partition(" ") for line in said.splitlines())]
+    def copy(self, number: int) -> bytes | None:
+        """A file as it was before the gate; None where somebody removed the copy."""
+        return self.read(f"{self._folder.path}/before/{number}")
 
     def keep(self, wanted: Iterable[str], *, more: bool) -> None:
         """Copy what will be changed. ``more``: there are copies, and a file keeps its first one, from before the gate."""
@@ -125,18 +113,18 @@ class Copies:
             _SECONDS,
         )
 
-    def unchanged(self) -> dict[str, int]:
-        """The files that nobody changed since this tool did, each with the number of its copy."""
+    def unchanged(self) -> dict[str, tuple[int, bytes]]:
+        """The files that nobody changed since this tool did, each with the number of its copy and what that holds."""
         noted = self.read(f"{self._folder.path}/installed") or b""
         ours = {line.split(" ", 1)[0] for line in as_text(noted).splitlines() if line}
-        found: dict[str, int] = {}
+        found: dict[str, tuple[int, bytes]] = {}
         for number, (kind, path) in enumerate(self.listed()):
-            if kind == "kept" and self.read(f"{self._folder.path}/before/{number}") is None:
+            if kind != "kept" or (copy := self.copy(number)) is None:
                 continue  # somebody removed the copy; the address can be put back all the same
-            now = self.read(path) if kind == "kept" else None
+            now = self.read(path)
             # An interrupted `gate` leaves what was there before in some of them.
-            if now is not None and (_digest(now) in ours or now == self.before(path)):
-                found[path] = number
+            if now is not None and (_digest(now) in ours or now == copy):
+                found[path] = number, copy
         return found
 
     def note(self, wanted: Mapping[str, bytes]) -> None:

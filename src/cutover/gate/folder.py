@@ -102,7 +102,7 @@ class Folder:
             recording="record" in words,
             installed="installed" in words,
             log_bytes=int(words.get("log") or 0),
-            free_mb=_free_mb(lines),
+            free_mb=free_mb(answer.text),
             ended=(words["ended"] or JUST_NOW) if "ended" in words else "",
             unwatched="record" in words and _silent_for(lines) > SILENT_SECONDS,
             missing=[line[1] for line in lines if line[0] == "missing" and len(line) == 2],
@@ -151,12 +151,12 @@ class Folder:
 
     def free_mb(self) -> int:
         """Free megabytes there; -1 where the host does not say."""
-        return _free_mb([line.split() for line in self.shell.read(f"{self.cd}df -Pk .").text.splitlines()])
+        return free_mb(self.shell.read(f"{self.cd}df -Pk .").text)
 
 
-def _free_mb(lines: Sequence[Sequence[str]]) -> int:
-    """Free megabytes in the output of ``df -Pk``; -1 where there is none."""
-    found = [line[3] for line in lines if len(line) >= 6 and line[4].endswith("%") and line[3].isdigit()]
+def free_mb(said: str) -> int:
+    """Free megabytes in what ``df -Pk`` printed, also among other lines; -1 where there is none."""
+    found = re.findall(r"^\S.*?\s(\d+)\s+\d+%\s", said, re.MULTILINE)
     return int(found[-1]) // 1024 if found else -1
 
 

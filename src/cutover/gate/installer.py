@@ -22,7 +22,7 @@ from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.gate.addresses import Addresses, as_bytes, as_text
 from cutover.gate.bodies import Bodies
 from cutover.gate.copies import Copies
-from cutover.gate.nginx_host import Facts, Inspector
+from cutover.gate.nginx_host import Facts, Inspector, WrongConfiguration
 from cutover.gate.obstacles import obstacles
 from cutover.gate.reload import Reload
 from cutover.gate.servers import split
@@ -75,10 +75,10 @@ class Installer:
         """Why the gate cannot be installed here; empty when it can."""
         if self.leads_here(facts.configuration):
             facts = replace(facts, backed_up=True)  # a gate is put in again, or taken out; what is there now is the gate's
-        found = obstacles(self.host.with_preflight(facts, self._changing(facts)), self._nginx, self.host.gate_file)
-        listening = [one for one in found if one.startswith("Something listens")]
-        if listening and self._worker.listening() is not None:
-            found.remove(listening[0])  # a gate that was taken out stays loaded until the next reload
+        seen_there = self.host.with_preflight(facts, self._changing(facts))
+        if seen_there.listening and not facts.backed_up and self._worker.listening() is not None:
+            seen_there = replace(seen_there, listening=False)  # a gate that was taken out stays loaded until the next reload
+        found = obstacles(seen_there, self._nginx, self.host.gate_file)
         if self._nginx.edit:
             seen = self.addresses.ways(facts.configuration, self.addresses.old)
             found += seen.refused
@@ -263,9 +263,10 @@ class Installer:
         changed since, with the address put back. Reads only; :class:`Refused` where an address cannot be put back.
         """
         kept = {path for kind, path in self.copies.listed() if kind == "kept"}
-        back = self.copies.unchanged()
+        unchanged = self.copies.unchanged()
         configuration = self.host.configuration()
-        originals = {path: as_text(self.copies.before(path)) for path in back}
+        originals = {path: as_text(copy) for path, (_, copy) in unchanged.items()}
+        back = {path: number for path, (number, _) in unchanged.items()}
         rest = self.addresses.away_from_the_gate(configuration.with_files(originals), self.addresses.old)
         foreign = [path for path in rest if path not in kept]
         if foreign and not self._nginx.edit:
@@ -274,7 +275,7 @@ class Installer:
                 f"Put http://{self.addresses.old} there again, then try again.",
             )
         for number, (kind, path) in enumerate(self.copies.listed()):
-            if kind == "kept" and path in rest and self.copies.read(f"{self._folder.path}/before/{number}") == rest[path]:
+            if kind == "kept" and path in rest and self.copies.copy(number) == rest[path]:
                 back[path] = number
         return back, {path: content for path, content in rest.items() if path not in back}
 
@@ -292,9 +293,7 @@ class Installer:
         listed = self.copies.listed()
         try:
             back, changed = self.undoing()
-        except Refused as error:
-            if "already wrong" not in error.sentence:
-                raise
+        except WrongConfiguration:
             back, changed = {path: n for n, (kind, path) in enumerate(listed) if kind == "kept"}, {}
         for path, content in changed.items():
             self.copies.write(path, content)
@@ -348,15 +347,22 @@ class Installer:
                 raise Failed("nginx still answers with the gate.")
             self._proof.same(before, again)
         except CutoverError as error:
-            for path, content in gated.items():
-                self.copies.write(path, content)
-            if loaded:
-                self.reload.now()
+            try:
+                for path, content in gated.items():
+                    self.copies.write(path, content)
+                if loaded:
+                    self.reload.now()
+            except CutoverError as again:
+                raise Failed(
+                    f"The gate was not taken out: {error.sentence} Putting it in again failed as well: {again.sentence}",
+                    "Run `settle` again once that is right; until then some of Nginx's files may name the new server.",
+                ) from None
             raise Failed(
                 f"The gate was not taken out: {error.sentence}", "It is in place again, and the new server serves."
             ) from None
         self.reload.wait_for_old_processes(10)
-        names = " ".join(q(path) for kind, path in self.copies.listed() if kind == "absent")
+        listed = self.copies.listed()
+        names = " ".join(q(path) for kind, path in listed if kind == "absent")
         # The copy from before stays, as `was/`: it says what was there, and nothing else does. So does the flag `new`: until
         # nginx is reloaded next, the gate is still loaded, and whoever asked it would have to be sent to the new server.
         self._folder.change(
@@ -365,6 +371,6 @@ class Installer:
             _SECONDS,
         )
         self.reload.test()
-        paths = sorted(texts) or [path for kind, path in self.copies.listed_in("was") if kind == "kept"]
+        paths = sorted(texts) or [path for kind, path in listed if kind == "kept"]
         shown = ", ".join(paths) or "Your proxy"
         return Installed(True, paths, f"{shown} passes requests to the new server by itself; the gate is gone.")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from cutover.core.errors import CutoverError, Refused
 from cutover.core.shell import Answer
 from cutover.gate import nginx_conf, templates
+from cutover.gate.folder import free_mb
 from cutover.gate.nginx_conf import Configuration, Include
 from cutover.gate.servers import split
 
@@ -28,8 +29,18 @@ if TYPE_CHECKING:
 _OURS = re.compile(r"flags|log|bodies|before|before\.new|installed|was|door|token|token\.new|turn\.[0-9a-f]+|\.writing")
 #: Where the tools of an administrator are, also for who logs in without them.
 PATH = "PATH=$PATH:/usr/sbin:/usr/local/sbin:/sbin\n"
+#: Begins a script: `began PID` prints when a process began, in seconds since 1970, and nothing where there is none. Ages are
+#: counted from a process that begins now, because a container's uptime is not in the same measure as these.
+BEGAN = """ticks() { sed 's/.*) //' /proc/$1/stat 2>/dev/null | cut -d' ' -f20; }
+now=$(date +%s); mine=$(ticks self); hz=$(getconf CLK_TCK 2>/dev/null || echo 100)
+began() { then=$(ticks $1); if [ -n "$then" ]; then echo $((now - (mine - then) / hz)); fi; }
+"""
 
 q = shlex.quote
+
+
+class WrongConfiguration(Refused):
+    """Nginx does not accept its own configuration."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,7 @@ class Inspector:
                 f"c={q(self.gate_file)}; true > $c || exit 1\n({self._with_what_is_gone()}); r=$?; rm -f $c; exit $r"
             )
         if tested.code != 0:
-            raise Refused(
+            raise WrongConfiguration(
                 f"The Nginx configuration was already wrong before anything was changed: {emerg(tested)}.",
                 "Correct it first. Where nginx was started with `-p` or `-g`, name a script as nginx.binary that adds them.",
             )
@@ -192,13 +203,12 @@ class Inspector:
         at = next((line[3:] for line in said.splitlines() if line.startswith("at ")), self._folder)
         if "\nwritable" not in said:
             unwritable.append(self._folder)
-        room = re.search(r"^\S.*?\s(\d+)\s+\d+%\s", said, re.MULTILINE)
         running = "\nruns\n" in said
         return replace(
             facts,
             unwritable=unwritable,
             listening=_listens(said, self._nginx.gate_address),
-            free_mb=int(room[1]) // 1024 if room else -1,
+            free_mb=free_mb(said),
             blind=at if facts.is_root and "\nblind" in said else "",
             newer=self._newer(facts) if running else (),
             runs=running,
@@ -254,10 +264,7 @@ class Inspector:
         if not pids:
             return []
         script = (
-            "began() { sed 's/.*) //' /proc/$1/stat 2>/dev/null | cut -d' ' -f20; }\n"
-            "now=$(date +%s); mine=$(began self); hz=$(getconf CLK_TCK 2>/dev/null || echo 100)\n"
-            f'then=$(began {min(pids)}); [ -n "$then" ] || exit 0\n'
-            "began=$((now - (mine - then) / hz))\n"
+            f'{BEGAN}began=$(began {min(pids)}); [ -n "$began" ] || exit 0\n'
             f'for f in {paths}; do c=$(stat -L -c %Z "$f" 2>/dev/null || echo 0)\n'
             "[ $c -le $((began + 1)) ] || printf '%s\\n' \"$f\"; done"
         )

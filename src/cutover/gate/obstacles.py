@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from cutover.gate.servers import split
+from cutover.gate.templates import UNKNOWN_VERSION
 
 if TYPE_CHECKING:
     from cutover.gate.nginx_host import Facts
@@ -41,12 +42,12 @@ _CANNOT_BE_TAKEN_BACK = {"proxy_set_body"}
 def obstacles(facts: Facts, nginx: Nginx, gate_file: str) -> list[str]:
     """Why the gate could not work there, as sentences; empty when it can. Pure."""
     found = []
-    number = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", facts.version)
-    if number is None:
+    version = facts.built().version
+    if version == UNKNOWN_VERSION:
         found.append(f"It is not nginx but {facts.version or 'something that does not say its version'}.")
-    elif tuple(map(int, number.groups())) < OLDEST_NGINX:
-        needed = ".".join(map(str, OLDEST_NGINX))
-        found.append(f"nginx {'.'.join(number.groups())} is too old: the gate needs {needed} (`auth_delay`).")
+    elif version < OLDEST_NGINX:
+        number, needed = (".".join(map(str, one)) for one in (version, OLDEST_NGINX))
+        found.append(f"nginx {number} is too old: the gate needs {needed} (`auth_delay`).")
     if "--with-http_auth_request_module" not in facts.build:
         found.append("This nginx was built without the module auth_request, with which the gate holds writes.")
     found += [

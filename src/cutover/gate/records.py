@@ -16,7 +16,8 @@ from cutover.core.wait import Not, wait_until
 from cutover.gate import write_log
 from cutover.gate.bodies import PIECE, Bodies
 from cutover.gate.folder import LEAST_FREE_MB, Folder, synced
-from cutover.gate.interface import Side, Written
+from cutover.gate.interface import Written
+from cutover.gate.nginx_host import BEGAN
 from cutover.gate.write_log import BEGIN_ANEW, Damaged, Write
 
 #: Where so much of the log is not needed any more, its room is given back.
@@ -82,17 +83,9 @@ class Records:
         found = self._under_way.processes
         if not found:
             return
-        # Numbers come again, at the latest when the host was restarted; when a process began tells them apart. Ages are
-        # counted from a process that begins now, because a container's uptime is not in the same measure as these.
-        script = (
-            "[ -d /proc/self ] || exit 1\n"
-            "began() { sed 's/.*) //' /proc/$1/stat 2>/dev/null | cut -d' ' -f20; }\n"
-            "now=$(date +%s); mine=$(began self); hz=$(getconf CLK_TCK 2>/dev/null || echo 100)\n"
-            f"for pid in {' '.join(map(str, sorted(found)))}; do\n"
-            "  then=$(began $pid)\n"
-            '  if [ -n "$then" ]; then echo $pid $((now - (mine - then) / hz)); else echo $pid; fi\n'
-            "done"
-        )
+        # Numbers come again, at the latest when the host was restarted; when a process began tells them apart.
+        pids = " ".join(map(str, sorted(found)))
+        script = f"[ -d /proc/self ] || exit 1\n{BEGAN}for pid in {pids}; do echo $pid $(began $pid); done"
         said = (
             line.split() for line in self._shell.output(script, "The processes of nginx cannot be seen").decode().splitlines()
         )
@@ -157,10 +150,6 @@ class Records:
     def read_log(self, from_offset: int) -> Sequence[Written]:
         """The same all at once."""
         return [write for part in self.read_parts(from_offset) for write in part]
-
-    def stragglers(self, from_offset: int, side: Side) -> Sequence[Written]:
-        """Writes since a position that reached another server than ``side``. After a move there should be none."""
-        return [write for write in self.read_log(from_offset) if write.side and write.side != side]
 
     def nobody_waits(self) -> bool | Not:
         """A write that was held looks again every 200 ms. Held once more before it does, it would wait for two holds."""

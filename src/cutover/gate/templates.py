@@ -29,6 +29,9 @@ UNKNOWN_FILES = "by-hand"
 #: Stands for the word with which the tool asks the gate.
 TOKEN = "no-token"  # noqa: S105 - it stands for one
 
+#: Of a server that does not say that it is nginx.
+UNKNOWN_VERSION = (0,)
+
 #: Standard modules that may be left out of a build, and the directives with which the gate keeps them away.
 _LEFT_OUT = {
     "charset": {"charset"},
@@ -53,7 +56,7 @@ class Build:
     def read(cls, text: str, said: Collection[str] = frozenset()) -> Build:
         """From what ``nginx -V`` prints."""
         number = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", text)
-        return cls(tuple(map(int, number.groups())) if number else (0,), text, said)
+        return cls(tuple(map(int, number.groups())) if number else UNKNOWN_VERSION, text, said)
 
     def has(self, condition: str, value: str) -> bool:
         """Whether a marked line of the shipped file is for this nginx."""
@@ -80,11 +83,10 @@ _MARKED = re.compile(r"^( *)#((?:(?:with|since|if|unless) [\w.]+(?: (?!:))?)+): 
 
 
 def render(
-    *, folder: str, old: str, new: str, address: str = ADDRESS, token: str = TOKEN, build: Build | None = None,
-    shipped: Path = SHIPPED,
-) -> Gatefile:  # fmt: skip
+    *, folder: str, old: str, new: str, address: str = ADDRESS, token: str = TOKEN, build: Build | None = None
+) -> Gatefile:
     """The shipped file with this site's flag folder, addresses (``host:port``) and word, for this nginx."""
-    text = (shipped / NAME).read_text(encoding="utf-8")
+    text = (SHIPPED / NAME).read_text(encoding="utf-8")
     if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+", folder):
         raise Refused(f"The gate's folder {folder} cannot stand in an Nginx configuration; use plain letters and digits.")
     values = {FOLDER: folder, OLD: old, NEW: new, ADDRESS: address, TOKEN: token}

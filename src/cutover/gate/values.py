@@ -93,9 +93,13 @@ class Values:
                     found += self.of(entry.words[1], entry, (*seen, name), at)
         for one in self._sets_for(name, at):
             found += self.of(one.words[2], one, (*seen, name), at)
-        if found and (name in self._elsewhere or {id(None), id(_server(at))} & {*map(id, self._captured.get(name, []))}):
+        if found and (name in self._elsewhere or self._is_captured(name, at)):
             found += unknown
         return [value for value in found if any(p.text or p.unknown for p in value)] or (unknown if not found else [])
+
+    def _is_captured(self, name: str, at: Directive) -> bool:
+        """Whether a regular expression that counts there, the server's own or one outside servers, gives the variable a value."""
+        return any(server is None or server is _server(at) for server in self._captured.get(name, []))
 
     def _sets_for(self, name: str, at: Directive) -> list[Directive]:
         """The `set`s of a variable that a directive can meet; the innermost block around it that always sets it decides."""
