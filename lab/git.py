@@ -68,28 +68,29 @@ class Repository:
         made._git("config", "uploadpack.allowReachableSHA1InWant", "true")
         return made
 
-    def _git(self, *words: str, text: str | None = None, extra: Mapping[str, str] | None = None) -> str:
+    def _git(self, *words: str, data: bytes | None = None, extra: Mapping[str, str] | None = None) -> str:
         done = subprocess.run(
             ["git", "--git-dir", str(self.path), *words],
-            input=text, capture_output=True, text=True, timeout=GIT_SECONDS, check=False,
+            input=data, capture_output=True, timeout=GIT_SECONDS, check=False,
             env=quiet_environment({**_PERSON, **(extra or {})}),
         )  # fmt: skip
         if done.returncode != 0:
-            raise RuntimeError(f"git {' '.join(words)}: {done.stderr.strip()}")
-        return done.stdout.strip()
+            raise RuntimeError(f"git {' '.join(words)}: {done.stderr.decode().strip()}")
+        return done.stdout.decode().strip()
 
-    def commit(self, files: Mapping[str, str | None], message: str, branch: str = "main") -> str:
-        """Commit ``files`` (path -> text, None deletes) on top of ``branch``; answers the new commit's id."""
+    def commit(self, files: Mapping[str, str | bytes | None], message: str, branch: str = "main") -> str:
+        """Commit ``files`` (path -> text or bytes, None deletes) on top of ``branch``; answers the new commit's id."""
         index = {"GIT_INDEX_FILE": str(self.path / f"index-{os.getpid()}-{threading.get_ident()}")}
         try:
             parent = self.head(branch)
             if parent:
                 self._git("read-tree", parent, extra=index)
-            for path, text in files.items():
-                if text is None:
+            for path, content in files.items():
+                if content is None:
                     self._git("update-index", "--force-remove", path, extra=index)
                     continue
-                blob = self._git("hash-object", "-w", "--stdin", text=text)
+                data = content.encode() if isinstance(content, str) else content
+                blob = self._git("hash-object", "-w", "--stdin", data=data)
                 self._git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", extra=index)
             tree = self._git("write-tree", extra=index)
         finally:
@@ -125,9 +126,9 @@ class Repository:
         """A file's text at a commit."""
         done = subprocess.run(
             ["git", "--git-dir", str(self.path), "show", f"{commit}:{path}"],
-            capture_output=True, text=True, timeout=GIT_SECONDS, check=True, env=quiet_environment(),
+            capture_output=True, timeout=GIT_SECONDS, check=True, env=quiet_environment(),
         )  # fmt: skip
-        return done.stdout
+        return done.stdout.decode()
 
 
 class _Backend(BaseHTTPRequestHandler):

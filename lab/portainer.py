@@ -651,7 +651,7 @@ class Portainer:
     def file(self, number: int) -> str:
         stack = self.stack(number)
         try:
-            return (self._clone_folder(number) / str(stack["EntryPoint"])).read_text()
+            return (self._clone_folder(number) / str(stack["EntryPoint"])).read_bytes().decode()
         except OSError:
             raise Answer(500, "Unable to retrieve Compose file from disk") from None
 

@@ -22,7 +22,7 @@ from cutover.core.shell import Answer
 from cutover.discovery import edit, guests, names, nginx, portainer, survey, trust
 from cutover.discovery.facts import Fact, Found, differences
 from cutover.gate import nginx_conf
-from cutover.portainer import deployment
+from cutover.portainer import obstacles
 from cutover.portainer.client import ADMINISTRATOR
 from cutover.portainer.stack import Stack
 from cutover.proxmox.inventory import FoundGuest
@@ -256,7 +256,7 @@ def test_a_password_in_an_address_stays_with_who_wrote_it(login: str, tmp_path: 
         assert found.get("portainer.repository") == "https://127.0.0.1:9/a.git"
         assert "hu" not in f"{found.facts}{found.notes}"
     (tmp_path / "site.yaml").write_text(SHIPPED, encoding="utf-8")
-    reason = deployment.not_ours(stack, load(tmp_path / "site.yaml"))
+    reason = obstacles.not_ours(stack, load(tmp_path / "site.yaml"))
     assert "follows https://127.0.0.1:9/a.git, with a user or a password in that address, site.yaml says" in reason
     written = re.sub(r"repository: \S+", f"repository: {url}", SHIPPED, count=1)
     (tmp_path / "site.yaml").write_text(written, encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cutover.portainer.deployment import collided, in_words
+from cutover.portainer.obstacles import collided, in_words
 from cutover.portainer.stack import PROJECT, SERVICE, name_of, of_service
 from cutover.portainer.variables import arriving
 from lab.portainer import PORTAINERS_HOME

@@ -19,7 +19,7 @@ from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.core.wait import Not, wait_until
 from cutover.gate.controller import Gate
 from cutover.phases import deploy, deploy_back, deploy_submit, deploy_undo
-from cutover.portainer import compose_file, deployment
+from cutover.portainer import compose_file, deployment, obstacles
 from cutover.portainer.git import References
 from cutover.portainer.stack import Stack
 from cutover.site import schema as sites
@@ -798,7 +798,7 @@ def test_what_is_gone_back_to(
         with run.guard.act("deploy.stack", "Deploy") as act:
             act.after = {"commit": commit}
     there = Stack.of({"Id": 1, "Name": "qdrant", "Status": 1, "GitConfig": {"URL": "u", "ConfigHash": at}})
-    situation = deployment.Situation(
+    situation = obstacles.Situation(
         version="2.23.0", role=1, environment_up=True, stack=there,
         container={"Id": "c", "State": {"Status": "running", "Health": {"Status": health}}}, others=[], others_memory=0,
         volumes={}, image_here=True, image_problem=None, port_answers=False, cores=6, memory=1 << 33, compose_says=None,

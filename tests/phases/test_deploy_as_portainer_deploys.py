@@ -16,7 +16,7 @@ from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.core.wait import Not, wait_until
 from cutover.phases import deploy
-from cutover.portainer import deployment
+from cutover.portainer import deployment, obstacles
 from cutover.portainer.client import Portainer
 from cutover.portainer.stack import Stack
 from cutover.site import schema as sites
@@ -332,7 +332,7 @@ def test_two_deployments_at_once_end_in_one(one: Vm1001) -> None:
     ],
 )  # fmt: skip
 def test_what_two_deployments_do_to_each_other_is_known(said: str, met: bool) -> None:
-    assert deployment.collided(said) is met
+    assert obstacles.collided(said) is met
 
 
 def test_two_deployments_at_once_are_known_although_a_variable_is_a_word_of_the_answer(
@@ -583,5 +583,5 @@ def test_where_the_webhook_is_read_is_said_and_not_the_webhook(one: Vm1001) -> N
     ],
 )
 def test_errors_of_git_and_registry_are_in_words(said: str, means: str) -> None:
-    assert means in deployment.in_words(said)
-    assert said in deployment.in_words(said)
+    assert means in obstacles.in_words(said)
+    assert said in obstacles.in_words(said)

@@ -137,6 +137,17 @@ def test_a_file_is_read_as_a_branch_has_it(vm: Vm1001) -> None:
         repository.tag("x", commit, WriteGuard())
 
 
+def test_a_file_keeps_its_line_ends_and_one_that_is_not_utf_8_is_refused(vm: Vm1001) -> None:
+    """Portainer shows the file as it is; with other line ends it would be another file, and no deployment were ever done."""
+    repository = Repository(vm.site.portainer.repository, Credentials({}))
+    path, text = "stacks/windows.yml", "services:\r\n  qdrant: {image: caf\u00e9}\r\n"
+    vm.repository.commit({path: text}, "From Windows")
+    assert repository.file_at("refs/heads/main", path).text == text
+    vm.repository.commit({path: text.encode("latin-1")}, "In Latin-1")
+    with pytest.raises(Refused, match=r"stacks/windows.yml in .* at \w{8} \(refs/heads/main\) is not UTF-8 text"):
+        repository.file_at("refs/heads/main", path)
+
+
 def test_a_branch_that_is_gone_is_said_with_those_that_are_there(vm: Vm1001) -> None:
     repository = Repository(vm.site.portainer.repository, Credentials({}))
     with pytest.raises(Refused, match=r"has no refs/heads/renamed\. Its branches: .*refs/heads/main"):

@@ -11,9 +11,10 @@ import pytest
 
 from cutover.core.ui import SilentUi
 from cutover.phases import deploy_proof
-from cutover.portainer import compose_file, deployment
-from cutover.portainer.deployment import Deployed, Situation, Wanted
+from cutover.portainer import compose_file, deployment, obstacles, updates
+from cutover.portainer.deployment import Deployed, Wanted
 from cutover.portainer.git import References
+from cutover.portainer.obstacles import Situation
 from cutover.portainer.stack import Stack
 from cutover.site.load import parse
 from cutover.site.schema import Site
@@ -67,8 +68,8 @@ def row(name: str, **labels: str) -> dict[str, Any]:
 
 
 def test_nothing_speaks_against_what_is_as_it_should_be(want: Wanted, site: Site) -> None:
-    assert deployment.refusals(want, situation(), site) == []
-    assert deployment.refusals(want, situation(stack=stack(site)), site) == []
+    assert obstacles.refusals(want, situation(), site) == []
+    assert obstacles.refusals(want, situation(stack=stack(site)), site) == []
 
 
 @pytest.mark.parametrize(
@@ -82,36 +83,36 @@ def test_nothing_speaks_against_what_is_as_it_should_be(want: Wanted, site: Site
 )
 def test_a_stack_of_another_kind_is_not_this_tools(want: Wanted, site: Site, changes: dict[str, Any], said: str) -> None:
     other = stack(site, **changes)
-    assert deployment.not_ours(other, site) == said
-    assert any(reason.startswith(said) for reason in deployment.refusals(want, situation(stack=other), site))
+    assert obstacles.not_ours(other, site) == said
+    assert any(reason.startswith(said) for reason in obstacles.refusals(want, situation(stack=other), site))
 
 
 def test_a_volume_that_no_stack_made_is_only_used_where_the_file_says_so(want: Wanted, site: Site) -> None:
     found: dict[str, Any] = {"qdrant_storage": {"Name": "qdrant_storage", "Labels": None}, "qdrant_snapshots": None}
-    (said,) = deployment.refusals(want, situation(volumes=found), site)
+    (said,) = obstacles.refusals(want, situation(volumes=found), site)
     assert said.startswith("The volume qdrant_storage is there, and no stack made it")
     mounted = {"Id": "c", "State": HEALTHY, "Mounts": [{"Name": "qdrant_storage"}]}
     assert (
-        deployment.refusals(
+        obstacles.refusals(
             want, situation(volumes={"qdrant_storage": found["qdrant_storage"]}, stack=stack(site), container=mounted), site
         )
         == []
     )
     text = want.file.text.replace("    name: qdrant_storage\n", "    name: qdrant_storage\n    external: true\n")
-    assert deployment.refusals(replace(want, file=compose_file.read(text)), situation(volumes=found), site) == []
+    assert obstacles.refusals(replace(want, file=compose_file.read(text)), situation(volumes=found), site) == []
 
 
 def test_a_name_that_another_container_has_is_found_before_docker_does(want: Wanted, site: Site) -> None:
-    (said,) = deployment.refusals(want, situation(others=[row("qdrant-qdrant-1")]), site)
+    (said,) = obstacles.refusals(want, situation(others=[row("qdrant-qdrant-1")]), site)
     assert said.startswith("A container qdrant-qdrant-1 is there already, and is not the stack's")
 
 
 @pytest.mark.parametrize("forced", ["ForceUpdate", "ForcePullImage"])
 def test_updates_that_restart_the_container_unasked_are_not_as_wanted(site: Site, forced: str) -> None:
     update = {"Interval": "5m", "Webhook": "", "ForceUpdate": False, "ForcePullImage": False}
-    assert deployment.updates_as_wanted(site, stack(site, AutoUpdate=update))
-    assert not deployment.updates_as_wanted(site, stack(site, AutoUpdate=update | {forced: True}))
-    assert not deployment.updates_as_wanted(
+    assert updates.updates_as_wanted(site, stack(site, AutoUpdate=update))
+    assert not updates.updates_as_wanted(site, stack(site, AutoUpdate=update | {forced: True}))
+    assert not updates.updates_as_wanted(
         site, stack(site, AutoUpdate=update | {"Webhook": "05de31a2-79fa-4644-9c12-faa67e5c49f0"})
     )
 
@@ -158,10 +159,10 @@ def test_going_back_sends_what_was_there_and_nothing_else(want: Wanted, site: Si
 
 
 def test_one_key_for_reading_and_writing_is_refused(want: Wanted, site: Site) -> None:
-    (said,) = deployment.refusals(replace(want, variables=dict.fromkeys(KEYS, "same")), situation(), site)
+    (said,) = obstacles.refusals(replace(want, variables=dict.fromkeys(KEYS, "same")), situation(), site)
     assert said == "QDRANT_READ_ONLY_API_KEY is the same as QDRANT_API_KEY: whoever may read could write."
     second = {**KEYS, "QDRANT_ALT_API_KEY": KEYS["QDRANT_READ_ONLY_API_KEY"]}
-    (said,) = deployment.refusals(replace(want, variables=second), situation(), site)
+    (said,) = obstacles.refusals(replace(want, variables=second), situation(), site)
     assert said == "QDRANT_READ_ONLY_API_KEY is the same as QDRANT_ALT_API_KEY: whoever may read could write."
 
 

@@ -57,6 +57,17 @@ def test_version_tag_and_digest_are_written_into_both_files_and_nothing_else(che
     assert changed == {"site.yaml": 2, STACK: 1}
 
 
+def test_line_ends_stay_as_they_are(checkout: Path, portainer: Portainer) -> None:
+    for name in ("site.yaml", STACK):
+        text = (checkout / name).read_text(encoding="utf-8")
+        (checkout / name).write_bytes(text.replace("\n", "\r\n").encode())
+    pin.write(prepare(checkout, VERSION, portainer))
+    for name in ("site.yaml", STACK):
+        content = (checkout / name).read_bytes()
+        assert NEWER.encode() in content
+        assert content.count(b"\n") == content.count(b"\r\n")
+
+
 def test_pinned_twice_changes_nothing_and_a_killed_one_is_finished(checkout: Path, portainer: Portainer) -> None:
     found = prepare(checkout, VERSION, portainer)
     first, *_ = found.files

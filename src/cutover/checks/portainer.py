@@ -8,7 +8,7 @@ from cutover import availability
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core import events
 from cutover.core.errors import Refused
-from cutover.portainer import client, compose_file, deployment, picture
+from cutover.portainer import client, compose_file, deployment, obstacles, picture, updates
 from cutover.portainer.picture import Picture
 from cutover.qdrant import access
 from cutover.state import deployment as state_of
@@ -42,7 +42,7 @@ def deployable(context: Context) -> Finding:
         want = state_of.wanted(context)
     except Refused as error:
         return Finding(False, error.sentence, error.hint)
-    reasons = deployment.refusals(want, state_of.look(context, want), context.site)
+    reasons = obstacles.refusals(want, state_of.look(context, want), context.site)
     unset = [f"{name} is not set" for name in want.file.missing(want.variables)]
     if unset and not context.execute and all(any(reason.startswith(one) for one in unset) for reason in reasons):
         # Who only looks need not have the keys that a deployment puts into the stack.
@@ -129,7 +129,7 @@ def follows(context: Context) -> Finding:
     if stack.reference != settings.reference:
         said = f"The stack follows {stack.reference}, not {settings.reference}: a deployment was taken back."
         return Finding(False, said, "Merge the correction and run `cutover deploy`.")
-    if deployment.restarts_unasked(stack.auto_update or {}):
+    if updates.restarts_unasked(stack.auto_update or {}):
         said = (
             "Portainer may make the container anew without a new commit: re-pulling or forced redeployment is on for the stack."
         )
@@ -137,11 +137,11 @@ def follows(context: Context) -> Finding:
     if mode == "polling" and context.portainer.behaviour.sources and stack.source is None:
         said = "This Portainer polls by the interval of a source, and the stack has none: new commits do not arrive."
         return Finding(False, said, "Make the stack again (its volumes stay), or use a webhook.")
-    if reason := deployment.shared_source(context.site, stack):
+    if reason := updates.shared_source(context.site, stack):
         return Finding(False, reason)
-    if not deployment.updates_as_wanted(context.site, stack):
-        said = f"{deployment.how_it_polls(stack)} of the stack, and site.yaml says {deployment.in_site_yaml(context.site)}."
-        if deployment.polls_as(stack, deployment.auto_update(context.site, stack) or {}):
+    if not updates.updates_as_wanted(context.site, stack):
+        said = f"{updates.how_it_polls(stack)} of the stack, and site.yaml says {updates.in_site_yaml(context.site)}."
+        if updates.polls_as(stack, updates.auto_update(context.site, stack) or {}):
             said = f"The stack does not follow new commits by {mode}, as site.yaml says."
         return Finding(False, said, "Run `cutover deploy`.")
     how = {"polling": f"every {settings.auto_update.interval}", "webhook": "when its webhook is called", "none": "only by hand"}[

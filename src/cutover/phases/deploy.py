@@ -24,20 +24,9 @@ from cutover.phases.deploy_submit import TRIES, clear, facts_of, pull, set_follo
 from cutover.phases.deploy_undo import plan_undo, remember, undo
 from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
 from cutover.portainer.client import Answered
-from cutover.portainer.deployment import (
-    Deployed,
-    Wanted,
-    all_variables,
-    auto_update,
-    down,
-    hopeless,
-    lets_in_others,
-    make_a_tag,
-    refusals,
-    runs_as_wanted,
-    shared_source,
-    updates_as_wanted,
-)
+from cutover.portainer.deployment import Deployed, Wanted, all_variables, hopeless, runs_as_wanted
+from cutover.portainer.obstacles import down, lets_in_others, make_a_tag, refusals
+from cutover.portainer.updates import auto_update, shared_source, updates_as_wanted
 from cutover.qdrant import access
 from cutover.state import deployment as state_of
 

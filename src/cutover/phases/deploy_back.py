@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from cutover.core import events
 from cutover.core.errors import Failed, OutcomeUnknown
 from cutover.phases.deploy_submit import set_following, submit
-from cutover.portainer.deployment import Situation, Wanted, all_variables, healthy, make_a_tag, reference_for, untouched
+from cutover.portainer.deployment import Wanted, all_variables, healthy, reference_for, untouched
 from cutover.portainer.git import Repository
+from cutover.portainer.obstacles import Situation, make_a_tag
 from cutover.portainer.stack import Stack
 from cutover.state import deployment as state_of
 

@@ -13,20 +13,10 @@ from cutover.core import events
 from cutover.core.errors import Failed, OutcomeUnknown, Unreachable
 from cutover.phases.deploy_proof import AGAIN, Interrupted, prove, settled, what_answers
 from cutover.portainer.client import Answered
-from cutover.portainer.deployment import (
-    Deployed,
-    Situation,
-    Wanted,
-    all_variables,
-    auto_update,
-    collided,
-    how_it_polls,
-    in_words,
-    polls_as,
-    restarts_unasked,
-    shared_source,
-)
+from cutover.portainer.deployment import Deployed, Wanted, all_variables
+from cutover.portainer.obstacles import Situation, collided, in_words
 from cutover.portainer.stack import Stack
+from cutover.portainer.updates import auto_update, how_it_polls, polls_as, restarts_unasked, shared_source
 
 if TYPE_CHECKING:
     from cutover.context import Context

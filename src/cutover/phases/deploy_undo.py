@@ -16,7 +16,7 @@ from cutover.core.errors import Failed, OutcomeUnknown, Refused, WritesRefused
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.phases.phase import Outcome, Plan, Sentence
 from cutover.portainer.client import Answered
-from cutover.portainer.deployment import not_ours
+from cutover.portainer.obstacles import not_ours
 from cutover.portainer.stack import PROJECT, Stack, name_of
 from cutover.replication import serving
 from cutover.state import deployment as state_of

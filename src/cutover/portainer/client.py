@@ -25,12 +25,7 @@ from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError, OutcomeUnknown, Refused, Unreachable
 from cutover.core.write_guard import WriteGuard
 from cutover.portainer.picture import Picture
-from cutover.portainer.stack import (
-    PROJECT,
-    Source,
-    Stack,
-    of_service,
-)
+from cutover.portainer.stack import PROJECT, Source, Stack, name_of, of_service
 from cutover.portainer.variables import without_parts
 from cutover.site.schema import Portainer as Settings
 
@@ -300,9 +295,9 @@ class Portainer:
         return replace(stack, source=source, auto_update=update if any(update.values()) else None)
 
     # -- Docker -----------------------------------------------------------------------------------
-    def docker(self, method: str, path: str, body: Any = None, **rest: Any) -> Any:
+    def docker(self, method: str, path: str, **rest: Any) -> Any:
         """A route of the Docker engine, through Portainer."""
-        return self._json(method, f"/endpoints/{self.endpoint}/docker{path}", body, **rest)
+        return self._json(method, f"/endpoints/{self.endpoint}/docker{path}", **rest)
 
     def _docker_or_none(self, path: str) -> Any:
         try:
@@ -400,32 +395,8 @@ class Portainer:
         self.docker("DELETE", f"/volumes/{quote(name, safe='')}")
 
     # -- before and after -------------------------------------------------------------------------
-    def glance(self) -> Picture:
-        """The same in four cheap requests, for who asks all the time: of containers only which there are and whether they run."""
-        self._ask_anew()
-        return Picture(
-            version=self.version,
-            instance=self.instance,
-            environments={e["Name"]: int(e.get("Status") or 0) for e in self.environments()},
-            stacks={s.name: {"id": s.id, "status": s.status, "commit": s.commit} for s in self.stacks()},
-            containers={
-                row["Names"][0].lstrip("/"): {
-                    "id": row["Id"], "status": row["State"], "project": (row.get("Labels") or {}).get(PROJECT, ""),
-                }
-                for row in self.containers()
-                if row.get("Names")
-            },
-            volumes=(),
-        )  # fmt: skip
-
-    def _ask_anew(self) -> None:
-        """Forget its version: a restart may have changed it."""
-        self.__dict__.pop("_status", None)
-        self.__dict__.pop("version", None)
-
     def picture(self) -> Picture:
         """Portainer and its VM as they are now."""
-        self._ask_anew()
         rows = {}
         for row in self.containers():
             found = self.container(row["Id"])
@@ -436,13 +407,27 @@ class Portainer:
                     "started": state["StartedAt"], "health": (state.get("Health") or {}).get("Status", ""),
                     "project": (found["Config"].get("Labels") or {}).get(PROJECT, ""),
                 }  # fmt: skip
+        return self._with_stacks(rows, tuple(sorted(v["Name"] for v in self.volumes())))
+
+    def glance(self) -> Picture:
+        """The same in four cheap requests, for who asks all the time: of containers only which there are and whether they run."""
+        rows = {
+            name_of(row): {"id": row["Id"], "status": row["State"], "project": (row.get("Labels") or {}).get(PROJECT, "")}
+            for row in self.containers()
+            if row.get("Names")
+        }
+        return self._with_stacks(rows, ())
+
+    def _with_stacks(self, containers: Mapping[str, Mapping[str, Any]], volumes: tuple[str, ...]) -> Picture:
+        for name in ("_status", "version"):  # asked anew: a restart may have changed them
+            self.__dict__.pop(name, None)
         return Picture(
             version=self.version,
             instance=self.instance,
             environments={e["Name"]: int(e.get("Status") or 0) for e in self.environments()},
             stacks={self._called(s): {"id": s.id, "status": s.status, "commit": s.commit} for s in self.stacks()},
-            containers=rows,
-            volumes=tuple(sorted(v["Name"] for v in self.volumes())),
+            containers=containers,
+            volumes=volumes,
         )
 
     def _called(self, stack: Stack) -> str:

@@ -64,7 +64,7 @@ def config(
         )
     with tempfile.TemporaryDirectory(prefix="stack-") as name:
         folder = Path(name)  # only this user may enter it
-        (folder / "docker-compose.yml").write_text(text, encoding="utf-8")
+        (folder / "docker-compose.yml").write_text(text, encoding="utf-8", newline="")
         words = [*program, "--file", str(folder / "docker-compose.yml"), "--project-name", project]
         if env_file is not None:
             (folder / "stack.env").write_text(env_file, encoding="utf-8", newline="")
@@ -73,9 +73,9 @@ def config(
             (folder / ".env").write_text(dot_env, encoding="utf-8", newline="")
         try:
             done = subprocess.run(
-                [*words, "config", "--format", "json"], capture_output=True, text=True, check=False, timeout=SECONDS, cwd=folder,
-                env={**(variables or {}), "PATH": os.environ.get("PATH", ""), "HOME": name}, errors="replace",
-                stdin=subprocess.DEVNULL,
+                [*words, "config", "--format", "json"], capture_output=True, check=False, timeout=SECONDS, cwd=folder,
+                env={**(variables or {}), "PATH": os.environ.get("PATH", ""), "HOME": name}, stdin=subprocess.DEVNULL,
+                encoding="utf-8", errors="replace",
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise DidNotEnd(f"Compose did not end within {SECONDS} s over the stack file.", "Simplify the file.") from None

@@ -37,9 +37,9 @@ def _settings(settings: Mapping[str, str]) -> dict[str, str]:
 class References(dict[str, str]):
     """Every branch and tag with its commit. ``tags``: of an annotated tag, its own id, which is what Portainer shows for it."""
 
-    def __init__(self, found: Mapping[str, str], tags: Mapping[str, str] | None = None) -> None:
+    def __init__(self, found: Mapping[str, str], tags: Mapping[str, str]) -> None:
         super().__init__(found)
-        self.tags = dict(tags or {})
+        self.tags = dict(tags)
 
     def at(self, shown: str) -> list[str]:
         """The branches and tags for which Portainer shows this."""
@@ -63,7 +63,7 @@ class Repository:
     url: str
     credentials: Credentials
 
-    def _git(self, *words: str, folder: Path | None = None) -> str:
+    def _git(self, *words: str, folder: Path | None = None) -> bytes:
         with tempfile.TemporaryDirectory(prefix="git-home-") as home:  # our own: in a shared one anybody can leave a .netrc
             environment = {
                 "PATH": os.environ.get("PATH", ""),
@@ -93,11 +93,11 @@ class Repository:
         header = f"Authorization: Basic {base64.b64encode(login).decode()}"
         return {f"http.{where.scheme}://{where.netloc}/.extraHeader": header}
 
-    def _run(self, words: Sequence[str], environment: Mapping[str, str], folder: Path | None) -> str:
+    def _run(self, words: Sequence[str], environment: Mapping[str, str], folder: Path | None) -> bytes:
         asked = trace.Asked(f"git {' '.join(words)}")
         try:
             done = subprocess.run(
-                ["git", *words], capture_output=True, text=True, check=False, timeout=GIT_SECONDS, env=environment,
+                ["git", *words], capture_output=True, check=False, timeout=GIT_SECONDS, env=environment,
                 cwd=folder, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         except FileNotFoundError:
@@ -107,7 +107,7 @@ class Repository:
         asked.answered(f"exit code {done.returncode}")
         if done.returncode == 0:
             return done.stdout
-        told = self.credentials.redact(done.stderr).strip()
+        told = self.credentials.redact(done.stderr.decode(errors="replace")).strip()
         said = cut((told.splitlines() or ["no reason given"])[-1].removeprefix("fatal: "), 300)
         if "redirect" in told or re.search(r"\b30[1278]\b", said):
             raise Unreachable(
@@ -126,7 +126,7 @@ class Repository:
         """Every branch and tag with its commit (an annotated tag with the commit that it stands for)."""
         found: dict[str, str] = {}
         own: dict[str, str] = {}
-        for line in self._git("ls-remote", "--", self.url).splitlines():
+        for line in self._git("ls-remote", "--", self.url).decode(errors="replace").splitlines():
             commit, _, name = line.partition("\t")
             if name.endswith("^{}"):
                 own[name[:-3]], found[name[:-3]] = found[name[:-3]], commit
@@ -152,13 +152,20 @@ class Repository:
             except Unreachable:
                 self.commit_of(reference)
                 raise
-            shown = self._git("rev-parse", "FETCH_HEAD", folder=folder).strip()
-            commit = self._git("rev-parse", "FETCH_HEAD^{commit}", folder=folder).strip()
+            shown, commit = self._git("rev-parse", "FETCH_HEAD", "FETCH_HEAD^{commit}", folder=folder).decode().split()
+
+            def text(name: str) -> str:
+                """As it is, line ends included: Portainer shows it so."""
+                try:
+                    return self._git("show", f"{commit}:{name}", folder=folder).decode()
+                except UnicodeDecodeError:
+                    said = f"{name} in {self.url} at {commit[:8]} ({reference}) is not UTF-8 text."
+                    raise Refused(said, "Save it as UTF-8 and merge that.") from None
+
             if not self._has(commit, path, folder):
                 raise Refused(f"{path} is not in {self.url} at {commit[:8]} ({reference}).", "Merge it first.")
             env = str(PurePosixPath(path).with_name(".env"))
-            beside = self._git("show", f"{commit}:{env}", folder=folder) if self._has(commit, env, folder) else ""
-            return At(commit, shown, self._git("show", f"{commit}:{path}", folder=folder), beside)
+            return At(commit, shown, text(path), text(env) if self._has(commit, env, folder) else "")
 
     def _has(self, commit: str, path: str, folder: Path) -> bool:
         return bool(self._git("ls-tree", "--name-only", commit, "--", path, folder=folder).strip())

@@ -62,9 +62,11 @@ def write(pin: Pin) -> None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode()  # with the line ends that it has
     except OSError as error:
         raise Refused(f"{path} cannot be read: {error.strerror}.", "Run this in a checkout that has both files.") from None
+    except UnicodeDecodeError:
+        raise Refused(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from None
 
 
 def _with_image(text: str, path: Path, name: str, image: str) -> str:

@@ -44,7 +44,7 @@ class Read:
     problem: str = ""
 
 
-def env_file(sent: Mapping[str, str], default: str = "") -> str:
+def env_file(sent: Mapping[str, str], default: str) -> str:
     """The environment file that Portainer writes. ``default`` is the repository's own ``.env`` beside the compose file."""
     return default + "".join(f"{name}={value}\n" for name, value in sent.items())
 
@@ -73,13 +73,13 @@ def unescaped(node: Any) -> Any:
     return [unescaped(value) for value in node] if isinstance(node, list) else node
 
 
-def arriving(sent: Mapping[str, str], default: str = "", project: str = SERVICE) -> dict[str, str] | None:
+def arriving(sent: Mapping[str, str], default: str = "") -> dict[str, str] | None:
     """The value that a container gets of each variable; None where Compose cannot read the file that they make."""
     names = [name for name in sent if _NAME.fullmatch(name)]
     if not names:
         return {}
     probe = {"services": {SERVICE: {"image": "probe", "environment": {name: f"${{{name}-}}" for name in names}}}}
-    read = resolve(json.dumps(probe), sent, project, default)
+    read = resolve(json.dumps(probe), sent, SERVICE, default)
     if read.problem:
         return None
     return {name: str(value) for name, value in read.config["services"][SERVICE]["environment"].items()}

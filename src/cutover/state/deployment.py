@@ -12,17 +12,9 @@ from cutover.core.credentials import Credentials
 from cutover.core.errors import Refused, Unreachable
 from cutover.portainer import compose_file, compose_policy, running, variables
 from cutover.portainer.client import Answered
-from cutover.portainer.deployment import (
-    Deployed,
-    Situation,
-    Wanted,
-    all_variables,
-    healthy,
-    left_over,
-    reference_for,
-    seconds_at,
-)
+from cutover.portainer.deployment import Deployed, Wanted, all_variables, healthy, left_over, reference_for, seconds_at
 from cutover.portainer.git import Repository
+from cutover.portainer.obstacles import Situation
 from cutover.portainer.stack import PROJECT, Stack, name_of, of_service
 from cutover.qdrant import access
 from cutover.qdrant.client import Qdrant
