@@ -158,12 +158,11 @@ def test_a_key_that_arrived_as_something_else_is_found_and_not_shown(start: Any,
         ),
         ({"api_key": KEY}, "QDRANT_READ_ONLY_API_KEY is not let in, and should only read"),
         ({}, "a caller without a key may read and write, and should not be let in"),
-        ({"api_key": KEY, "read_only_api_key": READ_KEY, "jwt_rbac": "true"}, "a token (JWT)"),
     ],
-    ids=["another key", "no read-only key", "open", "tokens"],
+    ids=["another key", "no read-only key", "open"],
 )
 def test_a_server_that_lets_in_others_than_meant_says_whom(start: Any, settings: dict[str, str], said: str) -> None:
-    assert said in access.shortfall(start(**settings), site(), KEYS, tokens=False)
+    assert said in access.shortfall(start(**settings), site(), KEYS)
 
 
 def test_a_site_without_keys_is_right_when_it_is_meant(start: Any) -> None:

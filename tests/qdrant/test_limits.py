@@ -6,10 +6,10 @@ from typing import Any, ClassVar, cast
 import pytest
 
 from cutover.gate.write_log import Write
-from cutover.qdrant.counters import writes_counted
+from cutover.qdrant.counters import Use, writes_counted
 from cutover.qdrant.limits import bytes_needed, defaults_differ, reasons_against
 from cutover.qdrant.routes import route
-from cutover.replication.bypass import Bypass, Watch, by_route, unexplained
+from cutover.replication.bypass import Watch, by_route, unexplained
 
 
 def info(**params: Any) -> Any:
@@ -45,7 +45,7 @@ def test_shard_keys_are_custom_shards_whatever_the_settings_say() -> None:
 def test_a_write_that_neither_nginx_nor_we_sent_is_unexplained() -> None:
     put, delete = "PUT /collections/{collection_name}/points", "POST /collections/{collection_name}/points/delete"
     counted, passed, sent = Counter({put: 10, delete: 3, "gRPC qdrant.Points/Upsert": 1}), Counter({put: 9}), Counter({delete: 3})
-    assert unexplained(counted, passed, sent) == [Bypass(put, 1), Bypass("gRPC qdrant.Points/Upsert", 1)]
+    assert unexplained(counted, passed, sent) == [Use(put, 1), Use("gRPC qdrant.Points/Upsert", 1)]
     assert unexplained(Counter({put: 1}), Counter({put: 5}), sent) == []
 
 

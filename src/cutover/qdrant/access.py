@@ -119,9 +119,9 @@ def _cannot_tell(server: Qdrant, answer: requests.Response) -> CutoverError:
     )
 
 
-def token(key: str, *, access: str = "r", seconds: float = TOKEN_SECONDS) -> str:
+def token(key: str) -> str:
     """A token (JWT, HS256) that may read, signed with the key."""
-    parts = [{"alg": "HS256", "typ": "JWT"}, {"access": access, "exp": int(time.time() + seconds)}]
+    parts = [{"alg": "HS256", "typ": "JWT"}, {"access": "r", "exp": int(time.time()) + TOKEN_SECONDS}]
     said = ".".join(_base64(json.dumps(part).encode()) for part in parts)
     return f"{said}.{_base64(hmac.digest(key.encode(), said.encode(), hashlib.sha256))}"
 
@@ -131,8 +131,8 @@ def _base64(data: bytes) -> str:
 
 
 # -- what is meant ----------------------------------------------------------------------------------------------------
-def meant(site: Site, keys: Credentials, *, tokens: bool | None = None) -> Access:
-    """What the site means each caller to be able to do. ``tokens``: whether JWTs are meant to be let in; None: either."""
+def meant(site: Site, keys: Credentials) -> Access:
+    """What the site means each caller to be able to do; of tokens (JWT) it says nothing."""
     callers = _callers(keys)
     if site.qdrant.access == "open":
         return dict.fromkeys(callers, Right.WRITES)
@@ -145,10 +145,7 @@ def meant(site: Site, keys: Credentials, *, tokens: bool | None = None) -> Acces
     }
     if callers.get(Caller.READ_ONLY) == callers.get(Caller.FULL):
         rights[Caller.READ_ONLY] = Right.WRITES
-    found = {caller: right for caller, right in rights.items() if caller in callers}
-    if tokens is not None and Caller.TOKEN in callers:
-        found[Caller.TOKEN] = Right.READS if tokens else Right.OUT
-    return found
+    return {caller: right for caller, right in rights.items() if caller in callers}
 
 
 def unusable(keys: Credentials) -> list[str]:
@@ -248,7 +245,7 @@ def neighbours(key: str) -> list[str]:
     return [one for one in dict.fromkeys(change(key) for change in _MANGLED) if one and one != key and _sendable(one)]
 
 
-def shortfall(server: Qdrant, site: Site, keys: Credentials, *, tokens: bool | None = None) -> str:
+def shortfall(server: Qdrant, site: Site, keys: Credentials) -> str:
     """Why this server does not let in exactly who is meant, one clause without secrets; empty where it does.
 
     Asked with every key, without one, with one that nobody has, and with what a key becomes when Compose reads it in its own
@@ -256,7 +253,7 @@ def shortfall(server: Qdrant, site: Site, keys: Credentials, *, tokens: bool | N
     """
     if wrong := unusable(keys):
         return wrong[0].rstrip(".")
-    should = meant(site, keys, tokens=tokens)
+    should = meant(site, keys)
     found = access_of(server, keys)
     wanted = [Difference(c, should[c], found[c]) for c in should if found[c] is not should[c]]
     for name in KEYS.values():

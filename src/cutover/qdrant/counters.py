@@ -68,10 +68,16 @@ def last_used(telemetry: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def less(one: Counter[str], other: Counter[str]) -> Counter[str]:
+    """By how much one counts more than the other; below 0 where less."""
+    found = one.copy()
+    found.subtract(other)
+    return found
+
+
 def grown(before: Mapping[str, Any], after: Mapping[str, Any], sent: Counter[str]) -> list[Use]:
     """What was asked between two looks by anybody but this tool, which sent ``sent`` (by route) meanwhile."""
-    counted = used(after)
-    counted.subtract(used(before))
+    counted = less(used(after), used(before))
     ours: Counter[str] = Counter()
     for route, number in sent.items():
         ours[normal(route)] += number
@@ -87,7 +93,7 @@ def writes_counted(telemetry: Mapping[str, Any]) -> Counter[tuple[str, int]]:
     """Writes of data or schema that the server answered since it started: (route, status) -> number; gRPC as ``gRPC ...``."""
     found: Counter[tuple[str, int]] = Counter()
     requests_ = telemetry.get("requests", {})
-    for name, by_status in requests_.get("rest", {}).get("responses", {}).items():
+    for name, by_status in (requests_.get("rest") or {}).get("responses", {}).items():
         method, _, path = name.partition(" ")
         if path.strip("/") == "unknown":  # how it counts all that is no route of its own: nothing was written, whoever sent it
             continue

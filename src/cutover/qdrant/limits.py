@@ -66,9 +66,7 @@ def defaults_differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
 
 def _settings(telemetry: Mapping[str, Any]) -> dict[str, Any]:
     app = telemetry.get("app", {})
-    features, system = app.get("features") or {}, app.get("system") or {}
-    found = {f"features.{k}": v for k, v in features.items()}
+    found = {f"features.{k}": v for k, v in (app.get("features") or {}).items()}
     found["jwt_rbac"] = app.get("jwt_rbac")
     found["distributed"] = (telemetry.get("cluster") or {}).get("enabled")
-    del system
     return found

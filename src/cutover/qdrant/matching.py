@@ -44,7 +44,7 @@ def matching(
     filters: Sequence[str],
     size: Size,
     *,
-    most: int = MOST_MATCHES,
+    most: int,
     ends: float | None = None,
 ) -> Matches:
     """Ask ``server`` which records of a collection match the filters (JSON). ``ends``: by when (monotonic), or it is an error."""

@@ -22,6 +22,8 @@ T = TypeVar("T")
 PAGE_BYTES = 4 * 1024 * 1024
 #: Records of the first page, before anything was measured.
 FIRST = 16
+#: Pieces that are worked on side by side.
+THREADS = 4
 #: Qdrant did not do what was asked, as it was asked; less at a time may be done.
 _REFUSALS = frozenset({400, 403, 413, 422})
 
@@ -95,7 +97,7 @@ class Size:
         self.now = max(1, min(self.now, asked // 2))
 
 
-def in_pieces(items: Sequence[Any], size: Size, do: Callable[[list[Any]], T], threads: int = 4) -> list[T]:
+def in_pieces(items: Sequence[Any], size: Size, do: Callable[[list[Any]], T]) -> list[T]:
     """``do`` for all items, as many at a time as ``size`` says, in threads; halved where a part may do.
 
     The first error that halving does not cure is raised, when the pieces under way have ended.
@@ -130,5 +132,5 @@ def in_pieces(items: Sequence[Any], size: Size, do: Callable[[list[Any]], T], th
                 failed = True
                 raise
 
-    side_by_side([work] * max(1, min(threads, -(-len(items) // size.now))), threads)
+    side_by_side([work] * max(1, min(THREADS, -(-len(items) // size.now))), THREADS)
     return done

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cutover.core.journal import utc
 from cutover.core.text import counted
-from cutover.gate.interface import OTHER, Side
 from cutover.gate.write_log import Write
 from cutover.qdrant.affected import Affected, NotUnderstood, affected_by
 from cutover.replication.again import steps_of
@@ -70,7 +69,7 @@ class Account:
         """What an operator has to know before it is begun."""
         count = len(self.writes)
         are = "are" if count != 1 else "is"
-        what = f"{counted(count, 'recorded write')} that {new} acknowledged since {clock(self.since)}"
+        what = f"{counted(count, 'recorded write')} that {new} acknowledged since {utc(self.since)}"
         said = [f"{what} {are} sent to {old} once more, in the order in which they ended"]
         if self.overlapping:
             said.append(
@@ -106,7 +105,6 @@ def account(
     entries: Iterable[tuple[Write, bytes]],
     holders: Mapping[str, Sequence[str]],
     since: float,
-    side: Side = "new",
     *,
     replayed: int = 0,
     ahead: int | None = 0,
@@ -124,18 +122,18 @@ def account(
     for entry, body in entries:
         found.end = max(found.end, entry.offset)
         what = affected_by(entry.method, entry.uri, body)
-        if what.nothing or entry.side not in {side, OTHER[side], "unknown"}:
+        if what.nothing or entry.side not in {"old", "new", "unknown"}:
             continue
         if not acknowledged(entry):
             found.unacknowledged += entry.offset > replayed
             continue
         found.seen.add(entry, what, body, _meant(what, body, known))
-        if entry.side != side or entry.offset <= replayed:
+        if entry.side != "new" or entry.offset <= replayed:
             continue  # it is on the old server already
         try:
-            steps_of(entry.method, entry.uri, body)
+            steps_of(entry.method, entry.uri, body, what)
         except NotUnderstood as error:
-            found.cannot.append(f"{error} (recorded {clock(entry.at)})")
+            found.cannot.append(f"{error} (recorded {utc(entry.at)})")
         found.writes.append(entry)
         unknown = what.whole or (what.filters and ahead_of is None)
         if unknown and (ahead is None or entry.began < ahead):
@@ -201,12 +199,8 @@ def keep_doubt(context: Context, writes: Sequence[Write], records: Sequence[str]
 
 def described(entry: Any, body: bytes) -> dict[str, Any]:
     return {
-        "at": clock(entry.at),
+        "at": utc(entry.at),
         "method": entry.method,
         "uri": entry.uri,
         "body": body.decode(errors="replace"),
     }
-
-
-def clock(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))

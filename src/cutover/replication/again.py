@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from cutover.qdrant.affected import NotUnderstood, affected_by, unpacked
+from cutover.qdrant.affected import Affected, NotUnderstood, unpacked
 from cutover.qdrant.routes import path_of
 
 _CHOOSES = ("filter", "update_filter", "update_mode")
@@ -26,12 +26,12 @@ class Step:
     looks: bool
 
 
-def steps_of(method: str, uri: str, body: bytes) -> list[Step]:
-    """The requests that do what a recorded write did; none where it left all data alone. Pure.
+def steps_of(method: str, uri: str, body: bytes, found: Affected) -> list[Step]:
+    """The requests that do what a recorded write did; none where it left all data alone. ``found``: what it may change. Pure.
 
     :class:`NotUnderstood` where the same request would not do the same again.
     """
-    found, path, verb = affected_by(method, uri, body), path_of(uri), method.upper()
+    path, verb = path_of(uri), method.upper()
     if found.nothing:
         return []
     if found.refuse:

@@ -15,14 +15,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import Gate, Written
 from cutover.qdrant.affected import had_no_effect
 from cutover.qdrant.client import Qdrant
-from cutover.qdrant.counters import writes_counted
+from cutover.qdrant.counters import GRPC, Use, less, writes_counted
 from cutover.qdrant.routes import route
 from cutover.replication.proofs import Counted
 
@@ -30,25 +29,13 @@ if TYPE_CHECKING:
     from cutover.replication.follower import Follower
 
 
-@dataclass(frozen=True)
-class Bypass:
-    """Writes on one route that did not pass the gate."""
-
-    route: str
-    count: int
-
-    def __str__(self) -> str:
-        times = "once" if self.count == 1 else f"{self.count} times"
-        return f"{self.route} ({times})"
-
-
-def unexplained(counted: Counter[str], passed: Counter[str], sent: Counter[str], *, grpc: str = "gRPC ") -> list[Bypass]:
+def unexplained(counted: Counter[str], passed: Counter[str], sent: Counter[str]) -> list[Use]:
     """What a server counted beyond what passed the gate and what this tool sent, by route. Pure."""
     found = []
     for name in sorted(counted):
-        explained = 0 if name.startswith(grpc) else passed[name] + sent[name]
+        explained = 0 if name.startswith(GRPC) else passed[name] + sent[name]
         if counted[name] > explained:
-            found.append(Bypass(name, counted[name] - explained))
+            found.append(Use(name, counted[name] - explained))
     return found
 
 
@@ -90,8 +77,7 @@ class Watch:
             follower.observers.append(self.see)
         if since is not None and follower is not None:
             self._offset = follower.position.offset
-            self._sent = server.accounted.copy()
-            self._sent.subtract(since.sent)
+            self._sent = less(server.accounted, Counter(since.sent))
             self._startup: Any = since.startup
             self._counted = Counter(since.counted)
             self._passed.update(since.passed)
@@ -112,7 +98,7 @@ class Watch:
                 self._after[name] += 1
         self._offset = max([self._offset, *(entry.offset for entry in entries)])
 
-    def look(self, *, patience: float = 3.0) -> list[Bypass]:
+    def look(self, *, patience: float = 3.0) -> list[Use]:
         """Writes that went round Nginx since the watch began. Raises Restarted.
 
         ``patience``: seconds to wait for the log lines of requests that are just ending. With a follower, its rounds are done.
@@ -122,11 +108,9 @@ class Watch:
         if now["app"].get("startup") != self._startup:
             raise Restarted
         self._now = by_route(writes_counted(now))
-        counted = self._now.copy()
-        counted.subtract(self._counted)
+        counted = less(self._now, self._counted)
         self._sent_now = self._server.sent.copy()
-        sent = self._sent_now.copy()
-        sent.subtract(self._sent)
+        sent = less(self._sent_now, self._sent)
 
         def explained() -> bool | Not:
             if self._follower is not None:
@@ -143,8 +127,7 @@ class Watch:
 
     def stands(self) -> Counted:
         """Where the watch is now, for one that goes on there."""
-        sent = self._server.sent.copy()
-        sent.subtract(self._sent)
+        sent = less(self._server.sent, self._sent)
         return Counted(str(self._startup), dict(self._counted), dict(self._passed), {k: n for k, n in sent.items() if n})
 
     def begin_anew(self) -> None:
@@ -152,10 +135,7 @@ class Watch:
 
         A write whose line was there before the server was asked had been counted by then.
         """
-        used = self._now.copy()
-        used.subtract(self._counted)
-        sent = self._sent_now.copy()
-        sent.subtract(self._sent)
+        used, sent = less(self._now, self._counted), less(self._sent_now, self._sent)
         left = {name: min(self._passed[name] - (used[name] - sent[name]), number) for name, number in self._after.items()}
         self._counted, self._sent = self._now, self._sent_now
         self._passed = Counter({name: number for name, number in left.items() if number > 0})

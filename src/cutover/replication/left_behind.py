@@ -64,9 +64,7 @@ class UseWatch:
             return Watched(seconds, silent=True)
         if self._before is None or after["app"].get("startup") != self._before["app"].get("startup"):
             raise Restarted
-        sent = self.server.sent.copy()
-        sent.subtract(self._sent)
-        uses = counters.grown(self._before, after, sent)
+        uses = counters.grown(self._before, after, counters.less(self.server.sent, self._sent))
         last = counters.last_used(self.server.telemetry()) if uses else {}
         return Watched(seconds, [replace(use, last=last.get(use.route, "")) for use in uses])
 

@@ -14,6 +14,9 @@ from cutover.gate.write_log import BEGIN_ANEW
 from cutover.qdrant.affected import PointId
 from cutover.replication.proofs import Proofs
 
+#: Records of a collection that are named.
+SHOWN = 3
+
 
 class CannotFollow(Refused):
     """A change was made that this tool does not follow; the sentence names it."""
@@ -79,13 +82,13 @@ class Position:
         files.replace(path, json.dumps(vars(self), default=vars))
 
 
-def left_out(position: Position, names: Iterable[str] | None = None, shown: int = 3) -> list[str]:
+def left_out(position: Position, names: Iterable[str] | None = None) -> list[str]:
     """What the server that does not serve does not have as the other one has it, and why; a sentence a collection."""
     said = []
     for name in sorted(position.left_out if names is None else names):
         several = sorted(position.left_out.get(name, []), key=lambda one: (isinstance(one[0], str), one[0]))
-        named = ", ".join(f"{one} ({why})" for one, why in several[:shown])
-        more = f" and {len(several) - shown} more" if len(several) > shown else ""
+        named = ", ".join(f"{one} ({why})" for one, why in several[:SHOWN])
+        more = f" and {len(several) - SHOWN} more" if len(several) > SHOWN else ""
         if several:
             said.append(f"record{'s' if len(several) > 1 else ''} {named}{more} of {name}")
     return said

@@ -16,13 +16,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cutover.core.errors import Failed, OutcomeUnknown
+from cutover.core.journal import utc
 from cutover.gate.interface import BODY_MOST, TOO_LARGE
 from cutover.gate.write_log import Write
-from cutover.qdrant.affected import PointId, affected_by
+from cutover.qdrant.affected import Affected, PointId, affected_by
 from cutover.qdrant.client import LONG, Answered, side_by_side
 from cutover.qdrant.routes import path_of
 from cutover.replication import switchover
-from cutover.replication.account import Account, clock, described, keep_doubt
+from cutover.replication.account import Account, described, keep_doubt
 from cutover.replication.again import Step, steps_of
 from cutover.replication.late_writes import keep_lines
 from cutover.replication.order import Order
@@ -53,14 +54,16 @@ def resend(context: Context, position: Position, found: Account) -> int:
         for entry, (_, body) in zip(writes, context.gate.bodies(writes), strict=True):
             if body == TOO_LARGE:
                 raise Failed(
-                    f"The write {entry.method} {path_of(entry.uri).text} of {clock(entry.at)} has over {BODY_MOST >> 20} MB "
+                    f"The write {entry.method} {path_of(entry.uri).text} of {utc(entry.at)} has over {BODY_MOST >> 20} MB "
                     "and is not sent again from the records.",
                     f"Send it to {context.old.name} from where it came, or go back while the new server can be read.",
                 )
-            steps = steps_of(entry.method, entry.uri, body)
+            what = affected_by(entry.method, entry.uri, body)
+            steps = steps_of(entry.method, entry.uri, body, what)
             for number, step in enumerate(steps):
                 if number >= done_before:  # else it was done by a run before this one
-                    sender.add(step, entry, body, number + 1)
+                    its = what if len(steps) == 1 else affected_by(step.method, step.path, step.body or b"")
+                    sender.add(step, its, entry, body, number + 1)
             done_before = 0
             sender.ended(entry)
         sender.flush()
@@ -88,11 +91,10 @@ class _Sender:
         self._reached = position.replayed, position.part
         self.refused = 0
 
-    def add(self, step: Step, entry: Write, body: bytes, part: int) -> None:
-        """The next step; with it ``part`` steps of the write are done."""
+    def add(self, step: Step, what: Affected, entry: Write, body: bytes, part: int) -> None:
+        """The next step, and ``what`` it may change; with it ``part`` steps of the write are done."""
         if self._aliases is None:
             self._aliases = self._context.old.aliases()
-        what = affected_by(step.method, step.path, step.body or b"")
         name = self._aliases.get(what.collection, what.collection)
         one = None if self._order.passes(entry, step, what, name) else named(step, what, name)
         if one is None:

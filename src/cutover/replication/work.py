@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from cutover.core.journal import utc
 from cutover.gate.interface import Gate, Written
 from cutover.gate.write_log import BEGIN_ANEW
 from cutover.qdrant.affected import Affected, Depth, PointId, affected_by, had_no_effect, refused_before
@@ -17,10 +17,8 @@ from cutover.replication.position import CannotFollow, Position
 
 #: Records and filters that the lines worked off at a time may name; bounds memory.
 NAMED = 200_000
-#: Qdrant refused the request before doing anything.
-_NOT_DONE = frozenset({400, 401, 403, 405, 409, 411, 413, 415, 422})
-#: The same where a request consists of several steps: it was not even begun.
-_NOT_BEGUN = frozenset({401, 405, 411, 413, 415})
+#: What else (:func:`refused_before`) says that a request of one step, which names no records, did nothing.
+_NOT_DONE = frozenset({400, 409, 422})
 
 
 @dataclass
@@ -76,7 +74,7 @@ def happened(entry: Written, found: Affected) -> bool:
     """
     if refused_before(entry.status, in_steps=found.in_steps):
         return False
-    return bool(found.ids) or entry.status not in (_NOT_BEGUN if found.in_steps else _NOT_DONE)
+    return bool(found.ids) or found.in_steps or entry.status not in _NOT_DONE
 
 
 def alias_moves(body: bytes) -> list[tuple[str, str]]:
@@ -126,7 +124,7 @@ class Reading:
             return
         if found.refuse and 0 < entry.status < 400:
             raise CannotFollow(
-                f"{found.refuse} (recorded at {_clock(entry.at)}).",
+                f"{found.refuse} (recorded at {utc(entry.at)}).",
                 f"Let that change end. {BEGIN_ANEW}",
             )
         if found.refuse:
@@ -176,7 +174,3 @@ class Reading:
 def _put(holders: dict[str, list[str]], alias: str, collection: str) -> None:
     if collection not in holders.setdefault(alias, []):
         holders[alias].append(collection)
-
-
-def _clock(at: float) -> str:
-    return time.strftime("%H:%M:%SZ", time.gmtime(at))
