@@ -362,8 +362,8 @@ def _file_system_has_grown(lab: Host, operator: Operator) -> None:
     more = sizes.after.disk_gb - sizes.before.disk_gb
     inside = _inside(operator)
     assert inside.disk_bytes == sizes.after.disk_gb * GIB
-    assert inside.unused is not None and inside.unused < GIB // 16
-    assert inside.fs_bytes >= 0.92 * sizes.after.disk_gb * GIB  # ext4 does not tell what it keeps for root and its tables
+    assert inside.unused < GIB // 16
+    assert inside.fs.size >= 0.92 * sizes.after.disk_gb * GIB  # ext4 does not tell what it keeps for root and its tables
     assert more == 32
     assert lab.pve.vm(NEW).drive_size(sizes.disk) == sizes.after.disk_gb * GIB
 

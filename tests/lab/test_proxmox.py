@@ -10,6 +10,7 @@ import pytest
 
 from cutover.core.errors import Failed, OutcomeUnknown, Unreachable
 from cutover.core.wait import Not, wait_until
+from cutover.proxmox import agent, power
 from cutover.proxmox.answers import ProxmoxRefused
 from cutover.proxmox.client import Proxmox
 from cutover.proxmox.tasks import TaskEnd
@@ -81,7 +82,7 @@ def test_a_reboot_ends_with_a_start_of_its_own(lab: Host) -> None:
     boots, pid = lab.machines[1001].boots, vm(lab).qemu_pid
     run = lab.run(execute=True)
     with run.guard.act("reboot", "Reboot"):
-        run.proxmox.reboot(lab.site.guests.new, deadline=20)
+        power.reboot(run.proxmox, lab.site.guests.new, deadline=20)
     assert lab.machines[1001].boots == boots + 1
     assert vm(lab).qemu_pid != pid
     assert (vm(lab).guest_os.cores, vm(lab).guest_os.memory) == (6, 10240 * 1024**2)
@@ -98,7 +99,7 @@ def test_a_start_that_cannot_be_fails_and_is_said(lab: Host, key: str, value: An
     vm(lab).pending["memory"] = 10240
     run = lab.run(execute=True)
     with pytest.raises(Failed, match=said), run.guard.act("reboot", "Reboot"):
-        run.proxmox.reboot(lab.site.guests.new, deadline=20)
+        power.reboot(run.proxmox, lab.site.guests.new, deadline=20)
 
 
 def test_a_balloon_target_takes_the_memory_back(lab: Host) -> None:
@@ -106,7 +107,7 @@ def test_a_balloon_target_takes_the_memory_back(lab: Host) -> None:
     change(lab, "PUT", f"{QEMU}/config", memory=10240)
     run = lab.run(execute=True)
     with run.guard.act("reboot", "Reboot"):
-        run.proxmox.reboot(lab.site.guests.new, deadline=20)
+        power.reboot(run.proxmox, lab.site.guests.new, deadline=20)
     assert run.proxmox.status(lab.site.guests.new)["balloon"] == 8192 * 1024**2
 
 
@@ -246,8 +247,11 @@ def test_how_a_program_ended_is_told_once_and_a_lost_answer_is_an_unknown_end(la
     """Asked again, by whomever, Proxmox knows no such program any more; that is no refusal."""
     run = lab.run(execute=True)
     lab.pve.cut("GET", "/agent/exec-status")
-    with pytest.raises(OutcomeUnknown, match="was run, and how it ended is not known"), run.guard.act("ask", "Ask inside"):
-        run.proxmox.agent_exec(lab.site.guests.new, ["/bin/lsblk"])
+    with (
+        pytest.raises(OutcomeUnknown, match=r"`lsblk` inside VM 1001 .* was run, and how it ended is not known"),
+        run.guard.act("ask", "Ask inside"),
+    ):
+        agent.run(run.proxmox, lab.site.guests.new, ["lsblk"])
 
 
 def test_connections_lost_while_looking_are_only_lost_looks(lab: Host) -> None:
@@ -317,7 +321,7 @@ def test_a_running_task_is_listed_as_running_and_is_no_failure(lab: Host) -> Non
     change(lab, "PUT", f"{QEMU}/config", cores=6)
     run = lab.run(execute=True)
     with run.guard.act("reboot", "Reboot"):
-        run.proxmox.reboot(lab.site.guests.new, deadline=20)
+        power.reboot(run.proxmox, lab.site.guests.new, deadline=20)
     assert vm(lab).guest_os.cores == 6
     lab.pve.time_scale = 1.0
     upid = change(lab, "POST", "nodes/pve/vzdump", vmid=952, storage="local")

@@ -17,8 +17,8 @@ from cutover.core.ui import ConfirmedInAdvance
 from cutover.core.wait import Not, wait_until
 from cutover.error_boundary import error_boundary
 from cutover.phases import resize, rollback, vm_restart
+from cutover.proxmox import agent, guest_disk, vm_sizes
 from cutover.proxmox import vm as vm_state
-from cutover.proxmox import vm_sizes
 from cutover.proxmox.client import Proxmox
 from cutover.site.schema import Guest, Sizes
 from lab.guestos import (
@@ -129,7 +129,7 @@ def inside(lab: Host) -> Any:
 
 def root_bytes(lab: Host) -> int:
     found = vm_state.seen_inside(lab.run())
-    return found.fs_bytes
+    return found.fs.size
 
 
 def large_boot(size: int) -> Disk:
@@ -159,7 +159,7 @@ def test_the_plan_s_resize(lab: Host, layout: Disk) -> None:
     assert outcome.changed
     found = vm_state.seen_inside(lab.run())
     assert (found.cores, found.memory_mb) == (6, 10240)
-    assert found.fs_bytes - before >= 25 * GIB
+    assert found.fs.size - before >= 25 * GIB
     assert (found.disk_bytes, found.unused) == (132 * GIB, LAST)
     assert lab.pve.vm(1001).drive_size("scsi0") == 132 * GIB
     assert lab.machines[1001].boots == 2, "one reboot"
@@ -332,16 +332,16 @@ def test_a_run_that_is_killed_while_proxmox_works_is_gone_on_with(lab: Host, mon
 
 def test_a_volume_that_a_killed_run_extended_gets_its_file_system_grown(lab: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     inside(lab).disks = [lvm_root(100 * GIB)]
-    real = Proxmox.agent_exec
+    real = agent.run
 
-    def agent_exec(self: Proxmox, guest: Guest, argv: Any, **more: Any) -> Any:
-        result = real(self, guest, argv, **more)
+    def run(api: Proxmox, guest: Guest, argv: Any, **more: Any) -> Any:
+        result = real(api, guest, argv, **more)
         if "lvextend" in argv:
             raise Killed
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(Proxmox, "agent_exec", agent_exec)
+        patch.setattr(agent, "run", run)
         with pytest.raises(Killed):
             done(resize.PHASE, lab.run(execute=True))
     done(resize.PHASE, lab.run(execute=True))
@@ -402,7 +402,7 @@ def test_cut_off_anywhere_the_next_run_completes_it(lab: Host, which: Any, after
     found = vm_state.seen_inside(lab.run())
     assert (found.cores, found.memory_mb) == (6, 10240)
     assert found.unused == LAST
-    assert found.fs_bytes > 120 * GIB
+    assert found.fs.size > 120 * GIB
     assert lab.machines[1001].boots == 2, "rebooted once, not twice"
     assert lab.pve.vm(1001).drive_size("scsi0") == 132 * GIB
 
@@ -518,9 +518,9 @@ def test_a_start_that_fails_is_said_with_its_reason(lab: Host) -> None:
 
 
 def test_the_memory_that_a_vm_sees_is_counted_in_blocks() -> None:
-    seen = vm_state.Inside(6, 10240 - 128, 130 * GIB, "ext4", "sda1")
+    seen = vm_state.Inside(6, 10240 - 128, guest_disk.Mounted("/", "ext4", "sda1", 130 * GIB))
     assert vm_state.not_yet(seen, WANTED, "/") == []
-    small = vm_state.Inside(4, 8192, 98 * GIB, "ext4", "sda1")
+    small = vm_state.Inside(4, 8192, guest_disk.Mounted("/", "ext4", "sda1", 98 * GIB))
     assert len(vm_state.not_yet(small, WANTED, "/")) == 3
     assert MIB * 1024 == GIB
 

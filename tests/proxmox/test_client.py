@@ -108,7 +108,6 @@ def test_an_error_names_the_parameter(lab: Host) -> None:
     with pytest.raises(ProxmoxRefused, match="cores") as refused, run.guard.act("test", "Change something"):
         run.proxmox.change("PUT", "nodes/pve/qemu/1001/config", cores="many")
     assert refused.value.status == 400
-    assert "cores" in refused.value.errors
 
 
 def test_a_thing_that_is_gone_is_none_where_that_is_fine(lab: Host) -> None:

@@ -18,9 +18,10 @@ from cutover.core.journal import Journal
 from cutover.core.write_guard import WriteGuard
 from cutover.proxmox import firewall as fw
 from cutover.proxmox.firewall import Firewall, Going, names
+from cutover.proxmox.firewall.changing import _remove_set
 from cutover.proxmox.firewall.putting_back import next_put
 from cutover.proxmox.firewall.reading import content_of
-from cutover.proxmox.firewall.removal import without
+from cutover.proxmox.firewall.removal import Removal, rest
 from cutover.proxmox.firewall.rules import CLUSTER, Rule, keys_of, owner, plain, same
 
 OURS = "10.0.0.152"
@@ -50,6 +51,19 @@ def made(
         dict.fromkeys(groups or {}, ""),
         {CLUSTER: {n: {"name": n, "cidr": c} for n, c in (aliases or {}).items()}},
         {CLUSTER: {n: {"comment": "", "members": [{"cidr": m} for m in ms]} for n, ms in (sets or {}).items()}},
+    )
+
+
+def without(config: Firewall, removal: Removal) -> Firewall:
+    """The configuration after a removal."""
+    rules = {path: rest(known, removal.rules.get(path, ())) for path, known in config.rules.items()}
+    for name in removal.groups:
+        rules.pop(f"{CLUSTER}/groups/{name}", None)
+    return Firewall(
+        rules=rules,
+        groups={n: c for n, c in config.groups.items() if n not in removal.groups},
+        aliases={b: {n: a for n, a in of.items() if (b, n) not in removal.aliases} for b, of in config.aliases.items()},
+        sets={b: {n: s for n, s in of.items() if (b, n) not in removal.sets} for b, of in config.sets.items()},
     )
 
 
@@ -228,14 +242,17 @@ class Killed(BaseException):
     """The process ends here."""
 
 
+Rows = list[Rule]
+
+
 class Rules:
     """Proxmox' lists of rules, as far as a list is changed: a new rule lands at the top, a move is in front of an index."""
 
-    def __init__(self, lists: dict[str, list[Rule]], lives: int = 10**6, *, lost: bool = False) -> None:
+    def __init__(self, lists: dict[str, Rows], lives: int = 10**6, *, lost: bool = False) -> None:
         self.lists, self.lives, self.lost = lists, lives, lost
         self.changes = 0
 
-    def get(self, path: str) -> list[Rule]:
+    def list(self, path: str) -> Rows:
         stamp = hashlib.sha1(repr(self.lists[path]).encode()).hexdigest()
         return [{**rule, "pos": pos, "digest": stamp} for pos, rule in enumerate(self.lists[path])]
 
@@ -248,7 +265,7 @@ class Rules:
         else:
             where, _, pos = path.rpartition("/")
             rules = self.lists[where]
-            assert "digest" not in values or values["digest"] == self.get(where)[0]["digest"]
+            assert "digest" not in values or values["digest"] == self.list(where)[0]["digest"]
             if "moveto" in values:
                 to = values["moveto"]
                 rule = rules.pop(int(pos))
@@ -359,6 +376,21 @@ def test_what_proxmox_says_about_an_entry_is_not_put_back_with_it() -> None:
         "enable": 1,
     }
     assert content_of({"cidr": "dc/gone", "comment": "", **said}) == {"cidr": "dc/gone"}
+
+
+def test_a_set_whose_last_member_somebody_removes_meanwhile_goes_all_the_same(tmp_path: Path) -> None:
+    members, sent = [{"cidr": "10.0.0.150"}, {"cidr": OURS}], list[str]()
+
+    class Emptied:
+        def list(self, path: str) -> Rows:
+            return [{"name": "two"}] if path.endswith("/ipset") else members if not sent else []
+
+        def change(self, method: str, path: str, **_: Any) -> None:
+            sent.append(f"{method} {path.rpartition('/')[2]}")
+
+    planned = {"comment": "", "members": members}
+    _remove_set(Emptied(), WriteGuard(Journal(tmp_path, "lab")), CLUSTER, "two", planned)  # type: ignore[arg-type]
+    assert sent == ["DELETE 10.0.0.150", f"DELETE {OURS}", "DELETE two"]
 
 
 def test_a_rule_that_somebody_put_back_by_hand_is_not_put_back_again() -> None:

@@ -74,6 +74,6 @@ def resized(context: Context) -> Finding:
         return Finding(False, f"A change of {', '.join(waiting)} waits for the next start of {vm}.", "Look at it in Proxmox.")
     return Finding(
         True,
-        f"{vm} itself sees {inside.cores} cores, {inside.memory_mb} MB and {inside.fs_bytes / GIB:.1f} GB of file system.",
+        f"{vm} itself sees {inside.cores} cores, {inside.memory_mb} MB and {inside.fs.size / GIB:.1f} GB of file system.",
         facts=vm_state.facts(inside),
     )

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutover.core import files
+from cutover.core import events, files
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.journal import now
 from cutover.core.text import counted
@@ -88,9 +88,7 @@ def _done(context: Context) -> dict[str, Any] | None:
 
 def _begun(context: Context) -> list[str]:
     """The tasks of a backup of ours that Proxmox still carries out, because the run that began it was ended."""
-    lines = [e for name in ("vzdump.make", "backup.snapshot") for e in context.journal.acts(name)]
-    done = {e.of for e in lines if e.kind == "done"}
-    if not any(e.kind == "intent" and e.seq not in done for e in lines):
+    if not any(events.not_seen_done(context.journal.acts(act)) for act in ("vzdump.make", "backup.snapshot")):
         return []
     return list(context.proxmox.running_tasks(("vzdump", "vzsnapshot"), context.site.guests.old.vmid))
 

@@ -33,8 +33,7 @@ from cutover.phases.decommission_undo import (
 )
 from cutover.phases.departing import Along
 from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
-from cutover.proxmox import drives, firewall, references, vzdump
-from cutover.proxmox.client import GIVES_UP_SECONDS
+from cutover.proxmox import drives, firewall, power, references, vzdump
 from cutover.state import approvals, soak
 
 if TYPE_CHECKING:
@@ -161,20 +160,20 @@ def do(context: Context, planned: DecommissionPlan) -> Outcome:
         return Outcome(False, ["They were given back already."])
     found = planned.survey
     facts, along = found.facts, found.along
-    there = [(guest, facts[guest.vmid]) for guest in guests if guest.vmid in facts]
+    there = [guest for guest in guests if guest.vmid in facts]
     _ask(context, facts, found.going.vmids, along)
     within = replace(found.within, shown=along)
-    for guest, known in there:
+    for guest in there:
         if approvals.approval(context, guest) is None:
-            agreed_to = {"vmid": guest.vmid, "facts": known.as_json(), "shown": along.as_json()}
+            agreed_to = {"vmid": guest.vmid, "facts": facts[guest.vmid].as_json(), "shown": along.as_json()}
             context.journal.note("decommission.approved", f"{guest} may be deleted", **agreed_to)
-    stopped = [_stop(context, guest) for guest in guests if guest.vmid in facts]
-    waiting = soak.soaking(context, [g for g in guests if g.vmid in facts])
+    stopped = [_stop(context, guest) for guest in there]
+    waiting = soak.soaking(context, there)
     if waiting is not None:
         return Outcome(
             any(stopped),
             [
-                f"{', '.join(str(g) for g in guests if g.vmid in facts)} are stopped.",
+                f"{', '.join(map(str, there))} are stopped.",
                 f"The site has to live without them until {waiting}; run the command again then.",
             ],
             undo="`cutover undo decommission` starts them again.",
@@ -246,15 +245,8 @@ def _stop(context: Context, guest: Guest) -> bool:
         return changed
     context.ui.say(f"Stopping {guest}, and looking at the site without it.")
     with context.guard.act("decommission.stop", f"Stop {guest}", before={"vmid": guest.vmid, "status": "running"}) as act:
-        context.proxmox.do_task(
-            "POST",
-            f"{context.proxmox.of(guest)}/status/shutdown",
-            kind="vzshutdown",
-            vmid=guest.vmid,
-            what=f"Stopping {guest}",
-            deadline=STOP_SECONDS + GIVES_UP_SECONDS,
-            timeout=STOP_SECONDS,
-        )
+        limit = STOP_SECONDS + power.GIVES_UP_SECONDS
+        power.turn(context.proxmox, guest, "shutdown", deadline=limit, timeout=STOP_SECONDS)
         wait_for(context, guest, "stopped")
         act.after = {
             "vmid": guest.vmid,

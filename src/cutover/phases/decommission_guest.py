@@ -89,7 +89,7 @@ def _unchanged(context: Context, guest: Guest, agreed: approvals.Approval) -> No
     if not approvals.deletion_begun(context, guest):
         wrong += _other_volumes(agreed.facts["config"], here.config)
     if wrong:
-        raise Refused(f"{guest} was not deleted: {references.in_words(wrong)}.", "Look at it, then run the command again.")
+        raise Refused(f"{guest} was not deleted: {'; '.join(wrong)}.", "Look at it, then run the command again.")
 
 
 def _other_volumes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -137,7 +137,7 @@ def _forget(context: Context, guest: Guest, within: Scope) -> list[str]:
     names = [g.name for g in _up_to(context, guest)]
     found = context.dns.find(sorted(going.addresses), names)
     if unasked := departing.unasked(context, Along.of(removal, found), within):
-        raise Refused(references.in_words(unasked))
+        raise Refused("; ".join(unasked))
     if removal:
         context.journal.note(
             "decommission.firewall.planned",
@@ -161,7 +161,7 @@ def _forget_names_that_waited(context: Context, guest: Guest, within: Scope) -> 
     rules = firewall.read(context.proxmox)
     removal = firewall.resolve(rules, departing.going(context, _up_to(context, guest), within), survey.begun(context)).removal
     if unasked := departing.unasked(context, Along.of(removal, None), within):
-        raise Refused(references.in_words(unasked))
+        raise Refused("; ".join(unasked))
     if removal:
         undo = firewall.undo_record(rules, removal)
         context.journal.note("decommission.firewall.planned", f"{guest}: names that had to wait", vmid=guest.vmid, undo=undo)

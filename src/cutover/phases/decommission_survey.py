@@ -110,7 +110,7 @@ def take(context: Context) -> tuple[dict[int, Facts], list[str]]:
                 f"{guest}: Proxmox knows no address of it, so its firewall rules and DNS names cannot be found: start "
                 "it, or write its address into its configuration."
             )
-        against += [f"{reason}: {references.in_words(wrong)}."] if wrong else []
+        against += [f"{reason}: {'; '.join(wrong)}."] if wrong else []
         against += [f"{guest}: {sentence}." for sentence in speaks_against(context, guest, facts, agreed)]
         against += _running_again(context, guest, facts)
     if not any(approvals.deletion_begun(context, guest) for guest in context.site.guests.to_decommission()):

@@ -12,7 +12,7 @@ from cutover.core.errors import Refused
 from cutover.core.wait import Not, wait_until
 from cutover.phases import departing
 from cutover.phases.phase import Outcome, Plan, Sentence
-from cutover.proxmox import firewall, identity, inventory, privileges, references, replacing, vzdump
+from cutover.proxmox import firewall, identity, inventory, power, privileges, references, replacing, vzdump
 from cutover.state import approvals
 
 if TYPE_CHECKING:
@@ -51,14 +51,7 @@ def await_begun(context: Context, guests: Sequence[Guest]) -> bool:
 
 def restart(context: Context, guest: Guest, act: str) -> None:
     with context.guard.act(act, f"Start {guest} again", before={"vmid": guest.vmid}):
-        context.proxmox.do_task(
-            "POST",
-            f"{context.proxmox.of(guest)}/status/start",
-            kind="vzstart",
-            vmid=guest.vmid,
-            what=f"Starting {guest}",
-            deadline=STOP_SECONDS,
-        )
+        power.turn(context.proxmox, guest, "start", deadline=STOP_SECONDS)
         wait_for(context, guest, "running")
 
 
@@ -183,10 +176,9 @@ def _still_there(context: Context) -> tuple[list[Approved], list[str]]:
         if agreed is None or here is None:
             continue
         # Another address is still the same guest; so is what was restored from its backup, on a new volume.
-        same = ("its address", "its root volume") if approvals.deleted(context, guest) else ("its address",)
-        wrong = [one for one in agreed.identity.differences(here[2]) if not one.startswith(same)]
-        if wrong:
-            others.append(f"{guest} as it is: it is not the guest that was approved: {references.in_words(wrong)}")
+        asked = {*identity.WORDS} - ({"addresses", "rootfs"} if approvals.deleted(context, guest) else {"addresses"})
+        if wrong := agreed.identity.differences(here[2], asked):
+            others.append(f"{guest} as it is: it is not the guest that was approved: {'; '.join(wrong)}")
         else:
             there.append((guest, agreed))
     return there, others

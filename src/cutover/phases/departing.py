@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.core.errors import Refused
 from cutover.dns.names import Found
 from cutover.dns.records import Record, belonging
-from cutover.proxmox import firewall, identity, references, scratch
+from cutover.proxmox import firewall, identity, scratch
 from cutover.state import approvals
 
 if TYPE_CHECKING:
@@ -149,6 +149,6 @@ def only_theirs(foreign: Sequence[str]) -> None:
     """:class:`Refused` where an undo record of the journal holds what is not the guests'."""
     if foreign:
         raise Refused(
-            f"The journal would put back what never was the old servers': {references.in_words(foreign)}. Nothing was put back.",
+            f"The journal would put back what never was the old servers': {'; '.join(foreign)}. Nothing was put back.",
             "undo-decommission.json beside the journal says what was there; put it back by hand, if it is missing.",
         )

@@ -91,7 +91,7 @@ def _not_up_to_date(context: Context, why: str) -> str:
     return f"{context.old.name.capitalize()} is NOT up to date: {why}" if why else ""
 
 
-def _note(context: Context, why: str = "") -> None:
+def _note(context: Context, why: str) -> None:
     if not events.given_up(context.journal.entries()):
         context.journal.note(events.GIVEN_UP, f"The way back was given up on purpose. {_not_up_to_date(context, why)}".strip())
 

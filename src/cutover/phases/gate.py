@@ -8,8 +8,8 @@ before this step is called done, and takes itself out again where it cannot.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from cutover.core import events
 from cutover.core.errors import Refused
@@ -82,7 +82,7 @@ def do(context: Context, planned: GatePlan) -> Outcome:
     with context.guard.act(
         "gate.install", "Put the gate into Nginx", before={"gate": context.gate.installer.host.gate_file}
     ) as act:
-        act.after = _facts(context.gate.install())
+        act.after = asdict(context.gate.install())
     side = context.gate.state().side
     proved = f"The gate is in Nginx and proved; every request {'still goes' if side == 'old' else 'goes'} to the {side} server."
     return Outcome(
@@ -121,7 +121,7 @@ def undo(context: Context, planned: GatePlan) -> Outcome:
     if not planned.sentences:
         return Outcome(changed=False, sentences=["There is no gate in Nginx."])
     with context.guard.act("gate.remove", "Take the gate out of Nginx", before={"side": "old"}) as act:
-        act.after = _facts(context.gate.remove())
+        act.after = asdict(context.gate.remove())
     return Outcome(
         changed=True, sentences=[*(one.text for one in planned.emergency), str(act.after["sentence"])], facts=act.after
     )
@@ -134,10 +134,6 @@ def _emergency(context: Context) -> list[Sentence]:
         return []
     lost = events.lost_with_the_gate(context.journal.entries(), state.side, state.recording and not state.lacks("log", "bodies"))
     return [Sentence(f"EMERGENCY: {lost}")] if lost else []
-
-
-def _facts(found: Any) -> dict[str, Any]:
-    return asdict(found) if is_dataclass(found) and not isinstance(found, type) else {}
 
 
 def _step(site: Site) -> Step:

@@ -106,10 +106,9 @@ def plan(context: Context) -> ResizePlan:
     if any("disk" in one or "file system" in one for one in missing):
         sentences.append(
             Sentence(
-                f"Grow {inside.fs_type} at {resize.mount_point} inside {vm} from {inside.fs_bytes / GIB:.1f} "
-                f"GB to its disk's "
+                f"Grow {inside.fs.fs_type} at {resize.mount_point} inside {vm} from {inside.fs.size / GIB:.1f} GB to its disk's "
                 "size, and prove it from inside.",
-                changes=f"partition and file system of {inside.device} inside {vm}",
+                changes=f"partition and file system of {inside.fs.name} inside {vm}",
                 undo="stays grown",
             )
         )
@@ -140,7 +139,7 @@ def do(context: Context, planned: ResizePlan) -> Outcome:
         vm_inside.need_growable(context, seen)
     identity.remember(context, vm)
     said += _set_sizes(context, before, wanted)
-    said += _grow_disk(context, wanted.disk_gb, seen.fs_bytes)
+    said += _grow_disk(context, wanted.disk_gb, seen.fs.size)
     state = vm_state.look(context)
     if vm_state.sizes_of(state.config, resize.disk)[:2] != (wanted.cores, wanted.memory_mb):
         said += vm_restart.reboot(context)
@@ -163,9 +162,8 @@ def do(context: Context, planned: ResizePlan) -> Outcome:
     if missing:
         raise Failed(f"{vm} was resized, but {'; '.join(missing)}.", "Look inside the VM, then run the command again.")
     said.append(
-        f"{vm} itself sees {inside.cores} cores, {inside.memory_mb} MB and a file system of "
-        f"{inside.fs_bytes / GIB:.1f} GB "
-        f"on its {wanted.disk_gb} GB disk."
+        f"{vm} itself sees {inside.cores} cores, {inside.memory_mb} MB and a file system of {inside.fs.size / GIB:.1f} GB on its "
+        f"{wanted.disk_gb} GB disk."
     )
     return Outcome(
         True, said, "`cutover undo resize` sets cores and memory back; the disk stays grown.", {"inside": vm_state.facts(inside)}
@@ -182,10 +180,10 @@ def _note_filled(context: Context, wanted: Sizes) -> None:
         return
     begun = [e.before for e in context.journal.acts("resize.disk") if e.kind == "intent" and "fs_bytes" in (e.before or {})]
     if begun:
-        room, grew = now.disk_bytes - begun[-1]["gb"] * GIB, now.fs_bytes - begun[-1]["fs_bytes"]
+        room, grew = now.disk_bytes - begun[-1]["gb"] * GIB, now.fs.size - begun[-1]["fs_bytes"]
         if grew < room * LEAST_OF_ROOM:
             return
-    about = {"fs_bytes": now.fs_bytes, "disk_bytes": now.disk_bytes}
+    about = {"fs_bytes": now.fs.size, "disk_bytes": now.disk_bytes}
     context.journal.note(vm_state.FILLED, f"The file system inside {context.site.guests.new} has all of its disk", **about)
 
 

@@ -18,7 +18,7 @@ from cutover.core.errors import CutoverError, Failed, Refused, Unreachable
 from cutover.core.journal import utc
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence
-from cutover.proxmox import identity, privileges, replacing, vzdump
+from cutover.proxmox import identity, inventory, power, privileges, replacing, vzdump
 from cutover.qdrant.client import Answered
 from cutover.state import backup_manifest
 
@@ -64,8 +64,8 @@ def _serves_users(context: Context) -> bool:
 def newest(context: Context) -> Archive:
     """The newest backup of the old server that this tool made; :class:`Refused` where there is none."""
     old = context.site.guests.old
-    own = vzdump.note(context.site.name, old.vmid, "").rstrip()
-    found = [archive for archive in vzdump.listed(context, old.vmid) if archive.note.startswith(own + " ")]
+    own = vzdump.note(context.site.name, old.vmid, "")
+    found = [archive for archive in vzdump.listed(context, old.vmid) if archive.note.startswith(own)]
     if not found:
         raise Refused(
             f"There is no backup of {old} that this tool made.", f"Look at storage {context.site.proxmox.storages.backup}."
@@ -158,10 +158,9 @@ def _verdict(context: Context, row: Mapping[str, Any] | None, archive: Archive) 
 
 def _address_free(context: Context) -> None:
     """Nobody else has taken the container's address meanwhile."""
-    from cutover.proxmox.inventory import look
-
     old = context.site.guests.old
-    taken = [str(guest) for guest in look(context) if old.address in guest.addresses and guest.vmid != old.vmid and guest.running]
+    others = [guest for guest in inventory.look(context) if guest.vmid != old.vmid and guest.running]
+    taken = [str(guest) for guest in others if old.address in guest.addresses]
     if taken:
         raise Refused(f"{', '.join(taken)} has the address {old.address} now; two machines would answer there.", "Free it first.")
 
@@ -288,14 +287,14 @@ def _up_again(context: Context, ctime: int) -> list[str]:
 def _start(context: Context) -> None:
     old, api = context.site.guests.old, context.proxmox
     with context.guard.act("restore.start", f"Start {old}"):
-        api.do_task("POST", f"{api.of(old)}/status/start", kind="vzstart", vmid=old.vmid, what=f"Starting {old}", deadline=300)
+        power.turn(api, old, "start", deadline=300)
 
 
 def _stop(context: Context) -> None:
     old, api = context.site.guests.old, context.proxmox
     if api.status(old).get("status") == "running":
         with context.guard.act("restore.stop", f"Stop {old}"):
-            api.do_task("POST", f"{api.of(old)}/status/stop", kind="vzstop", vmid=old.vmid, what=f"Stopping {old}", deadline=300)
+            power.turn(api, old, "stop", deadline=300)
 
 
 def _came_up(context: Context) -> bool:

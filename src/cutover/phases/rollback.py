@@ -7,7 +7,6 @@ a command of its own, it says what is lost and from when on, and it wants the VM
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from cutover.core.journal import utc
 from cutover.core.units import GIB
 from cutover.phases import vm_restart
 from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence
-from cutover.proxmox import drives, identity, privileges, replacing
+from cutover.proxmox import drives, identity, power, privileges, replacing
 from cutover.proxmox import vm as vm_state
 
 if TYPE_CHECKING:
@@ -106,8 +105,8 @@ def plan(context: Context) -> RollbackPlan:
     _need_no_refusal(context)
     name, config = found
     since = utc(int(config["snaptime"])) if config["snaptime"] else "it was taken"
-    disks = [key for key in config if re.fullmatch(r"(scsi|virtio|sata|ide)\d+", key) and "media=cdrom" not in str(config[key])]
-    lost = f"Everything written to {vm} since {since}, on {', '.join(sorted(disks))}, and every change of its settings since then"
+    disks = ", ".join(drives.disks(config))
+    lost = f"Everything written to {vm} since {since}, on {disks}, and every change of its settings since then"
     roll = Sentence(f"Cut {vm} off, roll it back to snapshot {name} and start it. {lost} would be lost.", f"All of {vm}", "None")
     return RollbackPlan(sentences=[roll], snapshot=name, since=since, lost=lost)
 
@@ -134,7 +133,8 @@ def do(context: Context, planned: RollbackPlan) -> Outcome:
     there = float(api.record(f"nodes/{api.node_of(vm.vmid)}/time")["time"])
     before = {"config": dict(api.config(vm)), "snapshot": planned.snapshot, "there": there}
     with context.guard.act("resize.rollback", f"Roll {vm} back to snapshot {planned.snapshot}", before=before) as act:
-        api.roll_back(vm, planned.snapshot, deadline=vm_restart.TASK_SECONDS, start_deadline=context.site.limits.reboot_seconds)
+        limits = context.site.limits
+        power.roll_back(api, vm, planned.snapshot, deadline=vm_restart.TASK_SECONDS, start_deadline=limits.reboot_seconds)
         cores, memory, size = vm_state.sizes_of(api.config(vm), context.site.resize.disk)
         act.after = {"cores": cores, "memory": memory, "disk_gb": size}
     return Outcome(

@@ -51,8 +51,7 @@ def do(context: Context, planned: Plan) -> Outcome:
     return Outcome(changed=True, sentences=[act.after["sentence"]], facts=act.after)
 
 
-def _step(site: Site) -> Step:
-    del site
+def _step(_site: Site) -> Step:
     return Step(
         title="Take the gate out for good",
         does="Lets Nginx pass requests to the new server by itself, and takes the gate out.",

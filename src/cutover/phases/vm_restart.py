@@ -14,8 +14,9 @@ from cutover.core.errors import CutoverError, Failed
 from cutover.core.text import counted
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.portainer.picture import Picture, differences
+from cutover.proxmox import agent, power
 from cutover.proxmox import vm as vm_state
-from cutover.proxmox.client import GIVES_UP_SECONDS
+from cutover.proxmox.power import GIVES_UP_SECONDS
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -32,7 +33,7 @@ def reboot(context: Context) -> list[str]:
     context.confirm.to(f"Reboot {vm} now? Every container on it is away meanwhile, at most {limit:g} s.{blind}")
     facts = None if before is None else before.as_facts()
     with context.guard.act(events.REBOOTED, f"Reboot {vm}", before={"picture": facts}) as act:
-        context.proxmox.reboot(vm, deadline=limit)
+        power.reboot(context.proxmox, vm, deadline=limit)
         act.after = "up"
     return [f"{vm} was rebooted.", *compared(context, before)]
 
@@ -49,7 +50,7 @@ def coming_up(context: Context, state: vm_state.State) -> bool:
         return True
     if not state.running:
         # What could not be started does not come up by itself.
-        return not api.start_failed(vm)
+        return not power.start_failed(api, vm)
     try:
         api.get(f"{api.of(vm)}/agent/info")
     except CutoverError:
@@ -69,9 +70,9 @@ def await_begun(context: Context) -> bool:
         with context.guard.act("resize.reboot-awaited", f"Wait for the reboot of {vm} that was begun", passing=True) as act:
             for upid in api.running_tasks(("qmreboot", "qmshutdown"), vm.vmid):
                 api.wait_task(upid, deadline=limit + GIVES_UP_SECONDS)
-            if not api.start_failed(vm):
+            if not power.start_failed(api, vm):
                 up(context)  # it is started by Proxmox, or by nobody where that was cut off, too
-            api.await_reboot(vm, deadline=limit)
+            power.await_reboot(api, vm, deadline=limit)
             act.after = "up"
         return True
     return bool(growing)
@@ -95,9 +96,9 @@ def up(context: Context) -> None:
     for upid in api.running_tasks(("qmstart",), vm.vmid):
         api.wait_task(upid, deadline=limit)
     if api.status(vm).get("status") == "running":
-        api.wait_for_agent(vm, limit)
+        agent.wait_for(api, vm, limit)
     else:
-        api.start(vm, deadline=limit)
+        power.start(api, vm, deadline=limit)
 
 
 def start(context: Context) -> list[str]:

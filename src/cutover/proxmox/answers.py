@@ -57,13 +57,12 @@ HINTS: Mapping[Kind, str] = {
 
 
 class ProxmoxRefused(Refused):
-    """Proxmox said no. ``kind`` tells what sort of no it is, ``status`` is the HTTP status, ``errors`` names parameters."""
+    """Proxmox said no. ``kind`` tells what sort of no it is, ``status`` is the HTTP status."""
 
-    def __init__(self, sentence: str, kind: Kind, status: int, errors: Mapping[str, str] | None = None) -> None:
+    def __init__(self, sentence: str, kind: Kind, status: int) -> None:
         super().__init__(sentence, HINTS[kind])
         self.kind = kind
         self.status = status
-        self.errors = dict(errors or {})
 
 
 def error_of(error: ResourceException, shown: str, method: str, token: str) -> CutoverError:
@@ -84,4 +83,4 @@ def error_of(error: ResourceException, shown: str, method: str, token: str) -> C
         if method == "GET" or status == 595:
             return Unreachable(f"{shown}: {status} {text}.")
         return OutcomeUnknown(f"{shown}: {status} {text}", "Look whether it happened before doing it again.")
-    return ProxmoxRefused(f"{shown}: {text or status}.", kind_of(text), status, errors)
+    return ProxmoxRefused(f"{shown}: {text or status}.", kind_of(text), status)

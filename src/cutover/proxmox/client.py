@@ -7,13 +7,13 @@ of refusal an answer is, is read from its text. Where the answer to a change was
 
 What others call::
 
-    run.proxmox.get("nodes/pve/qemu/1001/config", current=1)             # any read; retried, because a read can be
+    context.proxmox.get("nodes/pve/qemu/1001/config", current=1)         # any read; retried, because a read can be
     context.proxmox.list("cluster/backup")                               # the same, for answers that are lists
     context.proxmox.guests()                                             # every guest, asked on its own node
     context.proxmox.change("PUT", "nodes/pve/qemu/1001/config", cores=6)     # any write, inside `guard.act(...)`
-    end = run.proxmox.wait_task(upid, deadline=600)                      # TaskEnd; end.must("Backing up LXC 952") raises
-    run.proxmox.do_task("POST", path, kind="vzdump", vmid=952, what="Backing up LXC 952", deadline=600, **parameters)
-    run.proxmox.of(guest)                                                # "nodes/pve/lxc/952"
+    end = context.proxmox.wait_task(upid, deadline=600)                  # TaskEnd; end.must("Backing up LXC 952") raises
+    context.proxmox.do_task("POST", path, kind="vzdump", vmid=952, what="Backing up LXC 952", deadline=600, **parameters)
+    context.proxmox.of(guest)                                            # "nodes/pve/lxc/952"
 """
 
 from __future__ import annotations
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 #: pveproxy gives up on a worker after 30 s and says 596; we wait longer, so that we hear that and not our own timeout.
 READ_SECONDS = 40.0
 _READ_TRIES = 4
-#: A task that gives up after so many seconds ends later than that, because it counts looks of a second and more: 302 s for 300.
-GIVES_UP_SECONDS = 30.0
 #: For how long it is believed that a guest is still on the node where it was.
 PLACES_SECONDS = 2.0
 
@@ -161,12 +159,16 @@ class Proxmox:
         """Read. Asked again a few times when a connection or a proxy fails, because reading twice harms nobody."""
         for left in range(_READ_TRIES - 1, -1, -1):
             try:
-                return self._send("GET", path, parameters)
+                return self.get_once(path, **parameters)
             except Unreachable:
                 if left == 0:
                     raise
                 time.sleep(self.poll)
         raise AssertionError("not reached")
+
+    def get_once(self, path: str, /, **parameters: Any) -> Any:
+        """Read without asking again: for who looks again anyway, and for what is told once only."""
+        return self._send("GET", path, parameters)
 
     def list(self, path: str, /, **parameters: Any) -> Rows:
         """Read a list; an answer of ``null`` is an empty one."""
@@ -301,12 +303,11 @@ class Proxmox:
 
         The task is asked about once more after the deadline, so an end in the last pause counts.
         """
-        node = upid.split(":")[1] if upid.count(":") >= 8 else self.node
-        path = f"nodes/{node}/tasks/{upid}"
+        path = self._task(upid)
 
         def ended() -> dict[str, Any] | Not:
             try:
-                status = self._send("GET", f"{path}/status", {})
+                status = self.get_once(f"{path}/status")
             except Unreachable as error:
                 return Not(error.sentence)
             except ProxmoxRefused as error:
@@ -324,10 +325,13 @@ class Proxmox:
         exitstatus = str(status.get("exitstatus") or "")
         return TaskEnd(upid, task_state(exitstatus), exitstatus, self.task_log(upid))
 
+    def _task(self, upid: str) -> str:
+        """The API's folder of a task, on the node that its name says."""
+        return f"nodes/{upid.split(':')[1] if upid.count(':') >= 8 else self.node}/tasks/{upid}"
+
     def task_log(self, upid: str) -> tuple[str, ...]:
         """Every line of a task's log. (Without ``limit=0`` Proxmox sends only the first 50.)"""
-        node = upid.split(":")[1] if upid.count(":") >= 8 else self.node
-        lines = self.list(f"nodes/{node}/tasks/{upid}/log", limit=0)
+        lines = self.list(f"{self._task(upid)}/log", limit=0)
         return tuple(str(line.get("t", "")) for line in sorted(lines, key=lambda line: int(line.get("n", 0))))
 
     # -- what several phases need ----------------------------------------------------------------------------------
@@ -393,46 +397,6 @@ class Proxmox:
 
         return wait_until(once, deadline=deadline, what=what, every=max(self.poll, 0.2))[0]
 
-    def reboot(self, guest: Guest, *, deadline: float) -> None:
-        """Reboot a VM so that pending changes apply, and return when it runs again and its agent answers.
-
-        The task of ``status/reboot`` ends when the guest has shut down; the start is a second task that the host begins by
-        itself. So this waits until the VM runs with another process than before. :class:`Failed` with the last reason.
-        """
-        end = time.monotonic() + deadline
-        before = self.status(guest)
-        with_pid = before.get("pid")
-        known = {task["upid"] for task in self.tasks("qmstart", guest.vmid)}
-        what = f"Rebooting {guest}"
-        self.do_task(
-            "POST", f"{self.of(guest)}/status/reboot", kind="qmreboot", vmid=guest.vmid, what=what,
-            deadline=deadline + GIVES_UP_SECONDS, timeout=max(1, int(deadline)),
-        )  # fmt: skip
-
-        self._wait_until_up(guest, known, with_pid, end, "its reboot")
-
-    def roll_back(self, guest: Guest, snapshot: str, *, deadline: float, start_deadline: float) -> None:
-        """Roll a VM back to a snapshot and start it; return when it runs and its agent answers.
-
-        The rollback's task ends well before the VM is started: the start is a task of its own, which may fail.
-        """
-        known = {task["upid"] for task in self.tasks("qmstart", guest.vmid)}
-        what = f"Rolling {guest} back to {snapshot}"
-        path = f"{self.of(guest)}/snapshot/{snapshot}/rollback"
-        before = self.status(guest).get("pid")
-        self.do_task("POST", path, kind="qmrollback", vmid=guest.vmid, what=what, deadline=deadline, start=1)
-        self._wait_until_up(guest, known, before, time.monotonic() + start_deadline, "its rollback")
-
-    def await_reboot(self, guest: Guest, *, deadline: float) -> None:
-        """Wait for a reboot that somebody began: its tasks, and until the VM runs and its agent answers."""
-        end = time.monotonic() + deadline
-        for upid in self.running_tasks(("qmreboot", "qmshutdown", "qmstart"), guest.vmid):
-            self.wait_task(upid, deadline=max(1.0, end - time.monotonic()))
-        newest = next((t for t in self.tasks(vmid=guest.vmid) if t.get("type") in {"qmreboot", "qmshutdown"}), {})
-        since = float(newest.get("starttime") or 0)
-        known = {t["upid"] for t in self.tasks("qmstart", guest.vmid) if float(t.get("starttime") or 0) < since}
-        self._wait_until_up(guest, known, None, end, "its reboot")
-
     def running_tasks(self, kinds: Iterable[str], vmid: int) -> tuple[str, ...]:
         """The tasks of these kinds that work on a guest right now, whoever began them."""
         wanted = set(kinds)
@@ -441,92 +405,6 @@ class Proxmox:
             for task in self.tasks(vmid=vmid)
             # What runs is listed with the status RUNNING and without an end.
             if task.get("type") in wanted and not task.get("endtime") and task.get("status") in {None, "", "running", "RUNNING"}
-        )
-
-    def start_failed(self, guest: Guest) -> bool:
-        """Whether the last attempt to start a guest failed."""
-        last = next(iter(self.tasks("qmstart" if guest.kind != "lxc" else "vzstart", guest.vmid)), None)
-        return last is not None and bool(last.get("endtime")) and task_state(last.get("status")) == "error"
-
-    def _wait_until_up(self, guest: Guest, known: set[str], with_pid: Any, end: float, after: str) -> None:
-        """Wait until a VM runs with another process than ``with_pid`` and its agent answers; ``known`` are earlier starts."""
-
-        def again() -> bool | Not:
-            for task in self.tasks("qmstart", guest.vmid):
-                if task["upid"] not in known and task.get("endtime") and task_state(task.get("status")) == "error":
-                    raise Failed(f"{guest} shut down for {after} and could not be started: {task['status']}.",
-                                 f"Look at {guest} in Proxmox; `cutover undo resize` gives it its old sizes.")  # fmt: skip
-            now = self.status(guest)
-            if now.get("status") != "running":
-                return Not(f"it is {now.get('status')}")
-            if now.get("pid") is not None and now.get("pid") == with_pid:
-                return Not(f"it is still the machine from before {after}")
-            return True
-
-        try:
-            wait_until(again, deadline=max(1.0, end - time.monotonic()), what=f"{guest} running again", every=self.poll)
-        except TimedOut as late:
-            raise Failed(late.sentence, f"Look at {guest} in Proxmox, then run the command again.") from None
-        self.wait_for_agent(guest, max(1.0, end - time.monotonic()))
-
-    def start(self, guest: Guest, *, deadline: float) -> None:
-        """Start a VM that is down, and return when its agent answers."""
-        path = f"{self.of(guest)}/status/start"
-        self.do_task("POST", path, kind="qmstart", vmid=guest.vmid, what=f"Starting {guest}", deadline=deadline)
-        self.wait_for_agent(guest, deadline)
-
-    def wait_for_agent(self, guest: Guest, deadline: float) -> None:
-        """Wait until the guest agent of a VM that runs answers."""
-
-        def answers() -> bool | Not:
-            try:
-                self.get(f"{self.of(guest)}/agent/info")
-            except (ProxmoxRefused, Unreachable) as error:
-                return Not(error.sentence)
-            return True
-
-        try:
-            wait_until(answers, deadline=deadline, what=f"{guest}'s guest agent answering", every=self.poll)
-        except TimedOut as late:
-            raise Failed(late.sentence, f"Look at {guest} in Proxmox, then run the command again.") from None
-
-    def agent_exec(self, guest: Guest, argv: Iterable[str], *, deadline: float = 120.0) -> AgentResult:
-        """Run a program inside a VM through its guest agent (no shell), and wait for its end. Needs an open act."""
-        words = list(argv)
-        answer = self.change("POST", f"{self.of(guest)}/agent/exec", command=words)
-        pid = answer["pid"]
-
-        def ended() -> dict[str, Any] | Not:
-            # How a program ended is told once: where that answer is lost, asking again finds no such program.
-            try:
-                found: dict[str, Any] = self._send("GET", f"{self.of(guest)}/agent/exec-status", {"pid": pid})
-            except (Unreachable, ProxmoxRefused) as error:
-                raise OutcomeUnknown(
-                    f"`{' '.join(words)}` inside {guest} was run, and how it ended is not known: {error.sentence}",
-                    "Look inside the VM; running the command again is safe.",
-                ) from None
-            return found if found.get("exited") else Not("it runs")
-
-        try:
-            found = wait_until(ended, deadline=deadline, what=f"`{' '.join(words)}` inside {guest}", every=self.poll)
-        except TimedOut as late:
-            raise OutcomeUnknown(late.sentence) from None
-        return AgentResult(int(found.get("exitcode") or 0), str(found.get("out-data") or ""), str(found.get("err-data") or ""))
-
-
-@dataclass(frozen=True)
-class AgentResult:
-    """How a program inside a VM ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def said(self) -> str:
-        """The first line that says something, for a sentence."""
-        return next(
-            (line.strip() for line in (*self.err.splitlines(), *self.out.splitlines()) if line.strip()), f"code {self.code}"
         )
 
 

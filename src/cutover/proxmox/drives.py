@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,12 @@ def options(value: str) -> dict[str, str]:
 def drive(config: Mapping[str, Any], name: str) -> dict[str, str]:
     """The options of a configuration's drive; empty where there is no such drive."""
     return options(str(config[name])) if name in config else {}
+
+
+def disks(config: Mapping[str, Any]) -> list[str]:
+    """The names of a VM's disks, without CD drives."""
+    names = (key for key in sorted(config) if re.fullmatch(r"(scsi|virtio|sata|ide)\d+", key))
+    return [name for name in names if "media=cdrom" not in str(config[name])]
 
 
 def size_bytes(text: str) -> int:

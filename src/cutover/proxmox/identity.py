@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from cutover.site.schema import Guest
 
 
+#: What makes a guest the same, by its field.
+WORDS = {"kind": "kind", "name": "name", "macs": "MAC address", "rootfs": "root volume", "addresses": "address"}
+#: What no other guest has.
+ITS_OWN = ("macs", "rootfs")
+
+
 @dataclass(frozen=True)
 class Identity:
     """What a guest is. ``addresses`` are those that its configuration states; addresses by DHCP are not part of it."""
@@ -44,19 +50,12 @@ class Identity:
         """From the journal."""
         return cls(**{**data, "macs": tuple(data["macs"]), "addresses": tuple(data["addresses"])})
 
-    def differences(self, now: Identity) -> list[str]:
-        """In which ways ``now`` is not this guest, one phrase each. Pure."""
-        words = {
-            "kind": "kind",
-            "name": "name",
-            "macs": "MAC address",
-            "rootfs": "root volume",
-            "addresses": "address",
-        }
+    def differences(self, now: Identity, fields: Collection[str] = tuple(WORDS)) -> list[str]:
+        """In which ways, or which of these, ``now`` is not this guest, one phrase each. Pure."""
         return [
             f"its {word} is {_shown(getattr(now, field))} and was {_shown(getattr(self, field))}"
-            for field, word in words.items()
-            if getattr(self, field) != getattr(now, field)
+            for field, word in WORDS.items()
+            if field in fields and getattr(self, field) != getattr(now, field)
         ]
 
 
@@ -82,9 +81,7 @@ def of(row: Mapping[str, Any], config: Mapping[str, Any]) -> Identity:
 
 def boot_disk(config: Mapping[str, Any]) -> str:
     """The disk that a VM boots from, by its boot order; else its first one."""
-    disks = [
-        key for key in sorted(config) if re.fullmatch(r"(scsi|virtio|sata|ide)\d+", key) and "media=cdrom" not in str(config[key])
-    ]
+    disks = drives.disks(config)
     order = re.search(r"order=([\w;]+)", str(config.get("boot") or ""))
     ordered = [key for key in (order[1].split(";") if order else []) if key in disks]
     return (ordered or disks or [""])[0]
@@ -193,16 +190,22 @@ def unresolved(guest: Guest) -> list[str]:
     return [f"its address {guest.address} in site.yaml cannot be resolved; write the address itself there"]
 
 
+def need_read(row: Mapping[str, Any], name: str = "") -> None:
+    """:class:`Unreachable` where the node of a guest (a row of :meth:`Proxmox.guests`) did not answer: nothing is known of it."""
+    if "unread" in row:
+        name = name or f"Guest {row['vmid']}"
+        raise Unreachable(
+            f"{name} on node {row['node']} cannot be looked at: {row['unread']}",
+            "Bring its node back, or look at the guest in Proxmox; a node that is gone for good is removed from the cluster.",
+        )
+
+
 def read(session: ProxmoxSession, guest: Guest) -> tuple[Mapping[str, Any], Mapping[str, Any], Identity] | None:
     """(row of :meth:`Proxmox.guests`, configuration, identity) of whatever has the guest's id now; None where nothing has it."""
     row = session.proxmox.guest(guest.vmid)
     if row is None:
         return None
-    if "unread" in row:
-        raise Unreachable(
-            f"{guest} on node {row['node']} cannot be looked at: {row['unread']}",
-            "Bring its node back, or look at the guest in Proxmox.",
-        )
+    need_read(row, str(guest))
     config: Mapping[str, Any] = row["config"]
     return row, config, of(row, config)
 
@@ -222,7 +225,7 @@ def not_meant(session: ProxmoxSession, guest: Guest) -> list[str]:
     found, known = here[2], remembered(session, guest)
     wrong = not_named(guest, found)
     if known is not None and found.kind == guest.kind:
-        wrong += [one for one in known.differences(found) if one.startswith(("its MAC address", "its root volume"))]
+        wrong += known.differences(found, ITS_OWN)
     return wrong
 
 

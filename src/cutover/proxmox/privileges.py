@@ -5,7 +5,7 @@ Two properties of Proxmox decide how the commands look: a rule on a deeper path 
 ``/vms/1001`` has to be given together with the audit role; and a token has at most its user's rights, so both get them.
 The privileges' names are those of Proxmox VE 9 (8 has ``VM.Monitor`` where 9 has ``VM.GuestAgent.*``).
 
-What others call: ``rights.missing(run, "resize")`` (sentences) and ``rights.commands(site, "resize")``.
+What others call: ``privileges.missing(context, "resize")`` (sentences) and ``privileges.commands(site, "resize")``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cutover.core.errors import CutoverError, Refused, Unreachable
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cutover.site.schema import Guest, Site
 
 Step = Literal["check", "backup", "resize", "rollback", "restore", "decommission"]
-STEPS: tuple[Step, ...] = ("check", "backup", "resize", "rollback", "restore", "decommission")
+STEPS: tuple[Step, ...] = get_args(Step)
 
 #: What reading needs, everywhere: guests, their agents, storages, jobs, HA, replication, pools, access rules, firewall.
 AUDIT = frozenset({"Sys.Audit", "VM.Audit", "VM.GuestAgent.Audit", "Datastore.Audit", "Pool.Audit", "SDN.Audit"})

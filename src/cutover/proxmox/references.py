@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cutover.core.errors import CutoverError, Unreachable
+from cutover.core.errors import CutoverError
 from cutover.proxmox import drives, identity, inventory, privileges, scratch, vzdump
 from cutover.proxmox.identity import Identity
 
@@ -162,12 +162,7 @@ def look(session: ProxmoxSession) -> Surroundings:
     proxmox, own = session.proxmox, scratch.left_over(session)
     rows = [row for row in proxmox.guests() if int(row["vmid"]) != own]
     for row in rows:
-        if "unread" in row:
-            # What it has of another guest (a volume, an address) would not be seen.
-            raise Unreachable(
-                f"Guest {row['vmid']} on node {row['node']} cannot be looked at: {row['unread']}",
-                "Bring its node back, or look at the guest in Proxmox; a node that is gone for good is removed from the cluster.",
-            )
+        identity.need_read(row)  # what it has of another guest (a volume, an address) would not be seen
     return Surroundings(
         configs={int(r["vmid"]): proxmox.get(f"nodes/{r['node']}/{r['type']}/{r['vmid']}/config") for r in rows},
         pools={str(p["poolid"]): _members(proxmox.get("pools", poolid=p["poolid"])) for p in proxmox.list("pools")},
@@ -253,8 +248,3 @@ def _left_on(
         return [f"nobody knows what of it is left on {name}, {why}: `pvesm list {name} --vmid {vmid}` in the host's shell"]
     path = f"nodes/{node}/storage/{name}/content"
     return [str(one["volid"]) for kind in wanted for one in session.proxmox.list(path, content=kind, vmid=vmid)]
-
-
-def in_words(sentences: Sequence[str]) -> str:
-    """Several sentences as one."""
-    return "; ".join(sentences)

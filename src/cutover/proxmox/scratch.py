@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cutover.core.errors import Failed, OutcomeUnknown, Refused, Unreachable
+from cutover.core.errors import Failed, OutcomeUnknown, Refused
 from cutover.proxmox import identity, vzdump
 from cutover.proxmox.identity import Identity
 from cutover.proxmox.privileges import SCRATCH_POOL
@@ -35,14 +35,7 @@ if TYPE_CHECKING:
 _MARK = re.compile(r"cutover [^\n]+ trial restore [0-9a-f]{32}")
 
 
-def try_restore(
-    session: ProxmoxSession,
-    guest: Guest,
-    archive: Archive,
-    config: Mapping[str, Any],
-    *,
-    deadline: float = vzdump.RESTORE_SECONDS,
-) -> list[str]:
+def try_restore(session: ProxmoxSession, guest: Guest, archive: Archive, config: Mapping[str, Any]) -> list[str]:
     """Restore the archive under the site's scratch id, compare, and remove that again. Sentences of proof.
 
     The restored guest gets other MAC addresses, and is started only without network, to see its file system mounted. Only a
@@ -71,7 +64,7 @@ def try_restore(
                 kind="vzrestore",
                 vmid=scratch,
                 what=f"Restoring {archive.volid} as LXC {scratch}",
-                deadline=deadline,
+                deadline=vzdump.RESTORE_SECONDS,
                 ostemplate=archive.volid,
                 restore=1,
                 storage=session.site.proxmox.storages.restore,
@@ -206,8 +199,7 @@ def _remove_scratch(session: ProxmoxSession, *, left_over: bool) -> None:
     there = session.proxmox.guest(scratch)
     if there is None:
         return
-    if "unread" in there:
-        raise Unreachable(f"Guest {scratch} on node {there['node']} cannot be looked at: {there['unread']}")
+    identity.need_read(there)
     if wrong := not_ours(begun(session), there):
         raise Refused(
             f"The scratch id {scratch} is taken by {there.get('type')} {there.get('name')}, which this tool did not make: "
@@ -287,8 +279,7 @@ def not_ours(trial: Trial | None, there: Mapping[str, Any]) -> str:
     found = identity.of(there, config)
     if trial.hostname and found.name != trial.hostname:
         return f"its name was {trial.hostname}"
-    changed = trial.seen.differences(found) if trial.seen is not None else []
-    return "; ".join(one for one in changed if one.startswith(("its MAC address", "its root volume")))
+    return "; ".join(trial.seen.differences(found, identity.ITS_OWN)) if trial.seen is not None else ""
 
 
 def left_over(session: ProxmoxSession) -> int | None:

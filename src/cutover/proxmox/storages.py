@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cutover.core.errors import Refused, Unreachable
+from cutover.core.errors import Refused
 from cutover.core.units import GIB
 from cutover.proxmox import drives, privileges, vzdump
 
@@ -134,8 +134,6 @@ def _free(session: ProxmoxSession, node: str, storage: str, content: str, said: 
     """Bytes free, None where Proxmox does not say; what else speaks against the storage goes to ``said``."""
     try:
         found = session.proxmox.record(f"nodes/{node}/storage/{storage}/status")
-    except Unreachable:
-        raise
     except Refused as error:
         said.against.append(f"Storage {storage} cannot be used on node {node}: {error.sentence.rstrip('.')}.")
         return None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import Refused
 from cutover.core.units import GIB, MIB
-from cutover.proxmox import drives, guest_disk
+from cutover.proxmox import agent, drives, guest_disk
 from cutover.proxmox.answers import ProxmoxRefused
 
 if TYPE_CHECKING:
@@ -62,23 +62,32 @@ def sizes_of(config: Mapping[str, Any], disk: str) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class Inside:
-    """What the guest agent says: CPUs online, memory in MiB, and the file system at the mount point (bytes, type, device).
+    """What the guest agent says: CPUs online, memory in MiB, and the file system at the mount point.
 
-    ``disk_bytes`` is the disk below it as the VM sees it, ``unused`` what of that belongs to no partition, ``beside`` what other
-    partitions and volumes have; None where the kernel's files inside cannot be read. ``filled``: how large the file system showed
-    itself when it was last grown to all of that disk, or 0.
+    ``where`` it lies, None where the kernel's files inside cannot be read. ``filled``: how large the file system showed itself
+    when it was last grown to all of that disk, or 0.
     """
 
     cores: int
     memory_mb: int
-    fs_bytes: int
-    fs_type: str
-    device: str
-    fs: guest_disk.Mounted = field(default=guest_disk.Mounted("", "", "", 0), repr=False)
-    disk_bytes: int | None = None
-    unused: int | None = None
-    beside: int | None = None
+    fs: guest_disk.Mounted
+    where: guest_disk.Place | None = None
     filled: int = 0
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """The disk below the file system as the VM sees it."""
+        return self.where.size if self.where is not None else None
+
+    @property
+    def unused(self) -> int:
+        """What of that disk belongs to no partition, as far as known."""
+        return self.where.unused if self.where is not None else 0
+
+    @property
+    def beside(self) -> int:
+        """What of it other partitions and volumes have, as far as known."""
+        return self.where.beside if self.where is not None else 0
 
 
 def seen_inside(session: ProxmoxSession) -> Inside:
@@ -86,14 +95,14 @@ def seen_inside(session: ProxmoxSession) -> Inside:
     vm, api = session.site.guests.new, session.proxmox
     mount = session.site.resize.mount_point
 
-    def agent(command: str) -> Any:
+    def ask(command: str) -> Any:
         return dict(api.get(f"{api.of(vm)}/agent/{command}")).get("result")
 
     try:
-        cpus = [cpu for cpu in agent("get-vcpus") or [] if cpu.get("online")]
-        blocks = [block for block in agent("get-memory-blocks") or [] if block.get("online")]
-        size = int((agent("get-memory-block-info") or {}).get("size") or 0)
-        systems = agent("get-fsinfo") or []
+        cpus = [cpu for cpu in ask("get-vcpus") or [] if cpu.get("online")]
+        blocks = [block for block in ask("get-memory-blocks") or [] if block.get("online")]
+        size = int((ask("get-memory-block-info") or {}).get("size") or 0)
+        systems = ask("get-fsinfo") or []
     except ProxmoxRefused as error:
         raise Refused(
             f"{vm} cannot be asked from inside: {error.sentence}",
@@ -104,19 +113,9 @@ def seen_inside(session: ProxmoxSession) -> Inside:
         raise Refused(f"Nothing is mounted at {mount} inside {vm}.", "Correct resize.mount_point in site.yaml.")
     where = None
     with suppress(Refused):  # then the file system's own size has to do
-        where = guest_disk.place(reader(session), found)
-    return Inside(
-        len(cpus),
-        len(blocks) * size // MIB,
-        found.size,
-        found.fs_type,
-        found.name,
-        found,
-        where.size if where is not None else None,
-        where.unused if where is not None else None,
-        where.beside if where is not None else None,
-        _filled(session, where.size if where is not None else None),
-    )
+        where = guest_disk.place(agent.reader(api, vm), found)
+    filled = _filled(session, where.size if where is not None else None)
+    return Inside(len(cpus), len(blocks) * size // MIB, found, where, filled)
 
 
 def _filled(session: ProxmoxSession, disk: int | None) -> int:
@@ -140,31 +139,16 @@ def not_yet(inside: Inside, wanted: Sizes, mount: str) -> list[str]:
         said.append(f"it sees {inside.memory_mb} MB of memory instead of {wanted.memory_mb}")
     if inside.disk_bytes is not None and inside.disk_bytes < wanted.disk_gb * GIB:
         said.append(f"it sees a disk of {inside.disk_bytes / GIB:.1f} GB instead of {wanted.disk_gb} GB")
-    elif inside.unused is not None and inside.unused > guest_disk.SLACK:
+    elif inside.unused > guest_disk.SLACK:
         said.append(f"{inside.unused / GIB:.1f} GB of its {wanted.disk_gb} GB disk belong to no partition")
-    least = int((wanted.disk_gb * GIB - (inside.beside or 0)) * (1 - FS_TOLERANCE))
-    if inside.fs_bytes < (min(least, inside.filled) or least):
-        said.append(f"the file system at {mount} has {inside.fs_bytes / GIB:.1f} GB of the {wanted.disk_gb} GB disk")
+    least = int((wanted.disk_gb * GIB - inside.beside) * (1 - FS_TOLERANCE))
+    if inside.fs.size < (min(least, inside.filled) or least):
+        said.append(f"the file system at {mount} has {inside.fs.size / GIB:.1f} GB of the {wanted.disk_gb} GB disk")
     return said
 
 
 def facts(inside: Inside) -> dict[str, Any]:
     return {
-        "cores": inside.cores, "memory_mb": inside.memory_mb, "fs_bytes": inside.fs_bytes, "fs_type": inside.fs_type,
-        "device": inside.device, "disk_bytes": inside.disk_bytes,
+        "cores": inside.cores, "memory_mb": inside.memory_mb, "fs_bytes": inside.fs.size, "fs_type": inside.fs.fs_type,
+        "device": inside.fs.name, "disk_bytes": inside.disk_bytes,
     }  # fmt: skip
-
-
-def reader(session: ProxmoxSession) -> guest_disk.Reader:
-    """Reads files inside the VM through the guest agent, which changes nothing. :class:`Refused` where it does not read them."""
-    vm, api = session.site.guests.new, session.proxmox
-
-    def read(path: str) -> str | None:
-        try:
-            return str(dict(api.get(f"{api.of(vm)}/agent/file-read", file=path)).get("content") or "")
-        except ProxmoxRefused as error:
-            if "No such file" in error.sentence:
-                return None
-            raise Refused(f"The guest agent of {vm} does not read files: {error.sentence}") from None
-
-    return read

@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cutover.core.errors import Failed, OutcomeUnknown, Refused
-from cutover.proxmox import guest_disk
+from cutover.proxmox import agent, guest_disk
 from cutover.proxmox import vm as vm_state
 from cutover.proxmox.answers import ProxmoxRefused
-from cutover.proxmox.client import AgentResult
 
 if TYPE_CHECKING:
     from cutover.proxmox.client import ProxmoxSession
 
 
-#: The shell's exit code for a program that is not there.
-NOT_FOUND = 127
 #: What the programs say, by exit code, when there is nothing left to do: growpart's NOCHANGE, lvextend's "matches existing size".
 _NOTHING_TO_DO = {"growpart": (1, "NOCHANGE"), "lvextend": (5, "matches existing size")}
 
@@ -36,7 +33,7 @@ def growable(session: ProxmoxSession, inside: vm_state.Inside) -> tuple[list[str
     where: guest_disk.Place | None = None
     missing: list[str] = []
     try:
-        read = vm_state.reader(session)
+        read = agent.reader(session.proxmox, vm)
         where = guest_disk.place(read, inside.fs)
         if where is None:
             unseen.append(f"how the disk of {vm} is divided")
@@ -62,7 +59,7 @@ def need_growable(session: ProxmoxSession, inside: vm_state.Inside) -> None:
     what = f"Look whether {resize.mount_point} inside {vm} can be grown"
     with session.guard.act("resize.look-inside", what, passing=True) as act:
         try:
-            where = guest_disk.place(vm_state.reader(session), inside.fs)
+            where = guest_disk.place(agent.reader(session.proxmox, vm), inside.fs)
         except Refused:
             where = guest_disk.place(read, inside.fs)
         names = guest_disk.needed(inside.fs, where)
@@ -79,7 +76,7 @@ def _layout(session: ProxmoxSession) -> guest_disk.Layout:
     asked = _exec(session, guest_disk.LSBLK)
     if asked.code != 0:
         raise Failed(f"lsblk inside {vm} failed: {asked.said}.")
-    return guest_disk.layout(asked.out, mount, zfs=vm_state.seen_inside(session).fs_type == "zfs")
+    return guest_disk.layout(asked.out, mount, zfs=vm_state.seen_inside(session).fs.fs_type == "zfs")
 
 
 def grow_inside(session: ProxmoxSession) -> list[str]:
@@ -87,7 +84,7 @@ def grow_inside(session: ProxmoxSession) -> list[str]:
     vm, mount = session.site.guests.new, session.site.resize.mount_point
     found, pool, vdev = _layout(session), "", ""
     if found.fs_type == "zfs_member":
-        pool = vm_state.seen_inside(session).device.partition("/")[0]
+        pool = vm_state.seen_inside(session).fs.name.partition("/")[0]
         devices = guest_disk.vdevs(_exec(session, ["zpool", "list", "-vHP", pool]).out)
         if len(devices) != 1:
             raise Failed(
@@ -112,29 +109,20 @@ def grow_inside(session: ProxmoxSession) -> list[str]:
     return done
 
 
-def _exec(session: ProxmoxSession, argv: Sequence[str]) -> AgentResult:
+def _exec(session: ProxmoxSession, argv: Sequence[str]) -> agent.Ended:
     """Run a program inside, once more where its answer was lost: everything that is run here can be run again without harm."""
-    try:
-        return _exec_once(session, argv)
-    except OutcomeUnknown:
-        return _exec_once(session, argv)
-
-
-#: Where programs may lie: an agent's own path often lacks the second half, and older systems have them in the last two.
-RUN = 'PATH="$PATH:/usr/sbin:/usr/bin:/sbin:/bin" exec "$@"'
-
-
-def _exec_once(session: ProxmoxSession, argv: Sequence[str]) -> AgentResult:
-    """Run a program through the shell inside, which finds it, and says plainly where it is not there (the agent does not)."""
     vm, name = session.site.guests.new, argv[0]
     try:
-        result = session.proxmox.agent_exec(vm, ["/bin/sh", "-c", RUN, "sh", *argv])
+        try:
+            result = agent.run(session.proxmox, vm, argv)
+        except OutcomeUnknown:
+            result = agent.run(session.proxmox, vm, argv)
     except ProxmoxRefused as error:
         if "has been disabled" in error.sentence or "not allowed" in error.sentence:
             hint = "Allow guest-exec in the agent's configuration (block-rpcs, allow-rpcs), or grow the file system by hand."
             raise Failed(f"The guest agent of {vm} does not run programs.", hint) from None
         raise
-    if result.code == NOT_FOUND:
+    if result.code == agent.NOT_FOUND:
         package = f" ({guest_disk.PACKAGES[name]})" if name in guest_disk.PACKAGES else ""
         raise Failed(f"{name} is not installed inside {vm}.", f"Install it{package} and run the command again.")
     return result

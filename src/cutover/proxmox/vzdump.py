@@ -236,14 +236,11 @@ def make(
     *,
     purpose: str,
     mode: Mode,
-    accept: Sequence[str] = (),
-    deadline: float = DUMP_SECONDS,
     after: float = 0.0,
 ) -> Archive:
     """Back the guest up, protected and pruning nothing; the archive of the same purpose where there is one already.
 
-    ``after``: an archive that is older (by Proxmox' clock) does not count, because the guest was started since.
-    ``accept`` names mount points (``mp0``) whose absence from the archive is agreed to. ``deadline`` is in seconds. Raises
+    ``after``: an archive that is older (by Proxmox' clock) does not count, because the guest was started since. Raises
     :class:`Failed` where the task failed, warned, left something out or left no archive, :class:`OutcomeUnknown` where it still
     runs or nobody knows.
     """
@@ -251,10 +248,9 @@ def make(
     storage = session.site.proxmox.storages.backup
     existing = find(session, guest, purpose, after=after)
     if existing is None:
-        running = _running(session, guest)
-        if running is not None:
+        for upid in session.proxmox.running_tasks(("vzdump",), guest.vmid):
             session.ui.say(f"A backup of {guest} is under way already; waiting for it.")
-            session.proxmox.wait_task(running, deadline=deadline)
+            session.proxmox.wait_task(upid, deadline=DUMP_SECONDS)
             existing = find(session, guest, purpose, after=after)
     if existing is None:
         session.ui.say(f"{what} (mode {mode}) to storage {storage}; another backup on the host would be waited for.")
@@ -266,7 +262,7 @@ def make(
                 kind="vzdump",
                 vmid=guest.vmid,
                 what=what,
-                deadline=deadline,
+                deadline=DUMP_SECONDS,
                 warnings=False,
                 storage=storage,
                 mode=mode,
@@ -278,7 +274,7 @@ def make(
             existing = _in_storage(session, guest, read_log(end.log, storage))
             act.after = existing.as_json()
     log = log_of(session, guest, existing)
-    _made_well(session, guest, existing, log, accept)
+    _made_well(session, guest, existing, log)
     return replace(existing, log=log)
 
 
@@ -293,7 +289,7 @@ def log_of(session: ProxmoxSession, guest: Guest, archive: Archive) -> tuple[str
     return ()
 
 
-def _made_well(session: ProxmoxSession, guest: Guest, archive: Archive, log: Sequence[str], accept: Sequence[str]) -> None:
+def _made_well(session: ProxmoxSession, guest: Guest, archive: Archive, log: Sequence[str]) -> None:
     """An archive counts when its task ended well and left nothing out, also when an earlier run started it."""
     if not log:
         known = [
@@ -308,16 +304,11 @@ def _made_well(session: ProxmoxSession, guest: Guest, archive: Archive, log: Seq
     report = read_log(log, session.site.proxmox.storages.backup)
     if report.errors:
         raise Failed(f"Backing up {guest}: {report.errors[0]}.", f"Delete {archive.volid} in Proxmox and run again.")
-    missing = [point for point in report.excluded if point not in accept]
-    if missing:
+    if report.excluded:
         raise Failed(
-            f"The backup {archive.volid} of {guest} leaves out {', '.join(missing)}.",
+            f"The backup {archive.volid} of {guest} leaves out {', '.join(report.excluded)}.",
             "Set backup=1 on these mount points, or move what is on them; then delete that archive and run again.",
         )
-
-
-def _running(session: ProxmoxSession, guest: Guest) -> str | None:
-    return next(iter(session.proxmox.running_tasks(("vzdump",), guest.vmid)), None)
 
 
 def _in_storage(session: ProxmoxSession, guest: Guest, report: Report) -> Archive:

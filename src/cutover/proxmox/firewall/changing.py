@@ -48,31 +48,35 @@ def _guarded(
     return [pos for pos, e in enumerate(entries) if same(e) in doomed], digest, entries
 
 
-def carry_out(proxmox: Proxmox, guard: WriteGuard, planned: Firewall, removal: Removal, *, late: bool = False) -> None:
+def carry_out(proxmox: Proxmox, guard: WriteGuard, planned: Firewall, removal: Removal) -> None:
     """Remove what was planned: rules switched off first, then deleted from the highest position down, then names.
 
     ``planned`` is the configuration for which ``removal`` was resolved. Everything that is already gone is skipped, so this can
-    be run again after an interruption. ``late=True`` removes only the names that had to wait for the guest to be gone.
-    Raises :class:`Refused` where a list is no longer the planned one (nothing of that list was touched), and
-    :class:`Failed` where Proxmox' answer afterwards is not the planned list.
+    be run again after an interruption. Names that have to wait for the guest (``removal.late``) stay: they are resolved anew, and
+    no longer late, when it is gone. Raises :class:`Refused` where a list is no longer the planned one (nothing of that list was
+    touched), and :class:`Failed` where Proxmox' answer afterwards is not the planned list.
     """
-    if not late:
-        for disable in (True, False):
-            for path, removed in removal.rules.items():
-                _remove_rules(proxmox, guard, path, planned.rules[path], removed, disable=disable)
-        known = {str(g["group"]) for g in proxmox.get(f"{CLUSTER}/groups")} if removal.groups else set()
-        for group in removal.groups:
-            if group in known:
-                with guard.act("decommission.firewall.group", f"Delete the empty security group {group}"):
-                    proxmox.change("DELETE", f"{CLUSTER}/groups/{group}")
+    for disable in (True, False):
+        for path, removed in removal.rules.items():
+            _remove_rules(proxmox, guard, path, planned.rules[path], removed, disable=disable)
+    known = _groups(proxmox) if removal.groups else set()
+    for group in removal.groups:
+        if group in known:
+            with guard.act("decommission.firewall.group", f"Delete the empty security group {group}"):
+                proxmox.change("DELETE", f"{CLUSTER}/groups/{group}")
     for base, name in removal.sets:
-        if (("set", base, name) in removal.late) is late:
+        if ("set", base, name) not in removal.late:
             _nobody_uses(proxmox, ("set", base, name), removal)
             _remove_set(proxmox, guard, base, name, planned.sets[base][name])
     for base, name in removal.aliases:
-        if (("alias", base, name) in removal.late) is late:
+        if ("alias", base, name) not in removal.late:
             _nobody_uses(proxmox, ("alias", base, name), removal)
             _remove_alias(proxmox, guard, base, name, planned.aliases[base][name])
+
+
+def _groups(proxmox: Proxmox) -> set[str]:
+    """The names of the security groups."""
+    return {str(group["group"]) for group in proxmox.list(f"{CLUSTER}/groups")}
 
 
 def _nobody_uses(proxmox: Proxmox, name: Name, removal: Removal) -> None:
@@ -85,7 +89,7 @@ def _remove_rules(
     proxmox: Proxmox, guard: WriteGuard, path: str, before: Sequence[Rule], removed: Sequence[Rule], *, disable: bool
 ) -> None:
     group = group_of(path)
-    if group is not None and group not in {str(g["group"]) for g in proxmox.get(f"{CLUSTER}/groups")}:
+    if group is not None and group not in _groups(proxmox):
         return
     doomed = {same(rule) for rule in removed}
     kept = rest(before, removed)
@@ -103,11 +107,10 @@ def _remove_rules(
             act, f"{verb} rule {pos} of {title(path)}: {describe(rule)}", before={"path": path, "pos": pos, "rule": rule}
         ):
             # Without the digest the call would hit whatever stands at this position by then.
-            stamp = {"digest": digest} if digest else {}
             if disable:
-                proxmox.change("PUT", f"{path}/{pos}", enable=0, **stamp)
+                proxmox.change("PUT", f"{path}/{pos}", enable=0, digest=digest)
             else:
-                proxmox.change("DELETE", f"{path}/{pos}", **stamp)
+                proxmox.change("DELETE", f"{path}/{pos}", digest=digest)
             left = sum(1 for e in _doomed_after(proxmox, path, kept, doomed) if not disable or int(e.get("enable") or 0))
             if left != len(positions) - 1:
                 raise Failed(
@@ -127,11 +130,11 @@ def _doomed_after(proxmox: Proxmox, path: str, kept: Sequence[Rule], doomed: set
 
 
 def _remove_set(proxmox: Proxmox, guard: WriteGuard, base: str, name: str, planned: Mapping[str, Any]) -> None:
-    if name not in {str(s["name"]) for s in proxmox.get(f"{base}/ipset")}:
+    if name not in _sets(proxmox, base):
         return
     path = f"{base}/ipset/{name}"
     expected = {member_key(m) for m in planned["members"]}
-    now = [content_of(m) for m in proxmox.get(path)]
+    now = [content_of(m) for m in proxmox.list(path)]
     if not {member_key(m) for m in now} <= expected:
         raise Refused(f"IP set {name} of {title(base)} got other members since it was read; it was not touched.", _AGAIN)
     with guard.act(
@@ -139,22 +142,28 @@ def _remove_set(proxmox: Proxmox, guard: WriteGuard, base: str, name: str, plann
     ):
         for member in now:
             # One by one and never with force: whatever somebody adds meanwhile makes the deletion of the set fail.
-            digest = proxmox.get(path)[0].get("digest")
-            proxmox.change(
-                "DELETE", f"{path}/{str(member['cidr']).replace('/', '%2F')}", **({"digest": digest} if digest else {})
-            )
+            digest = next((m.get("digest") for m in proxmox.list(path)), None)
+            proxmox.change("DELETE", f"{path}/{str(member['cidr']).replace('/', '%2F')}", digest=digest)
         proxmox.change("DELETE", path)
 
 
 def _remove_alias(proxmox: Proxmox, guard: WriteGuard, base: str, name: str, planned: Mapping[str, Any]) -> None:
-    found = {str(a["name"]).lower(): a for a in proxmox.get(f"{base}/aliases")}
+    found = _aliases(proxmox, base)
     if name not in found:
         return
     if content_of(found[name]) != dict(planned):
         raise Refused(f"Alias {name} of {title(base)} was changed since it was read; it was not touched.", _AGAIN)
     with guard.act("decommission.firewall.alias", f"Delete alias {name} of {title(base)}", before={"base": base, **planned}):
-        digest = found[name].get("digest")
-        proxmox.change("DELETE", f"{base}/aliases/{found[name]['name']}", **({"digest": digest} if digest else {}))
+        proxmox.change("DELETE", f"{base}/aliases/{found[name]['name']}", digest=found[name].get("digest"))
+
+
+def _sets(proxmox: Proxmox, base: str) -> set[str]:
+    return {str(one["name"]) for one in proxmox.list(f"{base}/ipset")}
+
+
+def _aliases(proxmox: Proxmox, base: str) -> dict[str, dict[str, Any]]:
+    """By their names in lower case, as Proxmox compares them."""
+    return {str(one["name"]).lower(): one for one in proxmox.list(f"{base}/aliases")}
 
 
 def restore(proxmox: Proxmox, guard: WriteGuard, record: Mapping[str, Any], begun: Collection[tuple[str, Key]] = ()) -> None:
@@ -164,25 +173,23 @@ def restore(proxmox: Proxmox, guard: WriteGuard, record: Mapping[str, Any], begu
     """
     for alias in record["aliases"]:
         base = alias["base"]
-        if str(alias["name"]).lower() not in {str(a["name"]).lower() for a in proxmox.get(f"{base}/aliases")}:
+        if str(alias["name"]).lower() not in _aliases(proxmox, base):
             with guard.act("undo.firewall.alias", f"Put back alias {alias['name']} of {title(base)}"):
                 proxmox.change("POST", f"{base}/aliases", **{k: v for k, v in alias.items() if k != "base"})
     for content in record["ipsets"]:
         base, name = content["base"], content["name"]
         with guard.act("undo.firewall.ipset", f"Put back IP set {name} of {title(base)}"):
-            if name not in {str(s["name"]) for s in proxmox.get(f"{base}/ipset")}:
-                proxmox.change(
-                    "POST", f"{base}/ipset", name=name, **({"comment": content["comment"]} if content.get("comment") else {})
-                )
-            there = {str(m["cidr"]) for m in proxmox.get(f"{base}/ipset/{name}")}
+            if name not in _sets(proxmox, base):
+                proxmox.change("POST", f"{base}/ipset", name=name, comment=content.get("comment") or None)
+            there = {str(m["cidr"]) for m in proxmox.list(f"{base}/ipset/{name}")}
             # New members are put in front, so the last one is added first.
             for member in reversed(content["members"]):
                 if str(member["cidr"]) not in there:
                     proxmox.change("POST", f"{base}/ipset/{name}", **member)
     for group, comment in record["groups"].items():
-        if group not in {str(g["group"]) for g in proxmox.get(f"{CLUSTER}/groups")}:
+        if group not in _groups(proxmox):
             with guard.act("undo.firewall.group", f"Put back security group {group}"):
-                proxmox.change("POST", f"{CLUSTER}/groups", group=group, **({"comment": comment} if comment else {}))
+                proxmox.change("POST", f"{CLUSTER}/groups", group=group, comment=comment or None)
     for path in record["rules"]:
         _put_rules(proxmox, guard, path, record, begun)
 
@@ -199,7 +206,6 @@ def _put_rules(
         put = next_put(now, list_before(now, record, path), removed, waiting)
         if put is None:
             return
-        stamp = {"digest": digest} if digest else {}
         about = {"path": path, "rule": put.rule}
         if put.kind == "add":
             with guard.act("undo.firewall.rule", f"Put back rule {put.pos} of {title(path)}: {describe(put.rule)}", before=about):
@@ -211,12 +217,12 @@ def _put_rules(
             with guard.act(
                 "undo.firewall.rule", f"Move a rule of {title(path)} to its place: {describe(put.rule)}", before=about
             ):
-                proxmox.change("PUT", f"{path}/{put.pos}", moveto=put.to, **stamp)
+                proxmox.change("PUT", f"{path}/{put.pos}", moveto=put.to, digest=digest)
             waiting.discard(same(put.rule))
         else:
             word = "on" if plain(put.rule)["enable"] else "off"
             with guard.act("undo.firewall.enable", f"Switch rule {put.pos} of {title(path)} {word}: {describe(put.rule)}"):
-                proxmox.change("PUT", f"{path}/{put.pos}", enable=plain(put.rule)["enable"], **stamp)
+                proxmox.change("PUT", f"{path}/{put.pos}", enable=plain(put.rule)["enable"], digest=digest)
     raise Failed(
         f"The firewall rules of {title(path)} were changed again and again while they were put back.",
         "Run the command again when nobody else works on them.",
@@ -231,4 +237,4 @@ def _settle_rule(proxmox: Proxmox, path: str, record: Mapping[str, Any], rule: R
     put = next_put(now, list_before(now, record, path), removed, [same(rule)])
     if put is not None and put.kind == "move":
         # "moveto" means in front of the rule that has this index before the move.
-        proxmox.change("PUT", f"{path}/{put.pos}", moveto=put.to, **({"digest": digest} if digest else {}))
+        proxmox.change("PUT", f"{path}/{put.pos}", moveto=put.to, digest=digest)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def read(proxmox: Proxmox) -> Firewall:
     """Read everything that can hold a reference. Sites without SDN have no VNets to read."""
     bases = [CLUSTER]
-    bases += [f"nodes/{node}/firewall" for node in sorted(n["node"] for n in proxmox.get("nodes"))]
+    bases += [f"nodes/{node}/firewall" for node in sorted(n["node"] for n in proxmox.list("nodes"))]
     bases += [f"{place.path}/firewall" for place in proxmox.places()]
     bases += [f"cluster/sdn/vnets/{vnet}/firewall" for vnet in _vnets(proxmox)]
     rules: dict[str, tuple[Rule, ...]] = {}
@@ -25,17 +25,17 @@ def read(proxmox: Proxmox) -> Firewall:
         rules[f"{base}/rules"] = tuple(plain(r) for r in _rules(proxmox, base))
         if base != CLUSTER and owner(base) is None:
             continue  # nodes and VNets have rules only
-        aliases[base] = {str(a["name"]).lower(): content_of(a) for a in proxmox.get(f"{base}/aliases")}
+        aliases[base] = {str(a["name"]).lower(): content_of(a) for a in proxmox.list(f"{base}/aliases")}
         sets[base] = {
             str(s["name"]): {
                 "comment": str(s.get("comment") or ""),
-                "members": [content_of(m) for m in proxmox.get(f"{base}/ipset/{s['name']}")],
+                "members": [content_of(m) for m in proxmox.list(f"{base}/ipset/{s['name']}")],
             }
-            for s in proxmox.get(f"{base}/ipset")
+            for s in proxmox.list(f"{base}/ipset")
         }
-    groups = {str(g["group"]): str(g.get("comment") or "") for g in proxmox.get(f"{CLUSTER}/groups")}
+    groups = {str(g["group"]): str(g.get("comment") or "") for g in proxmox.list(f"{CLUSTER}/groups")}
     for name in groups:
-        rules[f"{CLUSTER}/groups/{name}"] = tuple(plain(r) for r in proxmox.get(f"{CLUSTER}/groups/{name}"))
+        rules[f"{CLUSTER}/groups/{name}"] = tuple(plain(r) for r in proxmox.list(f"{CLUSTER}/groups/{name}"))
     return Firewall(rules, groups, aliases, sets)
 
 
@@ -46,12 +46,11 @@ def content_of(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _rules(proxmox: Proxmox, base: str) -> list[dict[str, Any]]:
     """A rule list; VNets got theirs with Proxmox VE 8.3, and answer "not implemented" before."""
     try:
-        found: list[dict[str, Any]] = proxmox.get(f"{base}/rules") or []
+        return proxmox.list(f"{base}/rules")
     except CutoverError as error:
         if "/sdn/" in base and _not_implemented(error):
             return []
         raise
-    return found
 
 
 def _not_implemented(error: CutoverError) -> bool:
@@ -61,16 +60,14 @@ def _not_implemented(error: CutoverError) -> bool:
 def _vnets(proxmox: Proxmox) -> Iterator[str]:
     try:
         # VNets that are not applied yet are listed too, and have no rules that could be read.
-        found = proxmox.get("cluster/sdn/vnets", running=1)
+        found = proxmox.list("cluster/sdn/vnets", running=1)
     except CutoverError as error:
         if _not_implemented(error):
             return
         raise
-    for vnet in found or ():
-        if isinstance(vnet, Mapping) and vnet.get("vnet"):
-            yield str(vnet["vnet"])
+    yield from (str(vnet["vnet"]) for vnet in found if vnet.get("vnet"))
 
 
 def read_list(proxmox: Proxmox, path: str) -> tuple[list[dict[str, Any]], str | None]:
-    entries = sorted(proxmox.get(path), key=lambda r: int(r.get("pos", 0)))
+    entries = sorted(proxmox.list(path), key=lambda r: int(r.get("pos", 0)))
     return entries, (str(entries[0]["digest"]) if entries and entries[0].get("digest") else None)

@@ -178,16 +178,3 @@ def rest(rules: Sequence[Rule], removed: Sequence[Rule]) -> tuple[Rule, ...]:
     """A list without the removed rules. Rules of the same content had the same verdict, so content decides."""
     doomed = {same(rule) for rule in removed}
     return tuple(rule for rule in rules if same(rule) not in doomed)
-
-
-def without(firewall: Firewall, removal: Removal) -> Firewall:
-    """The configuration after the removal. Pure; the act is compared with it."""
-    rules = {path: rest(known, removal.rules.get(path, ())) for path, known in firewall.rules.items()}
-    for name in removal.groups:
-        rules.pop(f"{CLUSTER}/groups/{name}", None)
-    return Firewall(
-        rules=rules,
-        groups={n: c for n, c in firewall.groups.items() if n not in removal.groups},
-        aliases={b: {n: a for n, a in of.items() if (b, n) not in removal.aliases} for b, of in firewall.aliases.items()},
-        sets={b: {n: s for n, s in of.items() if (b, n) not in removal.sets} for b, of in firewall.sets.items()},
-    )
