@@ -258,6 +258,19 @@ def listening(host: str, port: int) -> Ready:
     return ready
 
 
+def who_listens(host: str, port: int) -> set[int]:
+    """The processes of this machine that have a socket which listens at host:port; those of others only as root."""
+    at = "".join(f"{int(part):02X}" for part in reversed(host.split("."))) + f":{port:04X}"
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines())
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[1] == at and row[3] == "0A"}
+    found: set[int] = set()
+    for file in Path("/proc").glob("[0-9]*/fd/*") if sockets else ():
+        with contextlib.suppress(OSError):  # it ended, or closed it, meanwhile
+            if str(file.readlink()) in sockets:
+                found.add(int(file.parts[2]))
+    return found
+
+
 @contextlib.contextmanager
 def running(*processes: Process) -> Iterator[None]:
     """Run the processes for the length of a block; they are stopped in reverse order whatever happens."""

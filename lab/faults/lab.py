@@ -29,11 +29,11 @@ from lab.faults.proxy import Wires, contexts
 from lab.faults.shell import ShellWire
 from lab.lab import QDRANT_PORT, Lab, python_process
 from lab.machines import Service
-from lab.processes import listening
+from lab.processes import listening, who_listens
 from lab.wait import wait_for
 
 #: Where a server really is, as the last part of its address: those of the site are the wires'.
-_OLD, _NEW = 162, 161
+_OLD, NEW = 162, 161
 _PROXMOX, _PORTAINER, _GIT, _PUBLIC, _VLLM, _NAMES = 172, 171, 170, 111, 181, 173
 
 #: The disk of each of the two servers' guests, and how long a killed service is away.
@@ -67,13 +67,13 @@ class WiredLab(Lab):
 
     def portainer_config(self) -> dict[str, Any]:
         """The new server as well."""
-        return {"behind": {self.network.address(101): self.network.address(_NEW)}}
+        return {"behind": {self.network.address(101): self.network.address(NEW)}}
 
     def _build(self) -> None:
         super()._build()
         at, wire = self.network.address, self.wires.wire
         wire("the old server", (at(152), 6333), (at(_OLD), 6333), is_read=qdrant_reads, host=at(152))
-        wire("the new server", (at(101), 6333), (at(_NEW), 6333), is_read=qdrant_reads, host=at(101), follows=True)
+        wire("the new server", (at(101), 6333), (at(NEW), 6333), is_read=qdrant_reads, host=at(101), follows=True)
         wire("Qdrant through Nginx", (at(_PUBLIC), 6333), (at(11), 6333), is_read=_public_reads)
         wire("vLLM", (at(_VLLM), 8000), (at(11), 8000), is_read=_asks)
         wire("Git", (at(_GIT), 8418), (at(20), 8418), is_read=_git_reads)
@@ -162,7 +162,7 @@ class WiredLab(Lab):
             if machine.running:
                 for service in machine.services:
                     service.start()
-                self._is_back(self.network.address(_OLD if vmid == 952 else _NEW))
+                self._is_back(self.network.address(_OLD if vmid == 952 else NEW))
 
         return make_room
 
@@ -177,7 +177,7 @@ class WiredLab(Lab):
             failing.repair()
             if running:
                 machine.start()
-                self._is_back(self.network.address(_OLD if vmid == 952 else _NEW))
+                self._is_back(self.network.address(_OLD if vmid == 952 else NEW))
 
         return start_again
 
@@ -196,18 +196,15 @@ class WiredLab(Lab):
 
     def _kill_new(self) -> Callable[[], None]:
         """The same; the restart policy of the stack brings it back."""
-        host = self.network.address(_NEW)
+        host = self.network.address(NEW)
         ready = listening(host, QDRANT_PORT)
-        mark = f"QDRANT__SERVICE__HOST={host}\0".encode()
 
         def kill() -> bool:
-            killed = False
-            for process in Path("/proc").glob("[0-9]*"):
-                with contextlib.suppress(OSError):
-                    if mark in (process / "environ").read_bytes():
-                        os.kill(int(process.name), signal.SIGKILL)
-                        killed = True
-            return killed
+            found = who_listens(host, QDRANT_PORT)
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return bool(found)
 
         # It may be down already, by the same fault, or just come back.
         wait_for(lambda: None if kill() or ready() else "a server listens there, and was not found", deadline=5, what="Its end")

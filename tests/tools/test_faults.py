@@ -15,11 +15,14 @@ from cutover.core.errors import CutoverError, OutcomeUnknown, Unreachable
 from cutover.core.http import GuardedAdapter, session
 from cutover.core.journal import Journal
 from cutover.core.shell import Shell
+from cutover.core.wait import Not, wait_until
 from cutover.core.write_guard import WriteGuard
 from cutover.dns.names import Names
-from lab.faults.lab import WiredLab
+from lab.faults.lab import NEW, WiredLab
 from lab.faults.proxy import DNS_AFTER, DNS_FAULTS, EVERY_FAULT, FAULTS, SHELL_FAULTS, SLOW_SECONDS, Broken, Call
-from lab.lab import ROOT, new_folder
+from lab.lab import QDRANT_PORT, ROOT, new_folder, python_process
+from lab.processes import running
+from tools import faults
 from tools.faults import (  # fmt: skip
     EVENING,
     FAMILIES,
@@ -133,6 +136,16 @@ def test_the_page_says_what_was_wrong() -> None:
         and "1 cells in which something was wrong" in text
     )
     assert "| refused | 1 | 1 x 1 |" in text and "it lies" in text
+
+
+def test_what_is_kept_of_a_run_is_of_the_same_tool_and_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "ROOT", tmp_path)
+    seen = {faults.version()}
+    for file in ("src/cutover/gate/ways.py", "lab/nginx.py", "nginx/qdrant-gate.conf"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("x")
+        seen.add(faults.version())
+    assert len(seen) == 4
 
 
 def test_the_page_that_ships_is_of_this_matrix() -> None:
@@ -333,6 +346,18 @@ def _put(lab: WiredLab, number: int) -> int:
 def _has(lab: WiredLab, number: int) -> bool:
     url = f"{lab.site.qdrant.old_url}/collections/digits/points/{number}"
     return requests.get(url, headers={"api-key": lab.keys.qdrant}, timeout=20).status_code == 200
+
+
+def test_the_new_server_is_found_and_killed_though_it_was_forked(shared: WiredLab, tmp_path: Path) -> None:
+    """What it was given as its environment stands in no file of the system's then."""
+    host = shared.network.address(NEW)
+    env = shared.qdrant_env(host, tmp_path / "qdrant")
+    server = python_process("lab.qdrant", folder=tmp_path, name="new", env=env, host=host, port=QDRANT_PORT)
+    with running(server):
+        back = shared.wires.happenings["the new server", "killed"]()
+        wait_until(lambda: Not("it runs") if server.alive else True, deadline=30, what="Its end")
+        server.start()
+        back()
 
 
 @pytest.mark.parametrize(("fault", "done"), [("killed", False), ("killed afterwards", True)])
