@@ -81,6 +81,11 @@ def test_a_program_that_names_the_old_server_is_found_beside_the_configuration(n
         ("http { server { include conf.d/q*; } }", {}, "in `server` in `http` would take in the gate's file"),
         ("http { include conf.d/*.conf; include conf.d/*; }", {}, "/etc/nginx/conf.d is included 2 times (`/etc/nginx/conf.d/*"),
         ("http { include conf.d/*; map_hash_max_size 9; map_hash_bucket_size 64; }", {}, f"{MAIN}:1 sets `map_hash_max_size`"),
+        (
+            "http { }",
+            {"version": "nginx version: openresty/1.21.4", "build": "--prefix=/opt/nginx/1.24.0 --with-http_auth_request_module"},
+            "It is not nginx but nginx version: openresty/1.21.4.",
+        ),
         ("http { }", {"runs": False, "pid_file": "/run/nginx.pid"}, "nginx does not run, as far as /run/nginx.pid says."),
         ("http { }", {"started": "/etc/other.conf"}, "The nginx that runs there reads /etc/other.conf (`-c`)."),
         ("http { }", {"master_user": "web"}, "nginx's master process runs as web, and could not read"),

@@ -55,7 +55,7 @@ class Build:
     @classmethod
     def read(cls, text: str, said: Collection[str] = frozenset()) -> Build:
         """From what ``nginx -V`` prints."""
-        number = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", text)
+        number = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", text.partition("\n")[0])  # below it paths may look like one
         return cls(tuple(map(int, number.groups())) if number else UNKNOWN_VERSION, text, said)
 
     def has(self, condition: str, value: str) -> bool:
