@@ -172,8 +172,37 @@ class Inspector:
         there = self._shell.holds(f"[ -d {q(folder)} ]", f"{folder} on {self._shell.where} cannot be seen")
         looked = self.files([*changing, *([self.gate_file] if there else [])])
         unwritable = [file.path for file in looked if not (file.rename or file.in_place)]
+        script = self._preflight(facts, folder, there=there)
+        said = self._shell.output(script, f"The host {self._shell.where} cannot be looked at").decode(errors="replace")
+
+        def told(word: str) -> list[str]:
+            return [line.removeprefix(f"{word} ") for line in said.splitlines() if line.startswith(f"{word} ")]
+
+        at = next(iter(told("at")), self._folder)
+        if "\nwritable" not in said:
+            unwritable.append(self._folder)
+        running = "\nruns\n" in said
+        return replace(
+            facts,
+            unwritable=unwritable,
+            listening=_listens(said, self._nginx.gate_address),
+            free_mb=free_mb(said),
+            blind=at if facts.is_root and "\nblind" in said else "",
+            newer=self._newer(facts) if running else (),
+            runs=running,
+            open_folder=_open_to_all(said, there=at == self._folder),
+            stuck_as_root="\nstuck\n" in said,
+            no_folder="" if there else folder,
+            other_names=told("named"),
+            master_user=next(iter(told("master")), ""),
+            started=next(iter(told("started")), ""),
+            pid_file=self._pid_file(facts),
+        )
+
+    def _preflight(self, facts: Facts, folder: str, *, there: bool) -> str:
+        """A script that prints what :meth:`with_preflight` has to know, mostly behind a word. ``folder`` is the gate's file's."""
         patterns = {one.pattern for one in facts.configuration.includes if not one.takes(self.gate_file)}
-        script = (
+        return (
             f"g=$(readlink -f {q(folder)})\n"
             + "".join(
                 f'[ "$(readlink -f {q(_folder_of(pattern))})" != "$g" ] || printf "named %s\\n" {q(pattern)}\n'
@@ -198,27 +227,6 @@ class Inspector:
             "c=$(tr '\\0' ' ' < /proc/$m/cmdline | sed -n 's/.* -c *\\(\\/[^ ]*\\).*/\\1/p')\n"
             f'[ -z "$c" ] || [ "$(readlink -f "$c")" = "$(readlink -f {q(self._nginx.main_config)})" ] '
             '|| printf "started %s\\n" "$c"\n'
-        )
-        said = self._shell.output(script, f"The host {self._shell.where} cannot be looked at").decode(errors="replace")
-        at = next((line[3:] for line in said.splitlines() if line.startswith("at ")), self._folder)
-        if "\nwritable" not in said:
-            unwritable.append(self._folder)
-        running = "\nruns\n" in said
-        return replace(
-            facts,
-            unwritable=unwritable,
-            listening=_listens(said, self._nginx.gate_address),
-            free_mb=free_mb(said),
-            blind=at if facts.is_root and "\nblind" in said else "",
-            newer=self._newer(facts) if running else (),
-            runs=running,
-            open_folder=_open_to_all(said, there=at == self._folder),
-            stuck_as_root="\nstuck\n" in said,
-            no_folder="" if there else folder,
-            other_names=[line[6:] for line in said.splitlines() if line.startswith("named ")],
-            master_user=next((line[7:] for line in said.splitlines() if line.startswith("master ")), ""),
-            started=next((line[8:] for line in said.splitlines() if line.startswith("started ")), ""),
-            pid_file=self._pid_file(facts),
         )
 
     def files(self, paths: Collection[str]) -> list[File]:
