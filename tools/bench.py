@@ -146,7 +146,7 @@ class Bench:
                 f"proof of {count}, bit by bit",
                 compared.seconds,
                 "s",
-                f"{compared.rate:,.0f} records/s, {compared.count} differences; {own:.0f} µs of processor a record in the tool",
+                f"{compared.records / (compared.seconds or 1):,.0f} records/s, {compared.count} differences; {own:.0f} µs of processor a record in the tool",
             )
             self._scrolls(run, count)
             run.new.delete_collection(NAME)

@@ -36,23 +36,20 @@ now=$(date +%s); mine=$(ticks self); hz=$(getconf CLK_TCK 2>/dev/null || echo 10
 began() { then=$(ticks $1); if [ -n "$then" ]; then echo $((now - (mine - then) / hz)); fi; }
 """
 
+#: Prints its number `n` where a file `p` can neither be replaced in one step nor be written in place. One that is mounted by
+#: itself (Docker) cannot be renamed over, nor one that root may not write (`chattr +i`).
+_UNWRITABLE = """r=$(readlink -f "$p" 2>/dev/null || echo "$p")
+if [ -f "$r" ] && [ -w "$r" ]; then :
+elif [ "$(id -u)" = 0 ] && [ -e "$r" ] && [ ! -w "$r" ]; then echo $n
+elif [ -w "$(dirname "$r")" ] && ! grep -qF " $r " /proc/self/mountinfo 2>/dev/null; then :
+else echo $n; fi
+"""
+
 q = shlex.quote
 
 
 class WrongConfiguration(Refused):
     """Nginx does not accept its own configuration."""
-
-
-@dataclass(frozen=True)
-class File:
-    """One of the operator's files that would change. ``real``: where links lead; ``rename``: it can be replaced in one step;
-    ``in_place``: it can be written in place.
-    """
-
-    path: str
-    real: str
-    rename: bool
-    in_place: bool
 
 
 @dataclass(frozen=True)
@@ -170,8 +167,7 @@ class Inspector:
         """The same with what would go wrong when these files are changed."""
         folder = str(PurePosixPath(self.gate_file).parent)
         there = self._shell.holds(f"[ -d {q(folder)} ]", f"{folder} on {self._shell.where} cannot be seen")
-        looked = self.files([*changing, *([self.gate_file] if there else [])])
-        unwritable = [file.path for file in looked if not (file.rename or file.in_place)]
+        unwritable = self._unwritable([*changing, *([self.gate_file] if there else [])])
         script = self._preflight(facts, folder, there=there)
         said = self._shell.output(script, f"The host {self._shell.where} cannot be looked at").decode(errors="replace")
 
@@ -229,25 +225,11 @@ class Inspector:
             '|| printf "started %s\\n" "$c"\n'
         )
 
-    def files(self, paths: Collection[str]) -> list[File]:
-        """How each of these files can be written. Reads only."""
-        script = "".join(
-            f'p={q(path)}; r=$(readlink -f "$p" 2>/dev/null || echo "$p"); d=$(dirname "$r"); printf \'%s\\n\' "$r"\n'
-            # A file that is mounted by itself (Docker) cannot be renamed over, nor one that root may not write (`chattr +i`).
-            'if [ "$(id -u)" = 0 ] && [ -e "$r" ] && [ ! -w "$r" ]; then echo no\n'
-            'elif [ -w "$d" ] && ! grep -qF " $r " /proc/self/mountinfo 2>/dev/null; then echo rename; else echo no; fi\n'
-            'if [ -f "$r" ] && [ -w "$r" ]; then echo in-place; else echo no; fi\n'
-            for path in paths
-        )
-        lines = (
-            self._shell.output(script or "true", "The files of nginx cannot be looked at")
-            .decode("utf-8", "surrogateescape")
-            .splitlines()
-        )
-        return [
-            File(path, real, rename == "rename", in_place == "in-place")
-            for path, real, rename, in_place in zip(paths, lines[::3], lines[1::3], lines[2::3], strict=True)
-        ]
+    def _unwritable(self, paths: Sequence[str]) -> list[str]:
+        """Those of these files that can neither be replaced in one step nor be written in place. Reads only."""
+        script = "".join(f"n={number} p={q(path)}\n{_UNWRITABLE}" for number, path in enumerate(paths))
+        said = self._shell.output(script or "true", "The files of nginx cannot be looked at")
+        return [paths[int(number)] for number in said.split()]
 
     def naming(self, path: str, main: str, host: str) -> bool:
         """Whether a program that Nginx loads names this host. ``main``: beside which a path that is not whole begins."""

@@ -78,8 +78,6 @@ class Report:
     errors: tuple[str, ...]
     written: int = 0
     """Bytes that went into the archive, 0 where the log does not tell."""
-    suspended: bool = False
-    """Whether the guest was frozen, because its storage takes no snapshots."""
 
 
 def read_log(lines: Iterable[str], storage: str) -> Report:
@@ -88,10 +86,9 @@ def read_log(lines: Iterable[str], storage: str) -> Report:
     included: list[str] = []
     excluded: list[str] = []
     errors: list[str] = []
-    written, suspended = 0, False
+    written = 0
     lines = list(lines)
     for line in lines:
-        suspended |= "suspending guest" in line or "trying 'suspend' mode" in line
         if found := _TOTAL.search(line):
             written = int(found[1])
         if found := _ARCHIVE.search(line):
@@ -106,7 +103,7 @@ def read_log(lines: Iterable[str], storage: str) -> Report:
             errors.append(line.removeprefix("ERROR:").strip())
     if errors:  # the reason is often in another line
         errors = [why(lines)]
-    return Report(archive, tuple(included), tuple(excluded), tuple(errors), written, suspended)
+    return Report(archive, tuple(included), tuple(excluded), tuple(errors), written)
 
 
 def restored_bytes(lines: Iterable[str]) -> int:

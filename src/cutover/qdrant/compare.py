@@ -207,11 +207,6 @@ class Compared:
         with self._lock:
             self.records += records
 
-    @property
-    def rate(self) -> float:
-        """Records per second."""
-        return self.records / self.seconds if self.seconds else 0.0
-
 
 def compare_collections(
     source: Qdrant,
