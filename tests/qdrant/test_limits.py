@@ -117,7 +117,7 @@ def test_what_was_refused_explains_nobody_elses_write() -> None:
         sent: ClassVar[Counter[str]] = Counter()
         counted = 0
 
-        def telemetry(self) -> Any:
+        def telemetry(self, **_: int) -> Any:
             by_status = {"403": {"count": 1}, "200": {"count": self.counted}}
             return {"app": {}, "requests": {"rest": {"responses": {"PUT /collections/{name}/points": by_status}}}}
 
