@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cutover.core.shell import Shell
+from cutover.core.shell import Answer, Shell
 from cutover.core.write_guard import WriteGuard
 from cutover.gate.bodies import Bodies
 from cutover.gate.folder import Folder
@@ -56,12 +56,22 @@ def _write(body: str) -> Write:
     return Write(1, 1.0, "PUT", "/collections/a/points", 200, "old", body)
 
 
-def test_a_body_is_read(bodies: Bodies, tmp_path: Path) -> None:
-    file = tmp_path / "gate/bodies/0000000001"
-    file.write_bytes(b"body")
-    os.chown(file, 65534, 65534)
-    file.chmod(0o600)
-    assert [body for _, body in bodies.of([_write("0000000001")])] == [b"body"]
+def test_bodies_are_read_with_one_question(folder: Folder, bodies: Bodies, tmp_path: Path) -> None:
+    several = {"0000000001": b"body", "0000000002": b"\n\n2 total\n", "0000000003": b""}
+    for name, content in several.items():
+        file = tmp_path / "gate/bodies" / name
+        file.write_bytes(content)
+        os.chown(file, 65534, 65534)
+        file.chmod(0o600)
+    asked, plain = list[str](), folder.shell.read
+
+    def read(script: str, **more: float) -> Answer:
+        asked.append(script)
+        return plain(script, **more)
+
+    folder.shell.read = read  # type: ignore[method-assign]
+    assert [content for _, content in bodies.of([_write(""), *map(_write, several)])] == [b"", *several.values()]
+    assert len(asked) == 1, "each takes its time within a hold"
 
 
 def test_a_link_in_the_place_of_a_body_leads_nowhere(bodies: Bodies, tmp_path: Path) -> None:

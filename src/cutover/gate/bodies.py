@@ -13,7 +13,7 @@ from cutover.gate.write_log import BEGIN_ANEW, Damaged
 
 #: Bytes of bodies fetched in one go.
 PIECE = 8 << 20
-NAMES_AT_ONCE = 400
+NAMES_AT_ONCE = 1000
 
 
 class Bodies:
@@ -26,7 +26,10 @@ class Bodies:
         """The recorded bodies in the given order, fetched in batches of some megabytes."""
         rest = iter(entries)
         while batch := list(islice(rest, NAMES_AT_ONCE)):
-            sizes = self._sizes([_safe(entry.body) for entry in batch if entry.body])
+            sizes, data = self._sizes([_safe(entry.body) for entry in batch if entry.body])
+            if data is not None:
+                yield from self._shared_out(batch, sizes, data)
+                continue
             large = {name for name, size in sizes.items() if size > BODY_MOST}
             sizes = {name: 0 if name in large else size for name, size in sizes.items()}
             group: list[Written] = []
@@ -77,14 +80,22 @@ class Bodies:
         inside = self._in_bodies('find . -mindepth 1 ! -type d -exec rm -f {} +; for d in ./* ./.[!.]*; do rm -rf "$d"; done')
         return f"if [ -d bodies ]; then {{ {inside}; }}; rmdir bodies; fi"
 
-    def _sizes(self, names: list[str]) -> dict[str, int]:
+    def _sizes(self, names: list[str]) -> tuple[dict[str, int], bytes | None]:
+        """How large these are; and all of them one after the other, where that is little: within a hold each question counts."""
         if not names:
-            return {}
-        answer = self._folder.shell.read(self._folder.cd + self._in_bodies(f"wc -c {' '.join(names)}"))
+            return {}, b""
+        several = " ".join(names)
+        script = (
+            f"s=$(wc -c {several}) || exit 1\nprintf '%s\\n\\n' \"$s\"\nset -- $(printf '%s\\n' \"$s\" | tail -n 1)\n"
+            f'[ "$1" -gt {PIECE} ] || exec cat {several}'
+        )
+        answer = self._folder.shell.read(self._folder.cd + self._in_bodies(script), deadline=120)
         if answer.code != 0:
             raise Damaged(f"A recorded body is gone from {self._folder.path}/bodies: {answer.reason}.", BEGIN_ANEW)
-        found = (line.split() for line in answer.text.splitlines())
-        return {words[1]: int(words[0]) for words in found if len(words) == 2 and words[1] != "total"}
+        told, _, data = answer.out.partition(b"\n\n")
+        found = (line.split() for line in told.decode().splitlines())
+        sizes = {words[1]: int(words[0]) for words in found if len(words) == 2 and words[1] != "total"}
+        return sizes, data if sum(sizes[name] for name in names) <= PIECE else None
 
     def _fetch(self, group: list[Written], sizes: Mapping[str, int], large: Collection[str]) -> Iterator[tuple[Written, bytes]]:
         names = [entry.body for entry in group if entry.body and entry.body not in large]
@@ -92,15 +103,23 @@ class Bodies:
         if names:
             answer = self._folder.shell.read(self._folder.cd + self._in_bodies(f"cat {' '.join(names)}"), deadline=120)
             data = answer.out
-            if answer.code != 0 or len(data) != sum(sizes[name] for name in names):
-                raise Damaged(
-                    f"Recorded bodies in {self._folder.path}/bodies could not be read whole: {answer.reason}.", BEGIN_ANEW
-                )
+            if answer.code != 0:
+                raise self._not_whole(answer.reason)
+        yield from self._shared_out(group, sizes, data, large)
+
+    def _shared_out(
+        self, group: list[Written], sizes: Mapping[str, int], data: bytes, large: Collection[str] = ()
+    ) -> Iterator[tuple[Written, bytes]]:
+        if len(data) != sum(sizes[entry.body] for entry in group if entry.body):
+            raise self._not_whole("they have another length")
         at = 0
         for entry in group:
             size = sizes[entry.body] if entry.body else 0
             yield entry, TOO_LARGE if entry.body in large else data[at : at + size]
             at += size
+
+    def _not_whole(self, why: str) -> Damaged:
+        return Damaged(f"Recorded bodies in {self._folder.path}/bodies could not be read whole: {why}.", BEGIN_ANEW)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove these; what is gone already is fine."""
