@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from cutover.portainer.picture import Picture
 from cutover.proxmox import firewall, identity
 from cutover.qdrant import access
 from cutover.qdrant.access import Caller, Right
-from cutover.qdrant.client import points_of
+from cutover.qdrant.client import points_of, side_by_side
 from cutover.qdrant.compare import some
 from cutover.qdrant.pages import Limits
 from cutover.vllm import Portrait
@@ -125,19 +126,22 @@ def compare(context: Context, before: Baseline) -> list[tuple[str, str, Finding]
 # -- Qdrant -----------------------------------------------------------------------------------------------------------
 def _qdrant(context: Context) -> dict[str, Any]:
     server = context.public
-    found: dict[str, Any] = {"aliases": server.aliases(), "collections": {}}
-    for name in sorted(server.collections()):
+
+    def one(name: str) -> dict[str, Any]:
         ids = server.sample(name, SAMPLE) or [r["id"] for r in points_of(some(server, name, SAMPLE))]
         records = points_of(server.records(name, ids)) if ids else []
         info = server.info(name)
         asked = questions(records, ids, Limits.of(info), most=len(ids))
-        found["collections"][name] = {
+        return {
             "count": server.count(name),
             "config": info["config"],
             "records": [[r["id"], _digest(r)] for r in records],
             "questions": [{"ask": q, "answer": _scores(context, name, q)} for q in asked],
         }
-    return found
+
+    names = sorted(server.collections())
+    found = side_by_side([partial(one, name) for name in names])
+    return {"aliases": server.aliases(), "collections": dict(zip(names, found, strict=True))}
 
 
 def _digest(record: Mapping[str, Any]) -> str:
@@ -174,7 +178,8 @@ def _same_answers(context: Context, before: Any, done: set[str]) -> Finding:
                 now_ranked = now_ranked[:limit]
             if not same_answer(ask, was_ranked, now_ranked, Limits.of(was), limit=limit):
                 wrong.append(f"a search in {name} ranks differently")
-    gone = {a: c for a, c in before["aliases"].items() if context.public.aliases().get(a) != c}
+    aliases = context.public.aliases()
+    gone = {a: c for a, c in before["aliases"].items() if aliases.get(a) != c}
     wrong += [f"the alias {a} does not name {c} any more" for a, c in gone.items()]
     if wrong:
         return Finding(False, f"Qdrant does not answer through Nginx as before: {'; '.join(wrong)}.", "Look at C3 and D1.")

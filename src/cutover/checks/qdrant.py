@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cutover.checks.registry import Finding, Moment, check
@@ -17,7 +18,7 @@ from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import OTHER, Side
 from cutover.qdrant import compare, limits, releases, schema
 from cutover.qdrant.affected import PointId, affected_by
-from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of
+from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of, side_by_side
 from cutover.qdrant.compare import look_through, some
 from cutover.qdrant.pages import Limits
 from cutover.qdrant.ranking import Scored, same_ranking
@@ -176,7 +177,7 @@ def movable_data(context: Context) -> Finding:
     if unreadable:
         hint = f"Delete those records, or overwrite their payload; a restart of {context.old.name} may fail because of them, too."
         return Finding(False, " ".join(unreadable), hint)
-    said = f"All {len(names)} collections of {context.old.name} can be moved: {', '.join(names) or 'none'}."
+    said = f"All {len(names)} collections of {context.old.name} can be moved: {_named(names) or 'none'}."
     return Finding(True, " ".join([said, *odd, seen]).strip(), facts={"only_by_snapshot": odd} if odd else {})
 
 
@@ -197,10 +198,13 @@ def odd_records(server: Qdrant, names: Sequence[str], seconds: float = LOOK_SECO
                 said.append(f"Larger than a request may be, and written in parts: {shown} of {name}.")
             if not found.whole:
                 cut.append(f"{found.records} of {name}")
-    seen = (
-        f"Within {seconds:g} s only these records were looked at: {', '.join(cut)}; `copy` looks at all of them." if cut else ""
-    )
+    seen = f"Within {seconds:g} s only these records were looked at: {_named(cut)}; `copy` looks at all of them." if cut else ""
     return said, unreadable, seen
+
+
+def _named(names: Sequence[str], shown: int = 20) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{', '.join(names[:shown])}{more}"
 
 
 def _ids(ids: Sequence[PointId], shown: int = 5) -> str:
@@ -217,14 +221,17 @@ def no_room(context: Context) -> list[str]:
         free = int(system["total-bytes"]) - int(system["used-bytes"])
     except (CutoverError, StopIteration, KeyError, TypeError, ValueError):
         return []
-    needed = 0
-    for name in context.old.collections():
-        with suppress(NotThere):  # deleted meanwhile
-            page = some(context.old, name, 100)
-            needed += limits.bytes_needed(context.old.info(name), context.old.count(name), len(page) / 100)
+    needed = sum(side_by_side([partial(_bytes_needed, context.old, name) for name in context.old.collections()]))
     if needed < free:
         return []
     return [f"{context.new.name} has {free / 1e9:.1f} GB free and the records need about {needed / 1e9:.1f} GB"]
+
+
+def _bytes_needed(server: Qdrant, name: str) -> int:
+    with suppress(NotThere):  # deleted meanwhile
+        page = some(server, name, 100)
+        return limits.bytes_needed(server.info(name), server.count(name), len(page) / 100)
+    return 0
 
 
 # -- C3, C5, E5 -------------------------------------------------------------------------------------------------------
@@ -315,7 +322,6 @@ def same_answers(context: Context) -> Finding:
     else:
         if context.gate.state().side == "new":
             direct = [context.new, context.old]
-    asked = 0
     names: dict[str, str] = {name: name for name in direct[0].collections()} | direct[0].aliases()
 
     def late(name: str) -> set[PointId] | None:
@@ -323,15 +329,24 @@ def same_answers(context: Context) -> Finding:
         due, anything = _due(context, switchover.position(context, "new"), "new", direct[0].aliases())
         return None if anything else due.get(names[name], set())
 
-    for name in sorted(names):
+    recording = len(direct) > 1 and context.gate.state().recording
+
+    def one(name: str) -> None:
         for server in direct:
-            behind = server is context.old and len(direct) > 1 and context.gate.state().recording
-            problem = _answers_differ(context.public, server, name, late if behind else lambda _name: set())
-            if problem:
-                return Finding(False, problem, "Look which server Nginx asks, and whether both hold the same data (C3).")
-        asked += 1
+            behind = server is context.old and recording
+            if why := _answers_differ(context.public, server, name, late if behind else lambda _name: set()):
+                raise _AnswersDiffer(why)  # and no other is begun
+
+    try:
+        side_by_side([partial(one, name) for name in sorted(names)])
+    except _AnswersDiffer as found:
+        return Finding(False, str(found), "Look which server Nginx asks, and whether both hold the same data (C3).")
     who = " and ".join(server.name for server in direct)
-    return Finding(True, f"{asked} collections and aliases gave the same records and search results through Nginx as {who}.")
+    return Finding(True, f"{len(names)} collections and aliases gave the same records and search results through Nginx as {who}.")
+
+
+class _AnswersDiffer(Exception):
+    """How, in a sentence."""
 
 
 def _answers_differ(public: Qdrant, server: Qdrant, name: str, late: Callable[[str], set[PointId] | None]) -> str:
@@ -345,22 +360,25 @@ def _answers_differ(public: Qdrant, server: Qdrant, name: str, late: Callable[[s
     random.shuffle(ids)
     allowed = Limits.of(server.info(name))
 
-    def same() -> bool | Not:
-        mine, theirs = public.records(name, ids), server.records(name, ids)
-        found = compare.compare_answers(name, theirs, mine, ids)
-        # Asked after reading: a write that came in between is among the late ones.
-        left_out = late(name)
-        if left_out is None:
-            return True
-        found = [d for d in found if d.where not in left_out]
-        if found:
-            return Not(compare.summary(found, 3))
+    def otherwise(mine: bytes, theirs: bytes, left_out: set[PointId]) -> str:
+        if found := [d for d in compare.compare_answers(name, theirs, mine, ids) if d.where not in left_out]:
+            return compare.summary(found, 3)
         asked = [i for i in ids if i not in left_out]
         for question in questions([r for r in points_of(theirs) if r["id"] in asked], asked, allowed):
             mine_ranked, theirs_ranked = (_scored(s.query(name, question)) for s in (public, server))
             if not same_answer(question, mine_ranked, theirs_ranked, allowed, limit=question["limit"]):
-                return Not(f"a search in {question.get('using') or 'its vectors'} ranks differently")
-        return True
+                return f"a search in {question.get('using') or 'its vectors'} ranks differently"
+        return ""
+
+    def same() -> bool | Not:
+        mine, theirs = public.records(name, ids), server.records(name, ids)
+        if not otherwise(mine, theirs, set()):
+            return True
+        # Asked after reading: a write that came in between is among the late ones. And of what differs only, because it is
+        # found by reading all that was recorded.
+        left_out = late(name)
+        why = "" if left_out is None else otherwise(mine, theirs, left_out)
+        return Not(why) if why else True
 
     try:
         wait_until(same, deadline=SETTLE, what="The same answer", every=0.25)
