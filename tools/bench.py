@@ -27,6 +27,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,6 +42,7 @@ from cutover.core.ui import ConfirmedInAdvance
 from cutover.core.wait import Not, wait_until
 from cutover.gate.write_log import Write
 from cutover.qdrant import compare
+from cutover.qdrant.client import side_by_side
 from cutover.replication import resend, switchover
 from cutover.replication.account import Account
 from cutover.replication.position import Position
@@ -52,6 +54,8 @@ from tools.felt import Writes
 NAME = "bench"
 #: Records a request of the bench carries.
 BATCH = 500
+#: Records of each of many collections, and dimensions of theirs; mean seconds between two writes of each of two writers to them.
+FEW_RECORDS, FEW_DIMENSIONS, PACE_OF_MANY = 300, 32, 0.02
 #: Seconds.
 A_MINUTE = 60.0
 
@@ -226,7 +230,7 @@ class Bench:
     def gently(self, count: int, rounds: int = 3) -> None:
         """The slowest write of an application to the collection that is copied, part by part, and without a copy as long."""
         url, key = self.lab.site.qdrant.public_url, self.lab.keys.qdrant
-        writes = Writes(url, key, NAME, self.dimensions, count, lambda: self.cores.move(self.cores.old))
+        writes = Writes(url, key, [NAME], self.dimensions, count, lambda: self.cores.move(self.cores.old))
         with self.run() as run, run.guard.act("bench.gently", f"Copy {count} records while somebody writes"), writes:
             found = felt.felt(run, writes, NAME, self.seconds, rounds)
         for what, value, said in felt.rows(found):
@@ -259,12 +263,26 @@ class Bench:
         self.add(f"hold {what}: there / back", max(held), "s", " / ".join(f"{h:.3f}" for h in held))
         self.add(f"longest wait of a write {what}", report.longest_write, "s", said)
 
+    def moves_of_many(self, what: str, names: list[str]) -> None:
+        """The same moves, while others write all over the collections."""
+        url, key = self.lab.site.qdrant.public_url, self.lab.keys.qdrant
+        with Writes(
+            url, key, names, FEW_DIMENSIONS, FEW_RECORDS, lambda: self.cores.move(self.cores.old), PACE_OF_MANY
+        ) as writes:
+            began = time.monotonic()
+            self.moves(f"{what}, all of them written to")
+            times = writes.between(began, time.monotonic())
+        said = f"{len(times)} writes, {len(times) / (time.monotonic() - began):.0f} a second, none failed"
+        self.add(f"longest wait of a write to one of {what}", max(times), "s", said)
+
     def moves(self, what: str) -> None:
         """There and back under load, twice: on the comparison before, and comparing everything."""
         load = self._applications(self.lab.site.qdrant.public_url)
         load.wait_for(300)
+        began = time.monotonic()
         self.does("copy")
-        held, took = [], []
+        self.add(f"copy with {what}", time.monotonic() - began, "s", "as applications see it: with catching up and the proof")
+        held, took, steps = list[float](), list[float](), dict[float, dict[str, float]]()
         try:
             for verb, prove_all in (("switch", False), ("back", False), ("switch", True), ("back", True)):
                 load.wait_for(100)
@@ -272,24 +290,35 @@ class Bench:
                 facts = self.does(verb, prove_all=prove_all)
                 took.append(time.monotonic() - began)
                 held.append(facts["held_seconds"])
+                steps[held[-1]] = facts["steps"]
             load.wait_for(100)
         finally:
             report = load.stop()
         self.does("copy", undo=True)
         said = f"{report.requests} requests, {report.failed} failed, {report.lost} lost"
-        self.add(f"hold with {what}, four moves", max(held), "s", " / ".join(f"{h:.3f}" for h in held))
+        parts = ", ".join(f"{step} {at:.3f}" for step, at in steps[max(held)].items())
+        each = " / ".join(f"{h:.3f}" for h in held)
+        self.add(f"hold with {what}, four moves", max(held), "s", f"{each}; the longest: {parts}")
         self.add(f"longest wait of a write with {what}", report.longest_write, "s", said)
         self.add(f"move with {what}, on the comparison before", max(took[:2]), "s", " / ".join(f"{t:.1f}" for t in took[:2]))
         self.add(f"move with {what}, comparing everything", max(took[2:]), "s", " / ".join(f"{t:.1f}" for t in took[2:]))
 
-    def with_collections(self, count: int) -> None:
-        """Small collections beside the large one, until there are ``count``."""
+    def with_collections(self, count: int) -> list[str]:
+        """Small collections beside the large one, until there are ``count``; their names."""
+        from numpy.random import default_rng
+
+        names = [f"many-{number:04d}" for number in range(1, count)]
+
+        def make(name: str) -> None:
+            drawn = default_rng(len(name)).standard_normal((FEW_RECORDS, FEW_DIMENSIONS)).round(4).tolist()
+            run.old.ask("PUT", f"/collections/{name}", {"vectors": {"size": FEW_DIMENSIONS, "distance": "Cosine"}})
+            run.old.create_index(name, "n", "integer")
+            run.old.upsert(name, [{"id": i, "vector": v, "payload": {"n": i}} for i, v in enumerate(drawn)])
+
         with self.run() as run, run.guard.act("bench.collections", f"Make {count} collections"):
             there = set(run.old.collections())
-            for number in range(len(there), count):
-                name = f"many-{number:04d}"
-                run.old.ask("PUT", f"/collections/{name}", {"vectors": {"size": 4, "distance": "Dot"}})
-                run.old.upsert(name, [{"id": 1, "vector": [1, 2, 3, 4]}])
+            side_by_side([partial(make, name) for name in names if name not in there], 4)
+        return names
 
     # -- a backlog ------------------------------------------------------------------------------------
     def replays(self, count: int) -> None:
@@ -479,8 +508,9 @@ def _measure(bench: Bench, sizes: list[int], collections: list[int], backlog: in
                 bench.copies(count)
         for count in collections:
             with console.status(f"{count} collections ..."):
-                bench.with_collections(count)
-                bench.moves(f"{sizes[-1]} records in {count} collections")
+                names = bench.with_collections(count)
+                bench.moves(f"{count} collections")
+                bench.moves_of_many(f"{count} collections", names)
         if backlog:
             with console.status("A backlog ..."):
                 bench.replays(backlog)

@@ -26,13 +26,22 @@ WITHOUT = "without a copy"
 class Writes:
     """``with Writes(...) as writes: ... writes.between(began, end)``. One writer waits for its writes to be applied, one does not.
 
-    ``first`` is called in each writer's thread before it begins.
+    ``first`` is called in each writer's thread before it begins. ``pace``: mean seconds between two writes of each.
     """
 
-    def __init__(self, url: str, key: str, collection: str, dimensions: int, records: int, first: Callable[[], None]) -> None:
-        self._parts, self._records, self._first = urlsplit(url), records, first
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        collections: Sequence[str],
+        dimensions: int,
+        records: int,
+        first: Callable[[], None],
+        pace: float = PACE,
+    ) -> None:
+        self._parts, self._records, self._first, self._pace = urlsplit(url), records, first, pace
         self._headers = {"api-key": key, "Content-Type": "application/json"}
-        self._path = f"/collections/{collection}/points?wait="
+        self._paths = [f"/collections/{name}/points?wait=" for name in collections]
         dice = random.Random(records)
         self._vectors = [json.dumps([round(dice.gauss(0, 1), 4) for _ in range(dimensions)]) for _ in range(20)]
         self._over, self._times = threading.Event(), list[tuple[float, float]]()
@@ -60,10 +69,10 @@ class Writes:
             self._first()
             dice = random.Random(wait)
             line = http.client.HTTPConnection(self._parts.hostname or "", self._parts.port or 80, timeout=60)
-            while not self._over.wait(dice.random() * 2 * PACE):
+            while not self._over.wait(dice.random() * 2 * self._pace):
                 record = f'{{"id":{dice.randrange(self._records)},"vector":{dice.choice(self._vectors)}}}'
                 began = time.monotonic()
-                line.request("PUT", self._path + wait, body=f'{{"points":[{record}]}}', headers=self._headers)
+                line.request("PUT", dice.choice(self._paths) + wait, body=f'{{"points":[{record}]}}', headers=self._headers)
                 answer = line.getresponse()
                 answer.read()
                 self._times.append((began, time.monotonic() - began))
