@@ -8,16 +8,18 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cutover.core.errors import Refused
+from cutover.core.ui import SilentUi
 from cutover.gate.write_log import Write
 from cutover.qdrant import compare, records, schema
 from cutover.qdrant.affected import Affected, Depth
 from cutover.qdrant.client import Answered, Qdrant
-from cutover.replication import follower, work
+from cutover.replication import follower, switchover, work
 from cutover.replication.follower import Follower
 from cutover.replication.hold import TooMuchForAHold
 from cutover.replication.position import CannotFollow, Position
@@ -428,6 +430,35 @@ def test_a_proof_shows_one_progress_for_all_and_looks_again_only_at_what_differe
     assert sum(shown[1:]) == 204
     settings = Counter(one.removeprefix("GET /collections/") for one in asked if one.startswith("GET /collections/"))
     assert settings["more-0"] > 2 * settings["more-1"], "one look says that the others are the same"
+
+
+def test_a_collection_that_is_written_to_for_the_first_time_within_a_hold_is_known_by_then(stage: Any) -> None:
+    (name,) = several(stage, 1)
+    assert prove_everything(stage.follower)[1] == []
+    stage.write("PUT", f"/collections/{name}/points?wait=true", {"points": [{"id": 2, "vector": [2, 2]}]})
+    asked: list[str] = []
+    with counting(stage, asked):
+        assert stage.follower.round(held=True, budget=1.0).ids == {name: {2}}
+    assert f"GET /collections/{name}" not in asked
+
+
+def test_catching_up_shows_how_much_of_the_record_is_brought_over(stage: Any) -> None:
+    shown: list[Any] = []
+
+    class Shows(SilentUi):
+        @contextmanager
+        def progress(self, what: str, total: int | None, unit: str) -> Iterator[Any]:
+            shown.append((what, total, unit))
+            yield shown.append
+
+    context: Any = SimpleNamespace(gate=stage.record, ui=Shows())
+    for number in range(30):
+        stage.record.add("old", "POST", "/collections/docs/points/delete", {"points": [1000 + number]})
+    with switchover._shown(context, stage.follower):
+        stage.record.add("old", "POST", "/collections/docs/points/delete", {"points": [2000]})
+        stage.follower.round()
+    assert shown == [("Bringing the new server up to date", 3, "kB of the record"), 3]
+    assert stage.follower.observers == []
 
 
 def test_a_round_brings_collections_over_side_by_side(stage: Any, monkeypatch: Any) -> None:

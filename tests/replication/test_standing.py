@@ -156,3 +156,32 @@ def test_a_look_at_the_counters_asks_nothing_about_each_collection(stage: Stage)
         server.raw = seen  # type: ignore[method-assign]
     assert following.standing.look() == ""
     assert asked == [{"details_level": 0}] * 2
+
+
+def settings_asked(stage: Stage) -> list[str]:
+    """Whose settings a new command asks for when it proves that both are the same, and nothing was found."""
+    following, asked = stage.command(), list[str]()
+    following.round()
+    assert following.standing.look(patience=0.0) == ""
+    since, _ = following.standing.since(24.0)
+    plain = following.target.raw
+
+    def seen(method: str, path: str, *rest: Any, **more: Any) -> Any:
+        asked.extend([path.removeprefix("/collections/")] if path.startswith("/collections/") and method == "GET" else [])
+        return plain(method, path, *rest, **more)
+
+    following.target.raw = seen  # type: ignore[method-assign]
+    assert prove_everything(following, since=since)[1] == []
+    following.save()
+    return asked
+
+
+def test_settings_that_were_compared_are_compared_again_only_where_somebody_changed_them(stage: Stage) -> None:
+    assert settings_asked(stage) == []
+    stage.write("PUT", "/collections/docs/index?wait=true", {"field_name": "n", "field_schema": "integer"})
+    assert "docs" in settings_asked(stage)
+    assert settings_asked(stage) == []
+    # Round Nginx nothing counts any more: not what was compared of records, and not of settings.
+    Qdrant(stage.servers.old.url, stage.servers.guard, key=KEY).delete_index("docs", "n")
+    assert stage.since() == {}
+    assert stage.command().position.proofs.settled == set()

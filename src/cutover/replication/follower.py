@@ -19,12 +19,13 @@ cannot be followed ends in a refusal that says why.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from cutover.core.errors import Unreachable
 from cutover.gate.interface import OTHER, Gate, Written
@@ -220,6 +221,7 @@ class Follower:
             self._bring_schema(work, there)
             done.schema = True
             done.changed |= work.schema | work.gone | (work.collections - there)
+            self.position.proofs.same_settings(done.changed, same=False)
             self.position.schema_at |= dict.fromkeys(work.schema & there, batch[-1].offset)
         if work.aliases:
             self.bring_aliases()
@@ -363,6 +365,10 @@ class Follower:
             if compared.count <= len(compared.differences) or wrong <= before:
                 return compared
             before = wrong
+
+    def learn(self, name: str, config: Mapping[str, Any]) -> None:
+        """Know a collection by its settings, so that they need not be asked for when it is written to, perhaps within a hold."""
+        self._sizes.setdefault((name, "bring"), Size(BY_ID, Limits.of({"config": config})))
 
     def learnt(self, name: str) -> Size | None:
         """How much of a collection can be read at a time, where that is known by now."""

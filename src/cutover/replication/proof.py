@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -16,6 +16,8 @@ from cutover.replication.follower import Follower, Round
 
 #: After this many rounds without a recorded write a difference is real.
 QUIET_ROUNDS = 4
+#: Of more collections that were written to while writes were held, settings are not read once more: a change of them is recorded.
+FEW = 8
 
 
 def prove_everything(
@@ -34,10 +36,10 @@ def prove_everything(
     was compared and the real differences; nothing is repaired except by following. ``progress(what, records)`` is
     a context manager that gives a function to call with the number of records compared; ``give_way`` is called between pages.
 
-    ``since``: collections that were compared before, so of their records only these are; their names, settings, indexes and
-    aliases all the same.
+    ``since``: collections that were compared before, so of their records only these are; names and aliases all the same, and
+    settings and indexes of those where they were changed since, or never compared.
     """
-    source, target = following.source, following.target
+    source, target, proofs = following.source, following.target, following.position.proofs
     names = [name for name in source.collections() if name not in (since or {})]
     there = compare.counts_of(source, names)
     compared: list[compare.Compared] = []
@@ -76,8 +78,9 @@ def prove_everything(
             # Where the collection is gone by now, the comparison of the schemas names it.
             open_[name] = {d.where: d for d in not_left_out(following, left) if d.kind != "collection"}
         # After the first look only what differed then, or was changed since, can differ.
-        only = None if seen is None else {*(d.collection or str(d.where) for d in seen), *followed.changed}
-        now = _compare_schemas(following, only)
+        known = proofs.settled & {*(since or {})}
+        again = {*_about(seen or ()), *followed.changed}
+        now = _compare_schemas(following, lambda name: name not in known if seen is None else name in again)
         # A collection that lives for a moment is on one server only, and at every look another one: what was changed
         # since the look before is no difference yet.
         lasting = [d for d in now if seen is None or (d in seen and not _explained(d, followed))]
@@ -91,12 +94,14 @@ def prove_everything(
         wait_until(settled, deadline=settle, what="The same data on both servers", every=0.3)
     if not rest:
         following.changed.clear()
+        proofs.same_settings({*there, *(since or {})} - {*_about(seen or ())})
     return compared, rest
 
 
 def prove_quickly(following: Follower, ids: Mapping[str, set[PointId]], *, counts: bool, timeout: float) -> list[Difference]:
     """The proof inside a hold: the touched records bit by bit, names, aliases, and of what was touched since everything was
-    compared the settings and (``counts``) exact counts. How many collections or records there are does not matter.
+    compared the settings and (``counts``) exact counts. How many collections or records there are does not matter. Where many
+    collections were written to (:data:`FEW`), only such settings are compared as were changed since everything was.
     """
     limit = (2.0, timeout)
     chosen = {name: set(several) for name, several in ids.items() if several}
@@ -105,9 +110,6 @@ def prove_quickly(following: Follower, ids: Mapping[str, set[PointId]], *, count
 
     def names() -> list[Difference]:
         return _compare_names(following)[0]
-
-    def settings(name: str) -> list[Difference]:
-        return _compare_settings(following, [name])
 
     def records(name: str) -> list[Difference]:
         found = compare.compare_ids(
@@ -119,7 +121,8 @@ def prove_quickly(following: Follower, ids: Mapping[str, set[PointId]], *, count
         return compare.compare_counts(following.source, following.target, [name], timeout=limit)
 
     tasks: list[Callable[[], list[Difference]]] = [names]
-    tasks += [partial(settings, name) for name in sorted({*ids, *following.changed})]
+    settings = {*following.changed, *(ids if len(ids) <= FEW else ())}
+    tasks += [partial(compare_settings, following, [name]) for name in sorted(settings)]
     tasks += [partial(records, name) for name in chosen]
     # What is left out may be missing, and then it counts.
     tasks += [partial(numbers, name) for name in chosen if counts and name not in following.position.left_out]
@@ -152,20 +155,29 @@ def _compare_names(following: Follower) -> tuple[list[Difference], list[str]]:
     return schema.compare_names(mine, my_aliases, theirs, their_aliases), sorted({*mine} & {*theirs})
 
 
-def _compare_settings(following: Follower, names: Sequence[str]) -> list[Difference]:
+def compare_settings(following: Follower, names: Sequence[str]) -> list[Difference]:
+    """How the settings and payload indexes of collections differ now."""
     servers = (following.source, following.target)
-    return schema.compare_schemas(*side_by_side([partial(schema.schema_of, s, names, aliases=False) for s in servers]))
+    mine, theirs = side_by_side([partial(schema.schema_of, s, names, aliases=False) for s in servers])
+    for name, config in mine.config.items():
+        following.learn(name, config)
+    return schema.compare_schemas(mine, theirs)
 
 
-def _compare_schemas(following: Follower, only: Collection[str] | None) -> list[Difference]:
-    """How both differ in names and aliases, and in settings and indexes (``only``: of these collections)."""
+def _compare_schemas(following: Follower, asked: Callable[[str], bool]) -> list[Difference]:
+    """How both differ in names and aliases, and in settings and indexes of the collections that are ``asked`` for."""
     differences, both = _compare_names(following)
-    return differences + _compare_settings(following, [name for name in both if only is None or name in only])
+    return differences + compare_settings(following, [name for name in both if asked(name)])
 
 
 def not_left_out(following: Follower, differences: Iterable[Difference]) -> list[Difference]:
     left = {(name, one) for name, several in following.position.left_out.items() for one, _ in several}
     return [d for d in differences if (d.collection, d.where) not in left]
+
+
+def _about(differences: Iterable[Difference]) -> Iterator[str]:
+    """The collections whose settings differ, or that are on one server only."""
+    return (d.collection or str(d.where) for d in differences)
 
 
 def _explained(difference: Difference, followed: Round) -> bool:

@@ -44,6 +44,8 @@ class Proved:
     ranges: list[tuple[PointId | None, float | None]] = field(default_factory=list)
     written: list[PointId] = field(default_factory=list)
     """Records that were written since, and not compared since."""
+    settings: bool = False
+    """Whether its settings and payload indexes were the same, and nobody changed them since."""
 
     @property
     def oldest(self) -> float | None:
@@ -66,7 +68,7 @@ class Proofs:
     def read(cls, said: Mapping[str, Any]) -> Proofs:
         """From JSON."""
         collections = {
-            name: Proved([(first, at) for first, at in one["ranges"]], list(one["written"]))
+            name: Proved([(first, at) for first, at in one["ranges"]], list(one["written"]), bool(one.get("settings")))
             for name, one in said.get("collections", {}).items()
         }
         return cls(collections, {name: Counted(**one) for name, one in said.get("servers", {}).items()}, said.get("why", ""))
@@ -97,6 +99,12 @@ class Proofs:
         found = self.collections.setdefault(name, Proved())
         found.ranges = covered(found.ranges, first, end, at)
 
+    def same_settings(self, names: Iterable[str], *, same: bool = True) -> None:
+        """The settings and payload indexes of these collections were the same just now; or (not ``same``) were changed."""
+        for name in names:
+            if found := self.collections.get(name):
+                found.settings = same
+
     def same(self, name: str, ids: Iterable[PointId]) -> None:
         """These records of a collection were the same just now."""
         if found := self.collections.get(name):
@@ -104,6 +112,11 @@ class Proofs:
             found.written = [one for one in found.written if one not in gone]
 
     # -- what it says -----------------------------------------------------------------------------
+    @property
+    def settled(self) -> set[str]:
+        """The collections whose settings were compared and not changed since."""
+        return {name for name, one in self.collections.items() if one.settings}
+
     @property
     def written(self) -> dict[str, set[PointId]]:
         """What was written since it was proved, by collection."""

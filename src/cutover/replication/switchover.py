@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.core import events
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable
 from cutover.core.wait import TimedOut
-from cutover.gate.interface import OTHER, Side
+from cutover.gate.interface import OTHER, Side, Written
 from cutover.qdrant import compare, schema, snapshots
 from cutover.qdrant.affected import PointId
 from cutover.qdrant.client import Answered, Qdrant
@@ -137,7 +137,10 @@ def catch_up(context: Context, verb: str, following: Follower, give_way: Callabl
     ``give_way`` is called before each, and waits while applications are served too slowly.
     """
     limit = context.site.limits.round_seconds
-    with context.guard.act(f"{verb}.catch-up", f"Bring {following.target.name} up to date", passing=True) as act:
+    with (
+        context.guard.act(f"{verb}.catch-up", f"Bring {following.target.name} up to date", passing=True) as act,
+        _shown(context, following),
+    ):
         total = Counter[str]()
         before, copies = float("inf"), 0
         for _ in range(ROUNDS):
@@ -159,6 +162,28 @@ def catch_up(context: Context, verb: str, following: Follower, give_way: Callabl
             f"Delete those records on {following.source.name}, or overwrite their payload; then run this again.",
         )
     return last
+
+
+@contextmanager
+def _shown(context: Context, following: Follower) -> Iterator[None]:
+    """Show how much of what was recorded until now is brought over."""
+    began = at = following.position.offset // 1000
+    end = context.gate.log_end() // 1000
+    what = f"Bringing {following.target.name} up to date"
+    with context.ui.progress(what, max(0, end - began), "kB of the record") as advance:
+
+        def see(entries: Sequence[Written]) -> None:
+            nonlocal at
+            now = min(end, max(entry.offset for entry in entries) // 1000)
+            if now > at:
+                advance(now - at)
+                at = now
+
+        following.observers.append(see)
+        try:
+            yield
+        finally:
+            following.observers.remove(see)
 
 
 def _too_slow(following: Follower, last: Round) -> Refused:

@@ -322,6 +322,8 @@ class Watch:
                 names = [one for one in names if one != name]  # deleted meanwhile, which the log will say; or it is a difference
                 continue
             proofs.compared(name, first, end if rest is None else rest, at)
+            if first is None and not proof.compare_settings(following, [name]):
+                proofs.same_settings([name])
             different = {d.where for d in proof.not_left_out(following, part.differences)}
             proofs.wrote(name, different)
             if part.count > len(part.differences):
