@@ -128,7 +128,9 @@ def records(lab: Lab, url: str) -> dict[str, Any]:
                 break
         indexes = {field: {k: v for k, v in index.items() if k != "points"} for field, index in info["payload_schema"].items()}
         found[name] = {"config": info["config"], "indexes": indexes, "records": count, "digest": digest.hexdigest()}
-        found[name]["snapshots"] = sorted(one["name"] for one in get(f"/collections/{name}/snapshots"))
+        shards = (f"/shards/{number}" for number in range(info["config"]["params"]["shard_number"]))
+        kept = (one for of in ("", *shards) for one in get(f"/collections/{name}{of}/snapshots"))
+        found[name]["snapshots"] = sorted(one["name"] for one in kept)
     return found
 
 

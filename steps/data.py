@@ -297,7 +297,9 @@ def _no_read_only_key(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given("the new server cannot store anything")
 def _no_room(lab: Lab) -> None:
-    _new_server_fails(lab, "PUT", "/collections/{collection_name}/snapshots/recover", "No space left on device (os error 28)")
+    _new_server_fails(
+        lab, "PUT", "/collections/{collection_name}/shards/{shard}/snapshots/recover", "No space left on device (os error 28)"
+    )
 
 
 @given("the disk of the new server has become read-only")

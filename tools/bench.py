@@ -45,6 +45,7 @@ from cutover.qdrant import compare
 from cutover.qdrant.client import side_by_side
 from cutover.replication import resend, switchover
 from cutover.replication.account import Account
+from cutover.replication.base_copy import base_copy
 from cutover.replication.position import Position
 from lab.lab import Lab, new_folder
 from lab.load import Load
@@ -136,7 +137,7 @@ class Bench:
         """Snapshot and recovery, a plain copy of the files, and the client library's migration."""
         with self.run() as run, run.guard.act("bench.copy", f"Copy {count} records in several ways"):
             began = time.monotonic()
-            facts = switchover.base_copy(run, "bench", run.old, run.new, NAME) or {}
+            facts = base_copy(run, "bench", run.old, run.new, NAME) or {}
             self.add(
                 f"copy of {count}: snapshot and recovery (this tool)",
                 time.monotonic() - began,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -17,10 +15,14 @@ from urllib.parse import urlsplit
 
 from cutover.context import Context
 from cutover.qdrant import snapshots
+from cutover.replication.base_copy import base_copy
 
 #: Mean seconds between two writes of a writer.
 PACE = 0.004
 WITHOUT = "without a copy"
+TAKING = "while a collection is made anew and the old server takes its snapshot"
+FETCHING = "while the new server fetches and recovers it"
+WHOLE = "while a snapshot of the whole collection is taken, for comparison"
 
 
 class Writes:
@@ -97,52 +99,52 @@ class Felt:
 
 
 def felt(run: Context, writes: Writes, collection: str, seconds: float, rounds: int) -> Mapping[str, Felt]:
-    """Copy a collection several times, part by part; before each for as long as nothing is copied (at first ``seconds``)."""
+    """Copy a collection several times, timed in its two parts; before each for as long as nothing is copied (at first ``seconds``),
+    and after each, for comparison, one snapshot of the whole collection.
+    """
     found: dict[str, Felt] = {}
 
-    def part(name: str, do: Callable[[], object]) -> float:
-        began = time.monotonic()
-        do()
+    def part(name: str, began: float) -> float:
         end = time.monotonic()
         time.sleep(0.5)  # what was under way ends, and is no part of the next
         here, seen = found.setdefault(name, Felt()), writes.between(began, end)
         here.slowest.append(max(seen, default=0.0))
         here.writes.extend(seen)
-        return end - began
+        return time.monotonic()
 
     for _ in range(rounds):
-        part(WITHOUT, lambda for_seconds=seconds: time.sleep(for_seconds))  # type: ignore[misc]
-        seconds = _parts_of_a_copy(run, collection, part)
+        at = time.monotonic()
+        time.sleep(seconds)
+        began = at = part(WITHOUT, at)
+
+        def between() -> None:
+            nonlocal at
+            at = part(TAKING, at)
+
+        base_copy(run, "bench", run.old, run.new, collection, between)
+        at = part(FETCHING, at)
+        seconds = at - began
+        with snapshots.taken(run, "bench", run.old, collection):
+            at = part(WHOLE, at)
+        run.new.delete_collection(collection)
     return found
 
 
-def _parts_of_a_copy(run: Context, collection: str, part: Callable[[str, Callable[[], object]], float]) -> float:
-    key = run.credentials.get("QDRANT_READ_ONLY_API_KEY")
-    with contextlib.ExitStack() as stack:
-        made: list[snapshots.Taken] = []
-        took = [
-            part(
-                "while the old server takes the snapshot",
-                lambda: made.append(stack.enter_context(snapshots.taken(run, "bench", run.old, collection))),
-            )
-        ]
-        taken = made[0]
-        url = run.old.snapshot_url(collection, taken.name)
-        took += [
-            part("while it sends it, and nobody keeps it", lambda: deque(run.old.download(collection, taken.name), maxlen=0)),
-            part(
-                "while the new server fetches and recovers it",
-                lambda: run.new.recover(collection, url, checksum=taken.checksum, source_key=key),
-            ),
-        ]
-    run.new.delete_collection(collection)
-    return sum(took)
-
-
 def rows(found: Mapping[str, Felt]) -> Sequence[tuple[str, float, str]]:
-    """(what, the slowest write in milliseconds, the rest of it in words); the last is how many times as long it is with a copy."""
+    """(what, the slowest write in milliseconds, the rest of it in words); the last two are how many times as long that is."""
     said = [(f"slowest write {name}", max(one.slowest) * 1000, str(one)) for name, one in found.items()]
-    usual = sorted(found[WITHOUT].slowest)[len(found[WITHOUT].slowest) // 2]
-    during = sorted(max(each) for each in zip(*(one.slowest for name, one in found.items() if name != WITHOUT), strict=True))
-    ratio = during[len(during) // 2] / usual
-    return [*said, ("slowest write with a copy, as often as without", ratio, "medians of the slowest of each time")]
+    usual = _middle(found[WITHOUT].slowest)
+    copy = _middle([max(each) for each in zip(found[TAKING].slowest, found[FETCHING].slowest, strict=True)])
+    return [
+        *said,
+        ("slowest write with a copy, as often as without", copy / usual, "medians of the slowest of each time"),
+        (
+            "slowest write with a snapshot of the whole collection, as often as without",
+            _middle(found[WHOLE].slowest) / usual,
+            "which is not used",
+        ),
+    ]
+
+
+def _middle(several: Sequence[float]) -> float:
+    return sorted(several)[len(several) // 2]

@@ -272,9 +272,9 @@ def _without_snapshots(lab: Lab) -> None:
         session.headers["api-key"] = lab.keys.qdrant
         base = f"{lab.site.qdrant.old_url}/collections"
         for one in session.get(base, timeout=20).json()["result"]["collections"]:
-            kept = f"{base}/{one['name']}/snapshots"
-            for snapshot in session.get(kept, timeout=20).json()["result"]:
-                session.delete(f"{kept}/{snapshot['name']}", timeout=20).raise_for_status()
+            for kept in (f"{base}/{one['name']}/snapshots", f"{base}/{one['name']}/shards/0/snapshots"):
+                for snapshot in session.get(kept, timeout=20).json()["result"]:
+                    session.delete(f"{kept}/{snapshot['name']}", timeout=20).raise_for_status()
 
 
 #: What of the hypervisor goes with a deleted guest, beside the guest itself.

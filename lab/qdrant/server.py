@@ -206,16 +206,17 @@ class Server:
         self.fixed: dict[tuple[str, ...], dict[str, Route]] = {}
         self.one_name: dict[tuple[str, ...], dict[str, Route]] = {}
         self.two_names: dict[tuple[str, ...], dict[str, Route]] = {}
+        self.three_names: dict[tuple[str, ...], dict[str, Route]] = {}
         self._add_routes()
 
     # --- routes ---
 
     def route(self, method: str, template: str, answer: Answer, **needs: bool) -> None:
-        """Serve `method template`. Templates have no name, the collection's, or the collection's and a last one."""
+        """Serve `method template`. Templates have no name, the collection's, its and a last one or a shard's, or all three."""
         parts = tuple(template.strip("/").split("/")) if template != "/" else ()
         made = Route(template, answer, **needs)
         names = sum(part.startswith("{") for part in parts)
-        table = (self.fixed, self.one_name, self.two_names)[names]
+        table = (self.fixed, self.one_name, self.two_names, self.three_names)[names]
         key = tuple(part for part in parts if not part.startswith("{"))
         table.setdefault((*key, str(len(parts))), {})[method] = made
 
@@ -240,6 +241,9 @@ class Server:
                 routes = self.two_names.get(("collections", "shards", *parts[4:], size))
                 if routes and method in routes:
                     return routes[method], (parts[1], parts[3])
+                routes = self.three_names.get(("collections", "shards", *parts[4:-1], size))
+                if routes and method in routes:
+                    return routes[method], (parts[1], parts[3], parts[-1])
         elif len(parts) == 2:
             routes = self.one_name.get((parts[0], size))
             if routes and method in routes:
@@ -312,6 +316,12 @@ class Server:
         add("DELETE", "/snapshots/{snapshot_name}", self.delete_full_snapshot, writes=True)
         add("GET", f"{_C}/shards/{{shard_id}}/snapshot/partial/manifest", self.shard_manifest)
         add("GET", f"{_C}/shards/{{shard}}/snapshot", self.stream_shard, writes=True)
+        of_shard = f"{_C}/shards/{{shard}}/snapshots"
+        add("GET", of_shard, self.list_shard_snapshots)
+        add("POST", of_shard, self.create_shard_snapshot, writes=True)
+        add("PUT", f"{of_shard}/recover", self.recover_shard_snapshot, writes=True, json=True)
+        add("GET", f"{of_shard}/{{snapshot}}", self.download_shard_snapshot)
+        add("DELETE", f"{of_shard}/{{snapshot}}", self.delete_shard_snapshot, writes=True)
 
     # --- one request ---
 
@@ -702,6 +712,10 @@ class Server:
     def _folder(self, call: Call) -> Path:
         return self.snapshots.folder(self.storage.get(call.names[0]).name)
 
+    def _folder_of_shard(self, call: Call) -> Path:
+        collection = self.storage.get(call.names[0])
+        return self.snapshots.folder(collection.name, collection.shard(call.names[1]).number)
+
     async def list_snapshots(self, call: Call) -> Any:
         return listed(self._folder(call))
 
@@ -715,6 +729,36 @@ class Server:
             return result
 
         return await self._in_time(call, work())
+
+    async def list_shard_snapshots(self, call: Call) -> Any:
+        return listed(self._folder_of_shard(call))
+
+    async def create_shard_snapshot(self, call: Call) -> Any:
+        collection = self.storage.get(call.names[0])
+        return await self._in_time(call, self.snapshots.create_of_shard(collection, collection.shard(call.names[1])))
+
+    async def recover_shard_snapshot(self, call: Call) -> Any:
+        body = call.body
+        if not isinstance(body, dict) or not isinstance(body.get("location"), str):
+            raise BodyError("missing field `location`")
+        collection = self.storage.get(call.names[0])
+        shard = collection.shard(call.names[1])
+        work = self.snapshots.recover_shard(collection, shard, body["location"], body.get("checksum"), body.get("api_key"))
+        return await self._in_time(call, self._recovering(collection.name, work))
+
+    async def download_shard_snapshot(self, call: Call) -> Any:
+        try:
+            return _file(lambda: stored(self._folder_of_shard(call), call.names[2]))
+        except NotFound:
+            return web.Response(status=404)
+
+    async def delete_shard_snapshot(self, call: Call) -> Any:
+        folder, name = self._folder_of_shard(call), call.names[2]
+        try:
+            self.snapshots.delete(folder, name)
+        except NotFound:
+            raise NotFound(f'Snapshot "{folder / name}" not found') from None
+        return True
 
     async def upload_snapshot(self, call: Call) -> Any:
         name = call.names[0]
@@ -791,10 +835,7 @@ class Server:
 
     async def shard_manifest(self, call: Call) -> Any:
         collection = self.storage.get(call.names[0])
-        number = call.names[1]
-        if not number.isdigit() or int(number) >= len(collection.shards):
-            raise NotFound(f"shard {number} not found")
-        return collection.shards[int(number)].engine.snapshot_manifest()
+        return collection.shard(call.names[1]).engine.snapshot_manifest()
 
     async def stream_shard(self, call: Call) -> Any:
         """Only what comes before the file: the right to write, and that the collection exists."""

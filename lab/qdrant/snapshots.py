@@ -1,4 +1,5 @@
-"""Collection snapshots: a tar of settings, payload indexes and every shard's files, and how one is put back.
+"""Snapshots: of a collection, a tar of settings, payload indexes and every shard's files; of one shard its files alone; and how
+one is put back.
 
 The layout is the real server's, and snapshots of the real one (1.18, one shard) can be restored here. Files are sparse:
 an empty segment has tens of megabytes of holes, so the tar is written by GNU tar, which stores none of them. Every write
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import tarfile
 import uuid
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +28,7 @@ import aiohttp
 from . import settings
 from .errors import BadRequest, BodyError, Forbidden, Internal, NotFound, WrongInput
 from .sparse import copy_sparse, copy_tree
-from .store import Collection, Storage, load_engine, write_json
+from .store import Collection, Shard, Storage, load_engine, write_json
 
 Json = Any
 #: The real server gives up a download after 60 seconds without a byte.
@@ -66,20 +68,23 @@ def sha256(path: Path) -> str:
 def _stage(collection: Collection, peer: int, folder: Path) -> None:
     """Lay out what a snapshot holds. Runs without a pause for other requests, so it is one moment of the collection."""
     for shard in collection.shards:
-        shard.apply_all()
-        shard.engine.flush()
-        target = folder / str(shard.number)
-        for segment in (shard.path / "segments").iterdir():
-            copy_tree(segment, target / "segments" / segment.name / "files")
-        copy_tree(shard.path / "wal", target / "wal")
-        copy_sparse(shard.path / "edge_config.json", target / "edge_config.json")
-        state = {"is_local": True, "this_peer_id": peer, "peers": {str(peer): "Active"}}
-        write_json(target / "replica_state.json", state)
-        write_json(target / "shard_config.json", {"type": "ReplicaSet"})
+        _stage_shard(shard, peer, folder / str(shard.number))
     write_json(folder / "config.json", {**collection.config, "uuid": None})
     write_json(folder / "payload_index.json", {"schema": collection.schema})
     write_json(folder / "shard_key_mapping.json", collection.key_mapping())
     (folder / "version.info").write_text("0.4.2")
+
+
+def _stage_shard(shard: Shard, peer: int, target: Path) -> None:
+    shard.apply_all()
+    shard.engine.flush()
+    for segment in (shard.path / "segments").iterdir():
+        copy_tree(segment, target / "segments" / segment.name / "files")
+    copy_tree(shard.path / "wal", target / "wal")
+    copy_sparse(shard.path / "edge_config.json", target / "edge_config.json")
+    state = {"is_local": True, "this_peer_id": peer, "peers": {str(peer): "Active"}}
+    write_json(target / "replica_state.json", state)
+    write_json(target / "shard_config.json", {"type": "ReplicaSet"})
 
 
 def _tar(folder: Path, target: Path) -> str:
@@ -111,9 +116,10 @@ class Snapshots:
     storage: Storage
     peer: int
 
-    def folder(self, collection: str) -> Path:
-        """Where a collection's snapshots lie."""
-        return self.storage.snapshots / collection
+    def folder(self, collection: str, shard: int | None = None) -> Path:
+        """Where the snapshots of a collection, or of one of its shards, lie."""
+        place = self.storage.snapshots / collection
+        return place if shard is None else place / "shards" / str(shard)
 
     def temporary(self, inside: Path) -> Path:
         """A new folder for work in progress; such folders are emptied at start."""
@@ -127,6 +133,15 @@ class Snapshots:
         target.parent.mkdir(parents=True, exist_ok=True)
         stage = self.temporary(self.storage.snapshots)
         _stage(collection, self.peer, stage)
+        await asyncio.to_thread(_tar, stage, target)
+        return describe(target)
+
+    async def create_of_shard(self, collection: Collection, shard: Shard) -> Json:
+        """Take a snapshot of one shard; returns its description."""
+        target = self.folder(collection.name, shard.number) / f"{collection.name}-shard-{shard.number}-{_now()}.snapshot"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stage = self.temporary(self.storage.snapshots)
+        _stage_shard(shard, self.peer, stage)
         await asyncio.to_thread(_tar, stage, target)
         return describe(target)
 
@@ -154,22 +169,37 @@ class Snapshots:
 
     async def recover(self, name: str, location: str, checksum: str | None, api_key: str | None) -> None:
         """Put the snapshot at `location` (http, https or file) into the collection `name`."""
-        scheme = urlsplit(location).scheme
-        if scheme == "file":
+        if urlsplit(location).scheme == "file":
             await self.recover_file(name, self._local(location), checksum)
             return
+        async with self._fetched(location, api_key) as path:
+            try:
+                await self.recover_file(name, path, checksum)
+            except MalformedTar as error:
+                raise Internal(f"Failed to unpack tar archive: {error}") from error
+
+    async def recover_shard(
+        self, collection: Collection, shard: Shard, location: str, checksum: str | None, key: str | None
+    ) -> None:
+        """Put the snapshot of a shard in the place of a collection's shard; like the real one without a look whether it fits."""
+        async with self._fetched(location, key) as path:
+            await _check_sum(path, checksum)
+            folder = path.with_name("shard")
+            await asyncio.to_thread(_unpack_shard_of, path, folder)
+            await asyncio.to_thread(_open_once, folder, collection.config)
+            collection.replace_shard(shard, folder, self.storage.delay)
+
+    @contextlib.asynccontextmanager
+    async def _fetched(self, location: str, api_key: str | None) -> AsyncIterator[Path]:
+        scheme = urlsplit(location).scheme
         if not scheme:
             raise BodyError(f"relative URL without a base: {json.dumps(location)}")
         if scheme not in ("http", "https"):
             raise BadRequest(f"URL {location} with scheme {scheme} is not supported")
         folder = self.temporary(self.storage.path)
         try:
-            path = folder / "download"
-            await _download(location, api_key, path)
-            try:
-                await self.recover_file(name, path, checksum)
-            except MalformedTar as error:
-                raise Internal(f"Failed to unpack tar archive: {error}") from error
+            await _download(location, api_key, folder / "download")
+            yield folder / "download"
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -187,10 +217,7 @@ class Snapshots:
 
         The collection stays as it was until the new files were unpacked and opened once.
         """
-        if checksum is not None:
-            found = await asyncio.to_thread(sha256, path)
-            if found != checksum.lower():
-                raise WrongInput(f"Snapshot checksum mismatch: expected {checksum}, got {found}")
+        await _check_sum(path, checksum)
         folder = self.temporary(self.storage.path)
         try:
             config, schema = await asyncio.to_thread(_unpack, path, folder)
@@ -239,6 +266,11 @@ class Snapshots:
         shutil.rmtree(old, ignore_errors=True)
 
 
+async def _check_sum(path: Path, checksum: str | None) -> None:
+    if checksum is not None and (found := await asyncio.to_thread(sha256, path)) != checksum.lower():
+        raise WrongInput(f"Snapshot checksum mismatch: expected {checksum}, got {found}")
+
+
 class MalformedTar(Internal):
     """500: the file is no tar. A downloaded one is unpacked on the way, and its refusal says so."""
 
@@ -274,26 +306,39 @@ def _extract(archive: Path, folder: Path) -> None:
         tar.extractall(folder)
 
 
+def _unpack_segments(shard: Path) -> None:
+    for entry in list((shard / "segments").iterdir()):
+        target = entry.with_suffix("")
+        inner = entry / "files"
+        if entry.suffix == ".tar":
+            unpacked = entry.with_suffix(".unpacked")
+            _extract(entry, unpacked)
+            entry.unlink()
+            inner = unpacked / "snapshot" / "files"
+            inner.rename(target)
+            shutil.rmtree(unpacked)
+        elif inner.is_dir():
+            moved = entry.with_suffix(".moved")
+            inner.rename(moved)
+            shutil.rmtree(entry)
+            moved.rename(target)
+
+
+def _unpack_shard_of(path: Path, folder: Path) -> None:
+    """Lay out the snapshot of a shard as a shard's folder."""
+    try:
+        _extract(path, folder)
+        _unpack_segments(folder)
+    except (tarfile.TarError, EOFError) as error:
+        raise MalformedTar("File IO error: Malformed tar archive, reached unknown entry") from error
+
+
 def _unpack(path: Path, folder: Path) -> tuple[settings.Config, dict[str, Json]]:
     """Lay out a snapshot as the storage of a collection; returns its settings and its index schema."""
     try:
         _extract(path, folder)
         for number in [entry for entry in folder.iterdir() if entry.is_dir() and entry.name.isdigit()]:
-            for entry in list((number / "segments").iterdir()):
-                target = entry.with_suffix("")
-                inner = entry / "files"
-                if entry.suffix == ".tar":
-                    unpacked = entry.with_suffix(".unpacked")
-                    _extract(entry, unpacked)
-                    entry.unlink()
-                    inner = unpacked / "snapshot" / "files"
-                    inner.rename(target)
-                    shutil.rmtree(unpacked)
-                elif inner.is_dir():
-                    moved = entry.with_suffix(".moved")
-                    inner.rename(moved)
-                    shutil.rmtree(entry)
-                    moved.rename(target)
+            _unpack_segments(number)
     except (tarfile.TarError, EOFError) as error:
         raise MalformedTar("File IO error: Malformed tar archive, reached unknown entry") from error
     try:

@@ -264,6 +264,19 @@ class Collection:
         engine = load_engine(path, self.config)
         self.shards.append(Shard(number, path, engine, delay))
 
+    def shard(self, number: str) -> Shard:
+        """The shard that a path names."""
+        if not number.isdigit() or int(number) >= len(self.shards):
+            raise NotFound(f"shard {number} not found")
+        return self.shards[int(number)]
+
+    def replace_shard(self, shard: Shard, folder: Path, delay: Callable[[], float]) -> None:
+        """Put the files in `folder` in the place of a shard's, and open them."""
+        shard.close()
+        shutil.rmtree(shard.path)
+        folder.rename(shard.path)
+        self.shards[shard.number] = Shard(shard.number, shard.path, load_engine(shard.path, self.config), delay)
+
     def add_shard_key(self, key: Json, delay: Callable[[], float]) -> None:
         """A new shard for the records of one shard key."""
         number = len(self.shards)

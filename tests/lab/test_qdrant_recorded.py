@@ -22,7 +22,7 @@ from lab.processes import running
 from lab.qdrant import launch
 
 Json = Any
-FILE = "qdrant-1.18.3.jsonl"
+FILE, OF_SHARDS = "qdrant-1.18.3.jsonl", "qdrant-1.18.3-shards.jsonl"
 KEYS = {"full": "full-key", "read-only": "read-key", "wrong": "no-key"}
 
 #: Exchanges that the lab's server does not serve, by their note, with the reason. None at the moment.
@@ -45,7 +45,7 @@ class Pair:
     """The two servers of the recording, and what their names and checksums are here."""
 
     urls: dict[str, str]
-    snapshots: Path
+    snapshots: dict[str, Path]
     here: dict[str, str] = field(default_factory=dict)
 
     def localized(self, text: str) -> str:
@@ -71,7 +71,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     }
     with running(*servers.values()):
         urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-        yield Pair(urls, folder / "target" / "snapshots", {"http://127.0.0.1:46333": urls["source"]})
+        yield Pair(urls, {name: folder / name / "snapshots" for name in ports}, {"http://127.0.0.1:46333": urls["source"]})
 
 
 def differences(real: Json, ours: Json, where: str, *, values: bool) -> Iterator[str]:
@@ -119,12 +119,13 @@ def put(pair: Pair, exchange: dict[str, Json], snapshot: Callable[[], bytes]) ->
     return requests.request(exchange["method"], url, data=text, headers=headers, timeout=60)
 
 
+@pytest.mark.parametrize("file", [FILE, OF_SHARDS])
 def test_every_recorded_exchange_is_answered_as_by_the_real_server(
-    pair: Pair, recorded: Callable[[str], list[dict[str, Json]]]
+    pair: Pair, recorded: Callable[[str], list[dict[str, Json]]], file: str
 ) -> None:
     wrong: list[str] = []
     taken: list[bytes] = []
-    for number, exchange in enumerate(recorded(FILE)):
+    for number, exchange in enumerate(recorded(file)):
         note = exchange["note"]
         if note in NOT_SERVED:
             continue
@@ -132,6 +133,9 @@ def test_every_recorded_exchange_is_answered_as_by_the_real_server(
         at = f"{number} {note}: {exchange['method']} {exchange['path']}"
         if answer.status_code != exchange["status"]:
             wrong.append(f"{at}: status {exchange['status']}, ours {answer.status_code} {answer.text[:200]}")
+            continue
+        if exchange["answer"] is None:  # nothing but its status
+            wrong += [f"{at}: nothing, ours {answer.text}"] if answer.content else []
             continue
         kind = answer.headers.get("content-type")
         if kind != exchange["content_type"]:
@@ -143,12 +147,14 @@ def test_every_recorded_exchange_is_answered_as_by_the_real_server(
             continue
         ours = answer.json()
         if isinstance(real.get("status"), dict):  # a refusal: every word counts
-            real_text = real["status"]["error"].replace('"/qdrant/snapshots"', f'"{pair.snapshots.resolve()}"')
+            # The recording's place of snapshots, of whichever server it speaks.
+            here = pair.snapshots[exchange["server"]].resolve()
+            real_text = real["status"]["error"].replace('"/qdrant/snapshots', f'"{here}')
             if real_text != ours["status"]["error"]:
                 wrong.append(f"{at}: {real_text!r}, ours {ours['status']['error']!r}")
         else:
             wrong += differences(real, ours, at + " answer", values=not SHAPE_ONLY.search(exchange["path"]))
-        if note in ("snapshot", "full snapshot"):
+        if note in ("snapshot", "full snapshot", "snapshot 0", "snapshot 1"):
             for key in ("name", "checksum"):
                 pair.here[exchange["answer"]["result"][key]] = ours["result"][key]
         if note == "snapshot":
@@ -166,7 +172,7 @@ def test_telemetry_counts_the_same_requests_as_the_real_server(
     url = f"http://127.0.0.1:{port}"
     both = {"api_key": "full-key", "read_only_api_key": "read-key"}
     with running(launch.server(tmp_path, "127.0.0.1", port, **both)):
-        pair = Pair({"source": url}, tmp_path)
+        pair = Pair({"source": url}, {})
         for exchange in exchanges:
             answer = put(pair, exchange, bytes)
             if exchange["path"] in ("/telemetry", "/metrics"):

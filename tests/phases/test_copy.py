@@ -12,7 +12,8 @@ from cutover.core.ui import SilentUi
 from cutover.qdrant import compare, schema
 from cutover.qdrant import snapshots as left
 from cutover.qdrant.client import NotThere
-from cutover.replication import preflight, switchover
+from cutover.replication import preflight
+from cutover.replication.base_copy import base_copy
 from tests.support.qdrant_pair import operating, pair_of_servers
 
 
@@ -38,12 +39,13 @@ def same(run: Any) -> Any:
 
 
 def snapshots(run: Any) -> Any:
-    return {one["name"] for one in run.old.snapshots("docs")}
+    """Of the collection and of its shard."""
+    return {one["name"] for shard in (None, 0) for one in run.old.snapshots("docs", shard)}
 
 
 def test_a_copy_is_complete_and_leaves_no_snapshot(run: Any) -> None:
     before = snapshots(run)
-    switchover.base_copy(run, "copy", run.old, run.new, "docs")
+    base_copy(run, "copy", run.old, run.new, "docs")
     same(run)
     assert snapshots(run) == before
     assert run.journal.open_intents() == []
@@ -90,40 +92,77 @@ def test_something_else_at_the_new_address_is_not_called_silent(run: Any, says: 
 
 def test_a_copy_waits_for_applications_between_its_snapshot_and_fetching_it(run: Any) -> None:
     before, seen = snapshots(run), []
-    switchover.base_copy(
-        run, "copy", run.old, run.new, "docs", lambda: seen.append((len(snapshots(run) - before), run.new.collections()))
-    )
-    assert seen == [(1, [])], "asked once, with the snapshot taken and nothing of it fetched"
+    base_copy(run, "copy", run.old, run.new, "docs", lambda: seen.append((len(snapshots(run) - before), run.new.count("docs"))))
+    assert seen == [(1, 0)], "asked once, with the snapshot taken and nothing of it fetched"
     same(run)
+
+
+def test_each_shard_is_copied_by_a_snapshot_of_its_own(run: Any) -> None:
+    with run.guard.act("test", "Fill"):
+        run.old.delete_collection("docs")
+        vectors = {"vectors": {"size": 2, "distance": "Dot"}, "shard_number": 3}
+        run.old.create_collection("docs", vectors)
+        run.old.upsert("docs", [{"id": i, "vector": [i, 1], "payload": {"n": i}} for i in range(100)])
+    base_copy(run, "copy", run.old, run.new, "docs")
+    same(run)
+    taken = [entry.before["shard"] for entry in run.journal.acts("copy.snapshot") if entry.kind == "intent"]
+    assert taken == [0, 1, 2]
+    assert all(run.old.snapshots("docs", shard) == [] for shard in (None, 0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "why"), [("PUT", 400, "no such thing"), ("PATCH", 400, "strict_mode_config"), ("PUT", 500, "")]
+)
+def test_what_cannot_be_made_the_same_is_copied_by_a_snapshot_of_all_of_it(
+    run: Any, servers: Any, method: str, status: int, why: str
+) -> None:
+    """It brings the settings that it has. Of a server that stumbles nothing is concluded."""
+    with run.guard.act("test", "A limit"):
+        run.old.patch("docs", {"strict_mode_config": {"enabled": True, "max_query_limit": 99}})
+    before, route = snapshots(run), "/collections/{collection_name}"
+    words = "Bad request: no such thing"
+    servers.switch("new", fail=[{"method": method, "endpoint": route, "status": status, "text": words}])
+    if not why:
+        with pytest.raises(Failed, match=words):
+            base_copy(run, "copy", run.old, run.new, "docs")
+        return
+    base_copy(run, "copy", run.old, run.new, "docs")
+    servers.switch("new")
+    said = next(said for said in run.ui.sentences if "one snapshot of all of it" in said)
+    assert why in said
+    same(run)
+    assert snapshots(run) == before
+    assert run.journal.open_intents() == []
 
 
 def test_what_an_interrupted_copy_left_on_the_target_is_replaced(run: Any) -> None:
     with run.guard.act("test", "An unfinished copy"):
         run.new.ask("PUT", "/collections/docs", {"vectors": {"size": 9, "distance": "Dot"}})
-    switchover.base_copy(run, "copy", run.old, run.new, "docs")
+    base_copy(run, "copy", run.old, run.new, "docs")
     same(run)
 
 
 def test_a_recovery_that_fails_is_said_and_the_snapshot_is_removed(run: Any, servers: Any) -> None:
     before = snapshots(run)
     words = "Service internal error: No space left on device (os error 28)"
-    route = "/collections/{collection_name}/snapshots/recover"
+    route = "/collections/{collection_name}/shards/{shard}/snapshots/recover"
     servers.switch("new", fail=[{"method": "PUT", "endpoint": route, "status": 500, "text": words}])
     with pytest.raises(Failed, match="No space left on device") as failed:
-        switchover.base_copy(run, "copy", run.old, run.new, "docs")
+        base_copy(run, "copy", run.old, run.new, "docs")
     assert failed.value.exit_code == 3
     assert "run `copy` again" in failed.value.hint
     assert snapshots(run) == before
     servers.switch("new")
-    assert preflight.ours(run) == set(), "what has this name on the new server from now on is somebody else's"
-    switchover.base_copy(run, "copy", run.old, run.new, "docs")
+    assert preflight.ours(run) == {"docs"}, "what was made for it is there, and `undo copy` removes it"
+    base_copy(run, "copy", run.old, run.new, "docs")
     same(run)
 
 
-def test_a_snapshot_that_an_interrupted_copy_left_is_removed(run: Any) -> None:
-    known = {"collection": "docs", "snapshots": []}
-    with run.guard.act("copy.snapshot", left._words("docs", run.old), before=known) as act:
-        made = run.old.create_snapshot("docs")
+@pytest.mark.parametrize("shard", [None, 0])
+def test_a_snapshot_that_an_interrupted_copy_left_is_removed(run: Any, shard: int | None) -> None:
+    known: dict[str, Any] = {"collection": "docs", "shard": shard, "snapshots": []}
+    with run.guard.act("copy.snapshot", left._words("docs", run.old, shard), before=known) as act:
+        made = run.old.create_snapshot("docs", shard)
         act.after = {"collection": "docs", "snapshot": made["name"], "size": made["size"]}
     assert made["name"] in snapshots(run)
     left.remove_left(run, "copy", run.old)
@@ -133,10 +172,10 @@ def test_a_snapshot_that_an_interrupted_copy_left_is_removed(run: Any) -> None:
 
 def test_a_snapshot_that_could_not_be_removed_is_removed_by_the_next_run(run: Any, servers: Any) -> None:
     before = snapshots(run)
-    route = "/collections/{collection_name}/snapshots/{snapshot_name}"
+    route = "/collections/{collection_name}/shards/{shard}/snapshots/{snapshot}"
     servers.switch("old", fail=[{"method": "DELETE", "endpoint": route, "status": 500, "text": "Service internal error"}])
     with pytest.raises(CutoverError, match="Service internal error"):
-        switchover.base_copy(run, "copy", run.old, run.new, "docs")
+        base_copy(run, "copy", run.old, run.new, "docs")
     servers.switch("old")
     assert len(snapshots(run) - before) == 1
     left.remove_left(run, "copy", run.old)
@@ -165,10 +204,10 @@ def test_a_snapshot_of_the_same_second_is_not_taken_for_ours(run: Any) -> None:
 
 
 def test_where_no_snapshot_was_taken_nobody_elses_is_named(run: Any, servers: Any) -> None:
-    route = "/collections/{collection_name}/snapshots"
+    route = "/collections/{collection_name}/shards/{shard}/snapshots"
     servers.switch("old", fail=[{"method": "POST", "endpoint": route, "status": 500, "text": "Service internal error"}])
     with pytest.raises(CutoverError, match="Service internal error"):
-        switchover.base_copy(run, "copy", run.old, run.new, "docs")
+        base_copy(run, "copy", run.old, run.new, "docs")
     servers.switch("old")
     with run.guard.act("test", "Somebody else's, every night"):
         run.old.create_snapshot("docs")
@@ -196,7 +235,7 @@ def test_a_collection_that_is_deleted_while_it_is_copied_is_gone_on_the_target_t
                 run.old.ask("PUT", "/collections/docs", {"vectors": {"size": 2, "distance": "Dot"}})
             with monkeypatch.context() as patch:
                 _deleted_at(run, servers, patch, method, again=again)
-                done = switchover.base_copy(run, "copy", run.old, run.new, "docs")
+                done = base_copy(run, "copy", run.old, run.new, "docs")
             if again:
                 assert done is not None
                 same(run)
@@ -215,8 +254,8 @@ def _deleted_at(run: Any, servers: Any, patch: Any, method: str, *, again: bool)
         if left:
             left.pop()
             with servers.guard.act("test", "A user"):
-                for name in servers.old.snapshot_names("docs"):
-                    servers.old.delete_snapshot("docs", name)
+                for name in servers.old.snapshot_names("docs", 0):
+                    servers.old.delete_snapshot("docs", name, 0)
                 servers.old.delete_collection("docs")
                 if again:
                     servers.old.ask("PUT", "/collections/docs", {"vectors": {"size": 3, "distance": "Dot"}})
@@ -231,7 +270,7 @@ def test_an_alias_of_the_same_name_on_the_target_does_not_turn_the_copy_to_anoth
         run.new.ask("PUT", "/collections/other", {"vectors": {"size": 2, "distance": "Dot"}})
         run.new.upsert("other", [{"id": 7, "vector": [7, 7]}])
         run.new.change_aliases([{"create_alias": {"alias_name": "docs", "collection_name": "other"}}])
-    switchover.base_copy(run, "copy", run.old, run.new, "docs")
+    base_copy(run, "copy", run.old, run.new, "docs")
     assert preflight.ours(run) == {"docs"}
     assert run.new.count("other") == 1
     assert compare.compare_collection(run.old, run.new, "docs").differences == []

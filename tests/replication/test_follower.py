@@ -655,6 +655,33 @@ def test_collections_that_live_for_a_moment_stop_nothing_and_are_gone_on_the_oth
     same(stage)
 
 
+def test_a_copy_that_did_not_end_is_made_again(stage: Any, tmp_path: Any) -> None:
+    """What is there then has its settings, and looks like a collection whose records are in no line."""
+    copy = stage.follower.copy_collection
+
+    def killed(name: str) -> None:
+        stage.new.delete_collection(name)
+        stage.new.create_collection(name, {"vectors": {"size": 3, "distance": "Dot"}})
+        raise KeyboardInterrupt
+
+    stage.write("DELETE", "/collections/docs")
+    stage.write("PUT", "/collections/docs", {"vectors": {"size": 3, "distance": "Dot"}})
+    stage.write("PUT", "/collections/docs/points?wait=true", {"points": [{"id": 1, "vector": [1, 2, 3]}]})
+    stage.follower.copy_collection = killed
+    with pytest.raises(KeyboardInterrupt):
+        stage.follower.round()
+    saved = Position.load(stage.follower.path)
+    assert saved is not None
+    assert saved.unfinished == ["docs"]
+    saved.offset = stage.record.log_end()  # as where the lines that led to the copy name no record
+    again = Follower(stage.record, stage.old, stage.new, saved, tmp_path / "follow.json", copy_collection=copy, may_replace=True)
+    with pytest.raises(TooMuchForAHold):
+        again.round(held=True, budget=1.0)
+    again.round()
+    assert saved.unfinished == []
+    assert prove_everything(again)[1] == []
+
+
 def test_what_is_asked_inside_a_hold_does_not_grow_with_the_number_of_collections(stage: Any) -> None:
     asked: list[list[str]] = []
     for more in (1, 12):

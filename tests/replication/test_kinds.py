@@ -15,7 +15,8 @@ from cutover.context import Context
 from cutover.qdrant import limits
 from cutover.qdrant.access import Caller, Right
 from cutover.qdrant.schema import compare_schemas, schema_of
-from cutover.replication import schema, switchover
+from cutover.replication import schema
+from cutover.replication.base_copy import base_copy
 from cutover.replication.follower import Follower
 from cutover.replication.position import Position
 from cutover.replication.proof import prove_everything, prove_quickly
@@ -97,7 +98,8 @@ def test_a_collection_of_any_kind_is_copied_followed_proved_and_answers(
         if strict:
             old.patch(name, {"strict_mode_config": {"enabled": True, **strict}})
     assert limits.reasons_against(name, old.info(name), old.shard_keys(name)) == []
-    assert switchover.base_copy(context, "copy", old, new, name)
+    assert base_copy(context, "copy", old, new, name)
+    assert not any("one snapshot of all" in said for said in context.ui.sentences)  # type: ignore[attr-defined]
 
     log: Any = Record()
     path = context.state_dir / "follow.json"

@@ -152,8 +152,9 @@ def test_a_copy_is_ours_until_somebody_saw_that_it_is_gone() -> None:
     gone = {"collection": "docs", "absent": True}
     for act in ("copy.remove", "copy.remove-part"):
         assert [ours(act, kind) for kind in ("done", "failed", "unknown")] == [set(), {"docs"}, {"docs"}]
-    assert ours("copy.recover", "failed", after=gone) == set()
-    assert ours("copy.recover", "failed") == ours("copy.recover", "unknown") == {"docs"}
+    for act in ("copy.make-empty", "copy.recover"):
+        assert ours(act, "failed", after=gone) == set()
+        assert ours(act, "failed") == ours(act, "unknown") == {"docs"}
 
 
 def test_before_the_copy_the_preparation_that_is_left_is_offered_in_the_plans_order() -> None:

@@ -1,9 +1,9 @@
 """Copy: make the new server the same as the old one while applications go on reading and writing.
 
-Recording is switched on first, then every collection is copied by snapshot (with its built search index, which nothing that
-copies record by record keeps), aliases are made, what was written meanwhile is followed, and at the end everything is compared
-bit by bit. Nothing is asked of the applications and nothing is taken from the old server but reads, snapshots, and deletes of
-ids that do not exist. Run again, it goes on where it was.
+Recording is switched on first, then every collection is made with its settings and filled from snapshots of its shards (with the
+built search index, which nothing that copies record by record keeps), aliases are made, what was written meanwhile is followed,
+and at the end everything is compared bit by bit. Nothing is asked of applications and nothing is taken from the old server but
+reads, snapshots, and deletes of ids that do not exist. Run again, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from cutover.phases.phase import Operation, Outcome, Phase, Plan, Sentence, Step
 from cutover.qdrant import snapshots
 from cutover.qdrant.client import Answered, NotThere, Qdrant
 from cutover.replication import bypass, preflight, serving, switchover
+from cutover.replication.base_copy import base_copy
 from cutover.replication.position import Position
 from cutover.replication.throttle import Throttle
 
@@ -92,7 +93,7 @@ def _copy(context: Context, recording: bool) -> Outcome:
             if name in done and name in there:
                 continue
             throttle.give_way()
-            one = switchover.base_copy(context, "copy", context.old, context.new, name, throttle.give_way)
+            one = base_copy(context, "copy", context.old, context.new, name, throttle.give_way)
             if one is None:
                 continue  # deleted meanwhile
             copied[name] = one
@@ -222,7 +223,7 @@ def _step(_site: Site) -> Step:
     return Step(
         title="Copy, and keep up",
         does="Records every write, copies every collection by snapshot, brings over what was written meanwhile, and compares "
-        "everything bit by bit. No request fails; a write may wait a moment while the snapshot of its collection is taken.",
+        "everything bit by bit. No request fails; where both servers share a disk, writes may wait somewhat longer.",
         needs="Room on the new server; the read-only key.",
         changes="Collections and aliases on the new server; recorded writes on the Nginx host.",
         undo="`cutover undo copy` empties the new server again and stops recording.",

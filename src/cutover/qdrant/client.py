@@ -299,14 +299,25 @@ class Qdrant:
         """Change settings of a collection."""
         self._idempotent("PATCH", f"/collections/{_q(collection)}", dict(changes))
 
+    def create_collection(self, collection: str, settings: Mapping[str, Any]) -> None:
+        """Make a collection without records."""
+        self.ask("PUT", f"/collections/{_q(collection)}", dict(settings), timeout=LONG)
+
     def delete_collection(self, collection: str) -> None:
         """Remove a collection and its data; fine when it is not there."""
         self._idempotent("DELETE", f"/collections/{_q(collection)}", None, timeout=LONG)
 
+    def shards(self, collection: str) -> list[int]:
+        """The numbers of the collection's shards on this server, ascending."""
+        return sorted(one["shard_id"] for one in self._local_shards(collection))
+
     def shard_keys(self, collection: str) -> list[Any]:
         """Custom shard keys of the collection's local shards; empty with automatic sharding."""
-        found = self.ask("GET", f"/collections/{_q(collection)}/cluster")
-        return [s["shard_key"] for s in found.get("local_shards", []) if s.get("shard_key") is not None]
+        return [s["shard_key"] for s in self._local_shards(collection) if s.get("shard_key") is not None]
+
+    def _local_shards(self, collection: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask("GET", f"/collections/{_q(collection)}/cluster").get("local_shards", [])
+        return found
 
     # -- records ----------------------------------------------------------------------------------
     def count(self, collection: str, *, timeout: tuple[float, float] | None = None) -> int:
@@ -440,39 +451,39 @@ class Qdrant:
         side_by_side([lambda c=c: pass_through(c) for c in collections])
 
     # -- snapshots --------------------------------------------------------------------------------
-    def snapshots(self, collection: str) -> list[dict[str, Any]]:
+    # Of a collection, with its settings, payload indexes and log; or of one shard of it, with records and built indexes alone.
+    def snapshots(self, collection: str, shard: int | None = None) -> list[dict[str, Any]]:
         """Stored snapshots: ``name``, ``creation_time``, ``size`` in bytes, ``checksum`` (SHA-256, may be absent)."""
-        found: list[dict[str, Any]] = self.ask("GET", f"/collections/{_q(collection)}/snapshots")
+        found: list[dict[str, Any]] = self.ask("GET", _snapshots(collection, shard))
         return found
 
-    def snapshot_names(self, collection: str) -> set[str]:
+    def snapshot_names(self, collection: str, shard: int | None = None) -> set[str]:
         """The names of its stored snapshots; none where the collection is gone, because they cannot be reached any more."""
-        return set(self.snapshot_sizes(collection))
+        return set(self.snapshot_sizes(collection, shard))
 
-    def snapshot_sizes(self, collection: str) -> dict[str, int | None]:
+    def snapshot_sizes(self, collection: str, shard: int | None = None) -> dict[str, int | None]:
         """Size in bytes by name of its stored snapshots (None: not told); see :meth:`snapshot_names`."""
         try:
-            return {str(one["name"]): one.get("size") for one in self.snapshots(collection)}
+            return {str(one["name"]): one.get("size") for one in self.snapshots(collection, shard)}
         except NotThere:
             return {}
 
-    def create_snapshot(self, collection: str) -> dict[str, Any]:
+    def create_snapshot(self, collection: str, shard: int | None = None) -> dict[str, Any]:
         """Take a snapshot and wait for it: it holds every write that was acknowledged before this call."""
-        path = f"/collections/{_q(collection)}/snapshots"
-        found: dict[str, Any] = self.ask("POST", path, needs="name", params=_WAIT, timeout=LONG)
+        found: dict[str, Any] = self.ask("POST", _snapshots(collection, shard), needs="name", params=_WAIT, timeout=LONG)
         return found
 
-    def delete_snapshot(self, collection: str, name: str) -> None:
+    def delete_snapshot(self, collection: str, name: str, shard: int | None = None) -> None:
         """Remove a stored snapshot; fine when it is gone already."""
         try:
-            self._idempotent("DELETE", f"/collections/{_q(collection)}/snapshots/{_q(name)}", None, params=_WAIT)
+            self._idempotent("DELETE", f"{_snapshots(collection, shard)}/{_q(name)}", None, params=_WAIT)
         except NotThere:
-            if name in self.snapshot_names(collection):
+            if name in self.snapshot_names(collection, shard):
                 raise
 
-    def snapshot_url(self, collection: str, name: str) -> str:
+    def snapshot_url(self, collection: str, name: str, shard: int | None = None) -> str:
         """Where another server fetches the snapshot."""
-        return f"{self.url}/collections/{_q(collection)}/snapshots/{_q(name)}"
+        return f"{self.url}{_snapshots(collection, shard)}/{_q(name)}"
 
     def download(self, collection: str, name: str, *, chunk: int = 1 << 20) -> Iterator[bytes]:
         """The snapshot's bytes, in chunks."""
@@ -485,16 +496,22 @@ class Qdrant:
         finally:
             answer.close()
 
-    def recover(self, collection: str, location: str, *, checksum: str | None, source_key: str | None) -> None:
-        """Make the collection from a snapshot that this server fetches itself, and wait.
+    def recover(
+        self, collection: str, location: str, *, shard: int | None = None, checksum: str | None, source_key: str | None
+    ) -> None:
+        """Make the collection from a snapshot that this server fetches itself, and wait. With ``shard``: fill that one of it.
 
-        Only into a collection that does not exist: over an existing one Qdrant keeps its settings and indexes. The source's
+        A whole one only where none is: over an existing one Qdrant keeps its settings and indexes. The source's
         read-only key is enough for ``source_key``. A wrong checksum is refused by Qdrant and leaves nothing behind.
         """
         body = {"location": location, "priority": "snapshot"}
         body |= {"checksum": checksum} if checksum else {}
         body |= {"api_key": source_key} if source_key else {}
-        self.ask("PUT", f"/collections/{_q(collection)}/snapshots/recover", body, params=_WAIT, timeout=LONG)
+        self.ask("PUT", f"{_snapshots(collection, shard)}/recover", body, params=_WAIT, timeout=LONG)
+
+
+def _snapshots(collection: str, shard: int | None) -> str:
+    return f"/collections/{_q(collection)}{'' if shard is None else f'/shards/{shard}'}/snapshots"
 
 
 _WAIT = {"wait": "true"}

@@ -1,4 +1,4 @@
-"""Snapshots of collections that are needed for a moment only: journaled, and removed again whatever becomes of what they are for.
+"""Snapshots that are needed for a moment only, of collections or single shards: journaled, and removed again whatever happens.
 
 A snapshot is as large as its collection and lies on the disk of a server that is in use; the old one serves everybody.
 """
@@ -23,50 +23,57 @@ NAMED = "snapshot.named"
 
 @dataclass
 class Taken:
-    """A snapshot of ``collection``: name, size in bytes, SHA-256 where the server says one. One that ``stays`` is not removed."""
+    """A snapshot of ``collection``, or of one ``shard`` of it: name, size in bytes, SHA-256 where the server says one. One that
+    ``stays`` is not removed.
+    """
 
     collection: str
+    shard: int | None
     name: str
     size: int
     checksum: str | None
     stays: bool = False
 
+    def __str__(self) -> str:
+        return _of(self.collection, self.shard)
+
 
 @contextmanager
-def taken(session: Session, verb: str, source: Qdrant, collection: str) -> Iterator[Taken]:
+def taken(session: Session, verb: str, source: Qdrant, collection: str, shard: int | None = None) -> Iterator[Taken]:
     """Take a snapshot for the length of a block.
 
     What could not be removed then, because the server or this process is gone, the next command removes that looks for
     such (:func:`remove_left`).
     """
-    known = {"collection": collection, "snapshots": sorted(source.snapshot_names(collection))}
+    there = sorted(source.snapshot_names(collection, shard))
+    known = {"collection": collection, "shard": shard, "snapshots": there}
 
     def take() -> dict[str, Any] | Not:
         # Qdrant names them by the second: a second one in the same takes the place of the first, which may be another's.
-        made = source.create_snapshot(collection)
-        return Not(f"{made['name']} was there before") if made["name"] in known["snapshots"] else made
+        made = source.create_snapshot(collection, shard)
+        return Not(f"{made['name']} was there before") if made["name"] in there else made
 
-    with session.guard.act(f"{verb}.snapshot", _words(collection, source), before=known) as act:
-        made = wait_until(take, deadline=5, what=f"A snapshot of {collection} on {source.name}", every=1.0)
+    with session.guard.act(f"{verb}.snapshot", _words(collection, source, shard), before=known) as act:
+        made = wait_until(take, deadline=5, what=f"A snapshot of {_of(collection, shard)} on {source.name}", every=1.0)
         name = made["name"]
         act.after = {"collection": collection, "snapshot": name, "size": made.get("size")}
-        if name not in source.snapshot_names(collection):
+        if name not in source.snapshot_names(collection, shard):
             act.after["snapshot"] = None  # it has another name, or there is none
             raise Failed(
-                f"{source.name.capitalize()} said that it took a snapshot of {collection}, and does not list it.",
+                f"{source.name.capitalize()} said that it took a snapshot of {_of(collection, shard)}, and does not list it.",
                 "Look at that server, then run the command again.",
             )
-    snapshot = Taken(collection, name, int(made.get("size") or 0), made.get("checksum"))
+    snapshot = Taken(collection, shard, name, int(made.get("size") or 0), made.get("checksum"))
     try:
         yield snapshot
     except BaseException:
         with suppress(CutoverError):  # what failed first is what has to be said
-            _remove(session, verb, source, collection, name)
+            _remove(session, verb, source, collection, shard, name)
         raise
     if snapshot.stays:
         session.journal.note(STAYS, f"The snapshot {name} stays on {source.name}", snapshot=name)
     else:
-        _remove(session, verb, source, collection, name)
+        _remove(session, verb, source, collection, shard, name)
 
 
 def remove_left(session: Session, verb: str, source: Qdrant, *, stay: Collection[str] | None = None) -> None:
@@ -81,29 +88,29 @@ def remove_left(session: Session, verb: str, source: Qdrant, *, stay: Collection
     done = {removed: e.seq for e in removals if (removed := _removed(e.what))}
     staying = {e.extra["snapshot"] for e in entries if e.act == STAYS} if stay is None else set(stay)
     named = {e.extra["of"] for e in entries if e.act == NAMED}
-    ours: dict[str, tuple[str, int, object]] = {}  # by name: the collection, when, and its size
-    unsure: dict[int, tuple[str, set[str]]] = {}  # by intent: the collection, and what there was before
+    ours: dict[str, tuple[str, int | None, int, object]] = {}  # by name: the collection, the shard, when, and its size
+    unsure: dict[int, tuple[str, int | None, set[str]]] = {}  # by intent: the collection, the shard, and what there was before
     for intent in entries:
         if intent.kind != "intent" or not intent.act.endswith(".snapshot") or "snapshots" not in (intent.before or {}):
             continue
-        collection, end = intent.before["collection"], ends.get(intent.seq)
-        if intent.what != _words(collection, source):
+        collection, shard, end = intent.before["collection"], intent.before.get("shard"), ends.get(intent.seq)
+        if intent.what != _words(collection, source, shard):
             continue  # of the other server
         if end is not None and (name := (end.after or {}).get("snapshot")):
-            ours[name] = collection, end.seq, end.after.get("size")
+            ours[name] = collection, shard, end.seq, end.after.get("size")
         elif intent.seq not in named and (end is None or end.kind == "unknown" or end.after):
-            unsure[intent.seq] = collection, set(intent.before["snapshots"])
-    for name, (collection, taken_at, size) in ours.items():
+            unsure[intent.seq] = collection, shard, set(intent.before["snapshots"])
+    for name, (collection, shard, taken_at, size) in ours.items():
         if name in staying or done.get(name, 0) >= taken_at:
             continue
         # The name says which second it was taken in, and so may be another's: the journal is of before, or was edited.
-        if (name, size) in source.snapshot_sizes(collection).items():
-            _remove(session, verb, source, collection, name)
-    for seq, (collection, before) in unsure.items():
-        new = ", ".join(sorted(source.snapshot_names(collection) - before - set(done) - staying - set(ours)))
+        if (name, size) in source.snapshot_sizes(collection, shard).items():
+            _remove(session, verb, source, collection, shard, name)
+    for seq, (collection, shard, before) in unsure.items():
+        new = ", ".join(sorted(source.snapshot_names(collection, shard) - before - set(done) - staying - set(ours)))
         said = (
-            f"A snapshot of {collection} was begun, and nobody knows whether it is there. If nobody else made these on "
-            f"{source.name}, they can be deleted: {new}."
+            f"A snapshot of {_of(collection, shard)} was begun, and nobody knows whether it is there. "
+            f"If nobody else made these on {source.name}, they can be deleted: {new}."
         )
         if new:
             session.ui.say(said)
@@ -115,10 +122,14 @@ def _removed(what: str) -> str:
     return what.removeprefix("Remove the snapshot ").rpartition(" on ")[0]
 
 
-def _words(collection: str, source: Qdrant) -> str:
-    return f"Take a snapshot of {collection} on {source.name}"
+def _of(collection: str, shard: int | None) -> str:
+    return collection if shard is None else f"shard {shard} of {collection}"
 
 
-def _remove(session: Session, verb: str, source: Qdrant, collection: str, name: str) -> None:
+def _words(collection: str, source: Qdrant, shard: int | None = None) -> str:
+    return f"Take a snapshot of {_of(collection, shard)} on {source.name}"
+
+
+def _remove(session: Session, verb: str, source: Qdrant, collection: str, shard: int | None, name: str) -> None:
     with session.guard.act(f"{verb}.remove-snapshot", f"Remove the snapshot {name} on {source.name}"):
-        source.delete_snapshot(collection, name)
+        source.delete_snapshot(collection, name, shard)

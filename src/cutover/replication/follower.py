@@ -165,6 +165,8 @@ class Follower:
         aliases, names = side_by_side([self.source.aliases, self.source.collections])
         self._reading.remember(aliases)
         self._reading.names = set(names)
+        for name in list(self.position.unfinished):
+            self._finish_copy(name, there=name in names, held=held)
         if not held and self.position.left_out:
             self.reaching_ahead()
             self._try_left_out(set(names))
@@ -348,7 +350,19 @@ class Follower:
         self._settled.discard(name)
         self.copies += 1
         self.position.proofs.forget(name, "it was copied anew")
+        self.position.unfinished = [*{*self.position.unfinished, name}]
+        self.save()  # killed while it copies, nothing else says that what is there is not all
         self.copy_collection(name)
+        self.position.unfinished.remove(name)
+
+    def _finish_copy(self, name: str, *, there: bool, held: bool) -> None:
+        if held:
+            raise TooMuchForAHold(f"The copy of {name} to {self.target.name} did not end.")
+        if there:
+            self.say(f"Copying {name} again, because its copy did not end.")
+            self._copy(name)
+        else:
+            self.position.unfinished.remove(name)
 
     def mend(self, collection: str, depth: Depth, done: Round | None = None) -> compare.Compared:
         """Compare a whole collection and bring over whatever differs."""

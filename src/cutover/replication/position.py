@@ -59,6 +59,8 @@ class Position:
     records by other indexes than the other server has now."""
     left_out: dict[str, list[tuple[PointId, str]]] = field(default_factory=dict)
     """Records that the other server does not take, with the reason; it holds what it had. By collection."""
+    unfinished: list[str] = field(default_factory=list)
+    """Collections whose copy was begun, so that the other server may have them with their settings and without their records."""
     proofs: Proofs = field(default_factory=Proofs)
     """What was compared, and when; it speaks of exactly this position."""
 

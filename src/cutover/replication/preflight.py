@@ -89,6 +89,10 @@ def _answers(server: Qdrant) -> bool:
     return True
 
 
+#: How the acts end that bring a collection to the new server.
+_COPIES = (".make-empty", ".recover")
+
+
 def ours(context: Context) -> set[str]:
     """Collections on the new server that this tool made there, finished or not, and has not removed again."""
     found: set[str] = set()
@@ -96,7 +100,7 @@ def ours(context: Context) -> set[str]:
     for entry in context.journal.entries():
         if entry.kind == "intent":
             begun[entry.seq] = entry
-            if entry.act.endswith(".recover"):
+            if entry.act.endswith(_COPIES):
                 found.add(entry.before["collection"])
         elif entry.of in begun and _left_nothing(begun[entry.of], entry, context.new.name):
             # Whatever has this name from now on is somebody else's.
@@ -112,7 +116,7 @@ def _left_nothing(intent: Entry, outcome: Entry, server: str) -> bool:
         return False
     if intent.act.endswith(".remove-part"):
         return outcome.kind == "done"
-    return intent.act.endswith(".recover") and outcome.kind == "failed" and (outcome.after or {}).get("absent") is True
+    return intent.act.endswith(_COPIES) and outcome.kind == "failed" and (outcome.after or {}).get("absent") is True
 
 
 def copied(context: Context) -> set[str]:

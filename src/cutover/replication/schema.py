@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from cutover.qdrant import compare, schema
 from cutover.qdrant.client import Answered, Qdrant, vectors_of
+
+#: Settings that a collection can only be given when it is there.
+_READS = ("read_fan_out_factor", "read_fan_out_delay_ms")
 
 
 def bring_aliases(source: Qdrant, target: Qdrant) -> dict[str, str]:
@@ -27,19 +30,45 @@ def bring_aliases(source: Qdrant, target: Qdrant) -> dict[str, str]:
     return mine
 
 
+def make_alike(mine: Mapping[str, Any], shards: Sequence[int], target: Qdrant, name: str) -> str:
+    """Make a collection on the target, without records, with the settings and payload indexes of ``mine`` and with these shards.
+
+    Returns why that is not possible, in words without a full stop; empty where it was. Then something may be there, and is of
+    no use.
+    """
+    try:
+        target.create_collection(name, creation_of(mine["config"]))
+        for field, index in schema.indexes(mine).items():
+            target.create_index(name, field, index_schema(index))
+        left = _give_settings(mine, target, name)
+    except Answered as error:
+        if error.status >= 500:
+            raise
+        return error.reason
+    if left:
+        return f"Qdrant does not give it these settings ({left})"
+    return "" if target.shards(name) == list(shards) else "Qdrant gives it other shards"
+
+
 def bring_settings(source: Qdrant, target: Qdrant, name: str) -> str:
     """Give a collection of the target the settings and payload indexes it has on the source. Raises NotThere.
 
     Returns why that is not possible, in words without a full stop; empty where it was.
     """
-    mine, theirs = source.info(name), target.info(name)
+    left = _give_settings(source.info(name), target, name)
+    return f"settings of {name} were changed ({left})" if left else ""
+
+
+def _give_settings(mine: Mapping[str, Any], target: Qdrant, name: str) -> str:
+    """Returns what could not be made the same, in words; where it is nothing, payload indexes are the same as well."""
+    theirs = target.info(name)
     if mine["config"] != theirs["config"]:
         with suppress(Answered):
             target.patch(name, patch_for(mine["config"], theirs["config"]))
         theirs = target.info(name)
         left = schema.compare_schemas(_only(name, mine), _only(name, theirs))
         if left := [d for d in left if d.kind == "setting"]:
-            return f"settings of {name} were changed ({compare.summary(left, 2)})"
+            return compare.summary(left, 2)
     wanted, others = schema.indexes(mine), schema.indexes(theirs)
     for field in sorted({*wanted, *others}):
         if wanted.get(field) == others.get(field):
@@ -49,6 +78,13 @@ def bring_settings(source: Qdrant, target: Qdrant, name: str) -> str:
         if field in wanted:
             target.create_index(name, field, index_schema(wanted[field]))
     return ""
+
+
+def creation_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What creates a collection with these settings but for its strict mode, which may forbid payload indexes that it has."""
+    others = {k: v for k, v in config.items() if k not in {"params", "optimizer_config", "strict_mode_config"}}
+    changes = {**config.get("params", {}), **others, "optimizers_config": config.get("optimizer_config")}
+    return {k: v for k, v in changes.items() if v is not None}
 
 
 def patch_for(config: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +99,7 @@ def patch_for(config: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, 
         "quantization_config": config.get("quantization_config") or off,
         "params": {
             k: params[k]
-            for k in ("replication_factor", "write_consistency_factor", "read_fan_out_factor", "on_disk_payload")
+            for k in (*_READS, "replication_factor", "write_consistency_factor", "on_disk_payload")
             if params.get(k) is not None
         },
         "vectors": {

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
-from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable
+from cutover.core.errors import CutoverError, OutcomeUnknown, Refused, Unreachable
 from cutover.core.wait import TimedOut
 from cutover.gate.interface import OTHER, Side, Written
 from cutover.qdrant import compare, schema, snapshots
@@ -24,6 +24,7 @@ from cutover.qdrant.affected import PointId
 from cutover.qdrant.client import Answered, Qdrant
 from cutover.qdrant.records import NO_NUMBER
 from cutover.replication import bypass, proof
+from cutover.replication.base_copy import base_copy
 from cutover.replication.follower import Follower, Round
 from cutover.replication.hold import Hold, TooMuchForAHold, budget, end_abandoned
 from cutover.replication.position import CannotFollow, Position
@@ -467,78 +468,3 @@ def begin_anew(context: Context, verb: str, why: str) -> dict[str, Any]:
     following = follower(context, "new", verb)
     catch_up(context, verb, following)
     return prove(context, verb, following)
-
-
-def base_copy(
-    context: Context, verb: str, source: Qdrant, target: Qdrant, name: str, give_way: Callable[[], None] = lambda: None
-) -> dict[str, Any] | None:
-    """Copy one collection by snapshot into an absent collection; a part that an interrupted copy left is removed first.
-
-    The target fetches the snapshot itself, with the source's read-only key; Qdrant checks the checksum and leaves nothing
-    behind where it does not fit. The snapshot is removed from the source afterwards. None where the collection was deleted
-    meanwhile: then it is gone on the target as well. Where it was deleted and made anew the new one is copied.
-
-    ``give_way`` waits while applications are served too slowly: between taking the snapshot and fetching it, the two parts of a
-    copy that are work for the source. Within each of them the servers work by themselves, and nobody can tell them to wait.
-    """
-    made: list[str] = []
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return _base_copy(context, verb, source, target, name, made, give_way)
-        except CutoverError:
-            if name not in source.collections():
-                _remove_part(context, verb, source, target, name)
-                context.ui.say(f"{name} was deleted on {source.name} meanwhile.")
-                return None
-            # With the collection its snapshot goes; whoever lists it no more was made anew.
-            if attempt == ATTEMPTS or (made and made[-1] in source.snapshot_names(name)):
-                raise
-    raise AssertionError
-
-
-def _remove_part(context: Context, verb: str, source: Qdrant, target: Qdrant, name: str) -> None:
-    if name in target.collections():
-        before = {"collection": name, "on": target.name}
-        with context.guard.act(f"{verb}.remove-part", f"Remove the unfinished copy of {name} on {target.name}", before=before):
-            target.delete_collection(name)
-    elif name in target.aliases():
-        with context.guard.act(
-            f"{verb}.remove-alias", f"Remove the alias {name} on {target.name}; {source.name} has a collection"
-        ):
-            target.free_name(name)
-
-
-def _base_copy(
-    context: Context,
-    verb: str,
-    source: Qdrant,
-    target: Qdrant,
-    name: str,
-    snapshots_made: list[str],
-    give_way: Callable[[], None],
-) -> dict[str, Any]:
-    read_key = context.credentials.get("QDRANT_READ_ONLY_API_KEY")
-    _remove_part(context, verb, source, target, name)
-    began = time.monotonic()
-    with snapshots.taken(context, verb, source, name) as made:
-        snapshots_made.append(made.name)
-        seconds_taken = time.monotonic() - began
-        give_way()
-        what = f"Recover {name} on {target.name}"
-        before = {"collection": name, "absent": True, "on": target.name}
-        with context.guard.act(f"{verb}.recover", what, before=before) as act:
-            url = source.snapshot_url(name, made.name)
-            try:
-                target.recover(name, url, checksum=made.checksum, source_key=read_key)
-            except CutoverError as error:
-                if isinstance(error, Answered):  # else it may still be at work
-                    with suppress(CutoverError):
-                        act.after = {"collection": name, "absent": name not in target.collections()}
-                raise Failed(
-                    f"{name} could not be copied to {target.name}: {error.sentence}",
-                    f"{source.name} serves, nothing was moved. Remove the reason and run `copy` again.",
-                ) from error
-            act.after = {"collection": name}
-    seconds = time.monotonic() - began
-    context.ui.say(f"{name} was copied ({made.size / 1e6:.1f} MB in {seconds:.1f} s).")
-    return {"bytes": made.size, "snapshot_seconds": round(seconds_taken, 3), "seconds": round(seconds, 3)}
