@@ -130,7 +130,8 @@ class Follower:
         """Bring over what was recorded since the last round.
 
         ``held``: writes are held, so nothing slow may happen; :class:`TooMuchForAHold` is raised instead, with nothing
-        lost: the position stays where it was. ``budget`` is how many seconds may be used for comparisons then.
+        lost: the position stays where it was. ``budget`` is how many seconds may be used for comparisons then. The caller
+        saves, beside what else it does.
         """
         for server in (self.source, self.target):
             server.patient = not held
@@ -156,7 +157,8 @@ class Follower:
             self.position.ahead = self.position.offset  # nothing was written meanwhile, or nothing was brought over
         elif self.position.ahead is None and self._reached is not None and sum(map(len, self._reached.values())) <= RECENT:
             self.position.ahead_ids = {name: list(ids) for name, ids in self._reached.items()}
-        self.save()
+        if not held:
+            self.save()
         return done
 
     def _part(self, entries: Sequence[Written], done: Round, *, ends: float | None, budget: float) -> None:

@@ -21,7 +21,7 @@ from cutover.core.wait import TimedOut
 from cutover.gate.interface import OTHER, Side, Written
 from cutover.qdrant import compare, schema, snapshots
 from cutover.qdrant.affected import PointId
-from cutover.qdrant.client import Answered, Qdrant
+from cutover.qdrant.client import Answered, Qdrant, side_by_side
 from cutover.qdrant.records import NO_NUMBER
 from cutover.replication import bypass, proof
 from cutover.replication.base_copy import base_copy
@@ -411,7 +411,13 @@ def _move_within_a_hold(context: Context, verb: str, following: Follower, to: Si
                 what = "; ".join(moved.left_out)
                 raise TooMuchForAHold(f"Only a snapshot can bring this, and it was written just now: {what}.")
             try:
-                differences = proof.prove_quickly(following, last.ids, counts=moved.counts, timeout=hold.left())
+                left = hold.left()
+                differences, _ = side_by_side(
+                    [
+                        lambda: proof.prove_quickly(following, last.ids, counts=moved.counts, timeout=left),
+                        following.save,  # has to be there before the flag: from then on every line is of the other server
+                    ]
+                )
             except CutoverError as error:
                 hold.left()
                 raise Refused(f"The proof could not be made: {error.sentence}", f"{serving} goes on serving.") from error
