@@ -86,8 +86,8 @@ class Bodies:
             return {}, b""
         several = " ".join(names)
         script = (
-            f"s=$(wc -c {several}) || exit 1\nprintf '%s\\n\\n' \"$s\"\nset -- $(printf '%s\\n' \"$s\" | tail -n 1)\n"
-            f'[ "$1" -gt {PIECE} ] || exec cat {several}'
+            f"s=$(wc -c {several}) || exit 1\nprintf '%s\\n\\n' \"$s\"\n"
+            f'set -- $s; shift $(($# - 2)); [ "$1" -gt {PIECE} ] || exec cat {several}'  # the last number is of all
         )
         answer = self._folder.shell.read(self._folder.cd + self._in_bodies(script), deadline=120)
         if answer.code != 0:
