@@ -132,3 +132,24 @@ def test_what_was_refused_explains_nobody_elses_write() -> None:
     watch = Watch(cast("Any", Gate()), cast("Any", server), "old")
     server.counted = 1
     assert [str(one) for one in watch.look(patience=0)] == ["PUT /collections/{collection_name}/points (once)"]
+
+
+@pytest.mark.parametrize(
+    ("method", "uri", "counted"),
+    [("PUT", "/collections/docs/%70oints", "PUT unknown"), ("POST", "/%63ollections/docs/points/delete", "POST unknown"),
+     ("PUT", "/collections/d%6Fcs/points", "PUT /collections/{collection_name}/points"),
+     ("PUT", "/collections/docs/points/%70ayload", "PUT /collections/{collection_name}/points/{id}"),
+     ("POST", "/collections/docs/points/%64elete", "POST /collections/{collection_name}/points/{id}"),
+     ("POST", "/collections/docs/points/payload/%63lear", "POST unknown"), ("POST", "/collections/docs/points/%73croll", "POST /collections/{collection_name}/points/{id}"),
+     ("DELETE", "/collections/docs/index/l%61bel", "DELETE /collections/{collection_name}/index/{field_name}"),
+     ("POST", "/collections/%61liases", "POST /collections/{collection_name}"),
+     ("PUT", "/collections/docs/snapshots/%72ecover", "PUT /collections/{collection_name}/snapshots/{snapshot_name}"),
+     ("POST", "/collections/docs/shards/%30/cleanup", "POST /collections/{collection_name}/shards/{shard}/cleanup")],
+)  # fmt: skip
+def test_a_write_that_spells_its_route_with_an_escape_is_explained_by_its_line(method: str, uri: str, counted: str) -> None:
+    """As 1.18.3 counts them: a client that escapes more than it has to would stop a move, as would a read that nobody records."""
+    responses = {counted: {"200": {"count": 1}}}
+    found = by_route(writes_counted({"requests": {"rest": {"responses": responses}}}))
+    assert not unexplained(found, Counter([route(method, uri)]), Counter())
+    reads = route("POST", "/collections/docs/points/%73croll")
+    assert not writes_counted({"requests": {"rest": {"responses": {reads: {"200": {"count": 1}}}}}})

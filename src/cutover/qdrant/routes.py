@@ -57,6 +57,8 @@ _LEAVES_DATA_ALONE = re.compile(
     r"^(POST|DELETE) (/collections/[^/]+)?(/shards/[0-9]+)?/snapshots(/[^/]+)?$|^POST /logger$|^DELETE /issues$"
     r"|^PATCH /debugger$|^POST /audit/logs$|^POST /collections/[^/]+/shards/[0-9]+/snapshot/partial/create$"
 )
+#: How Qdrant counts what is no route of its own, and what spells a word of one with an escape.
+UNKNOWN = "unknown"
 _UPLOADS = re.compile(r"/snapshots/upload$")
 
 
@@ -84,9 +86,13 @@ class Path(NamedTuple):
 
 def path_of(uri: str) -> Path:
     """Reads a request line's URI the way Qdrant does (it accepts doubled and trailing slashes)."""
+    return Path(tuple(map(unquote, _as_sent(uri))))
+
+
+def _as_sent(uri: str) -> list[str]:
     raw = uri.split("?", 1)[0].split("#", 1)[0]
     raw = re.sub(r"^[a-z]+://[^/]*", "", raw)
-    return Path(tuple(unquote(segment) for segment in raw.split("/") if segment))
+    return [segment for segment in raw.split("/") if segment]
 
 
 def is_read(method: str, uri: str) -> bool:
@@ -103,18 +109,22 @@ def leaves_data_alone(method: str, uri: str) -> bool:
 
 
 def route(method: str, uri: str) -> str:
-    """The route in the form Qdrant's telemetry counts it, e.g. ``PUT /collections/{collection_name}/points``."""
-    parts = list(path_of(uri).segments)
+    """The route in the form Qdrant's telemetry counts it, e.g. ``PUT /collections/{collection_name}/points``.
+
+    It looks for the route by the address as it was sent, though it serves the one that is meant: a word with an escape in it
+    counts as a name where one could stand, and else as ``unknown`` (1.18.3).
+    """
+    parts = _as_sent(uri)
     if parts[:1] == ["collections"] and len(parts) >= 2 and (parts[1:] != ["aliases"] or method.upper() != "POST"):
         parts[1] = "{collection_name}"
-        if len(parts) == 4 and parts[2] == "points" and method.upper() == "GET":
+        if len(parts) == 4 and parts[2] == "points" and (method.upper() == "GET" or "%" in parts[3]):
             parts[3] = "{id}"
         if len(parts) >= 4 and parts[2] == "index":
             parts[3] = "{field_name}"
             del parts[4:]
         if len(parts) == 4 and parts[2] == "vectors":
             parts[3] = "{vector_name}"
-        if len(parts) >= 4 and parts[2] == "shards" and parts[3].isdigit():
+        if len(parts) >= 4 and parts[2] == "shards" and (parts[3].isdigit() or ("%" in parts[3] and len(parts) > 4)):
             parts[3] = "{shard}"
         if parts[-2:-1] == ["snapshots"] and parts[-1] not in {"upload", "recover"}:
             parts[-1] = "{snapshot_name}"
@@ -124,6 +134,8 @@ def route(method: str, uri: str) -> str:
         parts[3] = "{key}"
     elif parts[:2] == ["cluster", "peer"] and len(parts) == 3:
         parts[2] = "{peer_id}"
+    if any("%" in part for part in parts):
+        return f"{method.upper()} {UNKNOWN}"
     return f"{method.upper()} /{'/'.join(parts)}"
 
 
