@@ -174,3 +174,8 @@ def test_a_compose_that_cannot_run_on_this_machine_is_not_taken(monkeypatch: pyt
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "docker" else None)
     assert compose.binary() == ["/usr/bin/docker", "compose"]
+
+
+def test_a_service_whose_name_is_a_number_is_named(text: str, ours: schema.Site) -> None:
+    said = compose_file.mistakes(compose_file.read(text.replace("services:\n", "services:\n  1: {image: x}\n")), ours)
+    assert any(one.startswith("The file runs 1 as well") for one in said)

@@ -19,7 +19,7 @@ from ruamel.yaml.error import YAMLError
 
 from cutover.cli.output import Output
 from cutover.cli.terminal import AskingTerminal, Terminal
-from cutover.core import files
+from cutover.core import aliases, files
 from cutover.core.credentials import NAMES, Credentials
 from cutover.core.errors import Refused, WrongUsage
 from cutover.core.key_files import usable
@@ -82,10 +82,12 @@ def earlier(file: Path) -> tuple[str, Mapping[str, Any]]:
     """Text and values of a file that is there; empty where none is. :class:`WrongUsage` where it cannot be read."""
     try:
         text = file.read_text(encoding="utf-8")
+        if aliases.say_too_much(text):
+            raise ValueError(aliases.SAID)
         tree = YAML(typ="safe").load(text)
     except FileNotFoundError:
         return "", {}
-    except (OSError, UnicodeDecodeError, YAMLError, ValueError, RecursionError) as error:
+    except (OSError, UnicodeDecodeError, YAMLError, ValueError, TypeError, RecursionError) as error:
         why = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise WrongUsage(f"{file} is there and cannot be read: {why}.", "Mend it, or name another with --site.") from None
     if not isinstance(tree, Mapping):
