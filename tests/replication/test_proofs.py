@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from cutover.replication import proofs, switchover
 from cutover.replication.proofs import Counted, Proofs, Proved, covered
@@ -79,7 +80,7 @@ def test_it_is_saved_and_read_as_it_was() -> None:
     found = Proofs(
         {"a": Proved([(None, 1.0), ("0-f", None)], [7])}, {"old": Counted("then", {"PUT /x": 3}, {}, {"PUT /x": 1})}, "w"
     )
-    assert Proofs.read(json.loads(json.dumps(found, default=vars))) == found
+    assert TypeAdapter(Proofs).validate_json(json.dumps(found, default=vars)) == found
 
 
 @pytest.mark.parametrize(

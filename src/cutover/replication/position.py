@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-from cutover.core import files
+from cutover.core import files, stored
 from cutover.core.errors import Refused
+from cutover.core.stored import Offset, Time
 from cutover.gate.interface import Side
 from cutover.gate.write_log import BEGIN_ANEW
 from cutover.qdrant.affected import PointId
@@ -30,31 +32,33 @@ class Position:
     recorded write may have used the alias before it moved. ``moved`` holds ids written since the last switch.
     """
 
+    __pydantic_config__: ClassVar = stored.STRICT
+
     side: Side = "old"
-    offset: int = 0
+    offset: Offset = 0
     holders: dict[str, list[str]] = field(default_factory=dict)
-    at: float = 0.0
+    at: Time = 0.0
     """When everything recorded so far was last on both servers; seconds since 1970."""
     moved: dict[str, list[PointId]] = field(default_factory=dict)
     moved_overflow: bool = False
     late: int = 0
     conflicts: int = 0
-    replayed: int = 0
+    replayed: Offset = 0
     """Up to where writes were sent once more, without the server that had them; see :mod:`cutover.replication.replay`.
     Following does not count that, because what was never acknowledged may have happened as well."""
-    part: int = 0
+    part: Offset = 0
     """How many steps of the first write after ``replayed`` were sent as well."""
     alone: bool = False
     """The server that serves from then on was brought up to date from the records, without the other one."""
     doubt: str = ""
     """Why the other server is not the copy that this position takes it for; empty where it is."""
-    ahead: int | None = 0
+    ahead: Offset | None = 0
     """Up to where in the log the other server may hold what ``offset`` does not cover yet, because records are read as they are
     and not as a line left them; None while a round is under way, when nobody knows.
     """
     ahead_ids: dict[str, list[PointId]] | None = None
     """Of which records that is; None where nobody knows."""
-    schema_at: dict[str, int] = field(default_factory=dict)
+    schema_at: dict[str, Offset] = field(default_factory=dict)
     """Up to where in the log indexes or settings of a collection were changed: a write that began before may have chosen its
     records by other indexes than the other server has now."""
     left_out: dict[str, list[tuple[PointId, str]]] = field(default_factory=dict)
@@ -68,13 +72,10 @@ class Position:
     def load(cls, path: Path) -> Position | None:
         """The saved position; None where there is none."""
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
-            found = cls(**said | {"proofs": Proofs.read(said.get("proofs", {}))})
-            found.left_out = {name: [(one, why) for one, why in left] for name, left in found.left_out.items()}
-            return found
+            return stored.read(cls, path)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except ValueError:
             raise CannotFollow(f"{path} is not readable.", f"Delete it. {BEGIN_ANEW}") from None
 
     def save(self, path: Path) -> None:

@@ -10,10 +10,12 @@ Each collection is proved by ranges of ids, so that following can prove a little
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import ClassVar
 
+from cutover.core.stored import STRICT, Time
 from cutover.qdrant.affected import PointId
 from cutover.qdrant.compare import order
 
@@ -29,6 +31,8 @@ class Counted:
     ``passed`` are the writes that passed the gate, and ``sent`` what this tool sent, since then.
     """
 
+    __pydantic_config__: ClassVar = STRICT
+
     startup: str = ""
     counted: dict[str, int] = field(default_factory=dict)
     passed: dict[str, int] = field(default_factory=dict)
@@ -41,11 +45,18 @@ class Proved:
     1970. The first id of a collection is None. Where ``ranges`` is empty, or ``None`` stands for a time, nothing counts.
     """
 
-    ranges: list[tuple[PointId | None, float | None]] = field(default_factory=list)
+    __pydantic_config__: ClassVar = STRICT
+
+    ranges: list[tuple[PointId | None, Time | None]] = field(default_factory=list)
     written: list[PointId] = field(default_factory=list)
     """Records that were written since, and not compared since."""
     settings: bool = False
     """Whether its settings and payload indexes were the same, and nobody changed them since."""
+
+    def __post_init__(self) -> None:
+        firsts = [first for first, _ in self.ranges]
+        if firsts[:1] not in ([], [None]) or not all(_less(one, other) for one, other in pairwise(firsts)):
+            raise ValueError("The ranges do not go from the first id to the last.")
 
     @property
     def oldest(self) -> float | None:
@@ -59,19 +70,12 @@ class Proved:
 class Proofs:
     """All of it, as it is saved. ``servers`` are ``old`` and ``new``."""
 
+    __pydantic_config__: ClassVar = STRICT
+
     collections: dict[str, Proved] = field(default_factory=dict)
     servers: dict[str, Counted] = field(default_factory=dict)
     why: str = ""
     """Why the last proof was given up, a sentence; for people."""
-
-    @classmethod
-    def read(cls, said: Mapping[str, Any]) -> Proofs:
-        """From JSON."""
-        collections = {
-            name: Proved([(first, at) for first, at in one["ranges"]], list(one["written"]), bool(one.get("settings")))
-            for name, one in said.get("collections", {}).items()
-        }
-        return cls(collections, {name: Counted(**one) for name, one in said.get("servers", {}).items()}, said.get("why", ""))
 
     # -- what happens to it -----------------------------------------------------------------------
     def wrote(self, name: str, ids: Iterable[PointId]) -> None:

@@ -21,11 +21,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from cutover.core import events, files
+from cutover.core import events, files, stored
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import utc
+from cutover.core.stored import Time
 from cutover.core.text import counted, spoken
 from cutover.gate.watch import RESERVE_MB
 from cutover.gate.write_log import BEGIN_ANEW, Damaged
@@ -76,14 +77,16 @@ LOOKS = 4
 class WatchState:
     """What the watch knows, as `status` reads it. Times in seconds since 1970; ``proved`` from 0 to 1."""
 
-    at: float = 0.0
+    __pydantic_config__: ClassVar = stored.STRICT
+
+    at: Time = 0.0
     side: str = "old"
     target: str = ""
     behind_writes: int = 0
     behind_seconds: float = 0.0
     writes_per_second: float = 0.0
     proved: float = 0.0
-    oldest_proof: float | None = None
+    oldest_proof: Time | None = None
     waiting_for: str = ""
     wrong: dict[str, str] = field(default_factory=dict)
     """What is wrong now, by kind: a sentence each."""
@@ -98,7 +101,9 @@ class WatchState:
         parts = [f"{self.target} is {behind}", rate, proved]
         if STOPPED in self.wrong or not self.target:
             parts = []  # as long as nobody follows nobody knows
-        attention = [f"ATTENTION: {self.wrong[kind].rstrip('.')}" for kind in sorted(self.wrong, key=URGENT.index)]
+        attention = [
+            f"ATTENTION: {self.wrong[kind].rstrip('.')}" for kind in sorted(self.wrong, key=[*URGENT, *self.wrong].index)
+        ]
         return "; ".join([*attention, *parts, *([f"waiting for {self.waiting_for}"] if self.waiting_for else [])])
 
 
@@ -110,8 +115,8 @@ def seen_path(context: Context) -> Path:
 def last_seen(context: Context) -> WatchState | None:
     """What a watch that works now knows; None where there is none."""
     try:
-        found = WatchState(**json.loads(seen_path(context).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = stored.read(WatchState, seen_path(context))
+    except (OSError, ValueError):
         return None
     return found if context.journal.held_by_another() and time.time() - found.at < 60 else None
 
