@@ -73,9 +73,16 @@ def test_a_name_that_is_no_utf8_is_kept_as_it_is(journal: Journal) -> None:
     assert Journal(journal.path.parent, "home").entries()[-1].what == "conf.d/caf\udce9.conf"
 
 
-@pytest.mark.parametrize(
-    "line", ['{"seq": 1, "at": "t", "kind": "dream"}', '{"seq": 1, "at": "t", "kind": "opened", "extra": 1}', "\xff"]
-)
+_GOOD = {"seq": 2, "at": "2026-01-01T00:00:00.000Z", "kind": "done", "act": "x", "what": "X", "of": 1}
+
+
+_ODD: list[dict[str, object]] = [
+    {"kind": "dream"}, {"extra": 1}, {"at": 5}, {"at": "t"}, {"at": "2026-13-45T00:00:00Z"}, {"at": "2026-01-01T00:00:00"}, {"act": None},
+    {"what": {}}, {"reason": []}, {"of": "1"}, {"of": -1}, {"seq": True}, {"seq": 0}, {"more": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ["\xff", "[" * 100_000, *(json.dumps(_GOOD | odd) for odd in _ODD)], ids=range(len(_ODD) + 2))
 def test_a_line_that_is_none_of_ours_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "journal.jsonl").write_text(line + "\n", encoding="latin-1")
     with pytest.raises(Refused, match=r"journal\.jsonl:1: this line"):

@@ -272,7 +272,11 @@ class Journal:
 
 def _entry(fields: dict[str, Any]) -> Entry:
     entry = Entry(**{"what": "", "act": "", **fields})
-    if entry.kind not in get_args(Kind) or not isinstance(entry.seq, int) or not isinstance(entry.extra, dict):
+    texts = (entry.at, entry.act, entry.what, entry.reason)
+    numbers = (entry.seq, entry.seq if entry.of is None else entry.of)
+    if entry.kind not in get_args(Kind) or not all(isinstance(one, str) for one in texts) or not isinstance(entry.extra, dict):
+        raise ValueError
+    if any(type(one) is not int or one < 1 for one in numbers) or datetime.fromisoformat(entry.at).utcoffset() is None:
         raise ValueError
     return entry
 
@@ -286,7 +290,7 @@ def read(path: Path, site: str | None = None) -> Iterator[Entry]:
     for number, line in enumerate(lines, start=1):
         try:
             entry = _entry(json.loads(line))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise Refused(
                 f"{path}:{number}: this line of the journal is not readable.",
                 "The journal is the record of what was done; restore the file before going on.",
