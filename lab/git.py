@@ -20,7 +20,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.parse import unquote, urlsplit
 
 from lab.http_server import HttpServer
@@ -78,8 +78,8 @@ class Repository:
             raise RuntimeError(f"git {' '.join(words)}: {done.stderr.decode().strip()}")
         return done.stdout.decode().strip()
 
-    def commit(self, files: Mapping[str, str | bytes | None], message: str, branch: str = "main") -> str:
-        """Commit ``files`` (path -> text or bytes, None deletes) on top of ``branch``; answers the new commit's id."""
+    def commit(self, files: Mapping[str, str | bytes | PurePath | None], message: str, branch: str = "main") -> str:
+        """Commit ``files`` (path -> text or bytes; a path makes a link to it, None deletes) on top of ``branch``; answers the new commit's id."""
         index = {"GIT_INDEX_FILE": str(self.path / f"index-{os.getpid()}-{threading.get_ident()}")}
         try:
             parent = self.head(branch)
@@ -89,9 +89,10 @@ class Repository:
                 if content is None:
                     self._git("update-index", "--force-remove", path, extra=index)
                     continue
-                data = content.encode() if isinstance(content, str) else content
+                mode = "120000" if isinstance(content, PurePath) else "100644"
+                data = content if isinstance(content, bytes) else str(content).encode()
                 blob = self._git("hash-object", "-w", "--stdin", data=data)
-                self._git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", extra=index)
+                self._git("update-index", "--add", "--cacheinfo", f"{mode},{blob},{path}", extra=index)
             tree = self._git("write-tree", extra=index)
         finally:
             Path(index["GIT_INDEX_FILE"]).unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -146,6 +146,16 @@ def test_a_file_keeps_its_line_ends_and_one_that_is_not_utf_8_is_refused(vm: Vm1
     vm.repository.commit({path: text.encode("latin-1")}, "In Latin-1")
     with pytest.raises(Refused, match=r"stacks/windows.yml in .* at \w{8} \(refs/heads/main\) is not UTF-8 text"):
         repository.file_at("refs/heads/main", path)
+
+
+@pytest.mark.parametrize("path", ["stacks/linked/docker-compose.yml", "stacks/linked/.env"])
+def test_a_link_in_the_place_of_a_file_is_refused(vm: Vm1001, path: str) -> None:
+    """Portainer follows it; the text that Git has of a link is the name of what it leads to, which nobody looked at."""
+    repository = Repository(vm.site.portainer.repository, Credentials({}))
+    plain = {"stacks/linked/docker-compose.yml": "services: {}\n", "stacks/linked/.env": "", "stacks/linked/other": "A=b\n"}
+    vm.repository.commit(plain | {path: PurePath("other")}, "A link")
+    with pytest.raises(Refused, match=rf"{path} in .* is a link and no file"):
+        repository.file_at("refs/heads/main", "stacks/linked/docker-compose.yml")
 
 
 def test_a_branch_that_is_gone_is_said_with_those_that_are_there(vm: Vm1001) -> None:

@@ -168,7 +168,12 @@ class Repository:
             return At(commit, shown, text(path), text(env) if self._has(commit, env, folder) else "")
 
     def _has(self, commit: str, path: str, folder: Path) -> bool:
-        return bool(self._git("ls-tree", "--name-only", commit, "--", path, folder=folder).strip())
+        """Whether it is there; :class:`Refused` where it is no file: Portainer follows a link, to what nobody looked at."""
+        mode = self._git("ls-tree", commit, "--", path, folder=folder).decode().partition(" ")[0]
+        if mode and not mode.startswith("100"):
+            kind = {"120000": "a link", "160000": "another repository"}.get(mode, "a folder")
+            raise Refused(f"{path} in {self.url} at {commit[:8]} is {kind} and no file.", "Merge the file itself in its place.")
+        return bool(mode)
 
     def tag(self, name: str, commit: str, guard: WriteGuard) -> None:
         """Push a tag for a commit that the repository has. Needs an open act; :class:`Failed` where it is not allowed."""
