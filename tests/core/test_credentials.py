@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import html
 import json
@@ -120,6 +121,17 @@ def test_no_child_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "hunter2" not in shell.read("env; (setsid env) ; cat /proc/self/environ | tr '\\0' '\\n'").text
     finally:
         shell.close()
+
+
+def test_no_program_is_started_with_the_environment_as_it_is() -> None:
+    forgotten = [
+        f"{file.name}:{node.lineno}"
+        for file in sorted((Path(__file__).parents[2] / "src").rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"subprocess.run", "subprocess.Popen"}
+        if "env" not in {word.arg for word in node.keywords}
+    ]
+    assert not forgotten
 
 
 # -- Git -------------------------------------------------------------------------------------------------

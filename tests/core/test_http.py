@@ -142,3 +142,10 @@ def test_only_a_certificate_that_was_looked_at_is_called_not_accepted(error: ssl
     told = http._tls_sentence(requests.exceptions.SSLError(error))
     assert told.startswith(sentence)
     assert "certificate" not in told
+
+
+def test_a_certificate_for_another_name_is_not_mended_by_its_ca_file() -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = "IP address mismatch, certificate is not valid for '10.0.0.2'."
+    told = http._tls_sentence(requests.exceptions.SSLError(error))
+    assert told.endswith("is not valid for '10.0.0.2'). Write the name that it is for into site.yaml, or pin its fingerprint.")

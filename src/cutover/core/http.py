@@ -339,6 +339,9 @@ def _tls_sentence(error: Exception) -> str:
     reason = getattr(cause, "verify_message", "") or str(cause)
     if "expired" in reason or "not yet valid" in reason:
         return f"the certificate was not accepted ({reason}). Look at its dates, and at the clock of this computer."
+    if "mismatch" in reason or "not valid for" in reason:
+        told = reason.rstrip(".")
+        return f"the certificate was not accepted ({told}). Write the name that it is for into site.yaml, or pin its fingerprint."
     return f"the certificate was not accepted ({reason}). Name its CA file or pin its fingerprint in site.yaml."
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cutover.core import children
 from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError
 from cutover.core.text import without_login
@@ -110,8 +111,9 @@ def over_https(remote: str) -> str:
 def _origin(folder: Path) -> str:
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), "remote", "get-url", "origin"], capture_output=True, text=True, check=False, timeout=10
-        )
+            ["git", "-C", str(folder), "remote", "get-url", "origin"], capture_output=True, text=True, check=False, timeout=10,
+            env=children.environment(),
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
