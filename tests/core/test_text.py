@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from cutover.cli.command import end
+from cutover.cli.output import Output
 from cutover.cli.terminal import Terminal
 from cutover.core.credentials import Credentials
 from cutover.core.text import for_log, for_markdown, plain
@@ -60,6 +64,20 @@ def test_whatever_is_said_is_nothing_but_text_in_the_report(said: str) -> None:
     assert "\n" not in written
     assert not re.search(r"(?<!\\)(\\\\)*[`*_\[\]{}~|!$]", written)
     assert not re.search(r"[<>@]|://|www\.", written)
+
+
+@pytest.mark.parametrize("said", [*SAID, "\x9b31m", "a\x7fb", "caf\udce9", "\u2028"])
+def test_what_json_is_printed_holds_it_and_no_terminal_acts_on_it(said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(output: Output) -> int:
+        output.data["said"] = {said: said}
+        return 0
+
+    with pytest.raises(typer.Exit):
+        end("status", as_json=True, work=work)
+    told = capsys.readouterr().out
+    assert told.isascii() and all(sign.isprintable() or sign == "\n" for sign in told)
+    assert not COMMAND.search(told)
+    assert json.loads(told)["said"] == {said: said}
 
 
 def _report(said: str) -> model.Report:

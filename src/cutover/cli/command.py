@@ -100,7 +100,9 @@ def end(verb: str, as_json: bool, work: Callable[[Output], int], *, execute: boo
     if as_json:
         output.data["exit_code"] = code
         data = output.credentials.redact_tree(json.loads(json.dumps(output.data, default=str)))
-        told = json.dumps(data, ensure_ascii=False, indent=2).replace("##[", "#\\u0023[")  # a runner takes that for a command
+        # All that is not ASCII as an escape: a terminal acts on some of it, and no encoding of it can fail. A runner takes `##[`
+        # for a command.
+        told = json.dumps(data, indent=2).replace("\x7f", "\\u007f").replace("##[", "#\\u0023[")
         sys.stdout.write(told + "\n")
     raise typer.Exit(code)
 
