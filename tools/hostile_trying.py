@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cutover.gate.interface import Gate
-from cutover.qdrant.affected import affected_by
+from cutover.qdrant.affected import affected_by, had_no_effect
 from cutover.replication.work import happened
 from tools.hostile_forms import BEFORE, COLLECTION, IDS, LEAVING, POINTS, Form
 
@@ -96,7 +96,8 @@ class Trying:
         """(the records that are named by what was recorded since a position, how many writes mean to look wherever it may be)."""
         ids: set[Any] = set()
         unnamed = 0
-        written = [one for one in self.gate.read_log(since) if one.side]
+        # The bodies of what was refused in front may be gone by now, and nobody reads them.
+        written = [e for e in self.gate.read_log(since) if e.side and not had_no_effect(e.method, e.uri, e.status)]
         for entry, body in self.gate.bodies(written):
             found = affected_by(entry.method, entry.uri, body)
             if found.collection in {COLLECTION, f"{COLLECTION}-now"} and happened(entry, found):
