@@ -59,7 +59,7 @@ def test_an_id_that_can_be_none_is_not_passed_on(one: Any) -> None:
     """The other server would be asked for it, and blamed for its answer."""
     page = json.dumps({"result": {"points": [{"id": one, "payload": {}}], "next_page_offset": None}}).encode()
     with pytest.raises((ValueError, TypeError)):
-        compare._records(page, False)
+        compare.records_in(page, False)
 
 
 def test_missing_and_extra_records_are_named() -> None:

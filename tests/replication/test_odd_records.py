@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cutover.qdrant import client, compare
+from cutover.qdrant import client, compare, looking
 from cutover.qdrant.client import Answered
 from cutover.qdrant.pages import Limits, Size
 from cutover.qdrant.records import bring, sayable_in_json, unsayable
@@ -130,7 +130,7 @@ def test_a_record_larger_than_a_request_is_written_in_parts(pair: Pair) -> None:
         pair.new.upsert(C, [{"id": 1, "vector": [1, 1], "payload": client.points_of(pair.old.records(C, [1]))[0]["payload"]}])
     assert bring(pair.old, pair.new, C, [1, 2], Size(500)) == []
     same(pair)
-    found = compare.look_through(pair.old, C, float("inf"))
+    found = looking.look_through(pair.old, C, float("inf"))
     assert (found.records, found.whole, found.large) == (2, True, [1])
 
 
@@ -230,8 +230,8 @@ def test_a_record_that_its_own_server_cannot_read_is_named_and_stands_in_no_othe
     compared, differences = prove_everything(follower)
     assert (compared[0].records, compared[0].unsayable, differences) == (40, [7], [])
     assert prove_quickly(follower, {C: {6, 7, 8}}, counts=True, timeout=5) == []
-    assert compare.look_through(pair.old, C, float("inf")).unreadable == [7]
-    assert json.loads(compare.some(pair.old, C, 100))["result"]["points"]
+    assert looking.look_through(pair.old, C, float("inf")).unreadable == [7]
+    assert json.loads(looking.some(pair.old, C, 100))["result"]["points"]
 
 
 def test_numbers_that_a_server_rewrites_are_followed_and_no_difference(pair: Pair) -> None:

@@ -30,7 +30,7 @@ from cutover.proxmox import firewall, identity
 from cutover.qdrant import access
 from cutover.qdrant.access import Caller, Right
 from cutover.qdrant.client import points_of, side_by_side
-from cutover.qdrant.compare import some
+from cutover.qdrant.looking import some
 from cutover.qdrant.pages import Limits
 from cutover.vllm import Portrait
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.qdrant.client import points_of
-from cutover.qdrant.compare import some
+from cutover.qdrant.looking import some
 
 if TYPE_CHECKING:
     from cutover.context import Context

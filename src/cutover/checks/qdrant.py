@@ -19,7 +19,7 @@ from cutover.gate.interface import OTHER, Side
 from cutover.qdrant import compare, limits, releases, schema
 from cutover.qdrant.affected import PointId, affected_by
 from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of, side_by_side
-from cutover.qdrant.compare import look_through, some
+from cutover.qdrant.looking import look_through, some
 from cutover.qdrant.pages import Limits
 from cutover.qdrant.ranking import Scored, same_ranking
 from cutover.qdrant.records import NO_NUMBER

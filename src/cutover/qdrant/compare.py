@@ -25,7 +25,7 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from cutover.qdrant.affected import Depth, PointId
-from cutover.qdrant.client import MAX_BODY, Answered, NotThere, Qdrant, TooLarge, side_by_side
+from cutover.qdrant.client import Answered, NotThere, Qdrant, TooLarge, side_by_side
 from cutover.qdrant.numbers import settled_in
 from cutover.qdrant.pages import Limits, Size, broken, in_pieces, parts_may_do
 from cutover.qdrant.records import unsayable
@@ -105,7 +105,7 @@ def _literal(text: str) -> tuple[str]:
 _UUID = re.compile(r"[0-9a-f-]{36}")
 
 
-def _records(page: bytes, exact: bool) -> tuple[list[dict[str, Any]], PointId | None]:
+def records_in(page: bytes, exact: bool) -> tuple[list[dict[str, Any]], PointId | None]:
     """The records of an answer and where the next page begins.
 
     ``exact`` keeps numbers with a fraction as text, which tells -0.0 from 0.0 (comparing floats does not).
@@ -154,8 +154,8 @@ def compare_answers(collection: str, mine: bytes, theirs: bytes, ids: Sequence[P
     if _same_bytes(mine, theirs):
         return []
     exact = bool(_NEGATIVE_ZERO.search(mine) or _NEGATIVE_ZERO.search(theirs))
-    left = {r["id"]: r for r in _records(mine, exact)[0]}
-    right = {r["id"]: r for r in _records(theirs, exact)[0]}
+    left = {r["id"]: r for r in records_in(mine, exact)[0]}
+    right = {r["id"]: r for r in records_in(theirs, exact)[0]}
     found: list[Difference] = []
     for one in ids:
         if one in left and one in right:
@@ -261,7 +261,8 @@ def compare_collection(
     return result
 
 
-def _readable(server: Qdrant, collection: str, one: PointId) -> bool:
+def readable(server: Qdrant, collection: str, one: PointId) -> bool:
+    """Whether the server can read a record that it has."""
     try:
         server.records(collection, [one])
     except Answered as error:
@@ -334,8 +335,8 @@ def _compare_range(
             # This record, or the next one, which is read as well to say where the next page begins, has a payload that the
             # server cannot read: the rest of it is compared, and the payload by itself.
             pages = read(1, payload=False)
-            here = [r["id"] for r in _records(pages[0], exact=False)[0]]
-            result.cannot_be_written([one for one in here if not _readable(source, collection, one)])
+            here = [r["id"] for r in records_in(pages[0], exact=False)[0]]
+            result.cannot_be_written([one for one in here if not readable(source, collection, one)])
             result.add([d for d in compare_ids(source, target, collection, here) if d.kind == "payload"])
         if vectors and (odd := unsayable(pages[0])):
             result.cannot_be_written(odd)
@@ -370,7 +371,7 @@ def _join(
     collection: str, pages: Sequence[bytes], exact: bool, end: PointId | None
 ) -> tuple[bool, PointId | None, list[Difference], int]:
     """Compare two pages that begin at the same id, as far as both reach. Returns (finished, next id, found, records)."""
-    records, following = zip(*(_records(page, exact) for page in pages), strict=True)
+    records, following = zip(*(records_in(page, exact) for page in pages), strict=True)
     # Both pages are complete below the smaller of the two ids at which they stop.
     stops = [order(n) for n in following if n is not None] + ([order(end)] if end is not None else [])
     stop = min(stops, default=(2, 0))
@@ -446,57 +447,3 @@ def counts_of(server: Qdrant, collections: Sequence[str]) -> dict[str, int]:
     """The exact numbers of records; what is deleted meanwhile is left out."""
     numbers = side_by_side([partial(count_of, server, name) for name in collections])
     return {name: number for name, number in zip(collections, numbers, strict=True) if number is not None}
-
-
-def some(server: Qdrant, collection: str, how_many: int) -> bytes:
-    """The first records of a collection without their vectors, fewer where its strict mode does not allow so many."""
-    while True:
-        try:
-            return server.page(collection, None, how_many, vectors=False)
-        except (Answered, TooLarge) as error:
-            if isinstance(error, NotThere) or not parts_may_do(error):
-                raise
-            if how_many == 1 and not broken(error):
-                raise
-            if how_many == 1:
-                return server.page(collection, None, 1, payload=False, vectors=False)
-            how_many //= 2
-
-
-@dataclass
-class Looked:
-    """What was seen of a collection's records: how many, whether that were all, and those that are not written like others."""
-
-    records: int = 0
-    whole: bool = False
-    unsayable: list[PointId] = field(default_factory=list)
-    unreadable: list[PointId] = field(default_factory=list)
-    large: list[PointId] = field(default_factory=list)
-
-
-def look_through(server: Qdrant, collection: str, end: float) -> Looked:
-    """Look through all records until ``end`` (monotonic) for such as JSON, or a single request, does not carry."""
-    found, size, cursor = Looked(), Size(MOST, Limits.of(server.info(collection))), None
-    while time.monotonic() < end:
-        asked = size.now
-        try:
-            page = server.page(collection, cursor, asked)
-        except (Answered, TooLarge) as error:
-            if isinstance(error, NotThere) or not parts_may_do(error) or (asked == 1 and not broken(error)):
-                raise
-            if asked > 1:
-                size.halve(asked)
-                continue
-            page = server.page(collection, cursor, 1, payload=False)
-            here = [r["id"] for r in _records(page, exact=False)[0]]
-            found.unreadable += [one for one in here if not _readable(server, collection, one)]
-        records, cursor = _records(page, exact=False)
-        size.learn(len(records), len(page))
-        found.records += len(records)
-        found.unsayable += unsayable(page)
-        if len(page) > MAX_BODY:
-            found.large += [r["id"] for r in records if len(json.dumps(r, ensure_ascii=False).encode()) > MAX_BODY]
-        if cursor is None:
-            found.whole = True
-            break
-    return found

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from cutover.core.errors import CutoverError
-from cutover.qdrant import compare
+from cutover.qdrant.looking import some
 
 if TYPE_CHECKING:
     from cutover.context import Context
@@ -60,7 +60,7 @@ class Throttle:
         def read() -> None:
             names[:] = names or context.public.collections() or [""]
             if names[0]:
-                compare.some(context.public, names[0], 1)
+                some(context.public, names[0], 1)
 
         return cls(read, context.site.limits.slow_ms, context.ui.say, every=every)
 
