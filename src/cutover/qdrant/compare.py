@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 from cutover.qdrant.affected import Depth, PointId
 from cutover.qdrant.client import Answered, NotThere, Qdrant, TooLarge, side_by_side
 from cutover.qdrant.numbers import settled_in
-from cutover.qdrant.pages import Limits, Size, broken, in_pieces, parts_may_do
+from cutover.qdrant.pages import THREADS, Limits, Size, broken, in_pieces, parts_may_do
 from cutover.qdrant.records import unsayable
 
 Kind = Literal["missing", "extra", "vector", "payload", "setting", "index", "alias", "collection"]
@@ -213,14 +213,13 @@ def compare_collections(
     target: Qdrant,
     counts: Mapping[str, int],
     *,
-    threads: int = 4,
     advance: Callable[[int], None] = lambda _n: None,
 ) -> Iterator[Compared]:
     """Compare every record of some collections, of which ``counts`` says about how many records they have: large ones one after
     the other, by ranges of ids, small ones side by side. One that is deleted meanwhile is left out.
     """
 
-    def one(name: str, threads: int) -> Compared | None:
+    def one(name: str, threads: int = THREADS) -> Compared | None:
         try:
             return compare_collection(source, target, name, threads=threads, advance=advance)
         except NotThere:
@@ -228,9 +227,9 @@ def compare_collections(
 
     small = [name for name, count in counts.items() if count <= SMALL]
     for at in range(0, len(small), SIDE_BY_SIDE):
-        yield from filter(None, side_by_side([partial(one, name, 1) for name in small[at : at + SIDE_BY_SIDE]], threads))
+        yield from filter(None, side_by_side([partial(one, name, 1) for name in small[at : at + SIDE_BY_SIDE]], THREADS))
     for name in counts:
-        if counts[name] > SMALL and (found := one(name, threads)) is not None:
+        if counts[name] > SMALL and (found := one(name)) is not None:
             yield found
 
 
@@ -240,7 +239,7 @@ def compare_collection(
     collection: str,
     *,
     depth: Depth = Depth.EVERYTHING,
-    threads: int = 4,
+    threads: int = THREADS,
     advance: Callable[[int], None] = lambda _n: None,
 ) -> Compared:
     """Compare every record of a collection on two servers, by ranges of ids in parallel. Memory is bounded by the pages.

@@ -14,6 +14,8 @@ from cutover.qdrant.client import NotThere, side_by_side
 from cutover.qdrant.compare import Difference
 from cutover.replication.follower import Follower, Round
 
+#: So long it is waited for what is only being written, seconds.
+SETTLE = 5.0
 #: After this many rounds without a recorded write a difference is real.
 QUIET_ROUNDS = 4
 #: Of more collections that were written to while writes were held, settings are not read once more: a change of them is recorded.
@@ -23,8 +25,6 @@ FEW = 8
 def prove_everything(
     following: Follower,
     *,
-    threads: int = 4,
-    settle: float = 5.0,
     since: Mapping[str, set[PointId]] | None = None,
     progress: Callable[[str, int], Any] = lambda _name, _count: nullcontext(lambda _done: None),
     give_way: Callable[[], None] = lambda: None,
@@ -32,7 +32,7 @@ def prove_everything(
     """Compare everything bit by bit while applications go on writing.
 
     Records that differ because they are being written at this moment are among the recorded ones and are brought over by
-    the next rounds; what still differs after ``settle`` seconds without being written is a real difference. Returns what
+    the next rounds; what still differs after :data:`SETTLE` seconds without being written is a real difference. Returns what
     was compared and the real differences; nothing is repaired except by following. ``progress(what, records)`` is
     a context manager that gives a function to call with the number of records compared; ``give_way`` is called between pages.
 
@@ -54,7 +54,7 @@ def prove_everything(
             give_way()
 
         # One that is gone by now is named by the comparison of the schemas.
-        for one in compare.compare_collections(source, target, there, threads=threads, advance=go_on):
+        for one in compare.compare_collections(source, target, there, advance=go_on):
             compared.append(one)
             if one.count > len(one.differences):
                 return compared, one.differences
@@ -91,7 +91,7 @@ def prove_everything(
 
     with suppress(TimedOut):
         # Where nothing differs there is nothing to wait for: the first look ends it.
-        wait_until(settled, deadline=settle, what="The same data on both servers", every=0.3)
+        wait_until(settled, deadline=SETTLE, what="The same data on both servers", every=0.3)
     if not rest:
         following.changed.clear()
         proofs.same_settings({*there, *(since or {})} - {*_about(seen or ())})
