@@ -88,6 +88,7 @@ def test_a_program_that_names_the_old_server_is_found_beside_the_configuration(n
         ),
         ("http { }", {"runs": False, "pid_file": "/run/nginx.pid"}, "nginx does not run, as far as /run/nginx.pid says."),
         ("http { }", {"started": "/etc/other.conf"}, "The nginx that runs there reads /etc/other.conf (`-c`)."),
+        ("http { }", {"stuck_as_root": True}, "Root cannot become www-data there by `su` or `setpriv`"),
         ("http { }", {"master_user": "web"}, "nginx's master process runs as web, and could not read"),
         ("http { }", {"open_folder": "/srv/x"}, "Everybody on that host can write in /srv/x, and could set the gate's flags."),
         ("http { }", {"other_names": ["/opt/conf.d/*"]}, "`include /opt/conf.d/*` takes in /etc/nginx/conf.d by another name."),

@@ -16,6 +16,17 @@ PIECE = 8 << 20
 NAMES_AT_ONCE = 1000
 
 
+def as_user(user: str, script: str) -> str:
+    """A script that runs another one as this user, where root runs it; as whoever runs it otherwise."""
+    user, quoted = shlex.quote(user), shlex.quote(script)
+    return (
+        f'if [ "$(id -u)" = 0 ] && [ "$(id -u {user} 2>/dev/null || echo 0)" != 0 ]; then\n'
+        f"if command -v su >/dev/null; then su -s /bin/sh {user} -c {quoted}\n"  # small containers have only the other
+        f'else setpriv --reuid {user} --regid "$(id -g {user})" --clear-groups sh -c {quoted}; fi\n'
+        f"else sh -c {quoted}; fi"
+    )
+
+
 class Bodies:
     """What lies in ``bodies/`` of the gate's folder. ``user``: who Nginx's workers are."""
 
@@ -49,13 +60,7 @@ class Bodies:
         That user can put a link in the place of a body or a folder at any moment, between looking and doing as well; so nothing
         is read or removed there that it could not read or remove by itself.
         """
-        user, quoted = shlex.quote(self._user), shlex.quote(f"cd bodies || exit 9\n{script}")
-        return (
-            f'if [ "$(id -u)" = 0 ] && [ "$(id -u {user} 2>/dev/null || echo 0)" != 0 ]; then\n'
-            f"if command -v su >/dev/null; then su -s /bin/sh {user} -c {quoted}\n"  # small containers have only the other
-            f'else setpriv --reuid {user} --regid "$(id -g {user})" --clear-groups sh -c {quoted}; fi\n'
-            f"else sh -c {quoted}; fi"
-        )
+        return as_user(self._user, f"cd bodies || exit 9\n{script}")
 
     def emptied(self) -> str:
         """A script for the gate's folder that removes all of them; by `find`: a million names are too many for a command line."""

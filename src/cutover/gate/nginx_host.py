@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from cutover.core.errors import CutoverError, Refused
 from cutover.core.shell import Answer
 from cutover.gate import nginx_conf, templates
+from cutover.gate.bodies import as_user
 from cutover.gate.folder import free_mb
 from cutover.gate.nginx_conf import Configuration, Include
 from cutover.gate.servers import split
@@ -211,11 +212,7 @@ class Inspector:
             'echo "at $d"; [ -w "$d" ] && echo writable; df -Pk "$d" | sed 1d\n'
             f"su -s /bin/sh {q(self._nginx.worker_user)} -c \"[ -x '$d' ] && echo sees || echo blind\" 2>/dev/null "
             f"</dev/null || true\n"
-            f"u={q(self._nginx.worker_user)}; "
-            'if [ "$(id -u)" = 0 ] && [ "$(id -u "$u" 2>/dev/null || echo 0)" != 0 ]; then\n'
-            'if command -v su >/dev/null; then su -s /bin/sh "$u" -c true; '
-            'else setpriv --reuid "$u" --regid "$(id -g "$u")" --clear-groups true; fi </dev/null >/dev/null 2>&1 || echo stuck\n'
-            "fi\n"
+            f"{{ {as_user(self._nginx.worker_user, 'true')}; }} </dev/null >/dev/null 2>&1 || echo stuck\n"
             "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null\n"
             f"ls -l /proc/$(cat {q(self._pid_file(facts))})/fd 2>/dev/null || true\n"
             f'm=$(cat {q(self._pid_file(facts))} 2>/dev/null); [ -n "$m" ] && [ -d /proc/$m ] || exit 0\necho runs\n'
