@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cutover.context import Context
+from cutover.core import events
 from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused, Unreachable, WritesRefused, WrongUsage
 from cutover.core.http import fields
@@ -134,7 +135,7 @@ def test_a_journal_that_cannot_be_written_does_not_hide_what_happened(
             monkeypatch.setattr(Journal, name, full)
         raise error
     assert found.value is error
-    assert len(Journal(run.state_dir, SITE.name).open_intents()) == 1
+    assert len(events.open_intents(Journal(run.state_dir, SITE.name).entries())) == 1
 
 
 def test_what_was_taken_back_was_not_changed(run: Context) -> None:

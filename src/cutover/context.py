@@ -66,17 +66,10 @@ class Context:
         self.__dict__.pop("journal", None)
         return self
 
-    def release(self) -> None:
-        """Give back the journal and the shell for a while; the journal has to be locked again, the gate is made anew."""
-        if "gate" in self.__dict__:
-            self.gate.close()
-            del self.__dict__["gate"]
-        self.journal.unlock()
-
     def close(self) -> None:
-        """Give back the journal and the shell."""
-        if "gate" in self.__dict__:
-            self.gate.close()
+        """Give back the journal and the shell. Who goes on all the same locks the journal again, and gets another shell."""
+        if (gate := self.__dict__.pop("gate", None)) is not None:
+            gate.close()
         if "journal" in self.__dict__:
             self.journal.unlock()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cutover.core import http
+from cutover.core import events, http
 from cutover.core.credentials import Credentials
 from cutover.core.errors import OutcomeUnknown, Refused, Unreachable, WritesRefused
 from cutover.core.journal import Journal, read
@@ -47,7 +47,7 @@ def test_every_end_of_an_act_is_written(journal: Journal, error: BaseException, 
     with pytest.raises(type(error)), WriteGuard(journal).act("x", "X"):
         raise error
     assert kinds(journal)[-1] == kind
-    assert not journal.open_intents()
+    assert not events.open_intents(journal.entries())
 
 
 def test_a_torn_last_line_is_cut_off_and_a_broken_one_is_refused(journal: Journal) -> None:
@@ -56,7 +56,7 @@ def test_a_torn_last_line_is_cut_off_and_a_broken_one_is_refused(journal: Journa
     with journal.path.open("a") as file:
         file.write('{"seq": 3, "kind": "do')
     again = Journal(journal.path.parent, "home")
-    assert [e.act for e in again.open_intents()] == ["x"]
+    assert [e.act for e in events.open_intents(again.entries())] == ["x"]
     again.lock()
     again.note("y", "Y")
     assert [e.seq for e in Journal(journal.path.parent, "home").entries()] == [1, 2, 3]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cutover.context import Context
+from cutover.core import events
 from cutover.core.errors import CutoverError, Failed, Refused
 from cutover.core.ui import SilentUi
 from cutover.qdrant import compare, schema
@@ -48,7 +49,7 @@ def test_a_copy_is_complete_and_leaves_no_snapshot(run: Any) -> None:
     base_copy(run, "copy", run.old, run.new, "docs")
     same(run)
     assert snapshots(run) == before
-    assert run.journal.open_intents() == []
+    assert events.open_intents(run.journal.entries()) == []
 
 
 def test_a_new_server_that_was_not_deployed_is_said_to_be_missing(run: Any, free_tcp_port: int) -> None:
@@ -243,7 +244,7 @@ def test_a_collection_that_is_deleted_while_it_is_copied_is_gone_on_the_target_t
                 assert done is None
                 assert "docs" not in run.new.collections()
                 assert preflight.ours(run) == set()
-            assert run.journal.open_intents() == []
+            assert events.open_intents(run.journal.entries()) == []
 
 
 def _deleted_at(run: Any, servers: Any, patch: Any, method: str, *, again: bool) -> None:

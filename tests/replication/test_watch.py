@@ -96,7 +96,7 @@ class Night:
             self.given = True
 
         journal = SimpleNamespace(lock=lock, wanted=wanted)
-        context: Any = SimpleNamespace(ui=self.ui, journal=journal, release=release, state_dir=tmp_path)
+        context: Any = SimpleNamespace(ui=self.ui, journal=journal, close=release, state_dir=tmp_path)
         self.watch = Watch(context, tell=lambda seen: self.told.append(replace(seen, wrong=dict(seen.wrong))), wait=self._wait)
 
         def until_wanted() -> bool:

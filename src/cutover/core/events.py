@@ -45,9 +45,8 @@ def differed_in(step: str) -> str:
 def finished(entries: Sequence[Entry], step: str) -> str | None:
     """When a step of the plan was last completed; None where it was not, or was undone since."""
     for entry in reversed(entries):
-        if entry.act == f"{step}.undone" or (
-            step == "settle" and entry.act == "gate.finished"
-        ):  # what is in again has to go again
+        # A gate that was put in since has to be taken out again.
+        if entry.act == f"{step}.undone" or (step, entry.act) == ("settle", "gate.finished"):
             return None
         if entry.act == f"{step}.finished":
             return entry.at
@@ -138,11 +137,16 @@ def last_at(entries: Sequence[Entry], act: str) -> str:
     return next((e.at for e in reversed(entries) if e.act == act and e.kind in {"done", "intent"}), "")
 
 
-def last_open(entries: Sequence[Entry]) -> Entry | None:
-    """The newest intent without an outcome, where nothing was begun after it: the act in which the tool was interrupted."""
+def open_intents(entries: Sequence[Entry]) -> list[Entry]:
+    """The intents without an outcome: acts that go on, or in which the tool was ended."""
     closed = {e.of for e in entries if e.of is not None}
-    intents = [e for e in entries if e.kind == "intent"]
-    return intents[-1] if intents and intents[-1].seq not in closed else None
+    return [e for e in entries if e.kind == "intent" and e.seq not in closed]
+
+
+def last_open(entries: Sequence[Entry]) -> Entry | None:
+    """The newest of them, where nothing was begun after it: the act in which the tool was interrupted."""
+    newest = next((e for e in reversed(entries) if e.kind == "intent"), None)
+    return newest if newest in open_intents(entries) else None
 
 
 def not_seen_done(lines: Sequence[Entry]) -> Entry | None:

@@ -31,7 +31,6 @@ FORMAT = 1
 _TOLD = ("what", "before", "after", "reason", "extra")
 Kind = Literal["opened", "intent", "done", "failed", "unknown", "note"]
 
-
 #: In the lock file of a process that gives the journal to whoever asks, and how long that is waited for; seconds.
 _GIVES_WAY = ", gives way to other commands"
 _LONG_ENOUGH = 100
@@ -138,11 +137,6 @@ class Journal:
         """The lines whose act is ``prefix`` or begins with ``prefix.``."""
         return [e for e in self._entries if e.act == prefix or e.act.startswith(prefix + ".")]
 
-    def open_intents(self) -> list[Entry]:
-        """Intents without an outcome: acts during which the tool was ended. Look before doing them again."""
-        closed = {e.of for e in self._entries if e.of is not None}
-        return [e for e in self._entries if e.kind == "intent" and e.seq not in closed]
-
     # -- writing ----------------------------------------------------------------------------------
     def lock(self, *, gives_way: bool = False) -> None:
         """Take the journal for this process; :class:`Refused` where another one holds it. Ends with the process.
@@ -171,7 +165,7 @@ class Journal:
         self._say_who(handle, gives_way)
         self._lock_file = handle
         try:
-            self._mend_torn_line()
+            files.mend(self.path)
         except OSError as error:
             raise self._unwritable(error, "nothing was done") from None
         # Somebody may have written between our reading and our lock.
@@ -264,10 +258,6 @@ class Journal:
             f"The journal {self.path} cannot be written ({(error.strerror or str(error)).lower()}); {what}.",
             "Nothing is done that cannot be written down first: make room there, or give another --state-dir.",
         )
-
-    def _mend_torn_line(self) -> None:
-        """Cut off a last line that a crash tore, so that the next one starts on its own."""
-        files.mend(self.path)
 
 
 def _entry(fields: dict[str, Any]) -> Entry:

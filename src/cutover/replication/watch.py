@@ -226,7 +226,7 @@ class Watch:
     def _stand_aside(self) -> bool:
         """Let another command work; whether this has to stop meanwhile."""
         context = self._context
-        context.release()
+        context.close()
         self.seen.waiting_for = "another command"
         while True:
             if self._wait(0.2):
