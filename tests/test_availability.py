@@ -15,6 +15,7 @@ import pytest
 from cutover import availability
 from cutover.availability import PORTAINER, VLLM, Answer, announced, judge
 from cutover.context import Context
+from cutover.core import events
 from cutover.core.credentials import Credentials
 from cutover.core.errors import OutcomeUnknown, Refused
 from cutover.core.journal import Entry
@@ -195,7 +196,7 @@ def test_a_moment_of_trouble_is_said_noted_and_does_not_stop_the_step(run: Conte
         asked(2)
     (said,) = watch.warnings()
     assert ("answered 502" if trouble == "away" else "It served a and serves b now") in said
-    (note,) = (e for e in run.journal.entries() if e.act == availability.NOTE)
+    (note,) = (e for e in run.journal.entries() if e.act == events.NEIGHBOUR_WRONG)
     assert note.extra["who"] == VLLM
     assert judge(VLLM, availability.load(run), run.journal.entries()).ok is False
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cutover.core import events, files
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import now
+from cutover.core.text import listed
 from cutover.core.write_guard import WriteGuard
 
 if TYPE_CHECKING:
@@ -38,9 +39,8 @@ PATIENCE = (3.0, 10.0)
 #: How long the end of a step waits for the last answer.
 LAST_WORD = 15.0
 VLLM, PORTAINER = "vLLM", "Portainer"
-NOTE = events.NEIGHBOUR_WRONG
 #: Acts during which the new server is away, as was announced; it is expected back with its first right answer after them.
-_REBOOTS = {"resize.reboot", "resize.reboot-awaited", "resize.start", "resize.rollback"}
+_REBOOTS = {events.REBOOTED, "resize.reboot-awaited", "resize.start", "resize.rollback"}
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def _conclude(context: Context, watch: Watch) -> None:
         if wrong := watch.wrong(who):
             said = f"{who} did not answer as before throughout `{watch.step}`"
             with suppress(CutoverError):  # a full disk is told by the step itself
-                context.journal.note(NOTE, said, who=who, wrong=len(wrong), first=vars(wrong[0]))
+                context.journal.note(events.NEIGHBOUR_WRONG, said, who=who, wrong=len(wrong), first=vars(wrong[0]))
 
 
 # -- the record -------------------------------------------------------------------------------------------------------
@@ -317,17 +317,12 @@ def judge(who: str, answers: Sequence[Answer], entries: Sequence[Entry]) -> Judg
     moved = events.probed(entries)
     if not moved:
         return Judgement(None, f"No step was carried out yet during which {who} could be asked.", facts)
-    if silent := [step for step in moved if not any(a.step == step for a in mine)]:
-        return Judgement(None, f"Nobody asked {who} during {_listed(silent)}, so it is not known whether it answered.", facts)
+    if silent := [f"`{step}`" for step in moved if not any(a.step == step for a in mine)]:
+        return Judgement(None, f"Nobody asked {who} during {listed(silent)}, so it is not known whether it answered.", facts)
     slowest = max(a.ms for a in mine if not a.wrong)
     but = f" It was away for at most {_length(gap)} with the announced restart of its server." if gap else ""
     said = (
         f"{who} was asked {len(mine)} times between {_clock(mine[0].at)} and {_clock(mine[-1].at)}, during "
-        f"{_listed(list(dict.fromkeys(a.step for a in mine)))}; every answer was right, the slowest took {slowest} ms.{but}"
+        f"{listed(list(dict.fromkeys(f'`{a.step}`' for a in mine)))}; every answer was right, the slowest took {slowest} ms.{but}"
     )
     return Judgement(True, said, {**facts, "slowest_ms": slowest})
-
-
-def _listed(steps: Sequence[str]) -> str:
-    *most, last = (f"`{step}`" for step in steps)
-    return f"{', '.join(most)} and {last}" if most else last

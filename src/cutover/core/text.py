@@ -5,12 +5,13 @@ of a CI job and into its report. Each of these reads some of it as more than tex
 begins with ``::`` is a command to the runner, a bracket is a link and a picture is fetched. So each has a function here that
 leaves words.
 
-Beside them: how people say a length of time, and a number of things.
+Beside them: how people say a length of time, a number of things, and several of them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 #: What Markdown reads as more than a letter. The line is one already, so what begins a line is none of it.
 _MARKDOWN = re.compile(r"[\\`*_\[\]{}~|!$]")
@@ -54,6 +55,11 @@ def spoken(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Several words as people say them: ``a, b and c``."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def counted(count: int, what: str) -> str:

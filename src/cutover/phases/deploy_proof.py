@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cutover.core.errors import CutoverError, Failed, Unreachable
+from cutover.core.text import listed
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.portainer.client import Answered
 from cutover.portainer.deployment import Deployed, Wanted, fetched, hopeless, shortfalls
@@ -116,14 +117,10 @@ def what_answers(context: Context) -> str:
         del answers["Docker"]
     up = [name for name, there in answers.items() if there]
     away = [name for name, there in answers.items() if not there]
-    told = [f"{_listed(up)} answer{'s' if len(up) == 1 else ''}"] if up else []
-    told += [f"{_listed(away)} {'does' if len(away) == 1 else 'do'} not"] if away and up else []
-    told += [f"{_listed(away)} {'does' if len(away) == 1 else 'do'} not answer"] if away and not up else []
+    told = [f"{listed(up)} answer{'s' if len(up) == 1 else ''}"] if up else []
+    told += [f"{listed(away)} {'does' if len(away) == 1 else 'do'} not"] if away and up else []
+    told += [f"{listed(away)} {'does' if len(away) == 1 else 'do'} not answer"] if away and not up else []
     return ", ".join(told) + "."
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def settled(context: Context, want: Wanted) -> tuple[Deployed, bool]:
