@@ -7,14 +7,14 @@ nobody was watched, it says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from cutover import __version__
 from cutover.core import events
 from cutover.core.journal import Entry
 from cutover.core.text import spoken
-from cutover.report.html import STYLE, e
+from cutover.report.html import document, e
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,6 @@ class Evening:
     felt: Sequence[tuple[str, str]] = ()
     left: Sequence[str] = ()
     criteria: str = ""
-    notes: Sequence[str] = field(default_factory=tuple)
 
 
 def between(began: str, ended: str) -> float:
@@ -162,13 +161,7 @@ def page(evening: Evening) -> str:
     left = "".join(f"<li>{e(one)}</li>" for one in evening.left)
     body.append(f"<ul>{left}</ul>" if left else "<p>Nothing: the plan is carried out.</p>")
     body.append(f"</main><footer>Made from the journal by cutover {e(__version__)}.</footer>")
-    return (
-        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width,initial-scale=1'>"
-        f"<title>The move of {e(evening.site)}</title><style>{STYLE}{_MORE}</style></head><body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
+    return document(f"The move of {evening.site}", body, _MORE)
 
 
 #: Which sentence of a step is shown, where it is not the first: that of a backup says where it was written down, and the last one

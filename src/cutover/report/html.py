@@ -70,6 +70,15 @@ def e(text: object) -> str:
     return escape(plain(str(text)))
 
 
+def document(title: str, body: Sequence[str], style: str = "") -> str:
+    """A whole file with these pieces of a body; ``style`` is what it needs beyond :data:`STYLE`."""
+    return (
+        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width,initial-scale=1'>"
+        f"<title>{e(title)}</title><style>{STYLE}{style}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+    )
+
+
 def page(report: Report) -> str:
     """The whole page."""
     found = report.rows()
@@ -95,13 +104,8 @@ def page(report: Report) -> str:
     body.append("</ul>")
     body += _pictures(report.runs)
     body.append(_key())
-    return (
-        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width,initial-scale=1'>"
-        f"<title>Acceptance of {e(site or 'the move')}</title><style>{STYLE}</style></head><body>\n"
-        + "\n".join(body)
-        + f"\n</main><footer class=soft>Made by cutover {e(__version__)}.</footer></body></html>\n"
-    )
+    body.append(f"</main><footer class=soft>Made by cutover {e(__version__)}.</footer>")
+    return document(f"Acceptance of {site or 'the move'}", body)
 
 
 def _time(at: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from cutover import __version__
 from cutover.core.errors import WrongUsage
+from cutover.core.text import counted, listed
 
 FORMAT = 1
 Verdict = Literal["met", "not met", "not shown"]
@@ -105,6 +106,10 @@ class Waiver:
         """Whether it has not run out."""
         return today <= self.until
 
+    def as_json(self) -> dict[str, Any]:
+        """For ``acceptance.json``."""
+        return asdict(self) | {"until": self.until.isoformat()}
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -177,19 +182,16 @@ def _said(one: Evidence) -> str:
 
 
 def _counted(passed: Sequence[Evidence], left_out: Sequence[Evidence]) -> str:
-    def examples(number: int) -> str:
-        return f"{number} example{'s' if number != 1 else ''}"
-
     facts = [e for e in passed if e.kind == "fact"]
     scenarios = len(passed) - len(facts)
     words = [e.sentence or e.name for e in facts]
     if scenarios:
-        words.append(f"{examples(scenarios)} shown.")
+        words.append(f"{counted(scenarios, 'example')} shown.")
     night = sum(e.reason == OF_THE_NIGHT for e in left_out)
     if night:
-        words.append(f"{examples(night)} left for the night.")
+        words.append(f"{counted(night, 'example')} left for the night.")
     if len(left_out) > night:
-        words.append(f"{examples(len(left_out) - night)} not carried out here.")
+        words.append(f"{counted(len(left_out) - night, 'example')} not carried out here.")
     return " ".join(words)
 
 
@@ -268,7 +270,7 @@ class Report:
             "headline": headline(found),
             "summary": summary(found, self.site),
             "criteria": [_plain(row) for row in found],
-            "waivers": [asdict(w) | {"until": w.until.isoformat()} for w in self.waivers],
+            "waivers": [w.as_json() for w in self.waivers],
             "runs": [asdict(run) for run in self.runs],
         }
 
@@ -297,9 +299,7 @@ def _number(count: int) -> str:
 
 
 def _listed(ids: Sequence[str], most: int = 8) -> str:
-    if len(ids) > most:
-        return ", ".join(ids[:most]) + f" and {len(ids) - most} more"
-    return " and ".join([", ".join(ids[:-1]), ids[-1]] if len(ids) > 1 else ids)
+    return listed([*ids[:most], f"{len(ids) - most} more"] if len(ids) > most else ids)
 
 
 def summary(found: Sequence[Row], site: str) -> str:
@@ -323,7 +323,7 @@ def _plain(row: Row) -> dict[str, Any]:
         "reason": row.reason,
         "where": row.where,
         "waived": row.waived,
-        "waiver": asdict(row.waiver) | {"until": row.waiver.until.isoformat()} if row.waiver else None,
+        "waiver": row.waiver.as_json() if row.waiver else None,
         "places": {place: asdict(shown) for place, shown in row.places.items()},
     }
 
