@@ -34,7 +34,7 @@ def owner_trouble(seen: Sequence[inventory.FoundGuest], wanted: Guest, address: 
 def one_owner(context: Context) -> Finding:
     """Every guest's configuration and interfaces, and the host's own addresses."""
     wanted, address = context.site.guests.new, context.site.guests.new.address
-    seen = inventory.look(context)
+    seen = inventory.look(context.proxmox)
     own = next((guest for guest in seen if guest.vmid == wanted.vmid), None)
     if own is not None and own.running and not own.addresses:
         return Finding(
@@ -77,7 +77,7 @@ def as_named(context: Context) -> Finding:
     """All mismatches at once."""
     from cutover.state.approvals import approval
 
-    seen = inventory.look(context)
+    seen = inventory.look(context.proxmox)
     said: list[str] = []
     unknown: list[str] = []
     for guest in context.site.guests.all():

@@ -57,10 +57,11 @@ class AtTerminal:
         """Yes or no to a fingerprint, unless the command line has it."""
         if fingerprint.replace(":", "").lower() in self._trusted:
             return
-        if not sys.stdin.isatty():
-            raise survey.refuse_unknown(url, fingerprint, tell, "--trust", others=bool(self._trusted))
         none = ", which is none of those after --trust" if self._trusted else ""
-        said = f"{url} shows a certificate that no authority of this machine vouches for. Its SHA-256 is {fingerprint}{none}."
+        unknown = f"{url} shows a certificate that no authority of this machine vouches for"
+        said = f"{unknown}, with the fingerprint {fingerprint}{none}."
+        if not sys.stdin.isatty():
+            raise Refused(said, f"Compare it with {tell}, then give --trust {fingerprint}.")
         AskingTerminal(self._terminal, yes=False).to(f"{said} Compare it with: {tell}. Is it the same?")
 
 
@@ -120,7 +121,8 @@ def run(
     untouched = text == survey.template()  # of the plan's site, whose ids and addresses say nothing about this one
     wished = of_guests(named)
     output.use(with_keys(output))
-    survey.need_token(output.credentials)
+    for name in ("PROXMOX_TOKEN_ID", "PROXMOX_TOKEN_SECRET"):
+        output.credentials.need(name)
     wishes = survey.Wishes(wished, name_servers, said.get("repository", ""), {} if untouched else tree)
     answers = AtTerminal(output.terminal, said, trusted)
     found = survey.survey(answers, wishes, output.credentials, file.absolute().parent)

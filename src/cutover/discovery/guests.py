@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import CutoverError, Refused
+from cutover.core.units import GIB
 from cutover.discovery.facts import Found
 from cutover.proxmox import identity, inventory, vm
 from cutover.proxmox.inventory import FoundGuest
@@ -31,7 +32,6 @@ LEGACY = (950, 951, 953)
 OF_ITS_KIND = frozenset({"old", "new"})
 SCRATCH = 9952
 LIST = "pvesh get /cluster/resources --type vm"
-
 
 #: The guest that has a part in the move, and how that is known.
 Part = tuple[FoundGuest, str]
@@ -80,11 +80,6 @@ class Guests:
         """The guest that has one of these addresses."""
         wanted = set(addresses)
         return next((guest for guest in self.seen if wanted & set(guest.addresses)), None)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    proxmox: Proxmox
 
 
 def assign(seen: Sequence[FoundGuest], wished: Mapping[str, str]) -> tuple[dict[str, Part], list[Part]]:
@@ -136,7 +131,7 @@ def look(api: Proxmox, wished: Mapping[str, str]) -> Guests:
             f"Proxmox shows no guest to the token {api.token}, so nothing can be found out.",
             "Give it PVEAuditor on / with propagation; a token with privilege separation needs that itself, beside its user.",
         )
-    seen = inventory.look(_Asked(api), rows)
+    seen = inventory.look(api, rows)
     configs = {int(row["vmid"]): row.get("config") or {} for row in rows}
     networks = []
     for node in sorted({guest.node for guest in seen}):
@@ -197,7 +192,7 @@ def _say_storages(api: Proxmox, node: str, found: Found) -> None:
         fit.sort(key=lambda row: int(row.get("avail") or 0), reverse=True)
         if fit:
             first, *others = fit
-            room = f"{int(first.get('avail') or 0) / 1024**3:.0f} GiB free" if first.get("avail") else "room unknown"
+            room = f"{int(first.get('avail') or 0) / GIB:.0f} GiB free" if first.get("avail") else "room unknown"
             rest = f"; {', '.join(str(row['storage']) for row in others)} would do as well" if others else ""
             found.add(
                 f"proxmox.storages.{use}", str(first["storage"]), f"storage that takes {content}, {room}{rest}",

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from cutover.core.credentials import Credentials
-from cutover.core.errors import CutoverError, Refused, Unreachable, WrongUsage
+from cutover.core.errors import CutoverError, Unreachable, WrongUsage
 from cutover.core.http import Tls
 from cutover.core.shell import Shell, words
 from cutover.core.write_guard import WriteGuard
-from cutover.discovery import guests, names, nginx, portainer, trust
-from cutover.discovery.facts import Found, at
+from cutover.discovery import edit, guests, names, nginx, portainer, trust
+from cutover.discovery.facts import Found, at, differences
 from cutover.portainer.client import Portainer
 from cutover.proxmox.client import Proxmox
 from cutover.site import schema
@@ -329,8 +329,6 @@ def template() -> str:
 
 def fresh(found: Found, at: str) -> str:
     """A whole new file: the one that ships with what was found in place of its values."""
-    from cutover.discovery import edit
-
     text = template()
     begin = re.search(r"(?m)^name:", text)
     head = (
@@ -344,22 +342,4 @@ def fresh(found: Found, at: str) -> str:
 
 def changed(text: str, found: Found, tree: Mapping[str, Any]) -> str:
     """An existing file with what is otherwise by now, and everything else as it stands there."""
-    from cutover.discovery import edit
-    from cutover.discovery.facts import differences
-
     return edit.change(text, [one.fact for one in differences(found, tree)])
-
-
-def need_token(credentials: Credentials) -> None:
-    """:class:`cutover.core.errors.WrongUsage` where there is no token of Proxmox."""
-    credentials.need("PROXMOX_TOKEN_ID")
-    credentials.need("PROXMOX_TOKEN_SECRET")
-
-
-def refuse_unknown(url: str, fingerprint: str, tell: str, option: str, *, others: bool = False) -> Refused:
-    """Nobody is at the terminal to compare a fingerprint. ``others``: fingerprints were given, and this is none of them."""
-    none = f", which is none of those after {option}" if others else ""
-    return Refused(
-        f"{url} shows a certificate that no authority of this machine vouches for, with the fingerprint {fingerprint}{none}.",
-        f"Compare it with {tell}, then give {option} {fingerprint}.",
-    )

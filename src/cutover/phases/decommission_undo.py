@@ -194,7 +194,7 @@ def _need_startable(context: Context, there: Sequence[Approved]) -> None:
     lacking = privileges.lacking(context.site, "decommission", privileges.held_by(context), only=paths)
     again = "`cutover rights` has the commands that give it again"
     against = [*context.proxmox.no_quorum(), *(f"The token lacks {one}; {again}." for one in lacking)]
-    neighbours = inventory.look(context)
+    neighbours = inventory.look(context.proxmox)
     for guest, agreed in stopped:
         against += replacing.held(guest, context.proxmox.config(guest), context.proxmox.status(guest))
         against += [

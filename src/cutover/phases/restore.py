@@ -159,7 +159,7 @@ def _verdict(context: Context, row: Mapping[str, Any] | None, archive: Archive) 
 def _address_free(context: Context) -> None:
     """Nobody else has taken the container's address meanwhile."""
     old = context.site.guests.old
-    others = [guest for guest in inventory.look(context) if guest.vmid != old.vmid and guest.running]
+    others = [guest for guest in inventory.look(context.proxmox) if guest.vmid != old.vmid and guest.running]
     taken = [str(guest) for guest in others if old.address in guest.addresses]
     if taken:
         raise Refused(f"{', '.join(taken)} has the address {old.address} now; two machines would answer there.", "Free it first.")

@@ -5,20 +5,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cutover.core.errors import CutoverError
 from cutover.proxmox import identity
 
 if TYPE_CHECKING:
     from cutover.proxmox.client import Proxmox
-
-
-class HasProxmox(Protocol):
-    """Whatever holds a client of Proxmox."""
-
-    @property
-    def proxmox(self) -> Proxmox: ...
 
 
 @dataclass(frozen=True)
@@ -42,10 +35,10 @@ class FoundGuest:
         return f"{'LXC' if self.kind == 'lxc' else 'VM'} {self.vmid} ({self.name})"
 
 
-def look(session: HasProxmox, rows: Sequence[Mapping[str, Any]] | None = None) -> list[FoundGuest]:
+def look(proxmox: Proxmox, rows: Sequence[Mapping[str, Any]] | None = None) -> list[FoundGuest]:
     """Every guest of the cluster that we may see, with every address that Proxmox knows of it. ``rows``: asked a moment ago."""
     found = []
-    for row in session.proxmox.guests() if rows is None else rows:
+    for row in proxmox.guests() if rows is None else rows:
         vmid, kind = int(row["vmid"]), "lxc" if row.get("type") == "lxc" else "vm"
         running = row.get("status") == "running"
         path = f"nodes/{row['node']}/{'lxc' if kind == 'lxc' else 'qemu'}/{vmid}"
@@ -54,7 +47,7 @@ def look(session: HasProxmox, rows: Sequence[Mapping[str, Any]] | None = None) -
         silent = "unread" in row
         if running:
             try:
-                inside = _interfaces(session, path, kind)
+                inside = _interfaces(proxmox, path, kind)
             except CutoverError:
                 silent = not addresses
             else:
@@ -65,12 +58,12 @@ def look(session: HasProxmox, rows: Sequence[Mapping[str, Any]] | None = None) -
     return found
 
 
-def _interfaces(session: HasProxmox, path: str, kind: str) -> list[str]:
+def _interfaces(proxmox: Proxmox, path: str, kind: str) -> list[str]:
     """The addresses that a running guest has, from inside; not those that every machine has."""
     if kind == "lxc":
-        rows = session.proxmox.list(f"{path}/interfaces")
+        rows = proxmox.list(f"{path}/interfaces")
     else:
-        rows = dict(session.proxmox.get(f"{path}/agent/network-get-interfaces")).get("result") or []
+        rows = dict(proxmox.get(f"{path}/agent/network-get-interfaces")).get("result") or []
     return [
         str(entry["ip-address"])
         for row in rows

@@ -170,7 +170,7 @@ def look(session: ProxmoxSession) -> Surroundings:
         ha=proxmox.list("cluster/ha/resources"),
         replication=proxmox.list("cluster/replication"),
         acl=proxmox.list("access/acl"),
-        addresses={one.vmid: identity.clean(one.addresses) for one in inventory.look(session, rows)},
+        addresses={one.vmid: identity.clean(one.addresses) for one in inventory.look(proxmox, rows)},
     )
 
 
