@@ -124,7 +124,7 @@ def test_a_collection_of_any_kind_is_copied_followed_proved_and_answers(
         assert prove_quickly(follower, done.ids, counts=True, timeout=5) == []
 
     told = baseline._qdrant(context)
-    found = baseline._same_answers(context, told, set())
+    found = baseline._same_answers(context, told)
     assert found.ok, found.sentence
     asked = [question for one in told["collections"].values() for question in one["questions"]]
     assert bool(asked) is bool(settings)
@@ -196,10 +196,10 @@ def same(old: Any, new: Any) -> bool:
 def test_who_was_let_in_before_the_move_is_compared_with_who_is_now(context: Context) -> None:
     """As it is kept, in JSON: the same is met, and a door that has closed or opened is named with who felt it."""
     kept = json.loads(json.dumps(baseline._access(context)))
-    found = baseline._same_access(context, kept, set())
+    found = baseline._same_access(context, kept)
     assert found.ok and "a caller with QDRANT_READ_ONLY_API_KEY: may only read" in found.sentence, found
     for caller, right in ((Caller.KEYLESS, Right.WRITES), (Caller.READ_ONLY, Right.WRITES), (Caller.FULL, Right.OUT)):
-        found = baseline._same_access(context, {**kept, caller: right}, set())
+        found = baseline._same_access(context, {**kept, caller: right})
         assert not found.ok and f"{caller} {right} before" in found.sentence, found
-    found = baseline._same_access(context, {**kept, Caller.ALT: Right.WRITES}, set())
+    found = baseline._same_access(context, {**kept, Caller.ALT: Right.WRITES})
     assert found.ok and f"the key was not given both times: {Caller.ALT}" in found.sentence, found

@@ -155,7 +155,7 @@ def test_a_name_is_a_name(context: Context, name: str, alias: str, vectors: list
 
     # the baseline and D1
     told = baseline._qdrant(context)
-    assert baseline._same_answers(context, told, set()).ok
+    assert baseline._same_answers(context, told).ok
     assert _answers_differ(old, new, name, lambda _name: set()) == ""
     assert _answers_differ(old, new, alias, lambda _name: set()) == ""
 

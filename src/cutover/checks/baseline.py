@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cutover.checks import vllm
 from cutover.checks.qdrant import questions, same_answer
 from cutover.checks.registry import Finding
-from cutover.core import events, files
+from cutover.core import files
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import Journal, now
 from cutover.portainer import picture
@@ -107,7 +108,6 @@ def take(context: Context) -> Baseline:
 
 def compare(context: Context, before: Baseline) -> list[tuple[str, str, Finding]]:
     """(criterion, title, finding) of every part. Reads only."""
-    done = set(events.all_finished(Journal(context.state_dir, context.site.name).entries()))
     found = []
     with context.ui.looking() as at:
         for name, (criterion, title, judge) in _COMPARED.items():
@@ -117,7 +117,7 @@ def compare(context: Context, before: Baseline) -> list[tuple[str, str, Finding]
                 continue
             at(f"Comparing with {before.at}: {name}")
             try:
-                found.append((criterion, title, judge(context, before.parts[name], done)))
+                found.append((criterion, title, judge(context, before.parts[name])))
             except CutoverError as error:
                 found.append((criterion, title, Finding(None, error.sentence, error.hint)))
     return found
@@ -152,8 +152,7 @@ def _scores(context: Context, name: str, question: Mapping[str, Any]) -> list[tu
     return [(p["id"], p["score"]) for p in context.public.query(name, question)]
 
 
-def _same_answers(context: Context, before: Any, done: set[str]) -> Finding:
-    del done
+def _same_answers(context: Context, before: Any) -> Finding:
     wrong, same, changed, asked = [], 0, 0, 0
     there = set(context.public.collections())
     for name, was in before["collections"].items():
@@ -193,8 +192,7 @@ def _access(context: Context) -> Mapping[Caller, Right]:
     return access.access_of(context.public, context.credentials)
 
 
-def _same_access(context: Context, before: Any, done: set[str]) -> Finding:
-    del done
+def _same_access(context: Context, before: Any) -> Finding:
     was = {Caller(caller): Right(right) for caller, right in before.items()}
     now_ = _access(context)
     if found := access.differences(was, now_):
@@ -207,8 +205,7 @@ def _same_access(context: Context, before: Any, done: set[str]) -> Finding:
 
 
 # -- Portainer, vLLM --------------------------------------------------------------------------------------------------
-def _same_portainer(context: Context, before: Any, done: set[str]) -> Finding:
-    del done
+def _same_portainer(context: Context, before: Any) -> Finding:
     name = context.site.portainer.stack
     now_ = context.portainer.picture()
     volumes = [v for v in {*before["volumes"], *now_.volumes} if v.startswith(f"{name}_")]
@@ -220,12 +217,9 @@ def _same_portainer(context: Context, before: Any, done: set[str]) -> Finding:
     return Finding(True, "Portainer has the same environments, and all other stacks and containers as before.")
 
 
-def _same_vllm(context: Context, before: Any, done: set[str]) -> Finding:
-    del done
+def _same_vllm(context: Context, before: Any) -> Finding:
     now_ = context.vllm.portrait()
-    if wrong := Portrait.from_json(before).differences(now_):
-        return Finding(False, f"vLLM is not what it was: {'; '.join(wrong)}.", "Nothing of this plan changes vLLM.")
-    return Finding(True, f"vLLM serves {', '.join(now_.models)} as before.")
+    return vllm.changed(Portrait.from_json(before), now_) or Finding(True, f"vLLM serves {', '.join(now_.models)} as before.")
 
 
 # -- Nginx ------------------------------------------------------------------------------------------------------------
@@ -238,8 +232,7 @@ def _nginx(context: Context) -> dict[str, str]:
     }
 
 
-def _same_nginx(context: Context, before: Any, done: set[str]) -> Finding:
-    del done
+def _same_nginx(context: Context, before: Any) -> Finding:
     now_ = _nginx(context)
     changed = sorted(path for path in {*before, *now_} if before.get(path) != now_.get(path))
     if changed:
@@ -265,8 +258,7 @@ def _guests(context: Context) -> dict[str, Any]:
     return found
 
 
-def _same_guests(context: Context, before: Any, done: set[str]) -> Finding:
-    del done
+def _same_guests(context: Context, before: Any) -> Finding:
     site = context.site
     allowed: dict[str, set[str]] = {}
     if _ever(context, "resize"):
@@ -306,9 +298,8 @@ def _names(context: Context) -> list[str]:
     return sorted({str(record) for records in listed for record in records})
 
 
-def _same(what: str, read: Callable[[Context], Any]) -> Callable[[Context, Any, set[str]], Finding]:
-    def judge(context: Context, before: Any, done: set[str]) -> Finding:
-        del done
+def _same(what: str, read: Callable[[Context], Any]) -> Callable[[Context, Any], Finding]:
+    def judge(context: Context, before: Any) -> Finding:
         found = list(_differ("", before, json.loads(json.dumps(read(context), default=str))))
         if not found:
             return Finding(True, f"{what} are as before.")
@@ -344,7 +335,7 @@ _PARTS: Mapping[str, Callable[[Context], Any]] = {
     "names": _names,
 }
 
-_COMPARED: Mapping[str, tuple[str, str, Callable[[Context, Any, set[str]], Finding]]] = {
+_COMPARED: Mapping[str, tuple[str, str, Callable[[Context, Any], Finding]]] = {
     "Qdrant's answers": ("D1", "Qdrant gives the answers of before the move", _same_answers),
     "who is let in": ("D1", "Qdrant lets in whom it let in before the move", _same_access),
     "Portainer": ("D2", "Portainer is as before the move", _same_portainer),

@@ -88,12 +88,11 @@ def promised_disk(configs: Iterable[Mapping[str, Any]], storage: str) -> int:
     """Bytes that the volumes of these configurations have on a storage, as if all were full. Pure."""
     total = 0
     for config in configs:
-        for key, value in config.items():
+        for key in config:
             if re.fullmatch(r"(rootfs|mp\d+|scsi\d+|virtio\d+|sata\d+|ide\d+|efidisk0|tpmstate0)", key):
                 options = drives.drive(config, key)
                 if options["volume"].startswith(storage + ":") and "size" in options and options.get("media") != "cdrom":
                     total += drives.size_bytes(str(options["size"]))
-            del value
     return total
 
 
@@ -113,7 +112,7 @@ def look(context: Context) -> Room:
     # On a storage that nodes share, the guests of all of them have their disks.
     users = everybody if int(place.get("shared") or 0) else guests
     away = storages.away(place, storage, node)
-    unknown = [f"how much {storage} has free" for _ in [0] if place.get("avail") is None or not place.get("total")]
+    unknown = [f"how much {storage} has free"] if place.get("avail") is None or not place.get("total") else []
     unknown += [f"what guest {row['vmid']} on {row['node']} has of {storage}" for row in users if "config" not in row]
     unknown += [
         f"how much memory guest {row['vmid']} was promised"

@@ -39,6 +39,10 @@ SETTLE = 5.0
 LOOK_SECONDS = 20.0
 
 
+def _restarted(name: str) -> Finding:
+    return Finding(None, f"{name.capitalize()} was restarted during the watch.", "Ask again.")
+
+
 # -- A4 ---------------------------------------------------------------------------------------------------------------
 @check("A4", "No application uses gRPC, which Nginx cannot record and does not pass on", moments={Moment.BEFORE})
 def no_grpc(context: Context) -> Finding:
@@ -47,7 +51,7 @@ def no_grpc(context: Context) -> Finding:
     try:
         seen = left_behind.watch_grpc(context.old, context.site.limits.bypass_watch_seconds)
     except bypass.Restarted:
-        return Finding(None, f"{context.old.name.capitalize()} was restarted during the watch.", "Ask again.")
+        return _restarted(context.old.name)
     limit = "Who reads the old server by its own address is seen after the switch only: `status` and D5 look for that."
     if not seen.seconds:
         return Finding(True, f"{context.old.name.capitalize()} has answered no gRPC request since {since}. {limit}")
@@ -85,7 +89,7 @@ def no_bypass(context: Context) -> Finding:
         try:
             found += [f"{name}: {one}" for one in one_watch.look()]
         except bypass.Restarted:
-            return Finding(None, f"{name} was restarted during the watch.", "Ask again.")
+            return _restarted(name)
     if found:
         return Finding(
             False,
@@ -115,7 +119,7 @@ def left_alone(context: Context) -> Finding:
     try:
         seen = left_behind.watch(old, context.site.limits.bypass_watch_seconds)
     except bypass.Restarted:
-        return Finding(None, f"{old.name.capitalize()} was restarted during the watch.", "Ask again.")
+        return _restarted(old.name)
     if seen.silent:
         return Finding(True, f"{old.name.capitalize()} does not answer, so nobody uses it.")
     if said := left_behind.sentence(old.name, seen):

@@ -25,6 +25,12 @@ def remembered(context: Context) -> Portrait | None:
     return Portrait.from_json(found[0].extra["portrait"]) if found else None
 
 
+def changed(before: Portrait, now: Portrait) -> Finding | None:
+    """What vLLM is not any more; None where it is what it was."""
+    wrong = before.differences(now)
+    return Finding(False, f"vLLM is not what it was: {'; '.join(wrong)}.", _HINT, now.as_json()) if wrong else None
+
+
 @check(
     "D3",
     "vLLM is untouched and answers through Nginx",
@@ -40,9 +46,8 @@ def untouched(context: Context) -> Finding:
         if context.execute:
             context.journal.note(NOTE, "vLLM as it was at the beginning", portrait=now.as_json())
         return Finding(True, f"vLLM answers through Nginx with {', '.join(now.models)}.", facts=now.as_json())
-    wrong = before.differences(now)
-    if wrong:
-        return Finding(False, f"vLLM is not what it was: {'; '.join(wrong)}.", _HINT, now.as_json())
+    if found := changed(before, now):
+        return found
     same = "the same answer" if now.answer and before.answer else "an answer"
     return Finding(True, f"vLLM answers through Nginx as before: {', '.join(now.models)}, {same}.", facts=now.as_json())
 
