@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutover.core import files, trace, wait
+from cutover.core.credentials import NAMES
 from cutover.core.errors import WrongUsage
 from cutover.core.journal import now
 from cutover.core.key_files import Gathered, gather
@@ -100,8 +101,6 @@ def plain_asked() -> bool:
 
 def exports(keys: Gathered, step: str) -> Iterator[str]:
     """Lines to fill in, for a shell or for a file that ``--env-file`` reads; no value of a key that is set is shown."""
-    from cutover.core.credentials import NAMES
-
     yield "# Fill in what your site has and leave the rest out. As a file (chmod 600) it is read by --env-file."
     for name, meaning in NAMES.items():
         if name in keys.origin:

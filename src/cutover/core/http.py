@@ -1,11 +1,9 @@
 """HTTP with rails: every request of every client passes :class:`GuardedAdapter`.
 
 * A request that writes needs an open act (see :mod:`cutover.core.write_guard`), whatever library sends it.
-* TLS is verified against the system's authorities, against a given CA file, or pinned to a fingerprint. There is no
-  way to
+* TLS is verified against the system's authorities, against a given CA file, or pinned to a fingerprint. There is no way to
   switch it off.
-* An error says what can be believed: *unreachable* (the request never got there, or it only read), or *outcome
-  unknown* (a
+* An error says what can be believed: *unreachable* (the request never got there, or it only read), or *outcome unknown* (a
   change was sent and its answer did not come).
 * No cookies are kept: Portainer's log-in cookie switches its CSRF protection on and makes the next write fail.
 * Redirects are not followed: a redirect of a write would silently become a read.
@@ -292,10 +290,13 @@ def without_markup(text: str) -> str:
 
 def _never_sent(error: Exception) -> bool:
     """Whether a connection error proves that the request never left: there was no connection."""
+    return isinstance(_cause(error), NewConnectionError)
+
+
+def _cause(error: Exception) -> Any:
+    """What urllib3 says that requests has wrapped."""
     cause: Any = error.args[0] if error.args else None
-    if isinstance(cause, MaxRetryError):
-        cause = cause.reason
-    return isinstance(cause, NewConnectionError)
+    return cause.reason if isinstance(cause, MaxRetryError) else cause
 
 
 def _before_the_request(error: Exception) -> bool:
@@ -323,9 +324,7 @@ def _tls_sentence(error: Exception) -> str:
     text = str(error)
     if "Fingerprints did not match" in text:
         return "the certificate is not the pinned one (its fingerprint differs). Nothing was sent."
-    cause: Any = error.args[0] if error.args else error
-    if isinstance(cause, MaxRetryError):
-        cause = cause.reason
+    cause = _cause(error)
     if isinstance(cause, Urllib3SSLError) and cause.args:
         cause = cause.args[0]
     if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLCertVerificationError):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -62,8 +62,20 @@ class Pihole:
                 part = "cnameRecords" if any(r.type == "CNAME" for r in records if r.raw == raw) else "hosts"
                 self._call(method, f"/api/config/dns/{part}/{quote(raw, safe='')}")
 
-    def _signed_in(self) -> _Session:
-        return _Session(self)
+    @contextmanager
+    def _signed_in(self) -> Iterator[None]:
+        """Pi-hole has few seats for sessions: this one is given back."""
+        granted = self._call("POST", "/api/auth", {"password": self._credentials.need("PIHOLE_PASSWORD")})["session"]
+        if not granted.get("valid"):
+            raise Refused(f"{self.title} did not accept the password.", "Check PIHOLE_PASSWORD.")
+        if granted.get("sid"):
+            self._http.headers["X-FTL-SID"] = granted["sid"]
+        try:
+            yield
+        finally:
+            with suppress(CutoverError):  # it ends by itself; what was done is done
+                self._call("DELETE", "/api/auth")
+            self._http.headers.pop("X-FTL-SID", None)
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         answer = self._http.request(method, self._url + path, json=body)
@@ -77,26 +89,6 @@ class Pihole:
                 else "",
             )
         return answer.json() if answer.content else None
-
-
-class _Session:
-    """Pi-hole has few seats for sessions: give it back."""
-
-    def __init__(self, pihole: Pihole) -> None:
-        self._pihole = pihole
-
-    def __enter__(self) -> None:
-        password = self._pihole._credentials.need("PIHOLE_PASSWORD")
-        granted = self._pihole._call("POST", "/api/auth", {"password": password})["session"]
-        if not granted.get("valid"):
-            raise Refused(f"{self._pihole.title} did not accept the password.", "Check PIHOLE_PASSWORD.")
-        if granted.get("sid"):
-            self._pihole._http.headers["X-FTL-SID"] = granted["sid"]
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(CutoverError):  # it ends by itself; what was done is done
-            self._pihole._call("DELETE", "/api/auth")
-        self._pihole._http.headers.pop("X-FTL-SID", None)
 
 
 def _error_of(answer: Any) -> str:

@@ -84,11 +84,9 @@ def parse(text: str, path: Path = Path("site.yaml")) -> Site:
         for problem in error.errors():
             where = [part for part in problem["loc"] if part not in {"rfc2136", "pihole", "adguard", "report"}]
             mistakes.append(Mistake(path, _line(tree, where), _dotted(where) or "file", _sentence(problem)))
-    if site is None:
-        # Facts that need several fields are looked at even when others are wrong, so that all mistakes come at once.
-        mistakes += [Mistake(path, _line(tree, w), _dotted(w), s) for w, s in _contradictions_in(tree)]
-    else:
-        mistakes += [Mistake(path, _line(tree, w), _dotted(w), s) for w, s in contradictions(site)]
+    # Facts that need several fields are looked at even when others are wrong, so that all mistakes come at once.
+    between = _contradictions_in(tree) if site is None else contradictions(site)
+    mistakes += [Mistake(path, _line(tree, where), _dotted(where), said) for where, said in between]
     if site is None or mistakes:
         raise WrongSite(path, sorted(mistakes, key=lambda m: m.line))
     return site

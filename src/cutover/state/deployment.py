@@ -204,7 +204,6 @@ def see(context: Context, want: Wanted) -> Deployed:
     stack = server.stack(name)
     if stack is None:
         return Deployed(None, None, None, (), "there is no stack", "")
-    text = None
     try:
         text = server.stack_file(stack)
     except Answered:

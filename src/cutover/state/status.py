@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from cutover.core import events
 from cutover.core.errors import CutoverError
@@ -38,7 +38,6 @@ YOU_CAN: dict[Name, tuple[str, ...]] = {
     "unknown": ("status, after looking at what the reason names",),
 }
 
-
 NOTHING_MORE = "nothing more: the plan is carried out"
 
 
@@ -60,7 +59,6 @@ class Status:
     """Who uses the server that was left behind, a sentence without its full stop; empty where nobody was seen."""
     watch: str = ""
     """What `follow --watch` says, where it is running; empty where it is not."""
-    facts: dict[str, Any] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """What a person reads."""
