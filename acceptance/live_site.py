@@ -1,7 +1,7 @@
 """The live site as a target: the hosts of ``site.yaml``, read-only by construction.
 
-Runs are made with a closed door, and with the read-only keys where there are any, so nothing that a step does can change a
-server. Only where the site's name was given with ``--allow-changes`` can a scenario that changes something run at all.
+Runs have a guard that lets no write through, and the read-only keys where there are any, so nothing that a step does can change
+a server. Only where the site's name was given with ``--allow-changes`` can a scenario that changes something run at all.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import os
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ import pytest
 from gherkin.parser import Parser
 
 from acceptance.criteria import CRITERIA
+from cutover.core.journal import utc
 from cutover.report import model
-from cutover.report.model import OF_THE_NIGHT, Evidence, Place, Report, Run, Verdict
-
-__all__ = ["CATALOGUE", "GROUND", "Evidence", "Known", "Report", "Verdict", "begin", "commit", "complete", "known", "now"]
+from cutover.report.model import OF_THE_NIGHT, Evidence, Place, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -87,7 +86,7 @@ def begin(place: Place, site: str, image: str) -> Run:
 
 def now() -> str:
     """UTC, RFC 3339, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return utc(time.time())
 
 
 def _who() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -33,13 +34,8 @@ def _start_old_with(lab: Lab, what: str) -> None:
     machine.start()
 
 
-@given(parsers.re(f"the old server (?P<what>{'|'.join(SETTINGS)})"))
+@given(parsers.re(f"(?:meanwhile )?the old server (?P<what>{'|'.join(SETTINGS)})"))
 def _old_server(lab: Lab, what: str) -> None:
-    _start_old_with(lab, what)
-
-
-@given(parsers.re(f"meanwhile the old server (?P<what>{'|'.join(SETTINGS)})"))
-def _old_server_meanwhile(lab: Lab, what: str) -> None:
     _start_old_with(lab, what)
 
 
@@ -65,10 +61,7 @@ def _open_site(lab: Lab, operator: Operator, new_server: Process, monkeypatch: p
 def _everybody(lab: Lab, operator: Operator) -> None:
     del lab
     (check,) = [one for one in checks.registered() if one.criterion == "D4"]
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         found = checks.ask(check, run)
-    finally:
-        run.close()
     assert found.ok, found.sentence
     assert "let in everybody, without keys, as site.yaml says" in found.sentence

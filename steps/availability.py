@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from pytest_bdd import given, parsers, then
 
 from cutover import availability
@@ -77,12 +79,9 @@ def _warned(operator: Operator, who: str) -> None:
 
 
 def _found(operator: Operator, who: str) -> Finding:
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         (check,) = (c for c in registry.registered() if c.criterion == _CRITERIA[who] and "all the time" in c.title)
         return registry.ask(check, run)
-    finally:
-        run.close()
 
 
 @then(parsers.parse('from then on it is not met that {who} answered all the time, because "{reason}"'))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,13 +138,10 @@ _CHECKS = {
 @when(parsers.parse("the operator checks that {what}"))
 def _operator_checks(operator: Operator, checked: Checked, what: str) -> None:
     criterion, words = _CHECKS[what]
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         found: list[Check] = [c for c in registry.registered() if c.criterion == criterion and words in c.title]
         assert len(found) == 1, found
         checked.finding = registry.ask(found[0], run)
-    finally:
-        run.close()
 
 
 @then("the check is met")

@@ -12,7 +12,7 @@ import json
 import re
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from pytest_bdd import given, then, when
 from cutover.phases import decommission_guest
 from lab.lab import Lab, new_folder
 from lab.operator import Operator
+from lab.state_snapshot import records
 from steps.dns_firewall import own, picture
+from steps.proxmox import PowerCut
 
 MOVE = ("deploy", "gate", "copy", "switch", "finish")
 
@@ -150,13 +152,9 @@ def _vllm_needs(lab: Lab) -> int:
 def _somebody_started(lab: Lab) -> int:
     Operator(lab, agrees_to=names(lab)).does("decommission")
     vmid = lab.site.guests.legacy[1].vmid
-    run = lab.run(execute=True)
-    try:
-        with run.guard.act("somebody", "Start it in Proxmox"):
-            path = f"nodes/{run.proxmox.node}/lxc/{vmid}/status/start"
-            run.proxmox.do_task("POST", path, kind="vzstart", vmid=vmid, what="Starting it", deadline=20)
-    finally:
-        run.close()
+    with closing(lab.run(execute=True)) as run, run.guard.act("somebody", "Start it in Proxmox"):
+        path = f"nodes/{run.proxmox.node}/lxc/{vmid}/status/start"
+        run.proxmox.do_task("POST", path, kind="vzstart", vmid=vmid, what="Starting it", deadline=20)
     return vmid
 
 
@@ -191,33 +189,26 @@ def names_typed() -> set[str] | None:
 
 
 # -- used after its backup (F6), and undone (G5) --------------------------------------------------------
-class PowerCut(BaseException):
-    """The operator's computer is off."""
-
-
 def _use(lab: Lab, vmid: int) -> None:
     """Somebody starts a guest in Proxmox, writes into it and stops it again."""
     assert lab.pve is not None
-    run = lab.run(execute=True)
-    run.state_dir = lab.state_dir.with_name("somebody")  # they have a journal of their own, if any
-    try:
+    with closing(lab.run(execute=True)) as run:
+        run.state_dir = lab.state_dir.with_name("somebody")  # they have a journal of their own, if any
         with run.guard.act("somebody", "Use it"):
             for what, kind in (("start", "vzstart"), ("shutdown", "vzshutdown")):
                 path = f"nodes/{lab.pve.node}/lxc/{vmid}/status/{what}"
                 run.proxmox.do_task("POST", path, kind=kind, vmid=vmid, what=what, deadline=60)
                 (lab.machines[vmid].root / "written-late").write_text("what was written last")
-    finally:
-        run.close()
 
 
 def _used_after_backup(lab: Lab, monkeypatch: pytest.MonkeyPatch, times: int) -> int:
-    vmid, left, verify = lab.site.guests.legacy[0].vmid, [times], decommission_guest._forget
+    vmid, left, forget = lab.site.guests.legacy[0].vmid, [times], decommission_guest._forget
 
     def then(context: Any, guest: Any, within: Any) -> Any:
         if guest.vmid == vmid and left[0]:
             left[0] -= 1
             _use(lab, vmid)
-        return verify(context, guest, within)
+        return forget(context, guest, within)
 
     monkeypatch.setattr(decommission_guest, "_forget", then)
     return vmid
@@ -433,8 +424,6 @@ def _told_until(operator: Operator) -> None:
 
 @then("Qdrant answers as before without them")
 def _answers_without(lab: Lab) -> None:
-    from lab.state_snapshot import records
-
     assert records(lab, lab.site.qdrant.public_url)["digits"]["records"] > 1000
 
 
@@ -467,11 +456,8 @@ def _backups_kept(lab: Lab, given_back: GivenBack) -> None:
 
 @then("each was restored on trial before its server was deleted")
 def _restored_first(lab: Lab) -> None:
-    run = lab.run()
-    try:
+    with closing(lab.run()) as run:
         acts = [e.act for e in run.journal.entries() if e.kind == "done"]
-    finally:
-        run.close()
     wanted = ["vzdump.test-restore", "vzdump.scratch-removed", "decommission.delete"] * 4
     assert [act for act in acts if act in set(wanted)] == wanted
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -20,11 +21,8 @@ THEIR_NAMES = {"to-qdrant", "old-ones", "qdrant-old"}
 def picture(lab: Lab) -> dict[str, Any]:
     """Firewall, names, guests, jobs, access rules, pools and backups, as they are."""
     assert lab.pve is not None
-    run = lab.run()
-    try:
+    with closing(lab.run()) as run:
         rules = firewall.read(run.proxmox).as_json()
-    finally:
-        run.close()
     return copy.deepcopy(
         {
             "firewall": rules,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -18,6 +18,7 @@ from lab.operator import Operator
 from steps.data import _restart_old
 
 _SEARCH = ("POST", "/collections/digits/points/search", {"vector": [1.0] * 64, "limit": 3})
+_WRITE = ("PUT", "/collections/digits/points?wait=true", {"points": [{"id": 1_000_000, "vector": [1.0] * 64}]})
 _READ = ("GET", "/collections/digits/points/7", None)
 
 
@@ -52,6 +53,11 @@ def clients() -> Iterator[Clients]:
     made.done.set()
     for thread in made.threads:
         thread.join(10)
+
+
+@given("somebody keeps writing to the old server without Nginx")
+def _writes(lab: Lab, clients: Clients) -> None:
+    clients.begin(lab.site.qdrant.old_url, lab.keys.qdrant, *_WRITE)
 
 
 @given("somebody keeps searching the old server without Nginx")
@@ -95,11 +101,8 @@ def _gives_up(lab: Lab, operator: Operator) -> None:
 
 @then("the status names whoever is there")
 def _status_names(operator: Operator) -> None:
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         found = state.status(run, glance=True)
-    finally:
-        run.close()
     assert "somebody used the old server without going through Nginx" in "\n".join(found.lines())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -29,15 +29,12 @@ def undoing() -> Iterator[ExitStack]:
 
 def configuration(operator: Operator) -> Files:
     """Every file of Nginx's configuration: checksum, mode, owner, group, size and time of change, as its host says."""
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         folder = shlex.quote(str(PurePosixPath(run.site.nginx.main_config).parent))
         said = run.gate.shell.output(
             f'find {folder} -type f -exec sh -c \'for f; do stat -c "%n %a %u %g %s %Y" "$f"; cksum < "$f"; done\' - {{}} +',
             "Nginx's configuration cannot be read",
         )
-    finally:
-        run.close()
     lines = said.decode().splitlines()
     return {one.split(" ", 1)[0]: f"{one} {check}" for one, check in zip(lines[::2], lines[1::2], strict=True)}
 
@@ -59,11 +56,8 @@ def _same_answers(operator: Operator, answers: dict[str, doorway.Answer]) -> Non
 
 def through_nginx(operator: Operator) -> dict[str, doorway.Answer]:
     """What is answered through the operator's own server, to reads that need no data."""
-    context = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as context:
         return context.gate.answers_to_users(writes=False)
-    finally:
-        context.close()
 
 
 @given("the operator put the gate into Nginx")
@@ -97,14 +91,11 @@ def _byte_for_byte(operator: Operator, as_written: Files) -> None:
 
 @then("Nginx passes requests to the old server")
 def _passes_to_the_old(operator: Operator) -> None:
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         public, old = run.public, run.old
         assert run.gate.loaded() is None, "Nginx still answers with the gate."
         assert run.gate.state().side == "old"
         assert public.collections() == old.collections()
-    finally:
-        run.close()
 
 
 def reload(lab: Lab) -> None:

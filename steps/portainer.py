@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -303,11 +304,8 @@ def _runs_the_merged_commit(lab: Lab, operator: Operator) -> None:
 
 @then(parsers.parse("Portainer runs the merged commit within {seconds:d} seconds"))
 def _runs_it_within(lab: Lab, operator: Operator, seconds: int) -> None:
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         deploy_proof.prove(run, state_of.wanted(run), deadline=seconds)
-    finally:
-        run.close()
 
 
 @then("Qdrant answers with its key and not without it")

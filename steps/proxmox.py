@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -248,23 +249,21 @@ def _restored_on_trial(lab: Lab) -> None:
 
 @then("a snapshot of every collection is kept with its checksum, and none is left on the old server")
 def _snapshots_are_kept(operator: Operator) -> None:
-    run = operator.run(execute=False)
-    kept = backup_manifest.manifest(run)
-    assert kept is not None
-    assert {one["collection"] for one in kept["collections"]} == set(run.old.collections())
-    for one in kept["collections"]:
-        assert one["sha256"] == one["checksum"]
-        assert (backup_manifest.folder(run) / one["file"]).stat().st_size > 0
-        assert run.old.snapshots(one["collection"]) == []
-    run.close()
+    with closing(operator.run(execute=False)) as run:
+        kept = backup_manifest.manifest(run)
+        assert kept is not None
+        assert {one["collection"] for one in kept["collections"]} == set(run.old.collections())
+        for one in kept["collections"]:
+            assert one["sha256"] == one["checksum"]
+            assert (backup_manifest.folder(run) / one["file"]).stat().st_size > 0
+            assert run.old.snapshots(one["collection"]) == []
 
 
 @then("what a restore does not bring back is written down")
 def _written_down(operator: Operator) -> None:
-    run = operator.run(execute=False)
-    record = json.loads((backup_manifest.folder(run) / "record.json").read_text())
+    with closing(operator.run(execute=False)) as run:
+        record = json.loads((backup_manifest.folder(run) / "record.json").read_text())
     assert record["backup_jobs"] and record["pools"]
-    run.close()
 
 
 # -- resize (B2, B3) ----------------------------------------------------------------------------------
@@ -341,11 +340,8 @@ def _new_server_trouble(lab: Host, trouble: str) -> None:
 
 
 def _inside(operator: Operator) -> vm_state.Inside:
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         return vm_state.seen_inside(run)
-    finally:
-        run.close()
 
 
 @then(parsers.re("the new server itself sees its (?P<which>new|old) cores and memory"))
@@ -383,11 +379,8 @@ def _not_restarted(lab: Host) -> None:
 
 @given("the containers of the new server run", target_fixture="as_before")
 def _containers_run(operator: Operator) -> Picture:
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         picture = run.portainer.picture()
-    finally:
-        run.close()
     assert len(picture.containers) >= 2
     return picture
 
@@ -400,11 +393,8 @@ def _was_restarted_once(lab: Lab, operator: Operator) -> None:
 
 @then("its containers and stacks are as they were")
 def _as_they_were(operator: Operator, as_before: Picture) -> None:
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         assert differences(as_before, run.portainer.picture(), ours="/", restarted=True) == []
-    finally:
-        run.close()
 
 
 @given("a container of the new server that does not survive a restart")
@@ -476,13 +466,14 @@ def _nothing_waits(lab: Host, operator: Operator) -> None:
 
 @given("a snapshot of the new server from before its resize")
 def _snapshot_from_before(lab: Host) -> None:
-    run = lab.run(execute=True, token=lab.root)
-    api = run.proxmox
-    path = api.of(lab.site.guests.new)
-    with run.guard.act("story", "Somebody takes a snapshot, and the disk grows later"):
+    with (
+        closing(lab.run(execute=True, token=lab.root)) as run,
+        run.guard.act("story", "Somebody takes a snapshot, and the disk grows later"),
+    ):
+        api = run.proxmox
+        path = api.of(lab.site.guests.new)
         api.do_task("POST", f"{path}/snapshot", kind="qmsnapshot", vmid=NEW, what="Snapshot", deadline=20, snapname="before")
         api.do_task("PUT", f"{path}/resize", kind="resize", vmid=NEW, what="Resize", deadline=20, disk="scsi0", size="132G")
-    run.close()
 
 
 @given("the operator agrees to lose what is on the new server")
@@ -513,10 +504,11 @@ def _backup_was_made(operator: Operator) -> None:
 
 
 def _as_root(lab: Host, method: Any, path: str, kind: str) -> None:
-    run = lab.run(execute=True, token=lab.root, state="somebody-else")
-    with run.guard.act("story", "Somebody does something in Proxmox"):
+    with (
+        closing(lab.run(execute=True, token=lab.root, state="somebody-else")) as run,
+        run.guard.act("story", "Somebody does something in Proxmox"),
+    ):
         run.proxmox.do_task(method, path, kind=kind, vmid=OLD, what=kind, deadline=30)
-    run.close()
 
 
 @given("the old server was stopped")
@@ -549,10 +541,9 @@ def _restores(operator: Operator) -> None:
 @then("the old server answers with every record of the backup")
 def _answers_with_every_record(lab: Host, operator: Operator) -> None:
     assert operator.error is None, operator.error
-    run = lab.run(confirm=ConfirmedInAdvance())
-    assert run.old.count("digits") == 50
-    assert run.old.aliases() == {"numbers": "digits"}
-    run.close()
+    with closing(lab.run(confirm=ConfirmedInAdvance())) as run:
+        assert run.old.count("digits") == 50
+        assert run.old.aliases() == {"numbers": "digits"}
 
 
 @then("the operator is told what a restore does not bring back")

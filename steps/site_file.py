@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 from pytest_bdd import given, parsers, then, when
 
@@ -48,11 +50,8 @@ def _says_the_same(lab: Lab, written_down: Site, found: Found, newcomer: Newcome
 
 @then("every line of the first check is evaluated")
 def _every_line(operator: Operator) -> None:
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         found = registry.ask_all(run, moment=registry.Moment.BEFORE)
-    finally:
-        run.close()
     assert [f"{one.criterion} {finding.sentence}" for one, finding in found if finding.ok is not True] == []
 
 

@@ -7,8 +7,8 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import requests
 from pytest_bdd import given, parsers, then, when
 
 from acceptance.counters import DIED, tried
+from cutover.core.journal import Journal
 from cutover.core.wait import Not, wait_until
 from cutover.state import status as state
 from lab.lab import Lab
@@ -145,13 +146,10 @@ def _dies_at_every_point(lab: Lab, operator: Operator, application: Application)
 
 def _lines_of_a_move(operator: Operator) -> list[str]:
     """The acts of a whole move, one for each line of the journal; afterwards the old server serves again."""
-    run = operator.run(execute=False)
-    before = len(run.journal.entries())
-    run.close()
+    lab = operator.lab
+    before = len(Journal(lab.state_dir, lab.site.name).entries())
     operator.does("switch")
-    run = operator.run(execute=False)
-    acts = [entry.act for entry in run.journal.entries()[before:]]
-    run.close()
+    acts = [entry.act for entry in Journal(lab.state_dir, lab.site.name).entries()[before:]]
     operator.does("back")
     return acts
 
@@ -193,11 +191,8 @@ def _short_hold(lab: Lab) -> None:
 
 
 def _side(operator: Operator) -> str:
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         return run.gate.state().side
-    finally:
-        run.close()
 
 
 @then(parsers.parse("the {side} server serves"))
@@ -218,46 +213,6 @@ def _serves(lab: Lab, operator: Operator, side: str) -> None:
 _marks = itertools.count()
 
 
-# -- writers that go round Nginx ----------------------------------------------------------------------
-@dataclass
-class Stranger:
-    """Writes straight to a server, all the time."""
-
-    url: str
-    key: str
-    done: threading.Event = field(default_factory=threading.Event)
-    first: threading.Event = field(default_factory=threading.Event)
-
-    def write(self) -> None:
-        session = requests.Session()
-        session.headers["api-key"] = self.key
-        for number in itertools.count():
-            if self.done.is_set():
-                return
-            with suppress(requests.RequestException):
-                body = {"points": [{"id": 1_000_000 + number % 50, "vector": [1.0] * 64}]}
-                session.put(f"{self.url}/collections/digits/points?wait=true", json=body, timeout=10)
-                self.first.set()
-            self.done.wait(0.02)
-
-
-@pytest.fixture
-def stranger(lab: Lab) -> Iterator[Stranger]:
-    """Somebody who knows the old server's address."""
-    made = Stranger(lab.site.qdrant.old_url, lab.keys.qdrant)
-    thread = threading.Thread(target=made.write, daemon=True)
-    yield made
-    made.done.set()
-    if thread.is_alive():
-        thread.join(timeout=10)
-
-
-@given("somebody keeps writing to the old server without Nginx")
-def _stranger_writes(stranger: Stranger) -> None:
-    threading.Thread(target=stranger.write, daemon=True).start()
-    assert stranger.first.wait(timeout=10)
-
-
 # -- the way back -------------------------------------------------------------------------------------
 @when(parsers.parse("applications write {count:d} records"))
 def _applications_write(lab: Lab, count: int) -> None:
@@ -270,11 +225,8 @@ def _applications_write(lab: Lab, count: int) -> None:
 
 
 def _status(operator: Operator) -> state.Status:
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         return state.status(run)
-    finally:
-        run.close()
 
 
 @then(parsers.parse("the status says that the old one is {count:d} writes behind"))

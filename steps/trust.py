@@ -20,7 +20,7 @@ from lab import forkserver
 from lab.lab import QDRANT_PORT, ROOT, Lab
 from lab.operator import Operator
 from lab.power_loss import PowerCut
-from lab.state_snapshot import Picture, differences, picture
+from lab.state_snapshot import Picture, differences, picture, records
 
 #: The steps of the plan that have to be done before each one.
 FORWARD = ("backup", "resize", "deploy", "gate", "copy", "switch", "back")
@@ -219,8 +219,6 @@ def _nothing_done_twice(lab: Lab) -> None:
 
 @then("applications still find every record")
 def _applications_find_every_record(lab: Lab, before: Picture) -> None:
-    from lab.state_snapshot import records
-
     found = records(lab, lab.site.qdrant.public_url)
     assert [one for one in differences(before["old"], found) if ".snapshots: " not in one] == []
     # Of a snapshot during which the operator's computer died nobody knows whose it is: it may be left, and then it is named.
@@ -287,9 +285,9 @@ def _says_what_it_found(operator: Operator) -> None:
 
 @then("every change in the journal has an outcome")
 def _every_change_has_an_outcome(lab: Lab) -> None:
-    journal = Journal(lab.state_dir, lab.site.name)
-    assert [e for e in journal.entries() if e.kind == "intent"], "nothing was journaled"
-    assert journal.open_intents() == []
+    entries = Journal(lab.state_dir, lab.site.name).entries()
+    assert [e for e in entries if e.kind == "intent"], "nothing was journaled"
+    assert events.open_intents(entries) == []
 
 
 @then("the journal has the cores and the memory that were there before")

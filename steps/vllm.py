@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,14 +71,11 @@ def _users_ask(vllm_users: Users, operator: Operator) -> None:
 @given("the operator looked at vLLM before the move")
 def _look(operator: Operator) -> None:
     """Looked with the right to keep what was seen."""
-    run = operator.run(execute=True)
-    try:
+    with closing(operator.run(execute=True)) as run:
         (check,) = (c for c in registered() if c.criterion == "D3" and "untouched" in c.title)
         found = ask(check, run)
         assert found.ok, found.sentence
         assert remembered(run) is not None
-    finally:
-        run.close()
 
 
 @given(parsers.parse("meanwhile vLLM {event}"))

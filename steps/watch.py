@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 import requests
@@ -91,11 +92,8 @@ def _watch_begins(watch: Watch) -> None:
 def _nothing_behind(watch: Watch, operator: Operator) -> None:
     seen = watch.after_rounds(3)
     assert (seen.behind_writes, seen.wrong, seen.proved, seen.target) == (0, {}, 1.0, "the old server")
-    run = operator.run(execute=False)
-    try:
+    with closing(operator.run(execute=False)) as run:
         said = state.status(run)
-    finally:
-        run.close()
     assert said.behind_writes == 0
     assert "all compared, the oldest part" in said.watch, said
 

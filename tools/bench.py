@@ -25,7 +25,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from rich.table import Table
 
 from cutover import runner
 from cutover.context import Context
-from cutover.core.errors import CutoverError
+from cutover.core.errors import CutoverError, Refused
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.core.wait import Not, wait_until
 from cutover.gate.write_log import Write
@@ -99,11 +99,8 @@ class Bench:
 
     @contextmanager
     def run(self) -> Iterator[Context]:
-        run = self.lab.run(execute=True, confirm=ConfirmedInAdvance(self.lab.site.name))
-        try:
+        with closing(self.lab.run(execute=True, confirm=ConfirmedInAdvance(self.lab.site.name))) as run:
             yield run
-        finally:
-            run.close()
 
     def does(self, verb: str, *, undo: bool = False, prove_all: bool = False) -> dict[str, Any]:
         with self.run() as run:
@@ -486,8 +483,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _refuse_full_servers(bench: Bench) -> None:
-    from cutover.core.errors import Refused
-
     with bench.run() as run:
         for server in (run.old, run.new):
             if server.collections():

@@ -19,7 +19,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, cycle
 from multiprocessing import get_context
@@ -224,11 +224,8 @@ class Matrix:
         """Carry a step out; what goes wrong is kept in the operator's ``error``."""
         self.operator.agrees_to = self.names if step in NO_WAY_BACK else set()
         if step.verb.startswith("check "):
-            run = self.operator.run(execute=False)
-            try:
+            with closing(self.operator.run(execute=False)) as run:
                 found = [f for _, f in registry.ask_all(run, moment=step.moment, criteria=step.verb.split()[1:])]
-            finally:
-                run.close()
             unmet = next((f for f in found if f.ok is not True), None)
             self.operator.error = None if unmet is None else Refused(unmet.sentence, unmet.hint)
         else:

@@ -30,7 +30,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -40,7 +40,6 @@ from urllib.parse import urlsplit
 import requests
 
 from cutover import runner
-from cutover.context import Context
 from cutover.core.errors import CutoverError
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.qdrant import compare
@@ -314,14 +313,11 @@ class Hostile:
 
     def does(self, verb: str, **more: Any) -> dict[str, Any]:
         """One verb with ``--execute``; its facts."""
-        run: Context = self.lab.run(execute=True, confirm=ConfirmedInAdvance(self.lab.site.name))
-        try:
+        with closing(self.lab.run(execute=True, confirm=ConfirmedInAdvance(self.lab.site.name))) as run:
             done = runner.carry_out(verb, run, **more).outcome
             if done is not None and verb == "follow" and "rounds" not in done.facts:
                 self.result.anew.append(" ".join(done.sentences))
             return dict(done.facts) if done is not None else {}
-        finally:
-            run.close()
 
     def also_http2(self) -> None:
         """Let the operator's server speak HTTP/2 on a port of its own as well."""

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +24,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from acceptance.criteria import CRITERIA
+from cutover import runner
 from cutover.checks import registry
 from cutover.checks.registry import Finding, Moment
+from cutover.core import events
 from cutover.core.errors import CutoverError, Refused
+from cutover.core.journal import Journal
 from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.core.wait import Not, wait_until
 from cutover.report.model import Verdict
@@ -133,30 +136,22 @@ class Rehearsal:
         """An act that carries out a verb as the operator's command does."""
 
         def act() -> list[str]:
-            from cutover import runner
-
             # An undo destroys nothing here, and a name that it does not know is a mistake of who typed it.
             names = () if undo else self.operator.agrees_to
-            run = self.lab.run(execute=True, confirm=ConfirmedInAdvance(*names), ui=Live(self._show))
-            try:
+            with closing(self.lab.run(execute=True, confirm=ConfirmedInAdvance(*names), ui=Live(self._show))) as run:
                 result = runner.carry_out(verb, run, undo=undo)
-            finally:
-                run.close()
             return list(result.outcome.sentences) if result.outcome is not None else []
 
         return act
 
     def look(self, moment: Moment) -> list[str]:
         """Ask the checks of a moment; what they find is evidence."""
-        run = self.lab.run(execute=False)
         said = []
-        try:
+        with closing(self.lab.run(execute=False)) as run:
             for check, finding in registry.ask_all(run, moment=moment):
                 self.shows(check.criterion, finding.ok, finding.sentence)
                 if finding.ok is not True:
                     said.append(f"{check.criterion}: {finding.sentence}")
-        finally:
-            run.close()
         if said:
             raise Unexpected("; ".join(said))
         return []
@@ -251,27 +246,22 @@ def _restart(r: Rehearsal) -> list[str]:
     vm = r.lab.machines[r.lab.site.guests.new.vmid]
     vm.stop()
     vm.start()
-    run = r.lab.run()
 
     def back() -> list[Finding] | Not:
         found = registry.ask_all(run, criteria=["C1", "C3"])
         open_ = [f"{check.criterion}: {finding.sentence}" for check, finding in found if finding.ok is not True]
         return Not("; ".join(open_)) if open_ else [finding for _, finding in found]
 
-    try:
+    with closing(r.lab.run()) as run:
         findings = wait_until(back, deadline=60, what="The container's return")
-    finally:
-        run.close()
     r.shows("C2", True, findings[-1].sentence)
     return [finding.sentence for finding in findings]
 
 
 def _journal(r: Rehearsal) -> None:
-    run = r.lab.run()
-    entries = run.journal.entries()
-    acts = sum(e.kind == "intent" for e in entries)
-    unfinished = run.journal.open_intents()
-    r.shows("G4", bool(acts) and not unfinished, f"{acts} acts in the journal, {len(unfinished)} without an outcome")
+    entries = Journal(r.lab.state_dir, r.lab.site.name).entries()
+    acts, unfinished = sum(e.kind == "intent" for e in entries), len(events.open_intents(entries))
+    r.shows("G4", bool(acts) and not unfinished, f"{acts} acts in the journal, {unfinished} without an outcome")
 
 
 _MARK = {"met": "[green]✔ met[/green]", "not met": "[red]✘ not met[/red]", "not shown": "[yellow]○ not shown[/yellow]"}

@@ -25,13 +25,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cutover import runner
-from cutover.context import Context
 from cutover.core.errors import CutoverError
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.core.wait import Not, TimedOut, wait_until
@@ -108,11 +107,8 @@ class Soak:
 
     def does(self, verb: str) -> None:
         """A step before the watch begins."""
-        run: Context = self.lab.run(execute=True, confirm=ConfirmedInAdvance(self.lab.site.name))
-        try:
+        with closing(self.lab.run(execute=True, confirm=ConfirmedInAdvance(self.lab.site.name))) as run:
             runner.carry_out(verb, run)
-        finally:
-            run.close()
 
     # -- what is seen -----------------------------------------------------------------------------
     def behind(self) -> tuple[int, float]:
@@ -309,19 +305,13 @@ class Soak:
     # -- all of it --------------------------------------------------------------------------------
     def fill(self) -> None:
         """Records that nobody writes, so that there is something to compare again and again."""
-        run = self.lab.run(execute=True)
-        try:
-            with run.guard.act("soak.fill", f"Fill {self.options.records} records"):
-                run.old.ask("PUT", f"/collections/{BULK}", {"vectors": {"size": 128, "distance": "Cosine"}})
-                dice = random.Random(self.options.seed)
-                for at in range(0, self.options.records, 500):
-                    part = range(at, min(at + 500, self.options.records))
-                    run.old.upsert(
-                        BULK,
-                        [{"id": i, "vector": [dice.uniform(-1, 1) for _ in range(128)], "payload": {"n": i}} for i in part],
-                    )
-        finally:
-            run.close()
+        dice, records = random.Random(self.options.seed), self.options.records
+        with closing(self.lab.run(execute=True)) as run, run.guard.act("soak.fill", f"Fill {records} records"):
+            run.old.ask("PUT", f"/collections/{BULK}", {"vectors": {"size": 128, "distance": "Cosine"}})
+            for at in range(0, records, 500):
+                part = range(at, min(at + 500, records))
+                vectors = ([dice.uniform(-1, 1) for _ in range(128)] for _ in part)
+                run.old.upsert(BULK, [{"id": i, "vector": v, "payload": {"n": i}} for i, v in zip(part, vectors, strict=True)])
 
     def run(self) -> Result:
         """All of it."""
@@ -351,8 +341,7 @@ class Soak:
     def compare(self) -> None:
         """Both servers, bit by bit, once everything was brought over."""
         self.does("follow")
-        run = self.lab.run()
-        try:
+        with closing(self.lab.run()) as run:
             self.result.servers = str(run.old.telemetry()["app"].get("version", ""))
             for name in run.old.collections():
                 found = compare.compare_collection(run.old, run.new, name)
@@ -360,8 +349,6 @@ class Soak:
                 self.result.different += [compare.summary(found.differences)] if found.count else []
             differ = schema.compare_schemas(schema.schema_of(run.old), schema.schema_of(run.new))
             self.result.different += [compare.summary(differ)] if differ else []
-        finally:
-            run.close()
 
 
 #: What happens, in this order, again and again; each says what there is to say of it.
