@@ -161,6 +161,8 @@ def main() -> int:
                 connection, _ = listener.accept()
                 wanted = json.loads(connection.makefile("r").readline())
                 program = importlib.import_module(PROGRAMS[wanted["program"]])
+                if steps := sys.modules.get("cutover.phases.registry"):
+                    steps.phases()  # imported when they are asked for, which each fork would do anew
                 gc.freeze()
                 pid = os.fork()
                 if pid == 0:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cutover.core import events
 from cutover.core.journal import Journal
 from cutover.phases.phase import Step
-from cutover.phases.registry import PHASES
+from cutover.phases.registry import phases
 from cutover.site.schema import Site
 
 
@@ -30,7 +30,7 @@ def _check(site: Site) -> Step:
 
 def steps(site: Site) -> list[tuple[str, Step]]:
     """(command, step) of the plan for a site, in order: looking first, and taking the gate out last."""
-    return [("check", _check(site)), *((one.name, one.step(site)) for one in PHASES if one.step is not None)]
+    return [("check", _check(site)), *((one.name, one.step(site)) for one in phases() if one.step is not None)]
 
 
 def progress(site: Site, journal: Journal) -> Sequence[tuple[str, Step, str | None]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cutover import availability
 from cutover.core.errors import CutoverError
 from cutover.error_boundary import error_boundary
-from cutover.phases import follow, registry
+from cutover.phases import registry
 from cutover.phases.phase import Outcome, Plan
 
 if TYPE_CHECKING:
@@ -82,5 +82,7 @@ def _with(outcome: Outcome, watch: availability.Watch) -> Outcome:
 
 def watch(context: Context, *, tell: Callable[[WatchState], None], wait: Callable[[float], bool]) -> Outcome:
     """Follow until ``wait`` says so. It may go on for weeks, so neighbours are not asked meanwhile: nothing is moved."""
+    from cutover.phases import follow
+
     with error_boundary(context):
         return follow.watch(context, tell=tell, wait=wait)

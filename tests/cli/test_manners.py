@@ -58,7 +58,7 @@ class TestKeys:
         assert f"pveum user token add {user} {name} --privsep 1" in privileges.commands(load(ROOT / "site.yaml"), step)
 
     def test_every_step_that_acts_on_proxmox_has_such_a_token(self) -> None:
-        assert {one.privileges for one in phases.PHASES if one.privileges is not None} <= set(privileges.STEPS)
+        assert {one.privileges for one in phases.phases() if one.privileges is not None} <= set(privileges.STEPS)
         assert run("keys", "--step", "switch")[0] == 2
 
     def test_a_file_that_others_can_read_stops_every_command(self, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from cutover.site.load import load
 
 app = typer.Typer(
     name="cutover",
+    cls=steps.Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,7 +41,7 @@ app = typer.Typer(
     "3 something changed, then it failed: run it again; 4 outcome unknown: look first.",
 )
 
-steps.add_to(app)
+steps.add_undo(app)
 
 
 @app.command("init", help="Find the site out and write site.yaml: asks for at most three addresses, changes no server.")

@@ -9,6 +9,7 @@ from inspect import Signature, signature
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from cutover import runner
 from cutover.cli.command import end, with_site
@@ -69,7 +70,7 @@ def _do(verb: str, context: Context, output: Output, *, undo: bool = False) -> i
 
 
 def _step(
-    step: Annotated[str, typer.Argument(help="The step to undo.", autocompletion=lambda: list(phases.UNDOABLE))],
+    step: Annotated[str, typer.Argument(help="The step to undo.", autocompletion=phases.undoable)],
     site: SiteFile = SITE,
     state_dir: StateDir = STATE,
     execute: Execute = False,
@@ -133,11 +134,31 @@ def _follow_command(
     with_site("follow", site, state_dir, as_json, work, execute=execute, yes=yes, names=yes_destroy or [])
 
 
-def add_to(app: typer.Typer) -> None:
-    """Every step of the plan as a command, and `undo`."""
-    for one in phases.PHASES:
-        proving = {} if one.name in {"switch", "back"} else {"prove": False}
-        command = _follow_command if one.name == "follow" else _step_command(step=one.name, undo=False, **proving)
-        app.command(one.name, help=one.help)(command)
+def _command(name: str) -> Any:
+    """A step of the plan as a command."""
+    proving = {} if name in {"switch", "back"} else {"prove": False}
+    app = typer.Typer(add_completion=False)
+    app.command(name, help=phases.phase(name).help)(
+        _follow_command if name == "follow" else _step_command(step=name, undo=False, **proving)
+    )
+    return typer.main.get_command(app)
+
+
+class Commands(TyperGroup):
+    """The steps of the plan, each made when it is asked for, before the commands that are declared elsewhere."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        steps: dict[str, Any] = dict.fromkeys(phases.NAMES)
+        self.commands = steps | dict(self.commands)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in phases.NAMES and self.commands[cmd_name] is None:
+            self.commands[cmd_name] = _command(cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
+def add_undo(app: typer.Typer) -> None:
+    """The command that undoes a step."""
     undo = "Undo a step: resize, deploy, gate, copy, or decommission: start what still exists, put firewall and DNS back."
     app.command("undo", help=undo)(_step_command(undo=True, prove=False))
