@@ -40,7 +40,7 @@ Feature: Trust
       And nothing was done twice
       And applications still find every record
 
-    @changes
+    @changes @slow
     Scenario: A server loses its power during each step of the plan
       Given the site before the move
       When a server that it needs loses its power during each step of the plan, and each time the operator starts again

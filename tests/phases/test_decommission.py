@@ -449,7 +449,7 @@ def restored_by_hand(world: World, *vmids: int) -> None:
             )  # fmt: skip
 
 
-@pytest.mark.parametrize("undone_before", [False, True])
+@pytest.mark.parametrize("undone_before", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_undo_gives_back_what_was_restored_from_its_final_backup(world: World, undone_before: bool) -> None:
     """The backup holds a guest that does not start with the host and is down; the rights on it went with the guest."""
     world.pve._pool_join("legacy", 952)
@@ -616,7 +616,7 @@ def in_final_backup(world: World, vmid: int, word: str) -> bool:
         return f"./data/{word}" in tar.getnames()
 
 
-@pytest.mark.parametrize("part", ["_final_backup", "_forget"])
+@pytest.mark.parametrize("part", ["_final_backup", pytest.param("_forget", marks=pytest.mark.slow)])
 def test_a_guest_that_was_used_after_its_final_backup_is_backed_up_anew(
     world: World, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

@@ -144,6 +144,7 @@ def differing(lab: Lab) -> dict[str, list[Any]]:
     return {name: where for name, where in found.items() if where}
 
 
+@pytest.mark.slow
 def test_from_the_check_to_giving_up_the_way_back(lab: Lab) -> None:
     run = lab.run()
     found = movable_data(run)

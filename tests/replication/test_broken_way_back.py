@@ -53,6 +53,7 @@ def same(lab: Lab) -> bool:
     return differences(records(lab, lab.site.qdrant.old_url), records(lab, lab.site.qdrant.new_url)) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_begun_anew_with_the_name_and_the_way_back_is_open_again(lab: Lab) -> None:
     damage(lab)
     writes(lab, "PUT", "/collections/fresh", {"vectors": {"size": 1, "distance": "Dot"}})
@@ -109,6 +110,7 @@ def test_a_beginning_that_was_interrupted_is_not_taken_for_a_copy(lab: Lab, monk
     operator.does("back")
 
 
+@pytest.mark.slow
 def test_a_collection_with_other_settings_is_copied_anew_and_what_is_in_excess_goes(lab: Lab) -> None:
     """A change that cannot be followed: a collection of that name is on the old server already, and is another one."""
     for name in ("stray", "odd"):
@@ -137,6 +139,7 @@ def test_a_difference_that_nothing_explains_can_be_ended_after_the_switch_as_wel
     operator.does("back")
 
 
+@pytest.mark.slow
 def test_a_broken_way_back_can_be_given_up_by_name(lab: Lab) -> None:
     damage(lab)
     operator = Operator(lab)
