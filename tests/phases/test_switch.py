@@ -13,7 +13,8 @@ from cutover import runner
 from cutover.core.errors import Refused
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.core.wait import Not, wait_until
-from cutover.replication import hold, switchover
+from cutover.qdrant.compare import Difference
+from cutover.replication import hold, proof, switchover
 from cutover.replication.position import Position
 from cutover.replication.watch import last_seen
 from cutover.state import status as state
@@ -60,6 +61,28 @@ def test_there_and_back_says_how_long_writes_were_held(lab: Lab) -> None:
     assert [one.text for one in runner.plan("back", run).sentences] == ["Bring what the old server received to the new server"]
     run.close()
     assert does(lab, "back").changed is False
+
+
+def test_what_differs_when_the_hold_is_over_by_then_is_looked_at_once_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow machine it was said that the copy is damaged, while the one server only went on being written to."""
+    seconds, quickly, asked, late = hold.Hold.seconds, proof.prove_quickly, list[hold.Hold](), list[hold.Hold]()
+
+    def counted(self: hold.Hold) -> float:
+        asked.append(self)
+        return seconds(self) + (99.0 if any(one is self for one in late) else 0.0)
+
+    def slowly(*args: Any, **rest: Any) -> list[Difference]:
+        found = quickly(*args, **rest)
+        if late:
+            return found
+        late.append(asked[-1])
+        return [Difference("collection", "", "digits", "554 records and 558 records")]
+
+    monkeypatch.setattr(hold.Hold, "seconds", counted)
+    monkeypatch.setattr(proof, "prove_quickly", slowly)
+    assert does(lab, "switch").changed
+    assert does(lab, "back").changed
+    assert len(late) == 1
 
 
 def test_a_flag_that_was_set_just_before_the_tool_died_is_found_by_looking(lab: Lab) -> None:

@@ -424,6 +424,7 @@ def _move_within_a_hold(context: Context, verb: str, following: Follower, to: Si
             hold.lap("proved")
             act.after = {"lines": last.lines, "records": last.records, "differences": len(differences)}
         if differences:
+            hold.left()  # writes that go on are no difference
             raise Differ(
                 f"{serving} and {following.target.name} do not hold the same data: {compare.summary(differences)}.",
                 _remedy(following),
