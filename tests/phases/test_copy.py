@@ -133,7 +133,7 @@ def test_what_cannot_be_made_the_same_is_copied_by_a_snapshot_of_all_of_it(
     assert why in said
     same(run)
     assert snapshots(run) == before
-    assert run.journal.open_intents() == []
+    assert events.open_intents(run.journal.entries()) == []
 
 
 def test_what_an_interrupted_copy_left_on_the_target_is_replaced(run: Any) -> None:
