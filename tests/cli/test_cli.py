@@ -157,6 +157,7 @@ class TestUndo:
 @pytest.mark.parametrize("words", [["history"], ["history", "--json"]])
 def test_a_terminal_that_cannot_show_a_mark_or_a_name_ends_no_command(site: Path, words: list[str]) -> None:
     journal = Journal(site.parent / "state", "home-lab")
+    journal.note("said.nothing", "")
     journal.note("x", "conf.d/caf\udce9.conf – ✔")
     journal.unlock()
     ended = CliRunner(charset="ascii").invoke(app, [*words, "--site", str(site), "--state-dir", str(site.parent / "state")])

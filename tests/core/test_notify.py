@@ -80,7 +80,7 @@ def test_the_journal_s_news_reach_a_webhook_without_keys(receiver: Receiver, tmp
     journal.failed(journal.intent("follow.rounds", "Keep it up to date"), f"a record cannot be read: {SECRET}")
     journal.done(journal.intent("resize.memory", "Set the memory"))
     journal.note("switch.finished", "The new server serves.")
-    told.tell("refused", "A difference: digits/7.", "switch")
+    told.tell("refused", "A difference: caf\udce9/7.", "switch")
     told.close()
     got = receiver.all()
     assert [(one["event"], one["step"]) for one in got] == [
@@ -89,6 +89,7 @@ def test_the_journal_s_news_reach_a_webhook_without_keys(receiver: Receiver, tmp
     assert all(one["event"] in EVENTS and one["site"] == "home-lab" and one["_type"] == "application/json" for one in got)
     assert SECRET not in json.dumps(got)
     assert got[1]["sentence"] == "a record cannot be read: <secret>"
+    assert got[3]["sentence"] == "A difference: caf\udce9/7."
     assert said == []
 
 

@@ -364,6 +364,10 @@ class TestWhoKnowsTheGuestsByName:
         row = names._row("fd00::53", 53, names._Known(True, (), False), Credentials({}))
         assert row == {"kind": "pihole", "url": "http://[fd00::53]", "insecure": True}
 
+    def test_a_port_that_there_cannot_be_does_not_answer(self) -> None:
+        (gap,) = of_name_servers("127.0.0.1:99999").gaps
+        assert gap.source == "127.0.0.1:99999 did not answer"
+
     def test_one_server_written_twice_is_one(self) -> None:
         with NameServer(QDRANT_BY_NAME) as one:
             assert len(of_name_servers(one.at, f"[127.0.0.1]:{one.at.rpartition(':')[2]}").get("dns")) == 1

@@ -320,7 +320,7 @@ def history_command(site: SiteFile = SITE, state_dir: StateDir = STATE, as_json:
         output.data["entries"] = [asdict(e) for e in entries]
         words = {"intent": "…", "done": "✔", "failed": "✘", "unknown": "?", "note": "·", "opened": "·"}
         for e in entries:
-            first, *more = (e.what + (f" ({e.reason})" if e.reason else "")).splitlines()
+            first, *more = (e.what + (f" ({e.reason})" if e.reason else "")).splitlines() or [e.act]
             output.line(first, mark=f"{e.at}  {words[e.kind]}")
             for line in more:
                 output.line(line, indent=len(e.at) + 4)

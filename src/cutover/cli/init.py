@@ -165,7 +165,11 @@ def _say_rest(output: Output, file: Path, found: Found, wishes: survey.Wishes) -
         output.line(f"{gap.name}: {gap.source}. This would tell: {gap.tell}", "yellow", mark="?")
     compose = file.absolute().parent / "stacks/qdrant/docker-compose.yml"
     new = found.get("guests.new")
-    published = re.findall(r'- "?([\w.\[\]:]+):\d+:6333"?', compose.read_text(encoding="utf-8")) if compose.is_file() else []
+    published = (
+        re.findall(r'- "?([\w.\[\]:]+):\d+:6333"?', compose.read_text(encoding="utf-8", errors="replace"))
+        if compose.is_file()
+        else []
+    )
     if new and published and new["address"] not in published:
         said = f"{compose} publishes Qdrant on {shown(published)}; replace it by what `cutover stack` prints, and commit that."
         output.line(said, "yellow", mark="!")

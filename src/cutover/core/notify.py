@@ -117,7 +117,7 @@ class Notifier:
     def _send(self, message: Message) -> None:
         told = {"tool": "qdrant-cutover", "version": __version__, "site": self.site, "at": now(), "event": message.event,
                 "step": message.step, "sentence": message.sentence}  # fmt: skip
-        body = json.dumps(self._credentials.redact_tree(told), ensure_ascii=False).encode()
+        body = json.dumps(self._credentials.redact_tree(told), ensure_ascii=False).encode(errors="backslashreplace")
         if self._url:
             status = _within(SECONDS, partial(_post, self._url, body))
             if status >= 300:

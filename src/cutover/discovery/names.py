@@ -90,7 +90,7 @@ def _ask(server: str, port: int, name: dns.name.Name, kind: str) -> dns.message.
 
     try:
         return dns.query.udp(dns.message.make_query(name, kind), resolve(server), port=port, timeout=_PATIENCE)
-    except (dns.exception.DNSException, OSError, ValueError, CutoverError):
+    except (dns.exception.DNSException, OSError, ValueError, OverflowError, CutoverError):  # the last but one: of the port
         return None
 
 
