@@ -19,13 +19,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cutover.core import events, files
 from cutover.core.errors import CutoverError, Refused, Unreachable
-from cutover.core.journal import now
+from cutover.core.journal import now, seconds
 from cutover.core.text import listed
 from cutover.core.write_guard import WriteGuard
 
@@ -256,13 +255,13 @@ def load(context: Context) -> list[Answer]:
 # -- judging: pure ----------------------------------------------------------------------------------------------------
 def announced(answers: Sequence[Answer], entries: Sequence[Entry]) -> list[Answer]:
     """Portainer's wrong answers that belong to a reboot of the new server: from its intent to the first right answer after it."""
-    acts = [(_time(e.at), e.kind) for e in entries if e.act in _REBOOTS and e.kind != "note"]
+    acts = [(seconds(e.at), e.kind) for e in entries if e.act in _REBOOTS and e.kind != "note"]
     found, away, step = [], "", ""
     for answer in sorted((a for a in answers if a.who == PORTAINER), key=lambda a: a.at):
         if answer.since != step and away == "rebooting":
             away = "coming back"  # the tool died in the reboot; the next step looks on
         step = answer.since
-        asked, answered = _time(answer.at), _time(answer.at) + answer.ms / 1000
+        asked, answered = seconds(answer.at), seconds(answer.at) + answer.ms / 1000
         while acts and acts[0][0] <= (answered if answer.wrong else asked):
             away = "rebooting" if acts.pop(0)[1] == "intent" else "coming back"
         if answer.wrong and away:
@@ -272,17 +271,13 @@ def announced(answers: Sequence[Answer], entries: Sequence[Entry]) -> list[Answe
     return found
 
 
-def _time(at: str) -> float:
-    return datetime.fromisoformat(at).timestamp()
-
-
 def _length(gaps: Sequence[Answer]) -> str:
     """How long Portainer was away at most, step by step: as long as no right answer came, and the second before that."""
-    seconds = 0.0
+    away = 0.0
     for step in {a.since for a in gaps}:
         gap = [a for a in gaps if a.since == step]
-        seconds += _time(gap[-1].at) + gap[-1].ms / 1000 - _time(gap[0].at) + EVERY
-    return f"{math.ceil(seconds)} s"
+        away += seconds(gap[-1].at) + gap[-1].ms / 1000 - seconds(gap[0].at) + EVERY
+    return f"{math.ceil(away)} s"
 
 
 def _clock(at: str) -> str:

@@ -24,7 +24,7 @@ from cutover.checks.registry import Check, Finding
 from cutover.context import Context
 from cutover.core.credentials import Credentials
 from cutover.core.errors import CutoverError, Failed, OutcomeUnknown, Refused
-from cutover.core.journal import Journal, utc
+from cutover.core.journal import Journal, seconds, utc
 from cutover.core.ui import ConfirmedInAdvance, SilentUi
 from cutover.dns import rfc2136
 from cutover.dns.records import Record
@@ -828,7 +828,7 @@ def journal_ages(world: World, hours: float) -> None:
     file = world.lab.folder / "state" / "journal.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     for line in lines:
-        line["at"] = utc(soak.seconds(line["at"]) - hours * 3600)
+        line["at"] = utc(seconds(line["at"]) - hours * 3600)
         place = line.get("after") or line.get("extra") or {}
         for clock in {"started", "there"} & set(place):
             place[clock] -= int(hours * 3600) if place[clock] else 0
@@ -1235,4 +1235,4 @@ def test_a_vzdump_log_is_read() -> None:
 
 
 def test_the_clock_of_the_soak_time() -> None:
-    assert abs(soak.seconds(utc(time.time())) - time.time()) < 2
+    assert abs(seconds(utc(time.time())) - time.time()) < 2

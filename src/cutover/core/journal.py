@@ -67,6 +67,11 @@ def utc(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def seconds(at: str) -> float:
+    """Such a time in seconds since 1970."""
+    return datetime.fromisoformat(at).timestamp()
+
+
 def usable(folder: Path, *, writing: bool) -> None:
     """Whether a state folder can be read, and made and written where ``writing``; :class:`WrongUsage` with the reason."""
     try:

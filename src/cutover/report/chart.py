@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from cutover.core.journal import Entry, Journal
+from cutover.core.journal import Entry, Journal, seconds
 from cutover.gate.write_log import Line, lines
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _holds(entries: Iterable[Entry]) -> list[_Hold]:
         verb, _, act = entry.act.rpartition(".")
         if verb not in {"switch", "back"} or entry.kind not in {"done", "intent"}:
             continue
-        at = datetime.fromisoformat(entry.at).timestamp()
+        at = seconds(entry.at)
         if act == "hold" and entry.kind == "done":
             begin, switch = at, 0.0
         elif act == "point" and entry.kind == "done":
@@ -164,8 +164,8 @@ def svg(move: Move, name: str) -> str:
     most = max([*move.waiting, 1])
     base, strip = _TOP + _PLOT, _TOP + _PLOT + _GAP + _STRIP
 
-    def x(seconds: float) -> float:
-        return round(_LEFT + seconds / BIN * wide, 1)
+    def x(second: float) -> float:
+        return round(_LEFT + second / BIN * wide, 1)
 
     def high(count: int) -> float:
         return round(count / BIN / top * _PLOT, 1)

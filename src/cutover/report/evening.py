@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from cutover import __version__
 from cutover.core import events
-from cutover.core.journal import Entry
+from cutover.core.journal import Entry, seconds
 from cutover.core.text import spoken
 from cutover.report.html import document, e
 
@@ -52,7 +51,7 @@ class Evening:
 
 def between(began: str, ended: str) -> float:
     """Seconds between two times of the journal."""
-    return (datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds()
+    return seconds(ended) - seconds(began)
 
 
 def of(site: str, entries: Sequence[Entry], steps: Sequence[tuple[str, str]], criteria: str = "") -> Evening:

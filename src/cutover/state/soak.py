@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from cutover.core.journal import utc
+from cutover.core.journal import seconds, utc
 from cutover.proxmox import activity
 from cutover.state import approvals
 
@@ -83,7 +82,7 @@ def soak_left(down: Sequence[Down], soak: float, ours: float, theirs: float) -> 
     deletes nothing.
     """
     passed = [min(ours - one.ours, theirs - one.theirs if one.theirs else ours - one.ours) for one in down]
-    return max((soak - max(0.0, seconds) for seconds in passed), default=0.0)
+    return max((soak - max(0.0, one) for one in passed), default=0.0)
 
 
 def soaking(context: Context, guests: Sequence[Guest]) -> str | None:
@@ -94,7 +93,3 @@ def soaking(context: Context, guests: Sequence[Guest]) -> str | None:
     ours, theirs = time.time(), their_time(context)
     left = soak_left([stopped_since(context, guest) or Down(ours, theirs) for guest in guests], soak, ours, theirs)
     return utc(ours + left) if left > 0 else None
-
-
-def seconds(at: str) -> float:
-    return datetime.fromisoformat(at).timestamp()
