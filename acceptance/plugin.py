@@ -14,6 +14,7 @@ import pytest
 
 from acceptance import beside, reporting
 from acceptance.criteria import CRITERIA
+from acceptance.lint import TAGS
 from acceptance.report import GROUND
 from acceptance.reporting import RUN, criterion_of, finish, start
 from cutover.checks.registry import Moment
@@ -72,10 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, criterion in CRITERIA.items():
         config.addinivalue_line("markers", f"{name}: {criterion.sentence}")
     for line in (
-        "lab: can only be shown in the lab, because something has to be broken for it",
-        "changes: changes the servers that it runs against",
-        "slow: left for the night",
-        "containers: also shown on real containers every day, where Docker answers",
+        *(f"{tag}: {meaning}" for tag, meaning in TAGS.items()),
         "fact: asks one fact of the live site",
         "long: takes long for a test of every day, so it begins first and nobody waits for it at the end",
         "engine: uses the machine's Docker engine, which features may be shown on meanwhile, so it comes last",

@@ -71,7 +71,7 @@ def runs_as_merged(context: Context) -> Finding:
 @check("C2", "The container comes back after a restart of its server, with its data", moments={Moment.AFTER})
 def comes_back(context: Context) -> Finding:
     """The restart policy and the volumes of the container that runs, not of the file."""
-    found = context.portainer.service(context.site.portainer.stack, state_of.SERVICE_NAME)
+    found = context.portainer.service(context.site.portainer.stack, compose_file.SERVICE)
     if found is None:
         return Finding(False, "There is no container.", "Run `cutover deploy`.")
     policy = ((found.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name", "")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cutover.core import events
 from cutover.core.errors import Failed, OutcomeUnknown
 from cutover.phases.deploy_submit import set_following, submit
+from cutover.portainer import compose_file
 from cutover.portainer.deployment import Wanted, all_variables, healthy, reference_for, untouched
 from cutover.portainer.git import Repository
 from cutover.portainer.obstacles import Situation, make_a_tag
@@ -62,7 +63,7 @@ def roll_back(
         if stack is not None and untouched(want, state_of.see(context, want), old_container):
             set_following(context, want, stack, None)
             return f"The container of {short} was not touched and still serves; the stack follows that commit again."
-        submit(context, want, stack, context.portainer.service(before.name, state_of.SERVICE_NAME), updates=False)
+        submit(context, want, stack, context.portainer.service(before.name, compose_file.SERVICE), updates=False)
     except (Failed, OutcomeUnknown) as error:
         raise Failed(
             f"{because} Going back to {short} did not work either: {error.sentence}",

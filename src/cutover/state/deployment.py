@@ -100,7 +100,7 @@ def look(context: Context, want: Wanted) -> Situation:
     except (Answered, Unreachable):
         up = False
     rows = server.containers() if up else []
-    own = of_service(rows, name, SERVICE_NAME)
+    own = of_service(rows, name, compose_file.SERVICE)
     others = [row for row in rows if row not in own]
     container = own[0] if own else None
     image = want.file.image
@@ -141,7 +141,7 @@ def _compose_says(want: Wanted, project: str) -> str | None:
     """What Compose has against the file with what Portainer will be sent; None where it accepts it."""
     if not want.config:
         return want.problem or compose_file.compose_says(want.file.text, compose_policy.PLACEHOLDERS, project)
-    gets = (want.config["services"].get(SERVICE_NAME) or {}).get("environment") or {}
+    gets = (want.config["services"].get(compose_file.SERVICE) or {}).get("environment") or {}
     for caller, setting in access.SETTINGS.items():
         name = access.KEYS[caller]
         if setting in gets and name in want.variables and gets[setting] != want.variables[name]:
@@ -208,14 +208,14 @@ def see(context: Context, want: Wanted) -> Deployed:
         text = server.stack_file(stack)
     except Answered:
         text = None  # Portainer has not fetched it yet
-    rows = of_service(server.containers(name), name, SERVICE_NAME)
+    rows = of_service(server.containers(name), name, compose_file.SERVICE)
     container = server.container(rows[0]["Id"]) if rows else None
     digests: Sequence[str] = ()
     differs: Sequence[str] = ()
     if container is not None:
         image = server.image(container["Image"]) or {}
         digests = tuple(image.get("RepoDigests") or ())
-        differs = running.differences(want.config, SERVICE_NAME, container, image) if want.config else ()
+        differs = running.differences(want.config, compose_file.SERVICE, container, image) if want.config else ()
     return Deployed(
         stack,
         text,
@@ -229,10 +229,6 @@ def see(context: Context, want: Wanted) -> Deployed:
 
 def _left_over(context: Context, container: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
     return left_over(container, other, seconds_at(context.portainer.info().get("SystemTime")))
-
-
-#: The service of the stack that is Qdrant.
-SERVICE_NAME = compose_file.SERVICE
 
 
 def qdrant_answers(context: Context, version: str, given: Mapping[str, str] | None = None) -> str:
