@@ -25,6 +25,7 @@ from cutover.core.errors import Refused, WrongUsage
 from cutover.core.key_files import usable
 from cutover.discovery import guests, survey
 from cutover.discovery.facts import Found, differences, shown
+from cutover.site.schema import in_url
 
 OPTIONS = {"proxmox": "--proxmox", "nginx": "--nginx-shell", "portainer": "--portainer"}
 #: Asked for at a terminal where the environment has none; Portainer's may be left out.
@@ -165,12 +166,9 @@ def _say_rest(output: Output, file: Path, found: Found, wishes: survey.Wishes) -
         output.line(f"{gap.name}: {gap.source}. This would tell: {gap.tell}", "yellow", mark="?")
     compose = file.absolute().parent / "stacks/qdrant/docker-compose.yml"
     new = found.get("guests.new")
-    published = (
-        re.findall(r'- "?([\w.\[\]:]+):\d+:6333"?', compose.read_text(encoding="utf-8", errors="replace"))
-        if compose.is_file()
-        else []
-    )
-    if new and published and new["address"] not in published:
+    stack = compose.read_text(encoding="utf-8", errors="replace") if compose.is_file() else ""
+    published = re.findall(r'- "?([\w.\[\]:]+):\d+:6333"?', stack)
+    if new and published and in_url(new["address"]) not in published:
         said = f"{compose} publishes Qdrant on {shown(published)}; replace it by what `cutover stack` prints, and commit that."
         output.line(said, "yellow", mark="!")
     first = f"fill in what {file} marks with `GAP:`, then " if gaps else ""
