@@ -242,6 +242,18 @@ class TestInit:
         assert file.stat().st_mode & 0o777 == 0o640
         assert init._over(output, file, file.read_text(), found, init.earlier(file)[1], yes=False) == 0
 
+    def test_a_file_of_windows_behind_a_link_keeps_its_line_ends_and_the_link(self, tmp_path: Path) -> None:
+        file, link = tmp_path / "mine.yaml", tmp_path / "site.yaml"
+        file.write_text((ROOT / "site.yaml").read_text(encoding="utf-8"), encoding="utf-8", newline="\r\n")
+        link.symlink_to(file)
+        found = Found()
+        found.add("resize.disk", "scsi1", "the disk from which it boots")
+        text, tree = init.earlier(link)
+        assert init._over(Output.of("init", as_json=False), link, text, found, tree, yes=True) == 0
+        assert link.is_symlink()
+        assert load(link).resize.disk == "scsi1"
+        assert file.read_bytes().count(b"\n") == file.read_bytes().count(b"\r\n") > 80
+
     def test_the_file_of_a_clone_as_it_ships_says_nothing_about_this_site(self, tmp_path: Path) -> None:
         file = tmp_path / "site.yaml"
         file.write_text(survey.template(), encoding="utf-8")

@@ -151,9 +151,11 @@ def _over(output: Output, file: Path, text: str, found: Found, tree: Mapping[str
     for line in difflib.unified_diff(text.splitlines(), new.splitlines(), str(file), f"{file} (found)", lineterm="", n=1):
         output.line(line, {"+": "green", "-": "red"}.get(line[:1], "dim"))
     AskingTerminal(output.terminal, yes=yes).to(f"Write that into {file}?")
-    if file.read_text(encoding="utf-8") != text:
+    there = file.read_bytes().decode(errors="replace")
+    if there.replace("\r\n", "\n") != text:
         raise Refused(f"{file} was changed meanwhile.", "Run this again.")
-    files.replace(file, new, mode=stat.S_IMODE(file.stat().st_mode))
+    new = new.replace("\n", "\r\n") if "\r\n" in there else new
+    files.replace(file.resolve(), new, mode=stat.S_IMODE(file.stat().st_mode))
     output.line(f"{file} is written.", "b")
     return 0
 
