@@ -151,7 +151,7 @@ FAULTS = [
     Fault("G2", "two operators may work at once", {"cutover.core.journal:fcntl.flock": _none},
           "a second operator is told to wait", "Nothing was refused"),
     Fault("G3", "nobody looks for the backup whose answer was lost",
-          {"cutover.proxmox.client:Proxmox._begun": _none, "cutover.proxmox.vzdump:find": _none, "cutover.proxmox.vzdump:_running": _none},
+          {"cutover.proxmox.client:Proxmox._begun": _none, "cutover.proxmox.vzdump:find": _none, "cutover.proxmox.client:Proxmox.running_tasks": _nothing},
           "a backup whose answer was lost is not made twice", "vzdump-lxc-952"),
     Fault("G4", "the journal forgets what was there", {"cutover.core.journal:Journal.intent": _forgets_what_was_there},
           "the journal of the resize has the old sizes", "the journal has only"),
