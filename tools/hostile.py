@@ -1,4 +1,4 @@
-"""An hour of somebody without a key: whatever can be sent to Nginx, while writes are recorded and the traffic moves there and back.
+"""Somebody who has no key, or only reads, sends whatever can be sent, while writes are recorded and the traffic moves there and back.
 
 ``./scripts/hostile --minutes 60`` brings its own two servers (``--qdrant PROGRAM``: real ones) and an application that reads and
 writes all the time through Nginx (:mod:`lab.load`). First every odd form of a request is sent once with an application's key

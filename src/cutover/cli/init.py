@@ -19,7 +19,7 @@ from ruamel.yaml.error import YAMLError
 
 from cutover.cli.output import Output
 from cutover.cli.terminal import AskingTerminal, Terminal
-from cutover.core import aliases, files
+from cutover.core import files, yaml_aliases
 from cutover.core.credentials import NAMES, Credentials
 from cutover.core.errors import Refused, WrongUsage
 from cutover.core.key_files import usable
@@ -84,8 +84,8 @@ def earlier(file: Path) -> tuple[str, Mapping[str, Any]]:
     """Text and values of a file that is there; empty where none is. :class:`WrongUsage` where it cannot be read."""
     try:
         text = file.read_text(encoding="utf-8")
-        if aliases.say_too_much(text):
-            raise ValueError(aliases.SAID)
+        if yaml_aliases.say_too_much(text):
+            raise ValueError(yaml_aliases.SAID)
         tree = YAML(typ="safe").load(text)
     except FileNotFoundError:
         return "", {}

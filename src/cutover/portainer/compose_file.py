@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from cutover.core import aliases
+from cutover.core import yaml_aliases
 from cutover.core.errors import Refused
 from cutover.core.units import size_bytes
 from cutover.portainer import compose, compose_policy
@@ -126,8 +126,8 @@ def read(text: str, where: str = "the compose file") -> StackFile:
     """The facts of a compose file; :class:`Refused` with the line where it cannot be read."""
     if len(text) > MOST_BYTES:
         raise Refused(f"{where} has {len(text) >> 10} KB; a stack file has at most {MOST_BYTES >> 10}.")
-    if aliases.say_too_much(text):
-        raise Refused(f"{where} cannot be read: {aliases.SAID}.", "Write out what they stand for.")
+    if yaml_aliases.say_too_much(text):
+        raise Refused(f"{where} cannot be read: {yaml_aliases.SAID}.", "Write out what they stand for.")
     try:
         tree = YAML(typ="safe", pure=True).load(text)
     except RecursionError:

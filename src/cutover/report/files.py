@@ -10,7 +10,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from cutover.core import aliases, files
+from cutover.core import files, yaml_aliases
 from cutover.core.errors import WrongUsage
 from cutover.report.html import page
 from cutover.report.markdown import markdown
@@ -62,8 +62,8 @@ def waivers_of(path: Path, criteria: Iterable[str]) -> list[Waiver]:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise WrongUsage(f"{path} cannot be read: {error}.") from None
-    if aliases.say_too_much(text):
-        raise WrongUsage(f"{path}:1: {aliases.SAID}.", "Write out what they stand for.")
+    if yaml_aliases.say_too_much(text):
+        raise WrongUsage(f"{path}:1: {yaml_aliases.SAID}.", "Write out what they stand for.")
     try:
         tree = YAML(typ="rt").load(text)
     except (YAMLError, ValueError, TypeError, RecursionError) as error:

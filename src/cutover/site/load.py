@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from cutover.core import aliases
+from cutover.core import yaml_aliases
 from cutover.core.errors import WrongUsage
 from cutover.core.text import without_login
 from cutover.site.schema import Site, Where, host, is_ip, netloc
@@ -57,8 +57,8 @@ def load(path: Path) -> Site:
 
 def parse(text: str, path: Path = Path("site.yaml")) -> Site:
     """Check the text of a site file; ``path`` is what mistakes are reported against."""
-    if aliases.say_too_much(text):
-        raise WrongSite(path, [Mistake(path, 1, "YAML", f"{aliases.SAID}: write out what they stand for")])
+    if yaml_aliases.say_too_much(text):
+        raise WrongSite(path, [Mistake(path, 1, "YAML", f"{yaml_aliases.SAID}: write out what they stand for")])
     try:
         tree = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:

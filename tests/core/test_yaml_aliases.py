@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cutover.cli import init
-from cutover.core import aliases
+from cutover.core import yaml_aliases
 from cutover.core.errors import CutoverError
 from cutover.portainer import compose_file
 from cutover.report import files
@@ -44,4 +44,4 @@ def test_a_bomb_is_a_sentence(bomb: str, read: str, tmp_path: Path) -> None:
      "[" * 5000, "a: [\n", "", "a: &a x\nb: [" + ", ".join(["*a"] * 5000) + "]\n"],
 )  # fmt: skip
 def test_what_says_no_more_than_it_shows_is_read(text: str) -> None:
-    assert not aliases.say_too_much(text)
+    assert not yaml_aliases.say_too_much(text)
