@@ -38,11 +38,11 @@ from rich.table import Table
 from cutover import runner
 from cutover.context import Context
 from cutover.core.errors import CutoverError, Refused
+from cutover.core.threads import side_by_side
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.core.wait import Not, wait_until
 from cutover.gate.write_log import Write
 from cutover.qdrant import compare
-from cutover.qdrant.client import side_by_side
 from cutover.replication import resend, switchover
 from cutover.replication.account import Account
 from cutover.replication.base_copy import base_copy

@@ -1,8 +1,6 @@
 """The Qdrant client, against the real engine."""
 
 import random
-import time
-from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +9,7 @@ import pytest
 from cutover.checks.qdrant import alike
 from cutover.core.errors import Unreachable, WritesRefused
 from cutover.core.write_guard import WriteGuard
-from cutover.qdrant.client import Answered, NotThere, Qdrant, side_by_side
+from cutover.qdrant.client import Answered, NotThere, Qdrant
 from cutover.qdrant.counters import writes_counted
 from tests.support.qdrant_pair import KEY, READ_KEY, pair_of_servers, scroll
 
@@ -138,21 +136,6 @@ def test_what_two_servers_do_not_say_of_themselves_is_named(pair: Any) -> None:
     assert "Not compared: what new collections get where they leave it open (strict mode, storage)" in found.sentence
     assert "keys that this tool was not given" in found.sentence
     assert "the largest request" not in found.sentence, "both say how much they take"
-
-
-def test_after_an_error_no_other_task_is_begun() -> None:
-    """A server that is gone is not asked once more for each of a thousand collections."""
-    begun: list[int] = []
-
-    def task(number: int) -> None:
-        begun.append(number)
-        if number == 1:
-            raise NotThere(404, "gone", "gone")
-        time.sleep(0.02)
-
-    with pytest.raises(NotThere):
-        side_by_side([partial(task, number) for number in range(1000)], threads=2)
-    assert len(begun) < 1000
 
 
 def test_whether_a_server_can_write_is_tried_in_some_of_many_collections(pair: Any, monkeypatch: Any) -> None:

@@ -25,12 +25,13 @@ from cutover.checks.registry import Finding
 from cutover.core import files
 from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import Journal, now
+from cutover.core.threads import side_by_side
 from cutover.portainer import picture
 from cutover.portainer.picture import Picture
 from cutover.proxmox import firewall, identity
 from cutover.qdrant import access
 from cutover.qdrant.access import Caller, Right
-from cutover.qdrant.client import points_of, side_by_side
+from cutover.qdrant.client import points_of
 from cutover.qdrant.looking import some
 from cutover.qdrant.pages import Limits
 from cutover.vllm import Portrait

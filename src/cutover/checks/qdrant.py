@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.checks.registry import Finding, Moment, check
 from cutover.core.errors import CutoverError, Unreachable
+from cutover.core.threads import side_by_side
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.gate.interface import OTHER, Side
 from cutover.qdrant import compare, limits, releases, schema
 from cutover.qdrant.affected import PointId, affected_by
-from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of, side_by_side
+from cutover.qdrant.client import Answered, NotThere, Qdrant, points_of
 from cutover.qdrant.looking import look_through, some
 from cutover.qdrant.pages import Limits
 from cutover.qdrant.ranking import Scored, same_ranking

@@ -19,7 +19,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -29,6 +28,7 @@ import requests
 from cutover.core import http
 from cutover.core.credentials import cut
 from cutover.core.errors import CutoverError, OutcomeUnknown, Unreachable
+from cutover.core.threads import side_by_side
 from cutover.core.write_guard import WriteGuard
 from cutover.qdrant import releases
 from cutover.qdrant.affected import PointId
@@ -537,18 +537,3 @@ def points_of(answer: bytes) -> list[dict[str, Any]]:
     found = json.loads(answer)["result"]
     points: list[dict[str, Any]] = found["points"] if isinstance(found, dict) else found
     return points
-
-
-def side_by_side(tasks: Sequence[Any], threads: int = 8) -> list[Any]:
-    """Run the tasks in threads and return their results in order. After an error no other task is begun, and it is raised when
-    those under way have ended: a server that is gone is not asked a thousand times.
-    """
-    if len(tasks) <= 1:
-        return [task() for task in tasks]
-    with ThreadPoolExecutor(max_workers=min(threads, len(tasks))) as pool:
-        waiting = [pool.submit(task) for task in tasks]
-        try:
-            wait(waiting, return_when=FIRST_EXCEPTION)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-    return [one.result() for one in waiting]  # they begin in this order, so the error comes before what was not begun

@@ -24,8 +24,9 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
+from cutover.core.threads import side_by_side
 from cutover.qdrant.affected import Depth, PointId
-from cutover.qdrant.client import Answered, NotThere, Qdrant, TooLarge, side_by_side
+from cutover.qdrant.client import Answered, NotThere, Qdrant, TooLarge
 from cutover.qdrant.numbers import settled_in
 from cutover.qdrant.pages import THREADS, Limits, Size, broken, in_pieces, parts_may_do
 from cutover.qdrant.records import unsayable

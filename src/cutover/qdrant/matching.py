@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cutover.core.threads import side_by_side
 from cutover.qdrant.affected import PointId
-from cutover.qdrant.client import Answered, Qdrant, TooLarge, side_by_side
+from cutover.qdrant.client import Answered, Qdrant, TooLarge
 from cutover.qdrant.pages import Size, less_may_do
 
 #: Filters in one request, and the bytes they may take.

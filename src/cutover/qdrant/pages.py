@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cutover.core.errors import CutoverError
-from cutover.qdrant.client import Answered, TooLarge, side_by_side, vectors_of
+from cutover.core.threads import side_by_side
+from cutover.qdrant.client import Answered, TooLarge, vectors_of
 
 T = TypeVar("T")
 

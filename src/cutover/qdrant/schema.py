@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cutover.qdrant.client import NotThere, Qdrant, side_by_side
+from cutover.core.threads import side_by_side
+from cutover.qdrant.client import NotThere, Qdrant
 from cutover.qdrant.compare import Difference
 
 

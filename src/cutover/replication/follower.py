@@ -28,11 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from cutover.core.errors import Unreachable
+from cutover.core.threads import side_by_side
 from cutover.gate.interface import OTHER, Gate, Written
 from cutover.qdrant import compare, records
 from cutover.qdrant import schema as qdrant_schema
 from cutover.qdrant.affected import Depth, PointId
-from cutover.qdrant.client import NotThere, Qdrant, side_by_side
+from cutover.qdrant.client import NotThere, Qdrant
 from cutover.qdrant.matching import MOST_MATCHES, matching
 from cutover.qdrant.pages import Limits, Size
 from cutover.replication import schema

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from cutover.core import events
 from cutover.core.errors import Refused, Unreachable
 from cutover.core.http import NotLike
+from cutover.core.threads import side_by_side
 from cutover.qdrant import access, limits, releases
-from cutover.qdrant.client import NotThere, Qdrant, side_by_side
+from cutover.qdrant.client import NotThere, Qdrant
 from cutover.replication import left_behind
 
 if TYPE_CHECKING:

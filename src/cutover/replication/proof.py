@@ -7,10 +7,11 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
+from cutover.core.threads import side_by_side
 from cutover.core.wait import Not, TimedOut, wait_until
 from cutover.qdrant import compare, schema
 from cutover.qdrant.affected import PointId
-from cutover.qdrant.client import NotThere, side_by_side
+from cutover.qdrant.client import NotThere
 from cutover.qdrant.compare import Difference
 from cutover.replication.follower import Follower, Round
 

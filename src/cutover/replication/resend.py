@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 from cutover.core.errors import Failed, OutcomeUnknown
 from cutover.core.journal import utc
+from cutover.core.threads import side_by_side
 from cutover.gate.interface import BODY_MOST, TOO_LARGE
 from cutover.gate.write_log import Write
 from cutover.qdrant.affected import Affected, PointId, affected_by
-from cutover.qdrant.client import LONG, Answered, side_by_side
+from cutover.qdrant.client import LONG, Answered
 from cutover.qdrant.routes import path_of
 from cutover.replication import switchover
 from cutover.replication.account import Account, described, keep_doubt

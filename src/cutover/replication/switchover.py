@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from cutover.core import events
 from cutover.core.errors import CutoverError, OutcomeUnknown, Refused, Unreachable
+from cutover.core.threads import side_by_side
 from cutover.core.wait import TimedOut
 from cutover.gate.interface import OTHER, Side, Written
 from cutover.qdrant import compare, schema, snapshots
 from cutover.qdrant.affected import PointId
-from cutover.qdrant.client import Answered, Qdrant, side_by_side
+from cutover.qdrant.client import Answered, Qdrant
 from cutover.qdrant.records import NO_NUMBER
 from cutover.replication import bypass, proof
 from cutover.replication.base_copy import base_copy

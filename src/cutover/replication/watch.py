@@ -28,11 +28,12 @@ from cutover.core.errors import CutoverError, Refused, Unreachable
 from cutover.core.journal import utc
 from cutover.core.stored import Time
 from cutover.core.text import counted, spoken
+from cutover.core.threads import side_by_side
 from cutover.gate.watch import RESERVE_MB
 from cutover.gate.write_log import BEGIN_ANEW, Damaged
 from cutover.qdrant import compare, schema
 from cutover.qdrant.affected import PointId
-from cutover.qdrant.client import NotThere, side_by_side
+from cutover.qdrant.client import NotThere
 from cutover.qdrant.pages import Limits, Size
 from cutover.replication import bypass, left_behind, proof, switchover
 from cutover.replication.position import CannotFollow
