@@ -59,6 +59,13 @@ BATCH = 500
 FEW_RECORDS, FEW_DIMENSIONS, PACE_OF_MANY = 300, 32, 0.02
 #: Seconds.
 A_MINUTE = 60.0
+#: What somebody without this tool would write: from, to, collection, records a request; a process of its own, which can be ended.
+MIGRATE = """
+import os, sys
+from qdrant_client import QdrantClient
+source, target = (QdrantClient(url=url, api_key=os.environ["QDRANT_API_KEY"] or None, timeout=600) for url in sys.argv[1:3])
+source.migrate(target, collection_names=[sys.argv[3]], batch_size=int(sys.argv[4]))
+"""
 
 
 @dataclass
@@ -167,9 +174,14 @@ class Bench:
             for name, copy in others:
                 began = time.monotonic()
                 problem = copy(run)
-                remark = problem or f"{run.new.count(NAME)} records; no aliases, no proof, writes meanwhile are missed"
-                self.add(f"copy of {count}: {name}", time.monotonic() - began, "s", remark)
-                run.new.delete_collection(NAME)
+                took = time.monotonic() - began
+                there = run.new.count(NAME) if NAME in run.new.collections() else 0
+                remark = problem or f"{there} records; no aliases, no proof, writes meanwhile are missed"
+                if not problem and 0 < there < count:
+                    took, remark = took * count / there, f"reckoned from the first {there:,} {remark.partition(' ')[2]}"
+                self.add(f"copy of {count}: {name}", took, "s", remark)
+                if NAME in run.new.collections():
+                    run.new.delete_collection(NAME)
 
     def _scrolls(self, run: Context, count: int) -> None:
         """What comparing costs with the client library: read both servers page by page and compare the records, a minute at most."""
@@ -198,32 +210,19 @@ class Bench:
 
     @staticmethod
     def _migrate(run: Context) -> str:
-        from qdrant_client import QdrantClient
-
-        key = run.credentials.get("QDRANT_API_KEY")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            source, target = (QdrantClient(url=s.url, api_key=key, timeout=600) for s in (run.old, run.new))
-            try:
-                source.migrate(target, collection_names=[NAME], batch_size=500)
-            except Exception as error:  # its own words are the result
-                return f"failed: {str(error).splitlines()[0][:80]}"
-            finally:
-                source.close()
-                target.close()
-        return ""
+        """The client library's migration, two minutes at most; what went wrong, in its own words."""
+        words = [sys.executable, "-W", "ignore", "-c", MIGRATE, run.old.url, run.new.url, NAME, str(BATCH)]
+        return _two_minutes(words, os.environ | {"QDRANT_API_KEY": run.credentials.get("QDRANT_API_KEY") or ""})
 
     def _migration(self, run: Context) -> str:
-        """The program of qdrant/migration, over gRPC at the next port of each server."""
+        """The program of qdrant/migration, over gRPC at the next port of each server, two minutes at most."""
         if run.credentials.get("QDRANT_API_KEY"):
             return "not run: it takes keys in its arguments only, which everybody on the machine can read"
         words = [self.migration, "qdrant", f"--migration.batch-size={BATCH}", "--migration.restart"]
         for side, server in (("source", run.old), ("target", run.new)):
             parts = urlsplit(server.url)
             words += [f"--{side}.url=http://{parts.hostname}:{(parts.port or 80) + 1}", f"--{side}.collection={NAME}"]
-        ended = subprocess.run(words, capture_output=True, text=True, check=False)
-        said = [line.strip() for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
-        return "" if ended.returncode == 0 else f"failed: {' '.join(said[-1:])[:80]}"
+        return _two_minutes(words, dict(os.environ))
 
     def gently(self, count: int, rounds: int = 3) -> None:
         """The slowest write of an application to the collection that is copied, part by part, and without a copy as long."""
@@ -385,6 +384,16 @@ class Bench:
             run.gate.start_recording()
 
 
+def _two_minutes(words: list[str], environment: dict[str, str]) -> str:
+    """Run a program that copies, two minutes at most; what went wrong, in its own words, or nothing."""
+    try:
+        ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=2 * A_MINUTE)
+    except subprocess.TimeoutExpired:
+        return ""
+    said = [line.strip() for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
+    return "" if ended.returncode == 0 else f"failed: {' '.join(said[-1:])[:80]}"
+
+
 def _latency(url: str, key: str, dimensions: int, seconds: float) -> tuple[float, float]:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=30)
@@ -457,29 +466,29 @@ def main(argv: list[str] | None = None) -> int:
         cores.move(cores.old)
         with lab:
             cores.move(cores.new)
+            storage = options.storage or (None if options.old else lab.disk(952) / "qdrant" / "storage")
+            bench, code = Bench(lab, options, storage, cores), 0
             try:
                 if own is not None:
                     own.start()
-                storage = options.storage or (None if options.old else lab.disk(952) / "qdrant" / "storage")
-                bench = Bench(lab, options, storage, cores)
                 _refuse_full_servers(bench)
                 _measure(bench, sizes, collections, options.backlog, console)
             except CutoverError as error:
                 console.print(f"[red]{error}[/red]")
-                return error.exit_code
+                code = error.exit_code
             finally:
                 if own is not None:
                     own.kill()
     if options.json:
         print(json.dumps([vars(row) for row in bench.rows], indent=1))
-        return 0
+        return code
     table = Table("what", "", "", "remark", box=None, padding=(0, 2, 0, 0))
-    for row in bench.rows:
+    for row in bench.rows:  # also of a run that was ended: what was measured is true
         table.add_row(row.what, f"{row.value:,.3f}", row.unit, row.remark)
     wide = Console()
     wide.width = max(wide.width, 140)  # a number that is cut off is no number
     wide.print(table)
-    return 0
+    return code
 
 
 def _refuse_full_servers(bench: Bench) -> None:
@@ -502,11 +511,16 @@ def _measure(bench: Bench, sizes: list[int], collections: list[int], backlog: in
                 if count == sizes[0]:
                     bench.holds(count)
                 bench.copies(count)
+        if collections:  # what a move of many costs is not what the largest of them adds
+            with bench.run() as run, run.guard.act("bench.smaller", "Remove the largest collection"):
+                run.old.delete_collection(NAME)
+            bench.fill(sizes[0])
         for count in collections:
             with console.status(f"{count} collections ..."):
                 names = bench.with_collections(count)
                 bench.moves(f"{count} collections")
-                bench.moves_of_many(f"{count} collections", names)
+                if names:
+                    bench.moves_of_many(f"{count} collections", names)
         if backlog:
             with console.status("A backlog ..."):
                 bench.replays(backlog)
