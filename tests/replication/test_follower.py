@@ -19,11 +19,11 @@ from cutover.gate.write_log import Write
 from cutover.qdrant import compare, records, schema
 from cutover.qdrant.affected import Affected, Depth
 from cutover.qdrant.client import Answered, Qdrant
-from cutover.replication import follower, switchover, work
+from cutover.replication import follower, proof, switchover, work
 from cutover.replication.follower import Follower
 from cutover.replication.hold import TooMuchForAHold
 from cutover.replication.position import CannotFollow, Position
-from cutover.replication.proof import prove_everything, prove_quickly
+from cutover.replication.proof import few, prove_everything, prove_quickly, shorten_the_hold
 from cutover.replication.schema import index_schema, patch_for
 from cutover.replication.work import alias_moves, happened
 from tests.support.qdrant_pair import KEY, pair_of_servers, scroll
@@ -440,6 +440,28 @@ def test_a_collection_that_is_written_to_for_the_first_time_within_a_hold_is_kno
     with counting(stage, asked):
         assert stage.follower.round(held=True, budget=1.0).ids == {name: {2}}
     assert f"GET /collections/{name}" not in asked
+
+
+@pytest.mark.parametrize(
+    ("written", "left"),
+    [([4, 3, 3], 3), ([4, 3, 1], 1), ([4, 4], 4), ([1], 1)],
+    ids=["as long as they become fewer", "until there are few", "not where they do not", "once where there are few"],
+)
+def test_what_is_written_before_a_hold_is_compared_before_it(stage: Any, written: list[int], left: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(proof, "FEW", 1)
+    names = several(stage, max(written))
+    rounds, read = iter(written), stage.record.read_parts
+
+    def meanwhile(offset: int) -> Any:
+        for name in names[: next(rounds)]:
+            stage.write("PUT", f"/collections/{name}/points?wait=true", {"points": [{"id": 2, "vector": [2, 2]}]})
+        return read(offset)
+
+    stage.record.read_parts = meanwhile
+    last = shorten_the_hold(stage.follower)
+    assert next(rounds, None) is None
+    assert len(last.ids) == len(stage.follower.recent) == left
+    assert few(stage.follower, {}) == (left == 1)
 
 
 def test_catching_up_shows_how_much_of_the_record_is_brought_over(stage: Any) -> None:

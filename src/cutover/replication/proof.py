@@ -19,8 +19,11 @@ from cutover.replication.follower import Follower, Round
 SETTLE = 5.0
 #: After this many rounds without a recorded write a difference is real.
 QUIET_ROUNDS = 4
-#: Of more collections that were written to while writes were held, settings are not read once more: a change of them is recorded.
+#: Of more collections that were written to while writes were held, settings are not read once more, because a change of them is
+#: recorded, and records are not counted, because all were compared and what was written since is.
 FEW = 8
+#: It goes on while a round is about at most this share of the collections that the one before was about.
+SHRINKING = 0.8
 
 
 def prove_everything(
@@ -128,6 +131,26 @@ def prove_quickly(following: Follower, ids: Mapping[str, set[PointId]], *, count
     # What is left out may be missing, and then it counts.
     tasks += [partial(numbers, name) for name in chosen if counts and name not in following.position.left_out]
     return [d for found in side_by_side(tasks) for d in found]
+
+
+def few(following: Follower, ids: Mapping[str, set[PointId]]) -> bool:
+    """Whether what a hold is about, these records and what was brought over right before it, is in few collections."""
+    return len({*ids, *following.recent}) <= FEW
+
+
+def shorten_the_hold(following: Follower) -> Round:
+    """Compare what was brought over lately, and bring over what was written meanwhile, so that neither need be in the hold.
+
+    Once is enough where few collections are written to. Each of many costs its questions, so it is done again as long as fewer
+    were written to meanwhile. Returns the last round, which the hold compares, and what is written in it.
+    """
+    before = float("inf")
+    while True:
+        prove_recent(following)
+        last = following.round()
+        if len(last.ids) <= FEW or len(last.ids) > SHRINKING * before:
+            return last
+        before = len(last.ids)
 
 
 def prove_recent(following: Follower) -> None:

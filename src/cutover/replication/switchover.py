@@ -371,8 +371,7 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
         last = catch_up(context, verb, following)
         counts = attempt == 1 and _counting_fits(following, last.ids, budget(context) * SHARE_OF_COUNTS)
         with context.guard.act(f"{verb}.catch-up", f"Bring {following.target.name} up to date", passing=True):
-            proof.prove_recent(following)
-            following.round()  # what was written meanwhile need not be brought over within the hold
+            proof.shorten_the_hold(following)
         if following.copies != copies:
             facts = _prove_since(context, verb, following)  # what was copied since was not compared
         try:
@@ -398,7 +397,7 @@ def _counting_fits(following: Follower, names: Iterable[str], share: float) -> b
 
 
 def _move_within_a_hold(context: Context, verb: str, following: Follower, to: Side, counts: bool) -> Moved:
-    moved = Moved(counts=counts)
+    moved = Moved()
     serving = following.source.name
     following.reaching_ahead()  # killed within the hold, the last round may have been brought over and not be saved
     with Hold(context, verb, serving, following.target.name) as hold:
@@ -407,6 +406,7 @@ def _move_within_a_hold(context: Context, verb: str, following: Follower, to: Si
             hold.lap("drained")
             last = following.round(held=True, budget=hold.left() / 2)
             moved.lines, moved.records, moved.left_out = last.lines, last.records, following.left_out()
+            moved.counts = counts and proof.few(following, last.ids)
             hold.lap("followed")
             if moved.left_out and following.may_replace:
                 what = "; ".join(moved.left_out)
