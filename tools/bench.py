@@ -476,6 +476,8 @@ def main(argv: list[str] | None = None) -> int:
             except CutoverError as error:
                 console.print(f"[red]{error}[/red]")
                 code = error.exit_code
+            except KeyboardInterrupt:
+                code = 130
             finally:
                 if own is not None:
                     own.kill()
