@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import hmac
 import os
 import signal
@@ -25,12 +26,13 @@ from urllib.parse import unquote, urlsplit
 
 from lab.http_server import HttpServer
 
+_NAME, _MAIL = "Site operator", "operator@site.example"
 #: A person of the lab. Fixed dates would make equal commits equal; real ones are what a Git host has.
 _PERSON = {
-    "GIT_AUTHOR_NAME": "Site operator",
-    "GIT_AUTHOR_EMAIL": "operator@site.example",
-    "GIT_COMMITTER_NAME": "Site operator",
-    "GIT_COMMITTER_EMAIL": "operator@site.example",
+    "GIT_AUTHOR_NAME": _NAME,
+    "GIT_AUTHOR_EMAIL": _MAIL,
+    "GIT_COMMITTER_NAME": _NAME,
+    "GIT_COMMITTER_EMAIL": _MAIL,
 }
 
 GIT_SECONDS = 30
@@ -49,6 +51,11 @@ def quiet_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     }
 
 
+def _counted(data: bytes) -> bytes:
+    """Data as ``git fast-import`` takes it: its length, and what it is."""
+    return b"data %d\n%b\n" % (len(data), data)
+
+
 class Repository:
     """A bare repository on disk, with the few things that people do to one."""
 
@@ -59,20 +66,20 @@ class Repository:
     def create(cls, path: Path, branch: str = "main") -> Repository:
         """An empty bare repository whose default branch is ``branch``; pushes over HTTP are allowed to who may push."""
         subprocess.run(
-            ["git", "init", "--quiet", "--bare", f"--initial-branch={branch}", str(path)],
+            ["git", "init", "--quiet", "--bare", "--template=", f"--initial-branch={branch}", str(path)],
             check=True, timeout=GIT_SECONDS, env=quiet_environment(),
         )  # fmt: skip
         made = cls(path)
-        made._git("config", "http.receivepack", "true")
-        # Git hosts hand out any commit that a branch or tag reaches; plain Git only the tips.
-        made._git("config", "uploadpack.allowReachableSHA1InWant", "true")
+        with (path / "config").open("a", encoding="utf-8") as config:
+            # Git hosts hand out any commit that a branch or tag reaches; plain Git only the tips.
+            config.write("[http]\n\treceivepack = true\n[uploadpack]\n\tallowReachableSHA1InWant = true\n")
         return made
 
-    def _git(self, *words: str, data: bytes | None = None, extra: Mapping[str, str] | None = None) -> str:
+    def _git(self, *words: str, data: bytes | None = None) -> str:
         done = subprocess.run(
             ["git", "--git-dir", str(self.path), *words],
             input=data, capture_output=True, timeout=GIT_SECONDS, check=False,
-            env=quiet_environment({**_PERSON, **(extra or {})}),
+            env=quiet_environment(_PERSON),
         )  # fmt: skip
         if done.returncode != 0:
             raise RuntimeError(f"git {' '.join(words)}: {done.stderr.decode().strip()}")
@@ -80,26 +87,21 @@ class Repository:
 
     def commit(self, files: Mapping[str, str | bytes | PurePath | None], message: str, branch: str = "main") -> str:
         """Commit ``files`` (path -> text or bytes; a path makes a link to it, None deletes) on top of ``branch``; answers the new commit's id."""
-        index = {"GIT_INDEX_FILE": str(self.path / f"index-{os.getpid()}-{threading.get_ident()}")}
-        try:
-            parent = self.head(branch)
-            if parent:
-                self._git("read-tree", parent, extra=index)
-            for path, content in files.items():
-                if content is None:
-                    self._git("update-index", "--force-remove", path, extra=index)
-                    continue
-                mode = "120000" if isinstance(content, PurePath) else "100644"
-                data = content if isinstance(content, bytes) else str(content).encode()
-                blob = self._git("hash-object", "-w", "--stdin", data=data)
-                self._git("update-index", "--add", "--cacheinfo", f"{mode},{blob},{path}", extra=index)
-            tree = self._git("write-tree", extra=index)
-        finally:
-            Path(index["GIT_INDEX_FILE"]).unlink(missing_ok=True)
-        parents = ["-p", parent] if parent else []
-        made = self._git("commit-tree", tree, *parents, "-m", message)
-        self._git("update-ref", f"refs/heads/{branch}", made)
-        return made
+        parent = self.head(branch)
+        stream = [
+            f"commit refs/heads/{branch}\nmark :1\ncommitter {_NAME} <{_MAIL}> now\n".encode(),
+            _counted(f"{message}\n".encode()),
+        ]
+        stream += [f"from {parent}\n".encode()] if parent else []
+        for path, content in files.items():
+            if content is None:
+                stream.append(f"D {path}\n".encode())
+                continue
+            mode = "120000" if isinstance(content, PurePath) else "100644"
+            data = content if isinstance(content, bytes) else str(content).encode()
+            stream += [f"M {mode} inline {path}\n".encode(), _counted(data)]
+        # One process instead of six and two for each file: a run of the tests makes hundreds of commits.
+        return self._git("fast-import", "--quiet", "--date-format=now", data=b"".join([*stream, b"\nget-mark :1\n"]))
 
     def revert(self, branch: str = "main") -> str:
         """What ``git revert HEAD`` does: a new commit with the files of the one before the last."""
@@ -110,6 +112,8 @@ class Repository:
 
     def head(self, branch: str = "main") -> str:
         """The branch's commit, or an empty string where there is none."""
+        with contextlib.suppress(OSError):  # where Git keeps it until it packs its references
+            return (self.path / "refs" / "heads" / branch).read_text(encoding="ascii").strip()
         try:
             return self._git("rev-parse", "--verify", "--quiet", f"refs/heads/{branch}")
         except RuntimeError:
