@@ -6,6 +6,7 @@ scenarios that cannot be shown here out of the run, with the reason.
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ pytest_plugins = [
     "steps.decommission",
 ]
 
+#: How often Python looks for garbage in this process: with thousands of tests in memory its own pace costs a tenth of the processor time.
+SELDOM = (50_000, 20, 50)
 _REPORT = pytest.StashKey[Report]()
 #: As header and report say it.
 _EMBEDDED = "processes of this machine, with real nginx, Knot DNS, Compose and Qdrant's engine"
@@ -70,6 +73,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.set_threshold(*SELDOM)
     for name, criterion in CRITERIA.items():
         config.addinivalue_line("markers", f"{name}: {criterion.sentence}")
     for line in (
@@ -154,6 +158,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=ONLY_LAB))
         elif item.get_closest_marker("changes") and not allowed:
             item.add_marker(pytest.mark.skip(reason=NOT_ALLOWED))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # thousands of tests, which live until the end
 
 
 def place(config: pytest.Config) -> Place:

@@ -145,6 +145,7 @@ _server = _Server()
 def main() -> int:
     """Fork whatever is asked for until the starter is gone. In a forked process: be that program."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.set_threshold(50_000, 20, 50)  # a forked server lives for seconds, and has all of these modules to look through
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(sys.argv[1])
     listener.listen(64)
