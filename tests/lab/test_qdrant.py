@@ -12,14 +12,16 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from qdrant_client import QdrantClient, models
 
 from lab.processes import Process, running
 from lab.qdrant import launch
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
 
 Json = Any
 KEY, READ_KEY = "full-key", "read-key"
@@ -490,11 +492,15 @@ def test_custom_shard_keys_and_grpc_requests_are_reported(api: Api) -> None:
 
 
 def client(api: Api) -> QdrantClient:
+    from qdrant_client import QdrantClient  # a second of a processor, and each process of a run reads this file
+
     return QdrantClient(url=api.url, api_key=KEY, timeout=30, check_compatibility=False)
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 def test_the_official_client_works_with_it(api: Api, other: Api) -> None:
+    from qdrant_client import models
+
     ours, theirs = client(api), client(other)
     ours.create_collection(
         "docs",
