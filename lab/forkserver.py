@@ -29,7 +29,7 @@ from typing import Any
 
 #: The variable that holds the socket's path; the servers of a lab inherit it.
 WHERE = "LAB_FORKSERVER"
-#: The programs that are forked: each is a module with a ``main()``.
+#: The programs that are forked: each is a module with a ``main()``; it may have a ``before_fork(env)`` that imports what it will need.
 PROGRAMS = {
     "lab.qdrant": "lab.qdrant.__main__",
     "lab.vllm": "lab.vllm",
@@ -129,7 +129,8 @@ class _Server:
             cwd=root,
             env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}", "PYTHONUNBUFFERED": "1",
                  # aiohttp reads the system's authorities when it is imported (0.1 s); no stand-in talks to anybody they vouch for.
-                 "SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull},
+                 "SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull,
+                 "OPENBLAS_NUM_THREADS": "1"},  # numpy's threads would wait for work by turning round
             start_new_session=True,
         )  # fmt: skip
         assert self._process.stdout is not None
@@ -162,6 +163,7 @@ def main() -> int:
                 connection, _ = listener.accept()
                 wanted = json.loads(connection.makefile("r").readline())
                 program = importlib.import_module(PROGRAMS[wanted["program"]])
+                getattr(program, "before_fork", lambda env: None)(wanted["env"])
                 if steps := sys.modules.get("cutover.phases.registry"):
                     steps.phases()  # imported when they are asked for, which each fork would do anew
                 gc.freeze()

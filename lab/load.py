@@ -524,6 +524,12 @@ class _Application:
         return wrong
 
 
+def before_fork(env: Mapping[str, str]) -> None:
+    """Import the client library once for all that will use it."""
+    if json.loads(env["LOAD"])["library"]:
+        import qdrant_client  # noqa: F401
+
+
 def main() -> None:
     """Be the application that the environment describes, until it is told to stop."""
     _Application(json.loads(os.environ["LOAD"]), os.environ["LOAD_KEY"]).run()

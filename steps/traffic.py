@@ -56,7 +56,7 @@ class Application:
 @pytest.fixture
 def application(lab: Lab) -> Iterator[Application]:
     """An application that has not begun yet."""
-    made = Application(Load(lab.site.qdrant.public_url, lab.keys.qdrant, lab.folder / "application", pace=0.01, library=True))
+    made = Application(Load(lab.site.qdrant.public_url, lab.keys.qdrant, lab.folder / "application", pace=0.03, library=True))
     yield made
     made.load.process.kill()
 
