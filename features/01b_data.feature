@@ -35,13 +35,13 @@ Feature: Before the data is moved
       When the operator checks that both servers are alike
       Then the check is met
 
-    @lab
+    @lab @slow
     Scenario: A new server that takes smaller requests than the old one is named
       Given both servers run, the new one with room for requests of 8 MB
       When the operator checks that both servers are alike
       Then the check is not met because "largest request"
 
-    @lab
+    @lab @slow
     Scenario: A release that lacks what the move needs is refused
       Given both servers run an old release
       When the operator makes the copy
@@ -85,7 +85,7 @@ Feature: Before the data is moved
       Then it is refused because "already has data that this tool did not copy"
       And that collection is still there
 
-    @lab
+    @lab @slow
     Scenario: A missing read-only key is named
       Given both servers run
       And there is no read-only key

@@ -19,16 +19,20 @@ Feature: The file that is deployed
       Examples:
         | fault                                               | reason                       |
         | is not readable                                     | is not valid YAML            |
-        | has a word that Compose does not know               | Compose does not accept      |
         | names its image without a digest                    | is not pinned                |
         | publishes the database everywhere                   | published to every address   |
+        | keeps the data in the container                     | would be lost                |
+        | mounts the disk of the VM                           | is not on the list           |
+
+      @slow
+      Examples:
+        | fault                                               | reason                       |
+        | has a word that Compose does not know               | Compose does not accept      |
         | opens the database when Portainer forgets its key   | start without a key          |
         | has a key in it                                     | A key in Git is no secret    |
-        | keeps the data in the container                     | would be lost                |
         | lets the container change its own programs          | writable                     |
         | cuts Qdrant off when it is stopped                  | before it has finished       |
         | asks for its health with a tool that is not there   | uses curl or wget            |
-        | mounts the disk of the VM                           | is not on the list           |
         | switches the filter of system calls off             | may only be no-new-privileges |
         | reads another file of the runner                    | is not on the list           |
         | wants a key of this tool                            | only the two keys            |

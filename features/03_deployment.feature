@@ -21,17 +21,21 @@ Feature: Putting the container in place
       Examples:
         | what is wrong                                 | reason                              |
         | the container turns out unhealthy             | the container is unhealthy          |
+
+      @slow
+      Examples:
+        | what is wrong                                 | reason                              |
         | the container ends again and again            | the container ends again and again  |
         | Portainer never finishes                      | the stack is deploying              |
 
-    @lab
+    @lab @slow
     Scenario: A container of the old image is noticed
       Given the stack is deployed
       And a merge that changes nothing of importance
       When the operator checks that Portainer runs what was merged
       Then the check is not met because "not"
 
-    @lab
+    @lab @slow
     Scenario: A container that somebody edited in Portainer is noticed, and deploying puts it right
       Given the stack is deployed
       And somebody lowered its memory in Portainer
@@ -39,7 +43,7 @@ Feature: Putting the container in place
       Then the check is not met because "memory limit is 1024 MB, and 3072 MB in the file"
       And after deploying once more the container has what the file says
 
-    @lab
+    @lab @slow
     Scenario: A key with characters that Compose reads in its own way arrives as it was meant
       Given applications have a key with a dollar, quotes and a hash in it
       When the operator deploys the stack
@@ -67,6 +71,10 @@ Feature: Putting the container in place
       Examples:
         | event       |
         | a restart   |
+
+      @slow
+      Examples:
+        | event       |
         | a power cut |
 
     @lab

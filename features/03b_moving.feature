@@ -14,7 +14,7 @@ Feature: Moving the traffic
       Then both servers hold the same records, settings, indexes and aliases
       And no request failed and no write was lost
 
-    @changes
+    @changes @slow
     Scenario: Changes that name no records arrive as well
       Given both servers hold the same data
       When applications delete and change records by a filter, add an index and move an alias
@@ -32,6 +32,10 @@ Feature: Moving the traffic
       Examples:
         | damage             | reason                          |
         | an altered vector  | 1 record differs in its vector  |
+
+      @slow
+      Examples:
+        | damage             | reason                          |
         | an extra record    | 1 record in excess              |
 
     @lab
@@ -73,7 +77,7 @@ Feature: Moving the traffic
       Then the new server serves
       And nothing that was acknowledged was lost
 
-    @lab
+    @lab @slow
     Scenario: A new server that dies before the move leaves applications where they were
       Given both servers hold the same data
       And an application reads and writes through Nginx
@@ -91,7 +95,7 @@ Feature: Moving the traffic
       Then it is refused because "The new server cannot write"
       And the old server serves
 
-    @lab
+    @lab @slow
     Scenario: A hold that is too short for the proof ends where it began
       Given both servers hold the same data
       And writes may be held for less time than the proof needs
@@ -113,11 +117,11 @@ Feature: Moving the traffic
       Examples:
         | damage             | reason                             |
         | an altered payload | 1 record differs in its payload    |
-        | a missing alias    | 1 alias missing or different       |
 
       @slow
       Examples:
         | damage             | reason                             |
+        | a missing alias    | 1 alias missing or different       |
         | a missing record   | 1 record missing                   |
         | a missing index    | 1 index missing or different       |
 
@@ -137,7 +141,7 @@ Feature: Moving the traffic
       Then the new server serves
       And everything was compared because "The new server was restarted"
 
-    @changes
+    @changes @slow
     Scenario: Traffic moves once the copy was made again
       Given both servers hold the same data
       And the new server has a missing record

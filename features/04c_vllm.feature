@@ -30,7 +30,7 @@ Feature: vLLM is left in peace
         | was restarted        | it was restarted                |
         | got another model    | it served lab/parrot-1b         |
 
-    @changes
+    @changes @slow
     Scenario: The tool itself asks vLLM all the time while it works, and keeps the answers
       Given traffic moved to the new server
       When the operator checks that vLLM answered all the time

@@ -22,6 +22,10 @@ Feature: Who is let in
       Examples:
         | lets in                        | reason                                                           |
         | needs no key                   | a caller without a key may read and write on the old server      |
+
+      @slow
+      Examples:
+        | lets in                        | reason                                                           |
         | lacks a read-only key          | the old server does not know the read-only key                   |
         | lets in signed tokens          | a caller with a token (JWT) signed with QDRANT_API_KEY may only read on the old server |
 
@@ -35,11 +39,15 @@ Feature: Who is let in
 
       Examples:
         | lets in                | reason                                                                    |
-        | needs no key           | a caller without a key is not let in on the old server                    |
         | has another key        | a caller with QDRANT_API_KEY may read and write on the old server         |
+
+      @slow
+      Examples:
+        | lets in                | reason                                                                    |
+        | needs no key           | a caller without a key is not let in on the old server                    |
         | lacks a read-only key  | a caller with QDRANT_READ_ONLY_API_KEY may only read on the old server    |
 
-    @lab
+    @lab @slow
     Scenario: Traffic does not move back to a server that has another key by now
       Given traffic moved to the new server
       And meanwhile the old server has another key
@@ -54,7 +62,7 @@ Feature: Who is let in
       When the operator checks that applications are let in as before
       Then the check is not met because "QDRANT_API_KEY"
 
-    @lab
+    @lab @slow
     Scenario: A site without keys is moved where somebody wrote that it is meant
       Given neither server needs a key, and the site says so
       When the operator makes the copy

@@ -22,6 +22,10 @@ Feature: The server that was left behind
       Examples:
         | does                      | reason                                     |
         | keeps searching           | /points/search                             |
+
+      @slow
+      Examples:
+        | does                      | reason                                     |
         | keeps reading records of  | GET /collections/{}/points/{}              |
         | uses gRPC to search       | gRPC qdrant.Points/Search                  |
 
@@ -33,7 +37,7 @@ Feature: The server that was left behind
       Then it is refused because "somebody used the old server without going through Nginx"
       And the status is watching
 
-    @lab
+    @lab @slow
     Scenario: No old server is stopped while somebody reads it
       Given the move is finished
       And somebody keeps searching the old server without Nginx
@@ -41,14 +45,14 @@ Feature: The server that was left behind
       Then it is refused because "somebody used the old server without going through Nginx"
       And all old servers run
 
-    @lab
+    @lab @slow
     Scenario: What monitors the old server, or is turned away by it, is no reader
       Given traffic moved to the new server
       And somebody monitors the old server, and somebody without a key is turned away
       When the operator checks that nobody uses the server that was left behind
       Then the check is met
 
-    @lab
+    @lab @slow
     Scenario: That gRPC was used long ago stands in nobody's way
       Given both servers run
       And applications wrote to the old server through gRPC a year ago

@@ -21,7 +21,7 @@ Feature: Giving resources and servers back
       Then nothing waits for a restart any more
       And the new server was not restarted
 
-    @lab
+    @lab @slow
     Scenario: A new server that does not start with its new size starts again with its old one
       Given the plan's servers on a host of their own
       And the new server did not start again after its resize

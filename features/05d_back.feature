@@ -14,7 +14,7 @@ Feature: Going back without loss
       Then the old server serves
       And no request failed and no write was lost
 
-    @changes
+    @changes @slow
     Scenario: The status says how old the way back is
       Given traffic moved to the new server
       When applications write 3 records
@@ -46,7 +46,7 @@ Feature: Going back without loss
       Then it is refused because "The way back was given up"
       And the new server serves
 
-    @lab
+    @lab @slow
     Scenario: Giving up the way back needs the name of the site
       Given traffic moved to the new server
       When the operator gives up the way back without typing the site's name
@@ -63,7 +63,7 @@ Feature: Going back without loss
       Then the old server serves
       And nothing that was acknowledged was lost
 
-    @lab
+    @lab @slow
     Scenario: After going back without the new server a copy can begin anew
       Given traffic moved to the new server
       And the new server is lost for good
@@ -71,7 +71,7 @@ Feature: Going back without loss
       Then the status says that the new one is not followed
       And the copy can be undone and made again when the new server is back
 
-    @lab
+    @lab @slow
     Scenario: Going back without the new server needs the name of the site
       Given traffic moved to the new server
       And applications wrote 3 records
@@ -81,7 +81,7 @@ Feature: Going back without loss
       And it is refused because "Nothing can be compared with the new server"
       And the status is watching
 
-    @lab
+    @lab @slow
     Scenario: Writes whose order nobody knows any more are named
       Given traffic moved to the new server
       And two applications wrote record 7 at the same time
@@ -90,7 +90,7 @@ Feature: Going back without loss
       Then it is refused because "2 of them were in flight at the same time as another"
       And it is refused because "digits 7"
 
-    @lab
+    @lab @slow
     Scenario: What cannot be done again from the records is named before anything is changed
       Given traffic moved to the new server
       And a collection was restored on the new server from a file there
@@ -107,7 +107,7 @@ Feature: Going back without loss
       And the operator goes back
       Then the old server serves
 
-    @lab
+    @lab @slow
     Scenario: A damaged record is no reason to replace anything without the name of the site
       Given traffic moved to the new server
       And the record of what applications wrote is damaged
@@ -115,7 +115,7 @@ Feature: Going back without loss
       Then it is refused because "The old server cannot be brought up to date by what is recorded"
       And the status is watching
 
-    @lab
+    @lab @slow
     Scenario: A way back that is broken can be given up
       Given traffic moved to the new server
       And the record of what applications wrote is damaged

@@ -36,14 +36,14 @@ Feature: Merging is deploying
       And Qdrant answers with its key and not without it
       And the stack is at the tagged commit
 
-      @containers
-      Examples:
-        | version |
-        | 2.23.0  |
-
       Examples:
         | version |
         | 2.45.1  |
+
+      @containers @slow
+      Examples:
+        | version |
+        | 2.23.0  |
 
       @slow
       Examples:
@@ -70,10 +70,14 @@ Feature: Merging is deploying
         | fault                                      | reason               |
         | names an image that does not exist         | cannot be pulled     |
         | needs a variable that nobody has set       | is not set           |
+        | asks for more memory than there is         | MB, and the VM has   |
+
+      @slow
+      Examples:
+        | fault                                      | reason               |
         | is not readable                            | is not valid YAML    |
         | has a word that Compose does not know      | Compose does not     |
         | asks for more cores than there are         | cores, the VM has    |
-        | asks for more memory than there is         | MB, and the VM has   |
 
     @lab
     Scenario: A merge that could not be taken back does not reach a service that users are on
