@@ -25,6 +25,7 @@ from tests.gate.shapes import Door, Shape, conf
 from tests.gate.test_controller import Stage, site_of
 from tests.gate.test_shapes import write
 from tests.support.gateway import Gateway, gateway, until
+from tests.support.night import every_nth_by_day
 from tests.support.phases import done, planned, undone
 
 TLS = "server { listen A ssl; ssl_certificate ROOT/c.pem; ssl_certificate_key ROOT/k.pem; location / { proxy_pass http://OLD; } }"
@@ -274,11 +275,11 @@ class TestWhatSomebodyRemoved:
 
     @pytest.mark.parametrize(
         ("names", "gate_again"),
-        [
+        every_nth_by_day([
             ("folder", False), ("folder conf", False), ("conf", False), ("before/[0-9]*", False), ("log", False),
             ("folder", True), ("folder conf", True), ("before", True), ("flags", True), ("bodies log/writes.jsonl", True),
             ("token conf", True),
-        ],
+        ], 5),
     )  # fmt: skip
     def test_is_said_and_one_command_leads_out(self, plain: Stage, tmp_path: Path, names: str, gate_again: bool) -> None:
         stage, way, folder = plain, plain.way, plain.way.host.gate_folder

@@ -12,6 +12,7 @@ import requests
 
 from lab.nginx import nginx_binary
 from tests.support.gateway import Gateway, gateway, session, until
+from tests.support.night import every_nth_by_day
 
 UPSERT = "/collections/docs/points?wait=true"
 
@@ -98,7 +99,7 @@ def running() -> Iterator[Gateway]:
         yield made
 
 
-@pytest.mark.parametrize("nasty", NASTY, ids=lambda text: text.split(";")[0][:50])
+@pytest.mark.parametrize("nasty", every_nth_by_day(NASTY, 3), ids=lambda text: text.split(";")[0][:50])
 def test_it_does_not_reach_the_gate(running: Gateway, nasty: str) -> None:
     way, file = running, running.host.http_folder / "00-nasty.conf"
     way.clear()

@@ -116,7 +116,7 @@ TRIED = [shape for shape in SHAPES if shape.real]
 
 
 @pytest.mark.parametrize(
-    "shape", every_nth_by_day([shape for shape in TRIED if not shape.refused], 3), ids=lambda shape: shape.name
+    "shape", every_nth_by_day([shape for shape in TRIED if not shape.refused], 5), ids=lambda shape: shape.name
 )
 def test_users_and_qdrant_notice_nothing(shape: Shape, tmp_path: Path) -> None:
     with gateway(with_gate=False, write=lambda way: write(way, shape)) as way:

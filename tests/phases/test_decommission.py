@@ -38,6 +38,7 @@ from lab.dns import NameServer, NotInstalled, program, reverse_zone
 from lab.firewall_fixtures import ALONE, furnish_firewall, rule
 from lab.proxmox_host import Host, host
 from tests.support.asked_before import read_later
+from tests.support.night import every_nth_by_day
 from tests.support.own_network import address
 from tests.support.phases import done, planned, undone
 
@@ -319,7 +320,7 @@ REFUSALS: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize("case", every_nth_by_day(REFUSALS, 2))
 def test_refused_with_the_reason_and_nothing_changed(world: World, case: str) -> None:
     change, said = REFUSALS[case]
     if case == "another node":
@@ -351,6 +352,7 @@ def test_without_the_typed_names_nothing_happens(world: World) -> None:
 # -- soaking -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_site_lives_without_them_for_the_agreed_time(world: World) -> None:
     world.soak(1.0)
     result = world.decommission()
@@ -564,6 +566,7 @@ def test_a_run_that_is_killed_while_proxmox_works_is_gone_on_with(
     assert sorted(began) == sorted(map(str, FOUR)), "one was deleted twice"
 
 
+@pytest.mark.slow
 def test_what_begins_while_another_task_is_waited_for_is_waited_for_as_well(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -628,6 +631,7 @@ def test_a_guest_that_was_used_after_its_final_backup_is_backed_up_anew(
     assert any("LXC 952 (qdrant) was used after its backup of" in sentence for sentence in result.outcome.sentences)
 
 
+@pytest.mark.slow
 def test_the_soak_time_begins_anew_where_somebody_needed_one_meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     soaked = True
     monkeypatch.setattr(soak, "soak_left", lambda down, seconds, ours, theirs: 0.0 if soaked else seconds)
@@ -649,6 +653,7 @@ def test_the_soak_time_begins_anew_where_somebody_needed_one_meanwhile(world: Wo
     assert in_final_backup(world, 952, "written-late")
 
 
+@pytest.mark.slow
 def test_one_that_is_used_again_and_again_is_not_deleted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     real = decommission_guest._forget
 
@@ -729,7 +734,9 @@ def test_an_unreadable_backup_stops_everything(world: World, monkeypatch: pytest
 
 @pytest.mark.parametrize(
     ("exitstatus", "said"),
-    [("WARNINGS: 1", "ended with warnings"), ("job errors", "failed"), ("unexpected status", "without saying how")],
+    every_nth_by_day(
+        [("WARNINGS: 1", "ended with warnings"), ("job errors", "failed"), ("unexpected status", "without saying how")], 3
+    ),
 )
 def test_a_backup_that_did_not_end_well_does_not_count_now_or_later(world: World, exitstatus: str, said: str) -> None:
     world.pve.end_next("vzdump", exitstatus)
@@ -884,7 +891,7 @@ def test_the_soak_time_begins_anew_when_somebody_used_a_guest(world: World) -> N
     assert {g.vmid for g in world.pve.cts} >= set(FOUR)
 
 
-@pytest.mark.parametrize("claimed", [0, 2**40])
+@pytest.mark.parametrize("claimed", every_nth_by_day([0, 2**40], 2))
 def test_a_journal_that_says_too_early_a_time_does_not_shorten_the_soak_time(world: World, claimed: int) -> None:
     world.soak(1.0)
     world.decommission()
@@ -929,7 +936,7 @@ def test_only_what_proxmox_itself_restored_counts_as_restored(world: World, monk
     assert restores() == 1, "it counted as restored because the journal says so"
 
 
-@pytest.mark.parametrize("clock", ["ours", "theirs"])
+@pytest.mark.parametrize("clock", every_nth_by_day(["ours", "theirs"], 2))
 def test_a_clock_that_is_set_forward_does_not_shorten_the_soak_time(
     world: World, monkeypatch: pytest.MonkeyPatch, clock: str
 ) -> None:
@@ -1032,6 +1039,7 @@ def test_a_backup_job_of_the_four_alone_is_said_to_disappear(world: World) -> No
     assert "backup job nightly no longer names it" in said
 
 
+@pytest.mark.slow
 def test_a_list_of_guests_that_is_ten_seconds_old_deceives_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `cluster/resources` says of a guest's state is broadcast every ten seconds; that it exists is known at once."""
     real = Proxmox.guests
@@ -1063,6 +1071,7 @@ def test_a_linked_clone_owns_its_own_volume(world: World) -> None:
     assert decommission.plan(world.run(execute=False)).refusals == []
 
 
+@pytest.mark.slow
 def test_the_final_backup_has_the_guests_own_rules_also_about_those_that_went_before(world: World) -> None:
     own = world.pve.firewall_config("ct", vmid=952)["rules"]
     own.append(rule("in", source=f"{NETWORK}.150", comment="950 may"))

@@ -504,7 +504,9 @@ def test_a_deployment_that_portainer_began_meanwhile_is_waited_for(tmp_path: Pat
 # -- proved or taken back ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("change", "said"), [(ILL, "the container is unhealthy"), (CRASHING, "ends again and again")])
+@pytest.mark.parametrize(
+    ("change", "said"), every_nth_by_day([(ILL, "the container is unhealthy"), (CRASHING, "ends again and again")], 2)
+)
 def test_a_bad_merge_that_no_check_sees_is_taken_back(vm: Vm1001, change: tuple[Any, ...], said: str) -> None:
     deployed(vm)
     good = stack(vm)["GitConfig"]["ConfigHash"]
@@ -534,6 +536,7 @@ def test_an_existing_tag_is_enough_to_go_back(one: Vm1001) -> None:
     one.repository._git("update-ref", "-d", "refs/tags/good")
 
 
+@pytest.mark.slow
 def test_without_a_way_back_the_operator_is_told_the_commands(one: Vm1001) -> None:
     deployed(one)
     one.merge(*ILL)

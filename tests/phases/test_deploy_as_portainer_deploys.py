@@ -210,6 +210,7 @@ def test_a_death_before_the_deployment_leaves_portainer_the_key_that_is_in_use(
     assert "goes back to the key that Portainer has" in planned(one, credentials=other)
 
 
+@pytest.mark.slow
 def test_going_back_after_a_death_does_not_claim_the_keys_of_before(one: Vm1001) -> None:
     deployed(one)
     good = one.repository.head()

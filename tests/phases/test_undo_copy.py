@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from lab.faults.lab import WiredLab
 from lab.faults.proxy import Broken, Call
 from lab.lab import Lab, new_folder
@@ -62,6 +64,7 @@ def test_data_that_is_served_is_never_removed(lab_parent: Path) -> None:
         assert differences(before, records(lab, lab.site.qdrant.new_url)) == []
 
 
+@pytest.mark.slow
 def test_a_list_that_names_other_collections_does_not_keep_the_copy_there(lab_parent: Path) -> None:
     """The journal knows what was copied."""
     with WiredLab(new_folder(lab_parent), seed=lab_parent / "seed-of-few") as lab:

@@ -76,6 +76,7 @@ def test_a_damaged_record_is_begun_anew_with_the_name_and_the_way_back_is_open_a
     assert same(lab)
 
 
+@pytest.mark.slow
 def test_a_beginning_that_was_interrupted_is_not_taken_for_a_copy(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     damage(lab)
     operator = Operator(lab, agrees_to={lab.site.name})
@@ -128,6 +129,7 @@ def test_a_collection_with_other_settings_is_copied_anew_and_what_is_in_excess_g
     operator.does("back")
 
 
+@pytest.mark.slow
 def test_a_difference_that_nothing_explains_can_be_ended_after_the_switch_as_well(lab: Lab) -> None:
     writes(lab, "POST", "/collections/digits/points/delete?wait=true", {"points": [1]}, lab.site.qdrant.old_url)
     operator = Operator(lab, agrees_to={lab.site.name})
@@ -221,6 +223,7 @@ class ReadsFirst(ConfirmedInAdvance):
         self._happens()
 
 
+@pytest.mark.slow
 def test_what_the_new_server_acknowledged_while_the_operator_was_asked_arrives_as_well(lab: Lab) -> None:
     """It answers for a moment, is gone again, and the writes of that moment are only in what Nginx recorded last."""
     new: Process = lab.new  # type: ignore[attr-defined]

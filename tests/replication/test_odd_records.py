@@ -120,6 +120,7 @@ def test_on_the_way_back_it_is_left_out_and_said_and_stands_in_nobodys_way(pair:
     same(pair)
 
 
+@pytest.mark.slow
 def test_a_record_larger_than_a_request_is_written_in_parts(pair: Pair) -> None:
     fill(pair, [{"id": 1, "vector": [1, 1]}, {"id": 2, "vector": [2, 2]}])
     for part in range(4):
