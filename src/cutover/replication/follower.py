@@ -43,7 +43,7 @@ from cutover.replication.position import CannotFollow, Position, left_out
 from cutover.replication.work import Reading, Work
 
 #: Lines of the record that are worked off at a time; bounds memory, with `work.NAMED`.
-LINES = 5_000
+LINES = 20_000
 #: Records that are read and written back at a time.
 BY_ID = 500
 #: Records a second that are brought over, a low estimate; decides how many a filter may match inside a hold.
