@@ -33,7 +33,7 @@ from lab.processes import Process
 
 SERVER_VERSION, API_VERSION, MIN_API_VERSION, COMPOSE_VERSION = "27.3.1", "1.47", "1.24", "2.29.2"
 ENGINE_ID = "CB7R:CIRE:GOIK:JD7Z:RRO7:CM7X:MOYJ:VEBN:TRKN:TSJK:6EHT:4LH2"
-TICK = 0.05
+TICK = 0.1
 #: For so long the knob ``stop_held`` keeps a container from ending.
 STOP_HELD_SECONDS = 120.0
 NO_DAEMON = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"

@@ -231,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
     server = GitServer(given.root, given.host, given.port, token=os.environ.get("GIT_TOKEN") or None, private=given.private)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print(f"serving {given.root} on http://{given.host}:{given.port}/", flush=True)
-    server.serve_forever(poll_interval=0.05)
+    server.serve_forever(poll_interval=0.2)
     return 0
 
 
