@@ -176,6 +176,23 @@ def test_a_compose_that_cannot_run_on_this_machine_is_not_taken(monkeypatch: pyt
     assert compose.binary() == ["/usr/bin/docker", "compose"]
 
 
+def test_the_same_is_asked_once_and_again_where_it_was_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, program = tmp_path / "asked", tmp_path / "compose"
+    program.write_text(f'#!/bin/sh\necho >>{asked}\necho "{{}}"\n[ "$GOOD" = yes ]\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(compose, "binary", lambda: [str(program)])
+
+    def times(good: str, **changes: str) -> int:
+        before = asked.read_text().count("\n") if asked.exists() else 0
+        answers = {compose.config("x", "p", variables={"GOOD": good, **changes}) for _ in range(2)}
+        assert {answer.code == 0 for answer in answers} == {good == "yes"}
+        return asked.read_text().count("\n") - before
+
+    assert times("yes") == 1
+    assert times("yes", OTHER="value") == 1
+    assert times("no") == 2
+
+
 def test_a_service_whose_name_is_a_number_is_named(text: str, ours: schema.Site) -> None:
     said = compose_file.mistakes(compose_file.read(text.replace("services:\n", "services:\n  1: {image: x}\n")), ours)
     assert any(one.startswith("The file runs 1 as well") for one in said)
