@@ -46,7 +46,7 @@ Feature: Going back without loss
       Then it is refused because "The way back was given up"
       And the new server serves
 
-    @lab @slow
+    @lab
     Scenario: Giving up the way back needs the name of the site
       Given traffic moved to the new server
       When the operator gives up the way back without typing the site's name
@@ -71,7 +71,7 @@ Feature: Going back without loss
       Then the status says that the new one is not followed
       And the copy can be undone and made again when the new server is back
 
-    @lab @slow
+    @lab
     Scenario: Going back without the new server needs the name of the site
       Given traffic moved to the new server
       And applications wrote 3 records
@@ -107,7 +107,7 @@ Feature: Going back without loss
       And the operator goes back
       Then the old server serves
 
-    @lab @slow
+    @lab
     Scenario: A damaged record is no reason to replace anything without the name of the site
       Given traffic moved to the new server
       And the record of what applications wrote is damaged
