@@ -193,6 +193,25 @@ def test_a_snapshot_that_may_be_somebody_elses_is_named_and_kept(run: Any) -> No
     assert "".join(run.ui.sentences).count(made["name"]) == 1, "once is enough"
 
 
+@pytest.mark.parametrize("removed_before", [True, False])
+def test_a_name_that_was_removed_before_may_have_come_again(run: Any, removed_before: bool) -> None:
+    """Qdrant names them by the second, and within one a copy is killed, begun anew and killed again."""
+    with run.guard.act("test", "The snapshot that was under way"):
+        made = run.old.create_snapshot("docs")
+
+    def removed() -> None:
+        with run.guard.act("copy.remove-snapshot", f"Remove the snapshot {made['name']} on {run.old.name}"):
+            """It was there for the first time."""
+
+    if removed_before:
+        removed()
+    run.journal.intent("copy.snapshot", left._words("docs", run.old), {"collection": "docs", "snapshots": []})
+    if not removed_before:
+        removed()
+    left.remove_left(run, "copy", run.old)
+    assert (made["name"] in "".join(run.ui.sentences)) == removed_before
+
+
 def test_a_snapshot_of_the_same_second_is_not_taken_for_ours(run: Any) -> None:
     """Qdrant names them by the second."""
     before = snapshots(run)

@@ -107,7 +107,9 @@ def remove_left(session: Session, verb: str, source: Qdrant, *, stay: Collection
         if (name, size) in source.snapshot_sizes(collection, shard).items():
             _remove(session, verb, source, collection, shard, name)
     for seq, (collection, shard, before) in unsure.items():
-        new = ", ".join(sorted(source.snapshot_names(collection, shard) - before - set(done) - staying - set(ours)))
+        # A name comes again within a second, so what is known of one counts only where it is of later than this intent.
+        known = {one for one, removed_at in done.items() if removed_at > seq} | {one for one, own in ours.items() if own[2] > seq}
+        new = ", ".join(sorted(source.snapshot_names(collection, shard) - before - staying - known))
         said = (
             f"A snapshot of {_of(collection, shard)} was begun, and nobody knows whether it is there. "
             f"If nobody else made these on {source.name}, they can be deleted: {new}."
