@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from cutover import runner
-from cutover.core.errors import Refused
+from cutover.core.errors import CutoverError, Refused
 from cutover.core.ui import ConfirmedInAdvance
 from cutover.core.wait import Not, wait_until
 from cutover.qdrant.compare import Difference
-from cutover.replication import hold, proof, switchover
+from cutover.replication import follower, hold, proof, switchover
 from cutover.replication.position import Position
 from cutover.replication.watch import last_seen
 from cutover.state import status as state
@@ -83,6 +84,37 @@ def test_what_differs_when_the_hold_is_over_by_then_is_looked_at_once_more(lab: 
     assert does(lab, "switch").changed
     assert does(lab, "back").changed
     assert len(late) == 1
+
+
+def test_more_than_a_hold_compares_is_compared_before_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that was brought over after everything was compared, and is altered then, on the server that nobody uses yet."""
+
+    def change(url: str, ids: list[int], word: str) -> None:
+        changed = {"payload": {"word": word}, "points": ids}
+        answer = requests.post(
+            f"{url}/collections/digits/points/payload?wait=true", json=changed, headers={"api-key": lab.keys.qdrant}, timeout=10
+        )
+        assert answer.status_code == 200, answer.text
+
+    shorten, seen = proof.shorten_the_hold, list[int]()
+
+    def altered(following: Any) -> Any:
+        if not seen:
+            change(lab.site.qdrant.public_url, [*range(1, 11)], "from users")
+        done = shorten(following)
+        if not seen:
+            change(lab.site.qdrant.new_url, [1], "altered")
+        seen.append(len(done.ids))
+        return done
+
+    monkeypatch.setattr(follower, "RECENT", 3)
+    monkeypatch.setattr(proof, "shorten_the_hold", altered)
+    with pytest.raises(CutoverError, match=r"1 record differs in its payload|did not pass Nginx|without going through Nginx"):
+        does(lab, "switch")
+    run = lab.run()
+    assert run.gate.state().side == "old"
+    run.close()
+    change(lab.site.qdrant.new_url, [1], "from users")
 
 
 def test_a_flag_that_was_set_just_before_the_tool_died_is_found_by_looking(lab: Lab) -> None:

@@ -442,6 +442,22 @@ def test_a_collection_that_is_written_to_for_the_first_time_within_a_hold_is_kno
     assert f"GET /collections/{name}" not in asked
 
 
+def test_what_was_brought_over_right_before_a_hold_is_compared_in_it(stage: Any, monkeypatch: Any) -> None:
+    """However much is written in it; and where more was brought over before than is compared in it, that is known."""
+    monkeypatch.setattr(follower, "RECENT", 5)
+    before = stage.follower.uncompared
+    for first, held in ((1, False), (11, True)):
+        several_records = [{"id": one, "vector": [one, 2]} for one in range(first, first + 4)]
+        stage.write("PUT", "/collections/docs/points?wait=true", {"points": several_records})
+        stage.follower.round(held=held, budget=2.0)
+    assert stage.follower.recent == {"docs": {1, 2, 3, 4, 11, 12, 13, 14}}
+    assert stage.follower.uncompared == before
+    stage.write("PUT", "/collections/docs/points?wait=true", {"points": [{"id": 21, "vector": [1, 2]}]})
+    stage.follower.round()
+    assert len(stage.follower.recent["docs"]) == 5
+    assert stage.follower.uncompared != before
+
+
 @pytest.mark.parametrize(
     ("written", "left"),
     [([4, 3, 3], 3), ([4, 3, 1], 1), ([4, 4], 4), ([1], 1)],

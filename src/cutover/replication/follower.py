@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cutover.core.errors import Unreachable
 from cutover.core.threads import side_by_side
@@ -76,6 +76,13 @@ class Round:
         return sum(len(ids) for ids in self.ids.values())
 
 
+class Uncompared(NamedTuple):
+    """How often a collection was copied by snapshot, and how many records were brought over and are recent no more."""
+
+    copies: int
+    passed_by: int
+
+
 class Follower:
     """Keeps ``target`` up to date with what ``source``, the server behind the gate, received.
 
@@ -106,6 +113,7 @@ class Follower:
         self.changed: set[str] = set()
         #: How often a collection was copied by snapshot, which makes an earlier proof of it void.
         self.copies = 0
+        self._passed_by = 0
         self._bodies_to_forget: list[Written] = []
         self._sizes: dict[tuple[str, str], Size] = {}
         #: Collections through whose queue on the target every write has passed that another process may have left there.
@@ -239,7 +247,7 @@ class Follower:
         for name, several in brought.items():
             ids = work.ids.get(name, set())
             done.ids.setdefault(name, set()).update(ids)
-            self._note_recent(name, ids)
+            self._note_recent(name, ids, held=held)
             self.position.proofs.wrote(name, several)
         for name, depth in work.whole.items():
             if name in there:
@@ -399,13 +407,22 @@ class Follower:
         if needed > budget:
             raise TooMuchForAHold(f"While writes were held, {'; '.join(reasons)}: comparing all takes about {needed:.1f} s.")
 
-    def _note_recent(self, collection: str, ids: Iterable[PointId]) -> None:
+    def _note_recent(self, collection: str, ids: Iterable[PointId], *, held: bool = False) -> None:
         kept = self._recent
         for one in ids:
             kept.pop((collection, one), None)
             kept[collection, one] = None
-        for old in list(kept)[: max(0, len(kept) - RECENT)]:
+        # Within a hold nothing makes room: what was brought over right before it is compared in it.
+        for old in list(kept)[: 0 if held else max(0, len(kept) - RECENT)]:
             del kept[old]
+            self._passed_by += 1
+
+    @property
+    def uncompared(self) -> Uncompared:
+        """Changes where something was brought over that the proof inside a hold does not look at. Then what was written since
+        everything was compared has to be compared before a hold.
+        """
+        return Uncompared(self.copies, self._passed_by)
 
     def proved(self, name: str, ids: Iterable[PointId]) -> None:
         """These are the same on both, so they are recent no more."""

@@ -255,13 +255,15 @@ def _look_at_counters(context: Context, verb: str, following: Following) -> None
         following.standing.look()
 
 
-def _prove_since(context: Context, verb: str, following: Following) -> dict[str, Any]:
-    """Compare what was written since all was compared, where that still counts; everything else as a whole."""
+def _prove_since(context: Context, verb: str, following: Following, *, again: bool = False) -> dict[str, Any]:
+    """Compare what was written since all was compared, where that still counts; everything else as a whole. ``again``: everything
+    was, where that was asked for.
+    """
     if not following.position.proofs.collections:
         return prove(context, verb, following)
     _look_at_counters(context, verb, following)
     since, why = following.standing.since(context.site.limits.proof_hours)
-    if context.prove_all:
+    if context.prove_all and not again:
         since, why = {}, "that was asked for"
     facts = prove(context, verb, following, since=since)
     return {**facts, "why_compared": why} if why else facts
@@ -355,6 +357,7 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
         (bypass.Watch(context.gate, following.source, side, following), following.source.name),
         (bypass.Watch(context.gate, following.target, to, following), following.target.name),
     ]
+    compared = following.uncompared
     try:
         facts = _prove_since(context, verb, following)
     except Refused:
@@ -367,13 +370,14 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
     reason: CutoverError | None = None
     for attempt in range(1, ATTEMPTS + 1):
         # Where time was short once, counting stays outside.
-        copies = following.copies
         last = catch_up(context, verb, following)
         counts = attempt == 1 and _counting_fits(following, last.ids, budget(context) * SHARE_OF_COUNTS)
-        with context.guard.act(f"{verb}.catch-up", f"Bring {following.target.name} up to date", passing=True):
-            proof.shorten_the_hold(following)
-        if following.copies != copies:
-            facts = _prove_since(context, verb, following)  # what was copied since was not compared
+        _shorten(context, verb, following)
+        if (now := following.uncompared) != compared:
+            # Of what is compared whole anew the outcome speaks; else of what all stood on.
+            again = _prove_since(context, verb, following, again=True)
+            facts, compared = (again if now.copies != compared.copies else facts), now
+            _shorten(context, verb, following)
         try:
             moved = _move_within_a_hold(context, verb, following, to, counts)
         except (TooMuchForAHold, TimedOut) as error:
@@ -388,6 +392,11 @@ def move(context: Context, verb: str, to: Side) -> tuple[Moved, dict[str, Any]]:
         f"{ATTEMPTS} times the proof was not there in time, and {following.source.name} goes on serving. "
         "Try in a quieter hour, or raise limits.hold_seconds.",
     )
+
+
+def _shorten(context: Context, verb: str, following: Follower) -> None:
+    with context.guard.act(f"{verb}.catch-up", f"Bring {following.target.name} up to date", passing=True):
+        proof.shorten_the_hold(following)
 
 
 def _counting_fits(following: Follower, names: Iterable[str], share: float) -> bool:
