@@ -59,6 +59,8 @@ BATCH = 500
 FEW_RECORDS, FEW_DIMENSIONS, PACE_OF_MANY = 300, 32, 0.02
 #: Seconds.
 A_MINUTE = 60.0
+#: What is said of a program that did not end in time.
+ENDED = "ended after two minutes"
 #: What somebody without this tool would write: from, to, collection, records a request; a process of its own, which can be ended.
 MIGRATE = """
 import os, sys
@@ -176,9 +178,13 @@ class Bench:
                 problem = copy(run)
                 took = time.monotonic() - began
                 there = run.new.count(NAME) if NAME in run.new.collections() else 0
-                remark = problem or f"{there} records; no aliases, no proof, writes meanwhile are missed"
-                if not problem and 0 < there < count:
+                remark = f"{there} records; no aliases, no proof, writes meanwhile are missed"
+                if problem == ENDED and there:
                     took, remark = took * count / there, f"reckoned from the first {there:,} {remark.partition(' ')[2]}"
+                elif problem:
+                    remark = problem
+                elif there != count:
+                    remark = f"NOT ALL: {remark}"
                 self.add(f"copy of {count}: {name}", took, "s", remark)
                 if NAME in run.new.collections():
                     run.new.delete_collection(NAME)
@@ -385,11 +391,11 @@ class Bench:
 
 
 def _two_minutes(words: list[str], environment: dict[str, str]) -> str:
-    """Run a program that copies, two minutes at most; what went wrong, in its own words, or nothing."""
+    """Run a program that copies, two minutes at most; what went wrong, in its own words, :data:`ENDED`, or nothing."""
     try:
         ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=2 * A_MINUTE)
     except subprocess.TimeoutExpired:
-        return ""
+        return ENDED
     said = [line.strip() for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
     return "" if ended.returncode == 0 else f"failed: {' '.join(said[-1:])[:80]}"
 

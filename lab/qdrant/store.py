@@ -203,9 +203,9 @@ def create_shard(path: Path, config: settings.Config) -> None:
     The engine takes four times as long to make them as it takes to copy them (two dozen times it waits for the disk), so the servers
     that one process forks copy what the first of them made with the same settings. The segment's name stays its own.
     """
+    path.mkdir()  # fails where there is one
     kept = _kept_for(config)
     if kept is None:
-        path.mkdir()
         _make_shard(path, config)
         return
     copy_tree(kept, path)

